@@ -1,0 +1,6 @@
+#include "bind.h"
+
+PYBIND11_MODULE(_core, module) {
+  pycat::bind_errors(module);
+  pycat::bind_corpus(module);
+}

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "file_descriptor.h"
+
+namespace pycat {
+
+/// Writes `target` under a temporary name beside it. publish() renames it into place; destroyed
+/// before that, it is removed.
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(std::filesystem::path target);
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  ~TemporaryFile();
+
+  /// Appends through a buffer.
+  void append(const void* bytes, std::size_t num_bytes);
+  void flush();
+
+  /// Reads or overwrites bytes that have been flushed.
+  void read_at(std::uint64_t offset, void* bytes, std::size_t num_bytes) const;
+  void write_at(std::uint64_t offset, const void* bytes, std::size_t num_bytes);
+
+  /// Flushes and waits until the bytes are on the disk.
+  void sync();
+  void publish();
+
+ private:
+  void write(const std::byte* bytes, std::size_t num_bytes);
+
+  std::filesystem::path target_;
+  std::filesystem::path path_;
+  FileDescriptor file_;
+  std::vector<std::byte> buffer_;
+};
+
+/// Waits until renames within `folder` are on the disk.
+class FolderSync {
+ public:
+  explicit FolderSync(const std::filesystem::path& folder);
+  void sync();
+
+ private:
+  std::filesystem::path folder_;
+  FileDescriptor file_;
+};
+
+}  // namespace pycat

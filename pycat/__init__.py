@@ -1,0 +1,46 @@
+"""pycat: data pruning for machine translation by Checkpoints Across Time."""
+
+import os
+
+# Before torch loads OpenMP: a team that waits passively loses nothing on a quiet machine, and where
+# another process took one of two cores it ran the proxy's layers 1.7 times as fast.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from pycat.corpus import Corpus, open_corpus, tokenize
+from pycat.errors import (
+    CheckpointError,
+    CorpusError,
+    OutputError,
+    PycatError,
+    TextError,
+    TokenizerError,
+)
+from pycat.evaluation import Evaluation, evaluate
+from pycat.pruning import Pruned, prune
+from pycat.score_table import ScoreTable
+from pycat.scoring import score
+from pycat.selection import Selection, select
+from pycat.training import Run, train
+
+__all__ = [
+    "CheckpointError",
+    "Corpus",
+    "CorpusError",
+    "Evaluation",
+    "OutputError",
+    "Pruned",
+    "PycatError",
+    "Run",
+    "ScoreTable",
+    "Selection",
+    "TextError",
+    "TokenizerError",
+    "evaluate",
+    "open_corpus",
+    "prune",
+    "score",
+    "select",
+    "tokenize",
+    "train",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,7 @@
+"""`python -m pycat`."""
+
+import sys
+
+from pycat.cli import main
+
+sys.exit(main())

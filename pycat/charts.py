@@ -1,0 +1,228 @@
+"""The report's pictures: SVG text to stand in an HTML page, coloured by the page's own variables.
+
+Needs matplotlib. Colours below are placeholders: in the finished text each becomes a CSS variable,
+so that one picture serves light, dark and paper.
+"""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from pycat.distributions import Histogram, Tenth
+from pycat.readable import number
+
+_INK, _RULE, _KEPT, _DROPPED = "#010101", "#020202", "#030303", "#040404"
+_VARIABLES = {_INK: "ink", _RULE: "rule", _KEPT: "kept", _DROPPED: "dropped"}
+_COLOURS = {"kept": _KEPT, "dropped": _DROPPED}
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": _RULE,
+    "grid.linewidth": 0.6,
+    "axes.edgecolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+}
+
+# Perplexity, which may be infinite, is drawn up to here: margins and ticks stay within float64.
+_MOST = 1e100
+
+
+def score_picture(counts: Histogram, threshold: float, criterion: str) -> str:
+    """Stacked histogram of scores, kept on dropped, and the threshold."""
+    with _style("score"):
+        figure = Figure(figsize=(9, 2.9), layout="constrained")
+        axes = figure.add_subplot()
+        for name, heights, below in (
+            ("dropped", counts.dropped, np.zeros_like(counts.dropped)),
+            ("kept", counts.dropped + counts.kept, counts.dropped),
+        ):
+            if (heights > below).any():
+                axes.stairs(
+                    heights,
+                    counts.edges,
+                    baseline=below,
+                    fill=True,
+                    color=_COLOURS[name],
+                    linewidth=0,
+                    label=name,
+                )
+        if counts.log:
+            _log_axis(axes.xaxis, axes.set_xscale, counts.edges[0], counts.edges[-1])
+        else:
+            axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+        axes.axvline(
+            float(np.clip(threshold, counts.edges[0], counts.edges[-1])),
+            color=_INK,
+            linewidth=1.2,
+            linestyle=(0, (4, 2)),
+            label=f"threshold {number(threshold)}",
+        )
+        axes.set_xlim(counts.edges[0], counts.edges[-1])
+        _count_axis(axes, "pairs")
+        axes.set_xlabel(f"{criterion}{', log scale' if counts.log else ''}")
+        axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
+        return _svg(figure, "Histogram of scores, kept and dropped pairs")
+
+
+def trajectory_picture(
+    steps: Sequence[int],
+    bands: Mapping[str, NDArray[np.float64]],
+    lines: Mapping[str, NDArray[np.float64]],
+) -> str:
+    """Perplexity over checkpoints: quantile bands (5, K) and single pairs (n, K) of each group."""
+    ascending = list(steps) == sorted(set(steps))
+    x = list(steps) if ascending else list(range(1, len(steps) + 1))
+    drawn = {name: np.minimum(band, _MOST) for name, band in bands.items()}
+    low = min(band.min() for band in drawn.values())
+    high = max(band.max() for band in drawn.values())
+    margin = max((high / low) ** 0.15, 1.1)
+    low, high = low / margin, high * margin
+    with _style("trajectories"):
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        panels = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
+        for axes, (name, band) in zip(panels, drawn.items(), strict=True):
+            colour = _COLOURS[name]
+            for line in lines[name]:
+                axes.plot(x, np.minimum(line, _MOST), color=_INK, linewidth=0.5, alpha=0.35)
+            axes.fill_between(x, band[0], band[4], color=colour, alpha=0.2, linewidth=0)
+            axes.fill_between(x, band[1], band[3], color=colour, alpha=0.35, linewidth=0)
+            axes.plot(x, band[2], color=colour, linewidth=2.2, marker="o", markersize=3.5)
+            for other in drawn.keys() - {name}:
+                axes.plot(x, drawn[other][2], color=_COLOURS[other], linewidth=1.6, linestyle="--")
+            _log_axis(axes.yaxis, axes.set_yscale, low, high)
+            axes.set_ylim(low, high)
+            axes.set_xticks(x if len(x) <= 10 else x[:: -(-len(x) // 10)])
+            axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+            axes.set_xlabel("training update" if ascending else "checkpoint")
+            axes.set_title(name)
+        panels[0].set_ylabel("perplexity, log scale")
+        return _svg(figure, "Perplexity over checkpoints of kept and dropped pairs")
+
+
+def group_picture(
+    histograms: Mapping[str, Histogram], tenths: Mapping[str, Sequence[Tenth]], share: float
+) -> str:
+    """Target length and word rarity: distributions of both groups, and share kept by tenths."""
+    labels = {"length": "target tokens", "rarity": "word rarity, bits a token"}
+    with _style("groups"):
+        figure = Figure(figsize=(9, 4.6), layout="constrained")
+        panels = figure.subplots(2, 2)
+        for (name, label), (top, bottom) in zip(labels.items(), panels.T, strict=True):
+            counts = histograms[name]
+            for group, heights in (("dropped", counts.dropped), ("kept", counts.kept)):
+                if heights.any():
+                    top.stairs(
+                        100 * heights / heights.sum(),
+                        counts.edges,
+                        color=_COLOURS[group],
+                        linewidth=1.6,
+                        label=group,
+                    )
+            if counts.log:
+                _log_axis(top.xaxis, top.set_xscale, counts.edges[0], counts.edges[-1])
+            top.set_xlim(counts.edges[0], counts.edges[-1])
+            top.set_ylim(0)
+            top.set_xlabel(label)
+            top.set_ylabel("% of its group")
+            top.legend(loc="upper right")
+            at = range(len(tenths[name]))
+            bottom.bar(at, [100 * tenth.share for tenth in tenths[name]], 0.8, color=_KEPT)
+            bottom.axhline(100 * share, color=_INK, linewidth=1.2, linestyle=(0, (4, 2)))
+            bottom.set_ylim(0, 100)
+            bottom.set_xticks(
+                at, [_range(tenth) for tenth in tenths[name]], rotation=35, ha="right"
+            )
+            bottom.set_xlabel(f"{label}, in tenths of the corpus")
+            bottom.set_ylabel("% kept")
+        return _svg(figure, "Kept and dropped pairs by target length and word rarity")
+
+
+def _range(tenth: Tenth) -> str:
+    low, high = (
+        f"{value:,.0f}" if value % 1 == 0 else f"{value:.1f}" for value in (tenth.low, tenth.high)
+    )
+    return low if low == high else f"{low}–{high}"
+
+
+def _style(salt: str) -> AbstractContextManager[None]:
+    """Matplotlib's own defaults, not the user's, under `_STYLE`; ids differ between pictures."""
+    elsewhere = ("backend", "toolbar", "interactive", "timezone", "webagg", "date")
+    rc: Any = {
+        name: value
+        for name, value in matplotlib.rcParamsDefault.items()
+        if not name.startswith(elsewhere)
+    }
+    rc |= _STYLE | {"svg.hashsalt": salt}
+    return matplotlib.rc_context(rc)
+
+
+def _count_axis(axes: Axes, label: str) -> None:
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_ylabel(label)
+
+
+def _tick(value: float, _: object = None) -> str:
+    text = number(value)
+    return re.sub(r"\.?0+$", "", text) if "." in text else text
+
+
+def _log_axis(axis: Axis, set_scale: Any, low: float, high: float) -> None:
+    set_scale("log")
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_locator(FixedLocator(_log_ticks(low, high)))
+    axis.set_major_formatter(FuncFormatter(_tick))
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """At most eight round values between two positive ones, so that a narrow axis has some too."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for steps in ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 5), (1,)):
+        ticks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
+        if len(ticks) <= 8:
+            break
+    if len(ticks) < 2:
+        ticks = [
+            float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high
+        ]
+    return ticks[:: -(-len(ticks) // 8) or 1]
+
+
+def _svg(figure: Figure, label: str) -> str:
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<g id=\"[^\"]*\"", "<g", text)
+    text = re.sub(r" *<metadata>.*?</metadata>\n", "", text, flags=re.DOTALL)
+    for colour, name in _VARIABLES.items():
+        text = text.replace(colour, f"var(--{name})")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

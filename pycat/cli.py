@@ -1,0 +1,381 @@
+"""The command line: one verb per public function, options of the same names."""
+
+import argparse
+import errno
+import inspect
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pycat.corpus import tokenize
+from pycat.criteria import CRITERIA
+from pycat.device import DTYPES
+from pycat.errors import PycatError
+from pycat.evaluation import BASELINES, Evaluation, TestSet, evaluate
+from pycat.model import PRESETS
+from pycat.pruning import prune
+from pycat.scoring import score
+from pycat.selection import Selection, select
+from pycat.tokenizer import MODEL_TYPES
+from pycat.training import SCHEDULES, Run, train
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space or choose --out on another disk",
+    errno.EDQUOT: "free some space or choose --out on another disk",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f) or choose --out on another disk",
+    errno.EACCES: "choose an --out you may write to",
+    errno.EPERM: "choose an --out you may write to",
+    errno.EROFS: "choose an --out you may write to",
+    errno.ENOTDIR: "choose an --out that is a folder",
+    errno.EEXIST: "choose an --out that is a folder",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `pycat`; returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
+    options = vars(_parser().parse_args(argv))
+    run = options.pop("run")
+    try:
+        run(**options)
+    except PycatError as error:
+        print(f"pycat: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "mend that")
+        again = "and run the same command again: finished work is kept"
+        print(f"pycat: error: {error}; {remedy}, {again}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("pycat: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _tokenize(**options: Any) -> None:
+    corpus = tokenize(**options)
+    skipped = ", ".join(
+        f"{count:,} with {why}" for why, count in corpus.manifest["skipped"].items()
+    )
+    print(
+        f"{corpus.path}: {len(corpus):,} pairs, {corpus.num_src_tokens.sum():,} source and "
+        f"{corpus.num_tokens.sum():,} target tokens, vocabulary {corpus.vocab_size:,}; "
+        f"skipped: {skipped or 'none'}"
+    )
+
+
+def _train(**options: Any) -> None:
+    run = train(**options)
+    print(f"{run.path}: {run.manifest['parameters']:,} parameters; checkpoint, mean loss since:")
+    for path, loss in zip(run.checkpoints, run.losses, strict=True):
+        print(f"  {path}  {loss:.3f} nats/token")
+
+
+def _score(checkpoints: list[Path], **options: Any) -> None:
+    if len(checkpoints) == 1 and checkpoints[0].is_dir():
+        checkpoints = list(Run.open(checkpoints[0]).checkpoints)
+    table = score(checkpoints=checkpoints, **options)
+    print(f"{table.path}: {len(table):,} pairs under checkpoints at updates {table.steps}")
+    for step, ppl in zip(table.steps, table.ppl.T, strict=True):
+        print(f"  update {step:>7,}: median perplexity {sorted(ppl)[len(ppl) // 2]:,.1f}")
+
+
+def _select(text: list[Path] | None, **options: Any) -> None:
+    selection = select(**options)
+    print(_selected(selection))
+    if text is not None:
+        if len(text) == 2:
+            selection.write_text(*text)
+        else:
+            selection.write_tsv(text[0])
+        print("  text: " + ", ".join(map(str, text)))
+
+
+def _evaluate(**options: Any) -> None:
+    _print_evaluation(evaluate(**options))
+
+
+def _prune(evaluate: bool, tests: dict[str, TestSet], **options: Any) -> None:
+    if evaluate != bool(tests):
+        raise PycatError(
+            "prune: --evaluate and --test belong together: --test names the held-out text that "
+            "--evaluate translates; pass both, or neither"
+        )
+    grouped: dict[str, Any] = {}
+    for name in list(options):
+        group, _, keyword = name.partition(".")
+        if keyword:
+            grouped.setdefault(f"{group}_options", {})[keyword] = options.pop(name)
+    shared = {"device": options.pop("device")}
+    for group in ("train_options", "score_options", "evaluate_options"):
+        grouped[group] |= shared
+    pruned = prune(tests=tests, **options, **grouped)
+    print(_selected(pruned.selection))
+    if pruned.evaluation is not None:
+        _print_evaluation(pruned.evaluation)
+    print("time: " + ", ".join(f"{stage} {s:,.1f} s" for stage, s in pruned.timings.items()))
+    print("text: " + ", ".join(map(str, pruned.texts)))
+    print(f"report: {pruned.report}")
+
+
+def _selected(selection: Selection) -> str:
+    facts = selection.manifest
+    return (
+        f"{selection.path}: kept {facts['num_kept']:,} of {facts['num_pairs']:,} pairs by "
+        f"{facts['recipe']['criterion']} ({facts['num_kept'] / facts['num_pairs']:.1%}; "
+        f"{facts['num_tokens_kept'] / facts['num_tokens']:.1%} of the target tokens), scores "
+        f"from {facts['threshold']:,.4g} up"
+    )
+
+
+def _print_evaluation(evaluation: Evaluation) -> None:
+    width = max(len(row.test) for row in evaluation.rows)
+    print(f"{'arm':<10} {'pairs':>10} {'updates':>8}  {'test':<{width}} {'BLEU':>6} {'chrF':>6}")
+    for row in evaluation.rows:
+        print(
+            f"{row.arm:<10} {row.num_pairs:>10,} {row.updates:>8,}  {row.test:<{width}} "
+            f"{row.bleu:>6.2f} {row.chrf:>6.2f}"
+        )
+    print(f"BLEU {evaluation.bleu_signature}\nchrF {evaluation.chrf_signature}")
+
+
+class _Options:
+    """Adds options to a parser, with the defaults of the function that they are handed to."""
+
+    def __init__(
+        self, parser: argparse.ArgumentParser, function: Any, group: str = "", prefix: str = ""
+    ) -> None:
+        self._parser = (
+            parser.add_argument_group(f"{function.__name__} options") if group else parser
+        )
+        self._defaults = inspect.signature(function).parameters
+        self._group, self._prefix = f"{group}." if group else "", prefix
+
+    def add(self, name: str, text: str, **settings: Any) -> None:
+        default = self._defaults[name].default
+        required = default is inspect.Parameter.empty
+        if not required:
+            settings["default"] = default
+            if default is not None and default is not False:
+                shown = ",".join(default) if isinstance(default, tuple) else default
+                text += f" (default: {shown})"
+        self._parser.add_argument(
+            "--" + self._prefix + name.replace("_", "-"),
+            dest=self._group + name,
+            required=required,
+            help=text,
+            **settings,
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pycat",
+        description="Prune parallel text for machine translation by Checkpoints Across Time: "
+        "keep the pairs whose perplexity moves most while a small proxy model trains.",
+    )
+    parser.add_argument("--version", action="version", version=f"pycat {version('pycat-nmt')}")
+    verbs = parser.add_subparsers(title="verbs, in their order", required=True, metavar="VERB")
+
+    def verb(name: str, function: Any, run: Any, text: str) -> tuple[Any, _Options]:
+        own = verbs.add_parser(name, help=text, description=text)
+        own.set_defaults(run=run)
+        options = _Options(own, function)
+        options.add(
+            "out",
+            "folder to make; a finished one of the same options is not made again",
+            type=Path,
+            metavar="FOLDER",
+        )
+        options.add("overwrite", "replace what was made with other options", action="store_true")
+        return own, options
+
+    own, options = verb("tokenize", tokenize, _tokenize, "parallel text to a tokenized corpus")
+    _text_options(own)
+    _tokenize_options(options)
+
+    own, options = verb("train", train, _train, "train a proxy model, keeping checkpoints")
+    own.add_argument("--corpus", type=Path, required=True, help="folder made by tokenize")
+    _train_options(options)
+    options.add("seed", "of weights, batch order and dropout", type=int)
+    _device_option(own)
+
+    own, options = verb("score", score, _score, "sum each pair's nll under each checkpoint")
+    own.add_argument("--corpus", type=Path, required=True, help="folder made by tokenize")
+    own.add_argument(
+        "--checkpoints",
+        type=Path,
+        required=True,
+        nargs="+",
+        help="folder made by train, or two and more .safetensors files in training order",
+    )
+    _score_options(options)
+    _device_option(own)
+
+    own, options = verb("select", select, _select, "keep the highest-scoring pairs")
+    own.add_argument("--scores", type=Path, required=True, help="folder made by score")
+    _select_options(options)
+    options.add("seed", "of the criterion random", type=int)
+    own.add_argument(
+        "--text",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="also write the kept lines: source and target file, or one file of a TSV input",
+    )
+
+    own, options = verb(
+        "evaluate",
+        evaluate,
+        _evaluate,
+        "retrain on the kept pairs, translate test sets, print BLEU and chrF",
+    )
+    own.add_argument("--selection", type=Path, required=True, help="folder made by select")
+    _test_option(own, required=True)
+    _evaluate_options(options)
+    options.add("seed", "of weights, batch order, dropout and the random arm", type=int)
+    _device_option(own)
+
+    own, options = verb(
+        "prune", prune, _prune, "tokenize, train, score and select; write pruned text and a report"
+    )
+    _text_options(own)
+    _select_options(options)
+    options.add("seed", "of the proxy, the criterion random and the evaluation", type=int)
+    _device_option(own)
+    own.add_argument("--evaluate", action="store_true", help="also evaluate on the --test sets")
+    _test_option(own, required=False)
+    _tokenize_options(_Options(own, tokenize, "tokenize"))
+    _train_options(_Options(own, train, "train"))
+    _score_options(_Options(own, score, "score", "score-"))
+    _evaluate_options(_Options(own, evaluate, "evaluate", "evaluate-"))
+    return parser
+
+
+def _text_options(parser: argparse.ArgumentParser) -> None:
+    text = "UTF-8, one sentence a line; plain, .gz or .zst"
+    parser.add_argument("--src", type=Path, help=f"source text: {text}")
+    parser.add_argument("--tgt", type=Path, help="target text, line i translating line i of --src")
+    parser.add_argument(
+        "--tsv", type=Path, help="instead of both: source, tab, target; more columns are carried"
+    )
+
+
+def _device_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="auto", help='"cpu", "cuda", "cuda:1", … or "auto" (default: auto)'
+    )
+
+
+def _test_option(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument(
+        "--test",
+        dest="tests",
+        type=_test_set,
+        action=_AddTest,
+        default={},
+        required=required,
+        metavar="[NAME=]SRC,REF",
+        help="test set: source and reference file, or one .tsv file",
+    )
+
+
+def _tokenize_options(options: _Options) -> None:
+    options.add("tokenizer", "SentencePiece .model to use; without one it is trained", type=Path)
+    options.add("vocab_size", "pieces to train, both languages together", type=int)
+    options.add("model_type", "pieces to train", choices=MODEL_TYPES)
+    options.add("max_tokens", "skip pairs with a side of more tokens", type=int)
+    options.add(
+        "languages",
+        "names of source and target; default: the file names' suffixes",
+        type=_pair,
+        metavar="SRC,TGT",
+    )
+
+
+def _train_options(options: _Options) -> None:
+    options.add("preset", "tiny: d=256, 3+3 layers; base: d=512, 6+6 layers", choices=list(PRESETS))
+    options.add("checkpoints", "how many to keep, the last one at the end", type=int)
+    options.add("checkpoint_schedule", "even steps, or doubling ones", choices=SCHEDULES)
+    options.add(
+        "checkpoint_steps",
+        "instead of both: save after these updates, and end with the last",
+        type=_steps,
+        metavar="N,N,…",
+    )
+    options.add("epochs", "passes over the corpus", type=float)
+    options.add("updates", "instead of epochs: optimizer updates", type=int)
+    options.add("batch_tokens", "tokens of a batch's larger side, with padding", type=int)
+    options.add("learning_rate", "peak of Adam's rate", type=float)
+    options.add("warmup", "updates up to the peak; default: a tenth of all, at most 4000", type=int)
+    options.add("label_smoothing", "probability", type=float)
+    options.add("dropout", "probability", type=float)
+    options.add("dtype", "of matrix products; auto: bfloat16 if the device has it", choices=DTYPES)
+
+
+def _score_options(options: _Options) -> None:
+    options.add("batch_tokens", "tokens of a batch's larger side, with padding", type=int)
+    options.add("dtype", "of matrix products; auto: bfloat16 if the device has it", choices=DTYPES)
+
+
+def _select_options(options: _Options) -> None:
+    options.add("keep", "fraction of the pairs to keep, above 0 and at most 1", type=float)
+    options.add("by", "criterion", choices=list(CRITERIA))
+
+
+def _evaluate_options(options: _Options) -> None:
+    options.add(
+        "baselines",
+        "arms beside the selection: full, random, or none",
+        type=_baselines,
+        metavar="full,random",
+    )
+    options.add("preset", "tiny: d=256, 3+3 layers; base: d=512, 6+6 layers", choices=list(PRESETS))
+    options.add("epochs", "passes over each arm's own pairs", type=float)
+    options.add("updates", "instead of epochs: optimizer updates of every arm", type=int)
+    options.add("batch_tokens", "tokens of a batch's larger side, with padding", type=int)
+    options.add("learning_rate", "peak of Adam's rate", type=float)
+    options.add("beam", "hypotheses kept alive; 1 is greedy", type=int)
+    options.add("length_penalty", "alpha in log p / length ** alpha", type=float)
+    options.add("dtype", "of matrix products; auto: bfloat16 if the device has it", choices=DTYPES)
+
+
+class _AddTest(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        name, test = values
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: test})
+
+
+def _test_set(text: str) -> tuple[str, TestSet]:
+    name, equals, files = text.rpartition("=")
+    paths = files.split(",")
+    if len(paths) > 2 or not all(paths):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected [NAME=]SOURCE,REFERENCE or [NAME=]FILE.tsv"
+        )
+    name = name if equals else Path(paths[0]).name.split(".")[0]
+    return name, (paths[0], paths[1]) if len(paths) == 2 else paths[0]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    names = text.split(",")
+    if len(names) != 2 or not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected two names, such as en,de")
+    return names[0], names[1]
+
+
+def _steps(text: str) -> list[int]:
+    try:
+        return [int(step) for step in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected updates separated by commas, such as 100,200,400"
+        ) from None
+
+
+def _baselines(text: str) -> tuple[str, ...]:
+    names = () if text == "none" else tuple(text.split(","))
+    if not set(names) <= set(BASELINES):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected full, random, both, or none")
+    return names

@@ -1,0 +1,209 @@
+"""Retrain on the kept pairs, translate test sets, and compare with the alternatives."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from sacrebleu.metrics import BLEU, CHRF
+
+from pycat import criteria
+from pycat.checkpoint import load_model, read_info
+from pycat.corpus import Corpus
+from pycat.decoding import translate
+from pycat.device import choose_device
+from pycat.errors import PycatError
+from pycat.output import OutputFolder, read_manifest, replacing
+from pycat.parallel_text import ParallelText, decode
+from pycat.selection import Selection, highest
+from pycat.training import train
+
+BASELINES = ("full", "random")
+
+TestSet = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """One arm on one test set.
+
+    `arm` is "full", "random" or the criterion; `num_pairs` and `num_tokens` (target, EOS counted)
+    are its training data, `updates` its training; `bleu` and `chrf` are 0-100.
+    """
+
+    arm: str
+    num_pairs: int
+    num_tokens: int
+    updates: int
+    test: str
+    bleu: float
+    chrf: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What each arm reached, in the order arms then test sets, with sacreBLEU's signatures."""
+
+    path: Path
+    rows: list[EvaluationRow]
+    bleu_signature: str
+    chrf_signature: str
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | PathLike[str]) -> "Evaluation":
+        """Open the folder of a finished evaluation."""
+        folder = Path(path)
+        manifest = read_manifest(folder, "evaluation")
+        rows = [EvaluationRow(**row) for row in manifest["rows"]]
+        return cls(folder, rows, manifest["bleu_signature"], manifest["chrf_signature"], manifest)
+
+
+def evaluate(
+    selection: Selection | str | PathLike[str],
+    *,
+    tests: Mapping[str, TestSet],
+    out: str | PathLike[str],
+    baselines: Sequence[str] = BASELINES,
+    preset: str = "tiny",
+    epochs: float = 10.0,
+    updates: int | None = None,
+    batch_tokens: int = 2048,
+    learning_rate: float = 1e-3,
+    beam: int = 5,
+    length_penalty: float = 1.0,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    overwrite: bool = False,
+) -> Evaluation:
+    """Train a model from scratch on each arm and score its translations of the test sets.
+
+    Args:
+        selection: an open Selection, or the path of one.
+        tests: name to (source file, reference file), or to one tab-separated file.
+        out: the folder to make. An interrupted evaluation of the same options goes on in it, and
+            a finished one is opened as it is.
+        baselines: arms beside the selection: "full" (the whole corpus) and "random" (as many
+            pairs as the selection, drawn with `seed`).
+        preset, batch_tokens, learning_rate, dtype: as in `train`.
+        epochs: passes over each arm's own pairs: an arm of half the pairs trains half as long.
+        updates: instead, the updates of every arm alike.
+        beam: of the beam search; 1 is greedy.
+        length_penalty: alpha in log p / length ** alpha.
+        seed: of initial weights, batch order, dropout and the random arm.
+        device: "cpu", "cuda" or "auto".
+        overwrite: replace an evaluation made with other options.
+
+    Returns:
+        BLEU and chrF of each arm on each test set; translations lie in `out/<arm>/<test>.txt`.
+
+    Raises:
+        PycatError: no test set, or an unknown baseline.
+        TextError: a test set cannot be read.
+        OutputError: `out` holds something else, or an evaluation made with other options.
+    """
+    selection = selection if isinstance(selection, Selection) else Selection.open(selection)
+    if not tests:
+        raise PycatError(
+            "evaluate: no test set given; pass held-out text, such as --test news=test.en,test.de"
+        )
+    unknown = set(baselines) - set(BASELINES)
+    if unknown:
+        raise PycatError(
+            f"baselines name {sorted(unknown)}; expected some of {', '.join(BASELINES)}"
+        )
+    texts = {
+        name: ParallelText.of(*test, None)
+        if isinstance(test, tuple)
+        else ParallelText.of(None, None, test)
+        for name, test in tests.items()
+    }
+    corpus = selection.corpus()
+    arms = _arms(corpus, selection, baselines, seed)
+    train_options: dict[str, Any] = {
+        "preset": preset,
+        "epochs": epochs,
+        "updates": updates,
+        "batch_tokens": batch_tokens,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+    }
+    recipe = {
+        **train_options,
+        "arms": {arm: view.id for arm, view in arms.items()},
+        "tests": {
+            name: [row["sha256"] for row in text.fingerprint()] for name, text in texts.items()
+        },
+        "beam": beam,
+        "length_penalty": length_penalty,
+    }
+    folder = OutputFolder(Path(out), "evaluation", recipe, ("*/*.txt",), overwrite)
+    if folder.manifest is not None:
+        return Evaluation.open(folder.path)
+    started = time.perf_counter()
+    bleu, chrf = BLEU(), CHRF()
+    rows = []
+    for arm, view in arms.items():
+        run = train(
+            view, out=folder.path / arm, checkpoints=1, overwrite=overwrite, **train_options
+        )
+        model = None
+        for name, text in texts.items():
+            sources, references = _read(text)
+            path = folder.path / arm / f"{name}.txt"
+            if path.is_file():
+                hypotheses = path.read_text("utf-8").split("\n")[:-1]
+            else:
+                if model is None:
+                    model = load_model(read_info(run.checkpoints[-1]), choose_device(device))
+                hypotheses = translate(
+                    model, corpus.tokenizer, sources, beam=beam, length_penalty=length_penalty
+                )
+                with replacing(path) as temporary:
+                    temporary.write_text("".join(line + "\n" for line in hypotheses), "utf-8")
+            rows.append(
+                EvaluationRow(
+                    arm,
+                    len(view),
+                    int(view.num_tokens.sum()),
+                    run.steps[-1],
+                    name,
+                    bleu.corpus_score(hypotheses, [references]).score,
+                    chrf.corpus_score(hypotheses, [references]).score,
+                )
+            )
+    folder.finish(
+        rows=[asdict(row) for row in rows],
+        bleu_signature=str(bleu.get_signature()),
+        chrf_signature=str(chrf.get_signature()),
+        elapsed_s=round(time.perf_counter() - started, 3),
+    )
+    return Evaluation.open(folder.path)
+
+
+def _arms(
+    corpus: Corpus, selection: Selection, baselines: Sequence[str], seed: int
+) -> dict[str, Corpus]:
+    """The training data of each arm, baselines first."""
+    arms = {}
+    if "full" in baselines:
+        arms["full"] = corpus
+    if "random" in baselines:
+        drawn = highest(criteria.random(corpus.pair_ids, seed), len(selection))
+        arms["random"] = corpus.subset(corpus.pair_ids[drawn])
+    name = selection.manifest["recipe"]["criterion"]
+    arms["selected" if name in arms else name] = corpus.subset(selection.pair_ids)
+    return arms
+
+
+def _read(text: ParallelText) -> tuple[list[str], list[str]]:
+    pairs = [
+        (decode(src, text.paths[0], number), decode(tgt, text.paths[-1], number))
+        for number, (src, tgt) in enumerate(text.pairs(), start=1)
+    ]
+    return [src for src, _ in pairs], [tgt for _, tgt in pairs]

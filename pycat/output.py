@@ -1,0 +1,202 @@
+"""Output folders: one manifest each, written by rename, never overwritten unasked.
+
+A folder belongs to one verb. Its manifest `<kind>.json` holds the recipe (options and input hashes)
+it was made with and whether it is complete, so a second call can tell finished from interrupted
+work and say which option changed.
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pycat.errors import OutputError, PycatError
+
+FORMAT_VERSION = 1
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary sibling that becomes `path` on success and vanishes on failure.
+
+    Raises:
+        OSError: as in the block, naming `path` where it named no file or the temporary one.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with naming(path, temporary):
+            yield temporary
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Let an OSError that names no file, or `temporary`, name `path`: write() knows no names."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write `value` so that `path` holds either its old bytes or all of the new ones."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON value: the identity of a recipe."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path, kind: str, error: type[PycatError] = OutputError) -> dict[str, Any]:
+    """The manifest of a complete folder of this kind.
+
+    Raises:
+        error: the folder is missing, of something else, incomplete, or of a newer format.
+    """
+    path = folder / f"{kind}.json"
+    if not path.is_file():
+        found = "a folder without it" if folder.is_dir() else "no such folder"
+        raise error(f"{path}: expected the manifest of a pycat {kind} folder, found {found}")
+    manifest = _load(path, error)
+    if manifest.get("format") != f"pycat.{kind}" or manifest.get("version") != FORMAT_VERSION:
+        raise error(
+            f"{path}: found format {manifest.get('format')!r} version {manifest.get('version')!r}, "
+            f"expected 'pycat.{kind}' version {FORMAT_VERSION}; use the pycat that wrote it"
+        )
+    if not manifest.get("complete"):
+        raise error(
+            f"{folder}: this {kind} folder is incomplete (its making was interrupted); run the "
+            "command that makes it again"
+        )
+    return manifest
+
+
+def recorded_recipe(folder: Path, kind: str) -> dict[str, Any] | None:
+    """The recipe of a folder of this kind, complete or not; None if there is no such folder."""
+    path = folder / f"{kind}.json"
+    if not path.is_file():
+        return None
+    recipe: dict[str, Any] | None = _load(path, OutputError).get("recipe")
+    return recipe
+
+
+class OutputFolder:
+    """One verb's output folder, from the first look at it to its finished manifest.
+
+    Args:
+        path: the folder; made when missing.
+        kind: "corpus", "proxy", "scores", "selection", "evaluation" or "prune".
+        recipe: options and input hashes, JSON values; equal recipes make equal folders.
+        owned: glob patterns of the files this kind writes; all that overwriting may delete.
+        overwrite: whether a folder made by another recipe may be replaced.
+
+    Attributes:
+        manifest: the finished manifest, or None while there is work to do.
+        resumes: whether an interrupted run of the same recipe left work to go on from.
+
+    Raises:
+        OutputError: the folder holds something else, or was made by another recipe.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        recipe: Mapping[str, Any],
+        owned: Sequence[str],
+        overwrite: bool,
+    ) -> None:
+        self.path, self.kind, self.recipe = path, kind, json.loads(json.dumps(recipe))
+        self.manifest: dict[str, Any] | None = None
+        self.resumes = False
+        self._file = path / f"{kind}.json"
+        if path.exists() and not path.is_dir():
+            raise OutputError(f"{path}: expected a folder, found a file; choose another name")
+        path.mkdir(parents=True, exist_ok=True)
+        if self._file.is_file():
+            manifest = _load(self._file, OutputError)
+            if manifest.get("format") != f"pycat.{kind}":
+                raise OutputError(
+                    f"{self._file}: found format {manifest.get('format')!r}, expected "
+                    f"'pycat.{kind}'; pycat did not make this file: choose another folder"
+                )
+            if manifest.get("recipe") == self.recipe:
+                self.resumes = not manifest.get("complete")
+                self.manifest = None if self.resumes else manifest
+                return
+            files = [file for pattern in owned for file in path.glob(pattern)]
+            # A run that failed before it made anything leaves nothing to protect.
+            if not overwrite and (manifest.get("complete") or files):
+                changed = "; ".join(changes(manifest.get("recipe", {}), self.recipe))
+                raise OutputError(
+                    f"{path}: this {kind} folder was made with other options ({changed}); pass "
+                    "--overwrite (overwrite=True) to replace it, or choose another folder"
+                )
+            self._file.unlink()
+            for file in files:
+                file.unlink()
+        elif any(path.iterdir()):
+            some = ", ".join(sorted(entry.name for entry in path.iterdir())[:3])
+            raise OutputError(
+                f"{path}: expected an empty folder or one made by pycat ({kind}.json), found "
+                f"{some}; choose another folder"
+            )
+        self._write(complete=False)
+
+    def finish(self, **facts: Any) -> dict[str, Any]:
+        """Write the complete manifest: the recipe plus `facts`; returns it."""
+        return self._write(complete=True, **facts)
+
+    def _write(self, **facts: Any) -> dict[str, Any]:
+        manifest = {
+            "format": f"pycat.{self.kind}",
+            "version": FORMAT_VERSION,
+            "recipe": self.recipe,
+            **facts,
+        }
+        write_json(self._file, manifest)
+        return manifest
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`name was x, now y` for each entry that differs."""
+    rows = []
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            rows.append(f"{name} was {_short(old.get(name))}, now {_short(new.get(name))}")
+    return rows
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:28] + "…" + text[-28:]
+
+
+def _load(path: Path, error: type[PycatError]) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as cause:
+        raise error(
+            f"{path}: cannot be read ({cause}); delete the folder and make it again"
+        ) from None
+    if not isinstance(value, dict):
+        raise error(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value

@@ -1,0 +1,229 @@
+r"""Parallel text on disk: two files of equal line count, or one of tab-separated pairs.
+
+Lines end at `\\n` and nowhere else: a lone carriage return, NUL or U+2028 inside a line never
+moves the alignment. Files named `.gz` or `.zst` are compressed, others plain.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import zip_longest
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO, TypedDict, cast
+
+import pyarrow as pa
+
+from pycat.errors import OutputError, TextError
+from pycat.output import naming, replacing
+
+_EMPTY = "{}: the file is empty; expected one sentence a line"
+_COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+
+
+class FileFingerprint(TypedDict):
+    """What tells one file's content from another's; `mtime_ns` only spares hashing again."""
+
+    path: str
+    file_bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ParallelText:
+    """N lines of source and target: `(src, tgt)` files, or one `(tsv,)` file."""
+
+    paths: tuple[Path, ...]
+
+    @classmethod
+    def of(
+        cls,
+        src: str | PathLike[str] | None,
+        tgt: str | PathLike[str] | None,
+        tsv: str | PathLike[str] | None,
+    ) -> "ParallelText":
+        """Either `src` and `tgt`, or `tsv` alone; absolute paths.
+
+        Raises:
+            TextError: not exactly one of the two forms, or a file is missing or empty.
+        """
+        given: tuple[str | PathLike[str], ...]
+        if tsv is not None and src is None and tgt is None:
+            given = (tsv,)
+        elif tsv is None and src is not None and tgt is not None:
+            given = (src, tgt)
+        else:
+            raise TextError("parallel text: expected src and tgt, or tsv alone; pass one of them")
+        paths = tuple(Path(path).absolute() for path in given)
+        for path in paths:
+            if not path.is_file():
+                found = "a folder" if path.is_dir() else "nothing"
+                raise TextError(f"{path}: expected a text file, found {found}; check the path")
+            if path.stat().st_size == 0:
+                raise TextError(_EMPTY.format(path))
+        return cls(paths)
+
+    @property
+    def is_tsv(self) -> bool:
+        """Whether both sides stand in one tab-separated file."""
+        return len(self.paths) == 1
+
+    def rows(self) -> Iterator[tuple[bytes, ...]]:
+        """The raw lines in order, line ends kept: `(src, tgt)`, or `(line,)` of a TSV file.
+
+        Raises:
+            TextError: the files have unequal line counts, or one cannot be decompressed.
+        """
+        with ExitStack() as stack:
+            sides = [stack.enter_context(_opened(path)) for path in self.paths]
+            if self.is_tsv:
+                yield from ((line,) for line in _lines(sides[0], self.paths[0]))
+                return
+            src, tgt = (_lines(*side) for side in zip(sides, self.paths, strict=True))
+            for number, (src_line, tgt_line) in enumerate(zip_longest(src, tgt)):
+                if src_line is None or tgt_line is None:
+                    longer = number + 1 + sum(1 for _ in (tgt if src_line is None else src))
+                    counts = (number, longer) if src_line is None else (longer, number)
+                    raise TextError(
+                        f"{self.paths[0]} has {counts[0]:,} lines but {self.paths[1]} has "
+                        f"{counts[1]:,}; expected equally many, line i of one translating "
+                        "line i of the other. Align the files again"
+                    )
+                yield src_line, tgt_line
+
+    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
+        r"""The two sides of each line, without line ends (`\\n` or `\\r\\n`).
+
+        Raises:
+            TextError: as `rows`, or a TSV line has no tab (with its number).
+        """
+        for number, row in enumerate(self.rows(), start=1):
+            yield self.sides(row, number)
+
+    def sides(self, row: tuple[bytes, ...], number: int) -> tuple[bytes, bytes]:
+        """Source and target of one row of `rows`, whose line number counts from 1."""
+        if not self.is_tsv:
+            return _chomp(row[0]), _chomp(row[1])
+        src, *rest = _chomp(row[0]).split(b"\t", 2)
+        if not rest:
+            raise TextError(
+                f"{self.paths[0]}: line {number:,} has no tab; expected source, tab, target "
+                "(further columns are kept but not read)"
+            )
+        return src, rest[0]
+
+    def fingerprint(self, known: Iterable[FileFingerprint] = ()) -> list[FileFingerprint]:
+        """SHA-256 of each file; one in `known` with equal size and time is not read again."""
+        before = {row["path"]: row for row in known}
+        prints = []
+        for path in self.paths:
+            stat = path.stat()
+            row = before.get(str(path))
+            if row is None or (row["file_bytes"], row["mtime_ns"]) != (
+                stat.st_size,
+                stat.st_mtime_ns,
+            ):
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                row = FileFingerprint(
+                    path=str(path),
+                    file_bytes=stat.st_size,
+                    mtime_ns=stat.st_mtime_ns,
+                    sha256=digest,
+                )
+            prints.append(row)
+        return prints
+
+
+def decode(line: bytes, path: Path, number: int) -> str:
+    """One line as text.
+
+    Raises:
+        TextError: not UTF-8, with file, line number (from 1) and byte.
+    """
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TextError(
+            f"{path}: line {number:,}, byte {error.start + 1:,} is 0x{line[error.start]:02x}, "
+            "which is not valid UTF-8; convert the file with iconv, or drop the line on both sides"
+        ) from None
+
+
+def write_rows(rows: Iterable[tuple[bytes, ...]], outs: tuple[Path, ...]) -> None:
+    """Write column i of `rows` to `outs[i]`, byte for byte; all files appear, or none.
+
+    Raises:
+        OutputError: two of `outs` are one file.
+        OSError: a file cannot be written; it is named.
+    """
+    if len({out.resolve() for out in outs}) < len(outs):
+        raise OutputError(f"{outs[0]}: both sides would be written to this file; name two files")
+    with ExitStack() as renames, ExitStack() as streams:
+        # All streams are closed, every byte written, before the first file gets its name.
+        temporaries = [renames.enter_context(replacing(out)) for out in outs]
+        files = [
+            streams.enter_context(_created(*names)) for names in zip(outs, temporaries, strict=True)
+        ]
+        for row in rows:
+            for file, line in zip(files, row, strict=True):
+                file.write(line)
+
+
+class _NamedOutput(io.RawIOBase):
+    """A pyarrow stream whose errors name the file, which pyarrow's own do not."""
+
+    def __init__(self, stream: Any, path: Path, temporary: Path) -> None:
+        self._stream, self._names = stream, (path, temporary)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        with naming(*self._names):
+            return int(self._stream.write(data))
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            with naming(*self._names):
+                self._stream.close()
+
+
+def _created(path: Path, temporary: Path) -> io.BufferedWriter:
+    with naming(path, temporary):
+        stream = pa.output_stream(str(temporary), compression=_COMPRESSION.get(path.suffix))
+    return io.BufferedWriter(_NamedOutput(stream, path, temporary), 1 << 20)
+
+
+def _chomp(line: bytes) -> bytes:
+    return line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        # pyarrow refuses truncated streams and reads every member of a concatenated one.
+        stream = pa.input_stream(str(path), compression=_COMPRESSION.get(path.suffix))
+    except OSError as error:
+        raise TextError(f"{path}: cannot be opened ({error}); check the path") from None
+    with stream:
+        yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), 1 << 20))
+
+
+def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    number = 0
+    try:
+        for line in file:
+            number += 1
+            yield line
+    except OSError as error:
+        raise TextError(
+            f"{path}: reading failed after line {number:,} ({error}); the file is damaged or "
+            "incomplete: fetch it again"
+        ) from None
+    if number == 0:
+        raise TextError(_EMPTY.format(path))

@@ -1,0 +1,180 @@
+"""From parallel text to pruned text and the report about it: the verbs in their order."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from pycat.corpus import Corpus, known_text, tokenize
+from pycat.criteria import CRITERIA
+from pycat.errors import OutputError, PycatError
+from pycat.evaluation import Evaluation, TestSet, evaluate
+from pycat.output import OutputFolder, changes, recorded_recipe
+from pycat.parallel_text import ParallelText
+from pycat.report import write_report
+from pycat.score_table import ScoreTable
+from pycat.scoring import score
+from pycat.selection import Selection, select
+from pycat.training import Run, train
+
+_STAGES = ("tokenize", "train", "score", "select", "evaluate")
+_FOLDERS = {
+    "tokenize": "corpus",
+    "train": "proxy",
+    "score": "scores",
+    "select": "selection",
+    "evaluate": "evaluation",
+}
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` made: each stage's result, the pruned text and the report."""
+
+    corpus: Corpus
+    run: Run
+    scores: ScoreTable
+    selection: Selection
+    evaluation: Evaluation | None
+    texts: tuple[Path, ...]
+    report: Path
+    timings: Mapping[str, float]
+
+
+def prune(
+    src: str | PathLike[str] | None = None,
+    tgt: str | PathLike[str] | None = None,
+    *,
+    tsv: str | PathLike[str] | None = None,
+    out: str | PathLike[str],
+    keep: float = 0.5,
+    by: str = "cat_var",
+    seed: int = 0,
+    tests: Mapping[str, TestSet] | None = None,
+    tokenize_options: Mapping[str, Any] | None = None,
+    train_options: Mapping[str, Any] | None = None,
+    score_options: Mapping[str, Any] | None = None,
+    evaluate_options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Pruned:
+    """Tokenize, train, score, select, and write pruned text and a report.
+
+    Args:
+        src, tgt: UTF-8 files of equal line count; plain, `.gz` or `.zst`.
+        tsv: instead of both, one file of source, tab, target.
+        out: the folder to make: `corpus`, `proxy`, `scores`, `selection`, the pruned text, and
+            `report.html`. Finished stages in it are not repeated.
+        keep: fraction of the pairs to keep, in (0, 1].
+        by: name of a criterion.
+        seed: of the proxy, the random criterion and the evaluation.
+        tests: test sets as in `evaluate`; with them the arms are retrained and compared.
+        tokenize_options, train_options, score_options, evaluate_options: further keyword
+            arguments of those functions.
+        overwrite: replace the stages that a changed option invalidates.
+
+    Returns:
+        The results of all stages, and where text and report lie.
+
+    Raises:
+        OutputError: `out` holds something else, or options changed (naming the stages which that
+            invalidates) without `overwrite`.
+        PycatError: as each stage.
+    """
+    if not 0 < keep <= 1:
+        raise PycatError(f"keep is {keep}; expected a fraction above 0 and at most 1, such as 0.5")
+    if by not in CRITERIA:
+        raise PycatError(f"criterion {by!r} is not known; expected one of {', '.join(CRITERIA)}")
+    text = ParallelText.of(src, tgt, tsv)
+    work = Path(out)
+    options: dict[str, dict[str, Any]] = {
+        "tokenize": dict(tokenize_options or {}),
+        "train": {"seed": seed, **(train_options or {})},
+        "score": dict(score_options or {}),
+        "select": {"keep": keep, "by": by, "seed": seed},
+    }
+    if tests:
+        options["evaluate"] = {"tests": tests, "seed": seed, **(evaluate_options or {})}
+    recipe = {stage: _plain(given) for stage, given in options.items()}
+    prints = text.fingerprint(known_text(work / _FOLDERS["tokenize"]))
+    recipe["tokenize"]["text"] = [row["sha256"] for row in prints]
+    folder = _open_work(work, recipe, overwrite)
+
+    def where(stage: str) -> dict[str, Any]:
+        return {"out": work / _FOLDERS[stage], "overwrite": overwrite}
+
+    corpus = tokenize(src, tgt, tsv=tsv, **where("tokenize"), **options["tokenize"])
+    run = train(corpus, **where("train"), **options["train"])
+    scores = score(corpus, run.checkpoints, **where("score"), **options["score"])
+    selection = select(scores, **where("select"), **options["select"])
+    texts = _text_paths(work, text, corpus.languages)
+    if text.is_tsv:
+        selection.write_tsv(texts[0])
+    else:
+        selection.write_text(*texts)
+    evaluation = None
+    if tests:
+        evaluation = evaluate(selection, **where("evaluate"), **options["evaluate"])
+    timings = {
+        "tokenize": corpus.manifest["elapsed_s"],
+        "train": run.manifest["elapsed_s"],
+        "score": scores.manifest["elapsed_s"],
+        "select": selection.manifest["elapsed_s"],
+    }
+    if evaluation is not None:
+        timings["evaluate"] = evaluation.manifest["elapsed_s"]
+    report = write_report(
+        work / "report.html", selection, scores, run, timings=timings, evaluation=evaluation
+    )
+    folder.finish(timings=timings)
+    return Pruned(corpus, run, scores, selection, evaluation, texts, report, timings)
+
+
+def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool) -> OutputFolder:
+    """The work folder with this recipe recorded, and that of stages done before but not now.
+
+    Raises:
+        OutputError: options of a stage that was made before changed and `overwrite` is not
+            given, or the folder holds something else.
+    """
+    before = recorded_recipe(work, "prune") or {}
+    for first, stage in enumerate(_STAGES):
+        if stage not in before or stage not in recipe or before[stage] == recipe[stage]:
+            continue
+        if overwrite:
+            before = {}
+            break
+        changed = "; ".join(changes(before[stage], recipe[stage]))
+        again = ", ".join(later for later in _STAGES[first:] if later in before)
+        stay = ", ".join(_STAGES[:first]) or "nothing"
+        raise OutputError(
+            f"{work}: {changed}. This invalidates {again} and the report ({stay} would stay); "
+            "pass --overwrite (overwrite=True) to make them again, or choose another folder"
+        )
+    # What differs was just allowed: each stage replaces its own folder if its input changed.
+    return OutputFolder(work, "prune", {**before, **recipe}, (), overwrite=True)
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON values: paths absolute, tuples as lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, PathLike):
+            return str(Path(value).absolute())
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return value
+
+    return {key: plain(value) for key, value in options.items()}
+
+
+def _text_paths(work: Path, text: ParallelText, languages: tuple[str, str]) -> tuple[Path, ...]:
+    """`pruned.en` and `pruned.de`, or `pruned.tsv`, compressed as the input is."""
+    endings = ("tsv",) if text.is_tsv else languages
+    compressed = [path.suffix if path.suffix in (".gz", ".zst") else "" for path in text.paths]
+    return tuple(
+        work / f"pruned.{ending}{suffix}"
+        for ending, suffix in zip(endings, compressed, strict=True)
+    )

@@ -1,0 +1,341 @@
+"""One self-contained HTML page about a selection: what was kept, by what rule, and how it reads."""
+
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+
+from pycat.corpus import Corpus
+from pycat.criteria import evaluate_criterion
+from pycat.distributions import (
+    Histogram,
+    Ranking,
+    Tenth,
+    by_tenths,
+    histogram,
+    perplexity,
+    spearman,
+    token_rarity,
+)
+from pycat.errors import PycatError
+from pycat.evaluation import Evaluation, EvaluationRow
+from pycat.examples import MAX_CHARS, examples
+from pycat.output import digest, replacing
+from pycat.readable import duration, number, option, percent, series, signed
+from pycat.score_table import ScoreTable
+from pycat.selection import Selection
+from pycat.training import Run
+
+# The page stays below a megabyte whatever the corpus: nothing on it grows with the pairs.
+_NUM_LINES = 15
+_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+_CAT_CAUTION = (
+    "A pair also scores high when the proxy was very wrong about it at first, so copied lines, "
+    "the wrong language and other noise can be kept: read the highest-scoring pairs below before "
+    "you train on them."
+)
+# What each criterion means, what to look out for, and where it comes from.
+_MEANINGS: dict[str, tuple[str, str, str | None]] = {
+    "cat_var": (
+        "CAT-VAR keeps the pairs whose perplexity varies most over the checkpoints of a small "
+        "proxy model.",
+        _CAT_CAUTION,
+        "2405.19462",
+    ),
+    "cat_diff": (
+        "CAT-DIFF keeps the pairs whose perplexity falls most from the first checkpoint of a "
+        "small proxy model to the last.",
+        _CAT_CAUTION,
+        "2405.19462",
+    ),
+    "length": (
+        "The pairs with the most target tokens are kept.",
+        "This is a baseline: it knows nothing about what the pairs say.",
+        None,
+    ),
+    "random": (
+        "The pairs are drawn at random.",
+        "This is a baseline: kept and dropped should look alike everywhere on this page.",
+        None,
+    ),
+}
+
+
+def write_report(
+    out: str | PathLike[str],
+    selection: Selection,
+    scores: ScoreTable,
+    run: Run | None = None,
+    *,
+    timings: Mapping[str, float],
+    evaluation: Evaluation | None = None,
+) -> Path:
+    """Write the HTML page of a selection, with example pairs and, given matplotlib, pictures.
+
+    Args:
+        out: the file to write; it appears complete or not at all.
+        selection: of a criterion known by name.
+        scores: the table the selection was made from.
+        run: the proxy's training, where pycat did it.
+        timings: seconds of each stage, in order.
+        evaluation: BLEU and chrF of the arms, where they were trained.
+
+    Returns:
+        Path of the page. Apart from `timings`, equal input gives equal bytes.
+
+    Raises:
+        PycatError: the selection is of another table, or of a function without a known name.
+        CorpusError: the corpus is gone or damaged.
+    """
+    page = Path(out)
+    recipe = selection.manifest["recipe"]
+    if recipe["scores"] != digest(scores.manifest["recipe"]):
+        raise PycatError(
+            f"{selection.path or 'selection'}: made from another score table than "
+            f"{scores.path or 'the one given'}; select from that table again"
+        )
+    corpus = selection.corpus().subset(scores.pair_ids)
+    with np.errstate(over="ignore"):
+        values = evaluate_criterion(scores, recipe["criterion"], recipe["seed"] or 0)
+    kept = np.isin(scores.pair_ids, selection.pair_ids)
+    ranking = Ranking(values, kept, scores.nll / scores.num_tokens[:, None])
+    rarity = token_rarity(corpus)
+    histograms = {
+        "score": histogram(values, kept),
+        "length": histogram(scores.num_tokens.astype(np.float64), kept),
+        "rarity": histogram(rarity.astype(np.float64), kept),
+    }
+    tenths = {"length": by_tenths(scores.num_tokens, kept), "rarity": by_tenths(rarity, kept)}
+    bands = {
+        name: perplexity(np.quantile(ranking.surprise[rows], _QUANTILES, axis=0))
+        for name, rows in ranking.groups.items()
+        if len(rows)
+    }
+    meaning, caution, arxiv = _MEANINGS.get(
+        recipe["criterion"], (f"The pairs of highest {recipe['criterion']} are kept.", "", None)
+    )
+    facts = selection.manifest
+    html = _template().render(
+        facts=facts,
+        recipe=recipe,
+        corpus=corpus,
+        meaning=meaning,
+        caution=caution,
+        arxiv=arxiv,
+        max_chars=MAX_CHARS,
+        all_equal=bool(np.all(values == values[0])),
+        steps=scores.steps,
+        properties=_properties(ranking, scores, rarity),
+        evaluation=_evaluation_table(evaluation),
+        score_bins=_coarse(histograms["score"]),
+        histograms=histograms,
+        tenths=tenths,
+        bands=bands,
+        losses=run.losses if run is not None and list(run.steps) == scores.steps else None,
+        pictures=_pictures(selection, scores, ranking, histograms, tenths, bands),
+        examples=examples(corpus, scores, ranking),
+        languages=_languages(corpus),
+        recipes=_recipes(corpus, run, scores, selection, evaluation),
+        hashes=_hashes(corpus, scores),
+        versions=_versions(run, scores),
+        timings=timings,
+        outputs={
+            name: os.path.relpath(path, page.parent)
+            for name, path in (
+                ("corpus", corpus.path),
+                ("proxy", run.path if run else None),
+                ("scores", scores.path),
+                ("selection", selection.path),
+                ("evaluation", evaluation.path if evaluation else None),
+            )
+            if path is not None
+        },
+    )
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(page) as temporary:
+        temporary.write_text(html, "utf-8")
+    return page
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "count": lambda value: f"{value:,}",
+        "number": number,
+        "percent": percent,
+        "duration": duration,
+        "option": option,
+        "signed": signed,
+        "series": series,
+    }
+    return environment.from_string(
+        Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    )
+
+
+def _properties(
+    ranking: Ranking, scores: ScoreTable, rarity: NDArray[np.float32]
+) -> list[dict[str, Any]]:
+    """What else the score follows: rank correlation, and medians of kept and of dropped."""
+    columns: dict[str, NDArray[Any]] = {
+        "first-checkpoint perplexity": ranking.surprise[:, 0],
+        "target length, tokens": scores.num_tokens,
+        "word rarity, bits a token": rarity,
+    }
+    rows: list[dict[str, Any]] = []
+    for name, column in columns.items():
+        rho = spearman(ranking.values, column)
+        medians = [
+            float(np.median(column[group])) if len(group) else float("nan")
+            for group in ranking.groups.values()
+        ]
+        rows.append({"name": name, "rho": rho, "words": _strength(rho), "medians": medians})
+    # Ranks and medians in nats are those of perplexity, and stay finite where it does not.
+    rows[0]["medians"] = perplexity(np.array(rows[0]["medians"])).tolist()
+    return rows
+
+
+def _strength(rho: float) -> str:
+    if np.isnan(rho):
+        return "not defined: all values are equal"
+    words = ((0.9, "nearly the same order"), (0.7, "closely"), (0.4, "partly"), (0.2, "weakly"))
+    strength = next((word for least, word in words if abs(rho) >= least), "hardly at all")
+    return f"{strength}, reversed" if rho <= -0.2 else strength
+
+
+def _evaluation_table(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    """The rows as arms by tests, with the difference from the random arm."""
+    if evaluation is None:
+        return None
+    tests = list(dict.fromkeys(row.test for row in evaluation.rows))
+    by_arm: dict[str, dict[str, EvaluationRow]] = {}
+    for row in evaluation.rows:
+        by_arm.setdefault(row.arm, {})[row.test] = row
+    return {
+        "tests": tests,
+        "arms": by_arm,
+        "random": by_arm.get("random", {}),
+        "equal_updates": len({row.updates for row in evaluation.rows}) < 2,
+        "signatures": (evaluation.bleu_signature, evaluation.chrf_signature),
+    }
+
+
+def _coarse(counts: Histogram) -> list[tuple[float, float, int, int]]:
+    """At most a dozen rows of a histogram: from, to, kept, dropped."""
+    step = -(-len(counts.kept) // 12)
+    return [
+        (
+            float(counts.edges[first]),
+            float(counts.edges[min(first + step, len(counts.kept))]),
+            int(counts.kept[first : first + step].sum()),
+            int(counts.dropped[first : first + step].sum()),
+        )
+        for first in range(0, len(counts.kept), step)
+    ]
+
+
+def _pictures(
+    selection: Selection,
+    scores: ScoreTable,
+    ranking: Ranking,
+    histograms: Mapping[str, Histogram],
+    tenths: Mapping[str, list[Tenth]],
+    bands: Mapping[str, NDArray[np.float64]],
+) -> dict[str, str]:
+    """SVG of each figure; none without matplotlib."""
+    try:
+        from pycat import charts
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("matplotlib"):
+            raise
+        return {}
+    lines = {
+        name: perplexity(ranking.surprise[_evenly(rows, _NUM_LINES)])
+        for name, rows in ranking.groups.items()
+    }
+    facts = selection.manifest
+    share = facts["num_kept"] / facts["num_pairs"]
+    return {
+        "score": charts.score_picture(
+            histograms["score"], facts["threshold"], facts["recipe"]["criterion"]
+        ),
+        "trajectories": charts.trajectory_picture(scores.steps, bands, lines),
+        "groups": charts.group_picture(histograms, tenths, share),
+    }
+
+
+def _evenly(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """At most `count` of the rows, evenly spaced."""
+    at = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64))
+    return rows[at]
+
+
+def _languages(corpus: Corpus) -> list[tuple[str, str | None]]:
+    """Name of each side, and its `lang` attribute where the name can be one."""
+    return [
+        (name, tag if re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", tag) else None)
+        for name, default in zip(corpus.languages, ("src", "tgt"), strict=True)
+        for tag in ("" if name == default else name.replace("_", "-"),)
+    ]
+
+
+def _recipes(
+    corpus: Corpus,
+    run: Run | None,
+    scores: ScoreTable,
+    selection: Selection,
+    evaluation: Evaluation | None,
+) -> dict[str, dict[str, Any]]:
+    """Options of every stage; input hashes are shown beside them, by `_hashes`."""
+    manifests: Iterable[tuple[str, Mapping[str, Any]]] = (
+        ("tokenize", corpus.manifest),
+        *((("train", run.manifest),) if run is not None else ()),
+        ("score", scores.manifest),
+        ("select", selection.manifest),
+        *((("evaluate", evaluation.manifest),) if evaluation is not None else ()),
+    )
+    hidden = ("text", "corpus", "checkpoints", "scores", "arms", "tests")
+    recipes = {
+        stage: {name: value for name, value in manifest["recipe"].items() if name not in hidden}
+        for stage, manifest in manifests
+    }
+    if run is not None:
+        recipes["train"]["parameters"] = run.manifest["parameters"]
+    return recipes
+
+
+def _hashes(corpus: Corpus, scores: ScoreTable) -> list[tuple[str, str]]:
+    return [
+        *((f"text {row['path']}", row["sha256"]) for row in corpus.manifest["text"]),
+        ("tokenizer", corpus.manifest["tokenizer_sha256"]),
+        ("corpus", scores.manifest["corpus"]),
+        *(
+            (f"checkpoint at update {step:,}", sha256)
+            for step, sha256 in zip(
+                scores.steps, scores.manifest["recipe"]["checkpoints"], strict=True
+            )
+        ),
+    ]
+
+
+def _versions(run: Run | None, scores: ScoreTable) -> dict[str, str]:
+    versions = {
+        "pycat": version("pycat-nmt"),
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "PyTorch, scoring": scores.manifest["torch"],
+    }
+    if run is not None:
+        versions["PyTorch, training"] = run.manifest["torch"]
+    return versions

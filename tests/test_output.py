@@ -1,0 +1,269 @@
+"""Output folders: finished work is not repeated, and nothing of someone else's is touched."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import FileSizeLimit, SmallDisk
+
+from pycat.errors import CorpusError, OutputError
+from pycat.output import OutputFolder, changes, digest, read_manifest, replacing, write_json
+
+RECIPE = {"keep": 0.5, "by": "cat_var"}
+
+
+def opened(
+    path: Path, recipe: dict[str, Any] | None = None, *, overwrite: bool = False
+) -> OutputFolder:
+    return OutputFolder(path, "scores", recipe or RECIPE, ("part-*", "extra"), overwrite)
+
+
+def finished(path: Path) -> dict[str, Any]:
+    folder = opened(path)
+    (path / "part-0").write_text("zero")
+    (path / "extra").write_text("more")
+    return folder.finish(num_pairs=3)
+
+
+def contents(path: Path) -> dict[str, tuple[bytes, int]]:
+    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.iterdir()}
+
+
+def test_a_new_folder_is_incomplete_until_finished(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "with parents"
+    folder = opened(path)
+    assert (folder.manifest, folder.resumes) == (None, False)
+    begun = {"format": "pycat.scores", "version": 1, "recipe": RECIPE, "complete": False}
+    assert json.loads((path / "scores.json").read_text()) == begun
+    whole = folder.finish(num_pairs=3)
+    assert whole == begun | {"complete": True, "num_pairs": 3}
+    assert json.loads((path / "scores.json").read_text()) == whole
+    assert read_manifest(path, "scores") == whole
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_finished_work_is_opened_and_not_touched(tmp_path: Path, overwrite: bool) -> None:
+    manifest = finished(tmp_path)
+    before = contents(tmp_path)
+    folder = opened(tmp_path, overwrite=overwrite)
+    assert (folder.manifest, folder.resumes) == (manifest, False)
+    assert contents(tmp_path) == before
+
+
+def test_an_interrupted_run_is_resumed(tmp_path: Path) -> None:
+    opened(tmp_path)
+    (tmp_path / "part-0").write_text("zero")
+    before = contents(tmp_path)
+    folder = opened(tmp_path)
+    assert (folder.manifest, folder.resumes) == (None, True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_changed_option_is_refused_with_name_old_and_new(tmp_path: Path, complete: bool) -> None:
+    if complete:
+        finished(tmp_path)
+    else:
+        opened(tmp_path)
+        (tmp_path / "part-0").write_text("zero")
+    before = contents(tmp_path)
+    with pytest.raises(OutputError) as caught:
+        opened(tmp_path, {"keep": 0.25, "seed": 1, "by": "cat_var"})
+    assert str(caught.value) == (
+        f"{tmp_path}: this scores folder was made with other options (keep was 0.5, now 0.25; seed "
+        "was null, now 1); pass --overwrite (overwrite=True) to replace it, or choose another "
+        "folder"
+    )
+    assert contents(tmp_path) == before
+
+
+def test_overwriting_removes_only_what_the_stage_owns(tmp_path: Path) -> None:
+    finished(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "part-1").write_text("mine too")
+    folder = opened(tmp_path, {"keep": 0.25}, overwrite=True)
+    assert (folder.manifest, folder.resumes) == (None, False)
+    names = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*"))
+    assert names == ["notes.txt", "scores.json", "sub", "sub/part-1"]
+    assert json.loads((tmp_path / "scores.json").read_text())["recipe"] == {"keep": 0.25}
+
+
+def test_a_run_that_failed_before_it_made_anything_blocks_no_other_options(tmp_path: Path) -> None:
+    opened(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    folder = opened(tmp_path, {"keep": 0.25})
+    assert (folder.manifest, folder.resumes) == (None, False)
+    assert sorted(contents(tmp_path)) == ["notes.txt", "scores.json"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("names", "listed"),
+    [
+        (["thesis.tex"], "thesis.tex"),
+        (["corpus.json", "src.bin"], "corpus.json, src.bin"),
+        (["d", "c", "b", "a"], "a, b, c"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(
+    tmp_path: Path, names: list[str], listed: str, overwrite: bool
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(OutputError) as caught:
+        opened(tmp_path, overwrite=overwrite)
+    assert str(caught.value) == (
+        f"{tmp_path}: expected an empty folder or one made by pycat (scores.json), found {listed}; "
+        "choose another folder"
+    )
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_manifest_that_is_not_pycats_is_refused(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "scores.json").write_text('{"team": "home"}')
+    (tmp_path / "part-0").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(OutputError) as caught:
+        opened(tmp_path, overwrite=overwrite)
+    assert str(caught.value) == (
+        f"{tmp_path / 'scores.json'}: found format None, expected 'pycat.scores'; pycat did not "
+        "make this file: choose another folder"
+    )
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"format": "pycat.sc', "cannot be read ("),
+        ("", "cannot be read ("),
+        ("[1, 2]", "expected a JSON object, found list"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "scores.json"
+    file.write_text(text)
+    for action in (lambda: opened(tmp_path), lambda: read_manifest(tmp_path, "scores")):
+        with pytest.raises(OutputError) as caught:
+            action()
+        assert str(caught.value).startswith(f"{file}: {message}")
+    assert file.read_text() == text
+
+
+def test_a_file_where_the_folder_should_be_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "out"
+    file.write_text("mine")
+    with pytest.raises(OutputError) as caught:
+        opened(file, overwrite=True)
+    assert str(caught.value) == f"{file}: expected a folder, found a file; choose another name"
+    with pytest.raises(NotADirectoryError) as below:
+        opened(file / "sub")
+    assert below.value.filename == str(file / "sub")
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(PermissionError) as caught:
+        opened(tmp_path)
+    assert caught.value.filename == str(tmp_path / "scores.json")
+
+
+def test_reading_a_manifest_says_what_is_wrong(tmp_path: Path) -> None:
+    def message(path: Path) -> str:
+        with pytest.raises(CorpusError) as caught:
+            read_manifest(path, "scores", CorpusError)
+        return str(caught.value)
+
+    file = tmp_path / "scores.json"
+    expected = "expected the manifest of a pycat scores folder, found"
+    assert (
+        message(tmp_path / "no") == f"{tmp_path / 'no' / 'scores.json'}: {expected} no such folder"
+    )
+    assert message(tmp_path) == f"{file}: {expected} a folder without it"
+    opened(tmp_path)
+    assert message(tmp_path) == (
+        f"{tmp_path}: this scores folder is incomplete (its making was interrupted); run the "
+        "command that makes it again"
+    )
+    for format_, version in (("pycat.scores", 2), ("pycat.corpus", 1), (None, None)):
+        write_json(file, {"format": format_, "version": version, "complete": True})
+        assert message(tmp_path) == (
+            f"{file}: found format {format_!r} version {version!r}, expected 'pycat.scores' "
+            "version 1; use the pycat that wrote it"
+        )
+
+
+def test_replacing_changes_the_file_on_success_only(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with replacing(path) as temporary:
+        temporary.write_text("first")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_text("second")
+        raise KeyboardInterrupt
+    assert contents(tmp_path).keys() == {"file"}
+    assert path.read_text() == "first"
+
+
+def test_replacing_names_the_file_in_errors_that_name_none(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(OSError) as caught, replacing(path):
+        raise OSError(errno.EIO, "Input/output error")
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(path))
+    with pytest.raises(OSError) as caught, replacing(path):
+        raise OSError(errno.EIO, "Input/output error", "another")
+    assert caught.value.filename == "another"
+
+
+def test_a_full_disk_leaves_the_old_manifest(tmp_path: Path, small_disk: SmallDisk) -> None:
+    disk = small_disk(64)
+    file = disk / "scores.json"
+    folder = opened(disk)
+    old = file.read_bytes()
+    filler = disk / "filler"
+    with pytest.raises(OSError), filler.open("wb", buffering=0) as all_space:
+        while True:
+            all_space.write(bytes(4096))
+    with pytest.raises(OSError) as caught:
+        folder.finish(num_pairs=3)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(file))
+    assert file.read_bytes() == old
+    assert sorted(entry.name for entry in disk.iterdir()) == ["filler", "scores.json"]
+    filler.unlink()
+    again = opened(disk)
+    assert again.resumes
+    assert again.finish(num_pairs=3) == read_manifest(disk, "scores")
+
+
+def test_a_manifest_too_large_is_named(tmp_path: Path, file_size_limit: FileSizeLimit) -> None:
+    file = tmp_path / "file.json"
+    with file_size_limit(100), pytest.raises(OSError) as caught:
+        write_json(file, {"long": "x" * 200})
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(file))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_changes_are_named_and_kept_short() -> None:
+    assert changes({"a": 1, "b": 2, "same": 0}, {"b": 3, "c": [4], "same": 0}) == [
+        "a was 1, now null",
+        "b was 2, now 3",
+        "c was null, now [4]",
+    ]
+    (row,) = changes({"sha": "a" * 64}, {"sha": "b" * 64})
+    assert row == f'sha was "{"a" * 27}…{"a" * 27}", now "{"b" * 27}…{"b" * 27}"'
+
+
+def test_the_digest_of_a_recipe_depends_on_its_values_alone() -> None:
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    # SHA-256 of the two characters {}
+    empty = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    assert digest({}) == empty

@@ -1,0 +1,494 @@
+"""The report's page: numbers, order, escaping, and every odd selection it must survive."""
+
+import importlib
+import math
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import pycat
+from pycat.corpus import Corpus
+from pycat.criteria import cat_var
+from pycat.errors import PycatError
+from pycat.evaluation import Evaluation, EvaluationRow
+from pycat.readable import duration, number, series, signed
+from pycat.report import write_report
+from pycat.score_table import ScoreTable
+from pycat.selection import Selection, select
+
+TIMINGS = {"tokenize": 0.5, "train": 75.0, "score": 20.0, "select": 0.004}
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+HOSTILE = "<script>alert('x')</script> & \"so\" on"
+RIGHT_TO_LEFT = "\u202eשלום עולם مرحبا"
+
+Made = tuple[Corpus, ScoreTable]
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed in its turn; gathers tables, attributes and ids."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.tables: list[list[list[str]]] = []
+        self.paragraphs: list[tuple[dict[str, str | None], str]] = []
+        self.tags: set[str] = set()
+        self.captions = ""
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        elif tag == "p":
+            self.paragraphs.append((dict(attrs), ""))
+        if tag not in VOID:
+            self.open.append(tag)
+        elif tag == "br":
+            self.handle_data(" ")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> opens nowhere"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+        if "caption" in self.open:
+            self.captions += data
+        if self.paragraphs and "p" in self.open:
+            attributes, text = self.paragraphs[-1]
+            self.paragraphs[-1] = attributes, text + data
+
+    def table(self, heading: str) -> list[list[str]]:
+        """Rows of the first table that has this heading."""
+        return self.all_tables(heading)[0]
+
+    def all_tables(self, heading: str) -> list[list[list[str]]]:
+        """Rows, blanks joined, of each table that has this heading."""
+        tables = [
+            [[" ".join(cell.split()) for cell in row] for row in table] for table in self.tables
+        ]
+        return [rows for rows in tables if heading in rows[0]]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Made]:
+    def make_table(
+        lines: list[tuple[str, str]],
+        ppl: NDArray[np.float64] | None = None,
+        *,
+        num_checkpoints: int = 3,
+        steps: list[int] | None = None,
+        suffixes: tuple[str, str] = ("xx", "he"),
+    ) -> Made:
+        paths = [tmp_path / f"text.{suffix}" for suffix in suffixes]
+        for path, side in zip(paths, zip(*lines, strict=True), strict=True):
+            path.write_text("\n".join(side) + "\n", "utf-8")
+        corpus = pycat.tokenize(
+            *paths, out=tmp_path / "corpus", vocab_size=400, model_type="bpe", max_tokens=2000
+        )
+        if ppl is None:
+            noise = np.random.default_rng(3).normal(0, 1, (len(corpus), num_checkpoints))
+            ppl = np.exp(5 + noise - 0.5 * np.arange(num_checkpoints))
+        nll: NDArray[np.float64] = np.log(ppl) * corpus.num_tokens[:, None]
+        return corpus, table(corpus, nll, steps)
+
+    return make_table
+
+
+def table(corpus: Corpus, nll: NDArray[np.float64], steps: list[int] | None = None) -> ScoreTable:
+    num_checkpoints = nll.shape[1]
+    manifest = {
+        "recipe": {
+            "corpus": corpus.id,
+            "checkpoints": [f"{k:064x}" for k in range(num_checkpoints)],
+            "device": "cpu",
+            "dtype": "float32",
+        },
+        "corpus": corpus.id,
+        "corpus_path": str(corpus.path.resolve()),
+        "steps": steps or [100 * (k + 1) for k in range(num_checkpoints)],
+        "torch": "2.x",
+    }
+    return ScoreTable(corpus.pair_ids, corpus.num_src_tokens, corpus.num_tokens, nll, manifest)
+
+
+def invented(count: int) -> list[tuple[str, str]]:
+    words = ["mo", "karu", "tesi", "lafon", "brim", "oda", "senek", "wuli"]
+    rng = np.random.default_rng(7)
+    return [
+        (f"n{i} {' '.join(rng.choice(words, 1 + i % 9))}", f"z{i} {' '.join(rng.choice(words, 3))}")
+        for i in range(count)
+    ]
+
+
+def write(tmp_path: Path, selection: Selection, scores: ScoreTable, **more: Any) -> str:
+    path = write_report(tmp_path / "report.html", selection, scores, timings=TIMINGS, **more)
+    assert path == tmp_path / "report.html"
+    return path.read_text("utf-8")
+
+
+def ranks(rows: list[list[str]]) -> list[int]:
+    return [int(row[0].split(" ")[0].replace(",", "")) for row in rows[1:]]
+
+
+def test_headline_and_properties(tmp_path: Path, make: Callable[..., Made]) -> None:
+    corpus, scores = make(invented(1200))
+    selection = select(scores, keep=0.25)
+    text = write(tmp_path, selection, scores)
+    assert "<h1>Kept 300 of 1,200 pairs (25.0%)</h1>" in text
+    kept_tokens = int(corpus.num_tokens[selection.pair_ids].sum())
+    total = int(corpus.num_tokens.sum())
+    flat = " ".join(unescape(re.sub("<[^>]*>", " ", text)).split())
+    assert f"{kept_tokens:,} of {total:,}, {100 * kept_tokens / total:.1f}%" in flat
+    assert f"Threshold {number(selection.manifest['threshold'])}" in flat
+    assert "criterion cat_var , keep 0.25" in flat
+    assert "3 at updates 100, 200, 300" in flat
+    rows = Page(text).table("property of a pair")
+    first = scores.ppl[:, 0]
+    kept = np.isin(corpus.pair_ids, selection.pair_ids)
+    ranks_of = [np.argsort(np.argsort(x)) for x in (cat_var(scores.ppl), first)]
+    rho = np.asarray(np.corrcoef(ranks_of))[0, 1]
+    assert rows[1][0] == "first-checkpoint perplexity"
+    assert rows[1][1] == f"{rho:+.2f}"
+    for cell, group in zip(rows[1][3:], (kept, ~kept), strict=True):
+        assert float(cell) == pytest.approx(np.median(first[group]), rel=0.01)
+
+
+def test_extremes_come_in_the_order_of_the_scores(
+    tmp_path: Path, make: Callable[..., Made]
+) -> None:
+    lines = invented(90)
+    lines.insert(4, ("", "a line without a source"))
+    corpus, scores = make(lines)
+    values = cat_var(scores.ppl)
+    page = Page(write(tmp_path, select(scores, keep=0.5), scores))
+    pairs = page.all_tables("source and target")
+    order = np.argsort(-values, kind="stable")
+    for rows, expected in ((pairs[0], order[:20]), (pairs[1], order[::-1][:20])):
+        assert len(rows) == 21
+        for row, pair in zip(rows[1:], expected.tolist(), strict=True):
+            line = pair + 1 if pair < 4 else pair + 2
+            rank = int(np.flatnonzero(order == pair)[0]) + 1
+            assert row[0] == f"{rank} line {line}"
+            assert row[1] == " ".join(lines[line - 1])
+            assert row[2] == number(values[pair])
+            assert row[3] == f"{number(scores.ppl[pair, 0])} → {number(scores.ppl[pair, -1])}"
+            assert row[4] == f"{corpus.num_src_tokens[pair]} → {corpus.num_tokens[pair]}"
+    assert "20 highest scores, all kept" in page.captions
+    assert "20 lowest scores, all dropped" in page.captions
+    threshold_kept, threshold_dropped, random_kept, random_dropped = pairs[2:]
+    assert ranks(threshold_kept) == list(range(36, 46))
+    assert ranks(threshold_dropped) == list(range(46, 56))
+    assert len(random_kept) == len(random_dropped) == 11
+    assert max(ranks(random_kept)) <= 45 < min(ranks(random_dropped))
+    assert page.table("reason")[1] == ["empty source", "1"]
+
+
+def test_text_is_escaped_tagged_and_cut(tmp_path: Path, make: Callable[..., Made]) -> None:
+    long = "lorum " * 120
+    lines = [(HOSTILE, RIGHT_TO_LEFT), ("a\x07bell", long), *invented(4)]
+    _, scores = make(lines)
+    text = write(tmp_path, select(scores, keep=0.5), scores)
+    page = Page(text)
+    assert "<script" not in text
+    assert "script" not in page.tags
+    by_text = {" ".join(content.split()): attributes for attributes, content in page.paragraphs}
+    assert by_text[" ".join(HOSTILE.split())] == {"dir": "auto", "lang": "xx"}
+    assert by_text[RIGHT_TO_LEFT] == {"dir": "auto", "lang": "he"}
+    assert by_text["a␇bell"]
+    assert " ".join(("lorum " * 67)[:400].split()) + "…" in by_text
+    assert "he cut: 400 of 720 characters shown" in by_text
+    assert max(map(len, by_text)) < 1000
+
+
+def test_unnamed_languages_get_no_lang(tmp_path: Path, make: Callable[..., Made]) -> None:
+    _, scores = make(invented(6), suffixes=("src", "tgt"))
+    page = Page(write(tmp_path, select(scores, keep=0.5), scores))
+    assert [value for tag, name, value in page.attributes if name == "lang"] == ["en"]
+
+
+@pytest.mark.parametrize(("count", "highest", "lowest"), [(1, 1, 0), (7, 4, 3), (39, 20, 19)])
+def test_small_corpora_show_no_pair_at_both_ends(
+    tmp_path: Path, make: Callable[..., Made], count: int, highest: int, lowest: int
+) -> None:
+    _, scores = make(invented(count))
+    page = Page(write(tmp_path, select(scores, keep=1.0), scores))
+    pairs = page.all_tables("source and target")
+    assert ranks(pairs[0]) == list(range(1, highest + 1))
+    if lowest:
+        assert ranks(pairs[1]) == list(range(count, count - lowest, -1))
+
+
+def test_a_table_of_both_kinds_says_which_is_which(
+    tmp_path: Path, make: Callable[..., Made]
+) -> None:
+    _, scores = make(invented(10))
+    page = Page(write(tmp_path, select(scores, keep=0.2), scores))
+    states = [row[0].split()[3:] for row in page.all_tables("source and target")[0][1:]]
+    assert states == [["kept"], ["kept"], ["dropped"], ["dropped"], ["dropped"]]
+    assert "5 highest scores, all" not in page.captions
+
+
+def test_nothing_dropped(tmp_path: Path, make: Callable[..., Made]) -> None:
+    _, scores = make(invented(30))
+    text = write(tmp_path, select(scores, keep=1.0), scores)
+    assert "Nothing was dropped: keep is 1.0." in text
+    assert Page(text).table("property of a pair")[0][3:] == [
+        "median, kept",
+        "median, dropped",
+    ]
+    assert all(row[4] == "–" for row in Page(text).table("property of a pair")[1:])
+
+
+def test_equal_scores_keep_the_earlier_pairs(tmp_path: Path, make: Callable[..., Made]) -> None:
+    _, scores = make(invented(10), np.full((10, 3), 40.0))
+    text = write(tmp_path, select(scores, keep=0.3), scores)
+    assert "All pairs score the same" in text
+    page = Page(text)
+    assert page.table("property of a pair")[1][1:3] == ["–", "not defined: all values are equal"]
+    assert ranks(page.all_tables("source and target")[0]) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("criterion", ["cat_var", "cat_diff", "length", "random"])
+def test_two_checkpoints_and_every_criterion(
+    tmp_path: Path, make: Callable[..., Made], criterion: str
+) -> None:
+    _, scores = make(invented(25), num_checkpoints=2)
+    text = write(tmp_path, select(scores, keep=0.4, by=criterion, seed=5), scores)
+    page = Page(text)
+    links = [value for _, name, value in page.attributes if name in ("href", "xlink:href", "src")]
+    outside = {link for link in links if not link.startswith("#")}
+    source = {"https://arxiv.org/abs/2405.19462"} if criterion.startswith("cat") else set()
+    assert outside == source
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    assert ("seed 5" in text) == (criterion == "random")
+    assert len(page.table("update")) == 3
+
+
+def test_ids_are_unique(tmp_path: Path, make: Callable[..., Made]) -> None:
+    _, scores = make(invented(60))
+    page = Page(write(tmp_path, select(scores, keep=0.5), scores))
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    targets = [value[1:] for _, name, value in page.attributes if value.startswith("#")]
+    assert set(targets) <= set(ids)
+
+
+@pytest.mark.parametrize("criterion", ["cat_diff", "length"])
+def test_infinite_perplexity(tmp_path: Path, make: Callable[..., Made], criterion: str) -> None:
+    corpus, scores = make(invented(50))
+    nll = scores.nll.copy()
+    nll[7, 0] = 800.0 * corpus.num_tokens[7]
+    nll[:4, 0] = 700.0 * corpus.num_tokens[:4]
+    scores = table(corpus, nll)
+    with np.errstate(over="ignore"):
+        selection = select(scores, keep=0.5, by=criterion)
+    page = Page(write(tmp_path, selection, scores))
+    if criterion == "cat_diff":
+        first = page.all_tables("source and target")[0][1]
+        assert first[0] == "1 line 8"
+        assert first[2:3] == ["∞"]
+        assert first[3].startswith("∞ → ")
+
+
+def test_extreme_and_repeated_steps(tmp_path: Path, make: Callable[..., Made]) -> None:
+    rising = np.exp(np.linspace(1, 690, 12))[:, None] * np.array([1.0, 1.5, 2.0])
+    _, scores = make(invented(12), rising, steps=[0, 0, 5])
+    rows = Page(write(tmp_path, select(scores, keep=0.5, by="length"), scores)).table("update")
+    assert [row[0] for row in rows[1:]] == ["0", "0", "5"]
+
+
+def test_evaluation_table(tmp_path: Path, make: Callable[..., Made]) -> None:
+    _, scores = make(invented(40))
+    rows = [
+        EvaluationRow(arm, pairs, tokens, updates, test, bleu + shift, chrf + shift)
+        for arm, pairs, tokens, updates, bleu, chrf in (
+            ("full", 40, 1400, 120, 30.04, 55.0),
+            ("random", 20, 700, 60, 21.0, 44.0),
+            ("cat_var", 20, 720, 60, 19.5, 44.25),
+        )
+        for test, shift in (("news", 0.0), ("<b>talks", 2.0))
+    ]
+    evaluation = Evaluation(
+        tmp_path / "evaluation", rows, "bleu|sig", "chrf|sig", {"recipe": {"beam": 5, "tests": {}}}
+    )
+    text = write(tmp_path, select(scores, keep=0.5), scores, evaluation=evaluation)
+    cells = Page(text).table("arm")
+    assert cells[0][4:] == ["news", "<b>talks"]
+    assert cells[2] == "full 40 1,400 120|30.0 +9.0|55.0 +11.0|32.0 +9.0|57.0 +11.0".replace(
+        "full 40 1,400 120", "full|40|1,400|120"
+    ).split("|")
+    assert cells[3] == ["random", "20", "700", "60", "21.0", "44.0", "23.0", "46.0"]
+    assert cells[4][4:] == ["19.5 −1.5", "44.2 +0.2", "21.5 −1.5", "46.2 +0.2"]
+    assert "one seed is one seed" in text.replace("\n", " ")
+    assert "The arms differ in updates" in text
+    assert "bleu|sig" in text
+    assert "chrf|sig" in text
+    assert ["beam", "5"] in Page(text).all_tables("option")[-1]
+
+
+def test_text_that_is_gone_is_put_together_from_tokens(
+    tmp_path: Path, make: Callable[..., Made]
+) -> None:
+    lines = invented(10)
+    _, scores = make(lines)
+    selection = select(scores, keep=0.5)
+    (tmp_path / "text.xx").unlink()
+    text = write(tmp_path, selection, scores)
+    assert "put together from the corpus’s tokens" in text
+    row = Page(text).all_tables("source and target")[0][1]
+    line = int(row[0].split()[2])
+    assert row[1] == " ".join(lines[line - 1])
+
+
+def test_without_matplotlib_the_numbers_stay(
+    tmp_path: Path, make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, scores = make(invented(400))
+    selection = select(scores, keep=0.5)
+    with_pictures = Page(write(tmp_path, selection, scores))
+    assert "svg" in with_pictures.tags
+    monkeypatch.delattr(pycat, "charts", raising=False)
+    monkeypatch.delitem(sys.modules, "pycat.charts", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    text = write(tmp_path, selection, scores)
+    page = Page(text)
+    assert "install pycat-nmt[plot] for the pictures" in text
+    assert "svg" not in page.tags
+    assert page.tables == with_pictures.tables
+    for name in ("cat_var from", "target tokens from", "rarity, bits from"):
+        rows = page.table(name)[1:]
+        assert sum(int(row[2]) for row in rows) == (200 if name == "cat_var from" else 400)
+    assert sum(int(row[3]) for row in page.table("target tokens from")[1:]) == 200
+
+
+def test_a_broken_charts_module_is_not_taken_for_a_missing_matplotlib(
+    tmp_path: Path, make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, scores = make(invented(4))
+    monkeypatch.delattr(pycat, "charts", raising=False)
+    monkeypatch.setitem(sys.modules, "pycat.charts", None)
+    with pytest.raises(ModuleNotFoundError):
+        write(tmp_path, select(scores, keep=0.5), scores)
+
+
+def test_equal_input_gives_equal_bytes(
+    tmp_path: Path, make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, scores = make(invented(200))
+    selection = select(scores, keep=0.5)
+    first = write(tmp_path, selection, scores)
+    matplotlib = importlib.import_module("matplotlib")
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 31.0)
+    monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 9.0)
+    assert write(tmp_path, selection, scores) == first
+    path = write_report(
+        tmp_path / "report.html", selection, scores, timings={**TIMINGS, "train": 80.0}
+    )
+    second = path.read_text("utf-8")
+    assert second != first
+
+    def untimed(text: str) -> str:
+        return re.sub(r"<h3>Time per stage.*?</table>", "", text, flags=re.DOTALL)
+
+    assert untimed(second) == untimed(first)
+
+
+def test_times(tmp_path: Path, make: Callable[..., Made]) -> None:
+    _, scores = make(invented(4))
+    text = write(tmp_path, select(scores, keep=0.5), scores)
+    rows = [row[:2] for row in Page(text).table("stage")[1:]]
+    assert rows == [
+        ["tokenize", "0.5 s"],
+        ["train", "75.0 s"],
+        ["score", "20.0 s"],
+        ["select", "4 ms"],
+        ["all", "95.5 s"],
+    ]
+    assert "width: 78.5%" in text
+
+
+def test_page_stays_small_and_names_its_files(tmp_path: Path, make: Callable[..., Made]) -> None:
+    corpus, scores = make(invented(6000))
+    selection = select(scores, keep=0.5)
+    text = write(tmp_path, replace(selection, path=tmp_path / "selection"), scores)
+    assert len(text.encode()) < 500_000
+    assert Page(text).table("what")[1:] == [["corpus", "corpus"], ["selection", "selection"]]
+    assert corpus.manifest["tokenizer_sha256"] in text
+
+
+def test_a_selection_of_another_table_is_refused(tmp_path: Path, make: Callable[..., Made]) -> None:
+    corpus, scores = make(invented(8))
+    other = replace(scores, manifest={**scores.manifest, "recipe": {"corpus": corpus.id}})
+    with pytest.raises(PycatError, match="made from another score table than the one given"):
+        write(tmp_path, select(scores, keep=0.5), other)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_function_without_a_known_name_is_refused(
+    tmp_path: Path, make: Callable[..., Made]
+) -> None:
+    _, scores = make(invented(8))
+
+    def mine(table: ScoreTable) -> NDArray[np.float64]:
+        return table.ppl[:, 0]
+
+    with pytest.raises(PycatError, match="criterion 'mine' is not known"):
+        write(tmp_path, select(scores, keep=0.5, by=mine), scores)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (1234567.4, "1,234,567"),
+        (61.54, "61.5"),
+        (73.98, "74.0"),
+        (13.0, "13"),
+        (999.4, "999"),
+        (-0.0314, "−0.0314"),
+        (3.5e9, "3.5×10⁹"),
+        (1e300, "10³⁰⁰"),
+        (-2.5e-7, "−2.5×10⁻⁷"),
+        (math.inf, "∞"),
+        (-math.inf, "−∞"),
+        (math.nan, "–"),
+    ],
+)
+def test_numbers(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_durations_and_series() -> None:
+    assert [duration(s) for s in (0.0042, 9.96, 192.4, 7322)] == [
+        "4 ms",
+        "10.0 s",
+        "3 min 12 s",
+        "2 h 02 min",
+    ]
+    assert series([1, 2000]) == "1, 2,000"
+    assert series(list(range(10, 90, 10))) == "10, 20, … 80"
+    assert (signed(-0.25, 2), signed(math.nan)) == ("−0.25", "–")

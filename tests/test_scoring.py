@@ -1,0 +1,195 @@
+"""Scores against a loop over single sentences in float64, and their independence of batching."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from pycat import scoring
+from pycat.checkpoint import load_model, read_info
+from pycat.corpus import Corpus
+from pycat.errors import CheckpointError, OutputError
+from pycat.score_table import ScoreTable
+from pycat.scoring import score
+from pycat.training import Run, train
+
+
+@pytest.fixture(scope="module")
+def run(toy_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(
+        toy_corpus,
+        out=tmp_path_factory.mktemp("proxy"),
+        checkpoint_steps=[2, 6, 12],
+        batch_tokens=512,
+        device="cpu",
+        dtype="float32",
+    )
+
+
+@torch.inference_mode()
+def _one_sentence_at_a_time(corpus: Corpus, checkpoint: Path) -> NDArray[np.float64]:
+    """Summed nll (N,): float64 model, no batch, no padding, F.cross_entropy on all logits."""
+    model = load_model(read_info(checkpoint), torch.device("cpu")).double()
+    sums = []
+    for pair_id in corpus.pair_ids:
+        pair = corpus.read(np.array([pair_id]))
+        src, tgt = pair.src_tokens[None], pair.tgt_tokens[None]
+        tgt_in = torch.cat((torch.tensor([[corpus.eos_id]]), tgt[:, :-1]), dim=1)
+        logits = model(src, torch.tensor([src.shape[1]]), tgt_in)[0] @ model.output_weight.T
+        sums.append(F.cross_entropy(logits, tgt[0], reduction="sum").item())
+    return np.array(sums)
+
+
+def test_batched_scores_equal_the_float64_loop(toy_corpus: Corpus, run: Run) -> None:
+    table = score(toy_corpus, run.checkpoints, device="cpu")
+    np.testing.assert_array_equal(table.pair_ids, np.arange(len(toy_corpus)))
+    np.testing.assert_array_equal(table.num_tokens, toy_corpus.num_tokens)
+    for k, checkpoint in enumerate(run.checkpoints):
+        exact = _one_sentence_at_a_time(toy_corpus, checkpoint)
+        np.testing.assert_allclose(table.nll[:, k], exact, rtol=2e-5)
+    assert table.ppl[:, 0].mean() > table.ppl[:, 2].mean()
+
+
+def test_eos_is_counted_and_padding_is_not(toy_corpus: Corpus, run: Run) -> None:
+    # Two sequences of different length in one batch; the shorter one's count is its own.
+    pair = np.array([toy_corpus.num_tokens.argmin(), toy_corpus.num_tokens.argmax()])
+    table = score(toy_corpus.subset(pair), run.checkpoints, device="cpu")
+    texts = [tgt for _, tgt in toy_corpus.sentences(table.pair_ids.tolist())]
+    assert table.num_tokens.tolist() == [len(row) for row in toy_corpus.tokenizer.encode(texts)]
+    assert all(row[-1] == toy_corpus.eos_id for row in toy_corpus.tokenizer.encode(texts))
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 100_000])
+def test_scores_do_not_depend_on_batch_size(
+    toy_corpus: Corpus, run: Run, batch_tokens: int
+) -> None:
+    reference = score(toy_corpus, run.checkpoints, device="cpu")
+    table = score(toy_corpus, run.checkpoints, device="cpu", batch_tokens=batch_tokens)
+    np.testing.assert_allclose(table.nll, reference.nll, rtol=1e-5)
+
+
+def test_scores_do_not_depend_on_company_or_order(toy_corpus: Corpus, run: Run) -> None:
+    reference = score(toy_corpus, run.checkpoints, device="cpu")
+    some = np.array([41, 3, 200, 7])
+    alone = score(toy_corpus.subset(some), run.checkpoints, device="cpu")
+    assert alone.pair_ids.tolist() == [3, 7, 41, 200]
+    np.testing.assert_allclose(alone.nll, reference.nll[alone.pair_ids], rtol=1e-5)
+    swapped = score(toy_corpus, run.checkpoints[::-1], device="cpu")
+    np.testing.assert_array_equal(swapped.nll, reference.nll[:, ::-1])
+
+
+def test_bfloat16_ranks_as_float32(toy_corpus: Corpus, run: Run) -> None:
+    exact = score(toy_corpus, run.checkpoints, device="cpu")
+    rough = score(toy_corpus, run.checkpoints, device="cpu", dtype="bfloat16")
+    np.testing.assert_allclose(rough.nll, exact.nll, rtol=0.02)
+    assert not np.array_equal(rough.nll, exact.nll)
+
+
+def test_an_interrupted_table_goes_on_part_by_part(
+    toy_corpus: Corpus, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "_PART_PAIRS", 100)
+    whole = score(toy_corpus, run.checkpoints, out=tmp_path / "whole", device="cpu")
+    compute, calls = scoring._nll, []
+
+    def stop_in_the_second(corpus: Corpus, *rest: Any) -> NDArray[np.float64]:
+        calls.append(corpus.pair_ids[0])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return compute(corpus, *rest)
+
+    monkeypatch.setattr(scoring, "_nll", stop_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        score(toy_corpus, run.checkpoints, out=tmp_path / "cut", device="cpu")
+    with pytest.raises(OutputError, match="incomplete"):
+        ScoreTable.open(tmp_path / "cut")
+    cut = score(toy_corpus, run.checkpoints, out=tmp_path / "cut", device="cpu")
+    assert calls.count(0) == 1
+    np.testing.assert_array_equal(cut.nll, whole.nll)
+    for name in ("part-00000.parquet", "part-00001.parquet", "part-00002.parquet"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_manifest_names_what_was_scored(toy_corpus: Corpus, run: Run, tmp_path: Path) -> None:
+    table = score(toy_corpus, run.checkpoints, out=tmp_path / "scores", device="cpu")
+    assert table.steps == [2, 6, 12]
+    assert table.manifest["recipe"]["corpus"] == toy_corpus.id
+    assert table.manifest["recipe"]["checkpoints"] == [
+        read_info(path).sha256 for path in run.checkpoints
+    ]
+    assert table.corpus_path == toy_corpus.path.resolve()
+
+
+def _edited(
+    source: Path, out: Path, header: dict[str, Any], scale: float = 1.0, without: str = ""
+) -> Path:
+    """A copy with header entries replaced, weights scaled, one tensor left out."""
+    with safe_open(source, "pt") as file:
+        old = json.loads(file.metadata()["pycat"])
+        tensors = {name: file.get_tensor(name) * scale for name in file.keys()}  # noqa: SIM118
+    tensors.pop(without, None)
+    save_file(tensors, out, {"pycat": json.dumps({**old, **header})})
+    return out
+
+
+def test_checkpoints_that_cannot_score_are_refused(
+    toy_corpus: Corpus, run: Run, tmp_path: Path
+) -> None:
+    first, second, _ = run.checkpoints
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(first.read_bytes()[:1000])
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"x": torch.zeros(1)}, foreign)
+    other = _edited(second, tmp_path / "other.safetensors", {"tokenizer_sha256": "0" * 64})
+    deeper = {**read_info(second).config.to_json(), "num_layers": 4}
+    wider = _edited(second, tmp_path / "wider.safetensors", {"config": deeper})
+    broken = _edited(second, tmp_path / "nan.safetensors", {}, float("nan"))
+    for checkpoints, message in (
+        ([first], "found 1 checkpoints, expected at least 2"),
+        ([], "found 0 checkpoints"),
+        ([first, first], "given twice"),
+        ([first, tmp_path / "none.safetensors"], "no such checkpoint"),
+        ([first, damaged], "damaged.safetensors: not a readable safetensors file"),
+        ([first, foreign], "foreign.safetensors: found format None"),
+        ([first, other], r"other.safetensors: trained with tokenizer 000000000000"),
+        ([first, wider], "wider.safetensors: shape .*expected checkpoints of one training run"),
+        ([first, broken], "nan.safetensors: the nll of pair .* is not a finite number"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            score(toy_corpus, checkpoints, device="cpu")
+
+
+def test_weights_that_do_not_fit_their_header_are_refused(
+    toy_corpus: Corpus, run: Run, tmp_path: Path
+) -> None:
+    pair = [
+        _edited(path, tmp_path / path.name, {}, without="encoder_norm.weight")
+        for path in run.checkpoints[:2]
+    ]
+    with pytest.raises(CheckpointError, match=r"tensors do not match.*encoder_norm.weight"):
+        score(toy_corpus, pair, device="cpu")
+
+
+def test_scores_of_another_corpus_are_not_taken_for_these(
+    toy_corpus: Corpus, run: Run, tmp_path: Path
+) -> None:
+    score(toy_corpus, run.checkpoints, out=tmp_path / "scores", device="cpu")
+    part = toy_corpus.subset(np.arange(10))
+    with pytest.raises(OutputError, match="corpus was"):
+        score(part, run.checkpoints, out=tmp_path / "scores", device="cpu")
+
+
+@pytest.mark.gpu
+def test_cuda_scores_equal_the_cpu(toy_corpus: Corpus, run: Run) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    cpu = score(toy_corpus, run.checkpoints, device="cpu")
+    cuda = score(toy_corpus, run.checkpoints, device="cuda")
+    np.testing.assert_allclose(cuda.nll, cpu.nll, rtol=1e-4)

@@ -1,0 +1,397 @@
+"""Selection: exact counts, ties by pair id, and text that comes out as it went in."""
+
+import errno
+import gzip
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import FileSizeLimit, MakeScores, SmallDisk, ToyText
+from numpy.typing import NDArray
+
+import pycat
+from pycat.corpus import Corpus, tokenize
+from pycat.errors import OutputError, PycatError, TextError
+from pycat.score_table import ScoreTable
+from pycat.selection import Selection, highest, select
+
+
+def nll_of(corpus: Corpus, seed: int = 0) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).uniform(1, 50, (len(corpus), 2))
+
+
+def keeping(ids: list[int]) -> Callable[[ScoreTable], NDArray[np.float64]]:
+    """A criterion that ranks these pairs above all others."""
+
+    def chosen(table: ScoreTable) -> NDArray[np.float64]:
+        return np.isin(table.pair_ids, ids).astype(np.float64)
+
+    return chosen
+
+
+# round(keep * N), halves to the even number as Python rounds, and at least one.
+@pytest.mark.parametrize(
+    ("keep", "counts"),
+    [
+        (1e-9, {1: 1, 5: 1, 7: 1, 300: 1}),
+        (0.1, {1: 1, 5: 1, 7: 1, 15: 2, 25: 2, 300: 30}),
+        (1 / 3, {1: 1, 4: 1, 5: 2, 7: 2, 8: 3, 300: 100}),
+        (0.5, {1: 1, 3: 2, 5: 2, 7: 4, 300: 150}),
+        (1.0, {1: 1, 5: 5, 7: 7, 300: 300}),
+        (1, {7: 7}),
+    ],
+)
+def test_the_count_kept_is_exact(
+    toy_corpus: Corpus, make_scores: MakeScores, keep: float, counts: dict[int, int]
+) -> None:
+    for num_pairs, count in counts.items():
+        view = toy_corpus.subset(toy_corpus.pair_ids[:num_pairs])
+        selection = select(make_scores(view, nll_of(view)), keep=keep)
+        assert len(selection) == len(selection.pair_ids) == count, num_pairs
+        assert selection.manifest["num_kept"] == count
+
+
+@pytest.mark.parametrize("by", ["cat_var", "cat_diff", "length", "random"])
+def test_the_highest_scores_are_kept_ties_by_pair_id(
+    toy_corpus: Corpus, make_scores: MakeScores, by: str
+) -> None:
+    view = toy_corpus.subset(np.arange(1, 300, 3))
+    table = make_scores(view, nll_of(view))
+    ppl = np.exp(table.nll / table.num_tokens[:, None])
+    scores = {
+        "cat_var": (ppl[:, 0] - ppl[:, 1]) ** 2 / 4,  # population variance of two values
+        "cat_diff": ppl[:, 0] - ppl[:, 1],
+        "length": table.num_tokens,
+        "random": pycat.criteria.random(table.pair_ids, 7),
+    }[by]
+    ranked = sorted(zip((-scores).tolist(), view.pair_ids.tolist(), strict=True))
+    selection = select(table, keep=0.3, by=by, seed=7)
+    assert selection.pair_ids.dtype == np.int64
+    assert selection.pair_ids.tolist() == sorted(pair for _, pair in ranked[:30])
+    assert selection.manifest["threshold"] == pytest.approx(-ranked[29][0], rel=1e-12)
+    if by == "length":
+        assert ranked[29][0] == ranked[30][0]  # the cut goes through a tie
+
+
+def test_equal_scores_keep_the_lowest_pair_ids(toy_corpus: Corpus, make_scores: MakeScores) -> None:
+    table = make_scores(toy_corpus, np.ones((300, 2)))
+    constant = select(table, keep=0.1, by=lambda given: np.full(300, -2.5))
+    assert constant.pair_ids.tolist() == list(range(30))
+    assert highest(np.array([1.0, 3.0, 2.0, 3.0, 2.0, 2.0]), 4).tolist() == [1, 2, 3, 4]
+    assert highest(np.array([-np.inf, np.inf, 0.0, np.inf]), 2).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("keep", [0, -0.1, 1.5, float("nan"), float("inf")])
+def test_a_fraction_out_of_range_is_refused(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path, keep: float
+) -> None:
+    table = make_scores(toy_corpus, nll_of(toy_corpus))
+    with pytest.raises(PycatError) as caught:
+        select(table, keep=keep, out=tmp_path / "out")
+    assert str(caught.value) == (
+        f"keep is {keep}; expected a fraction above 0 and at most 1, such as 0.5"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_selection_folder_round_trip(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    nll = nll_of(toy_corpus)
+    make_scores(toy_corpus, nll, tmp_path / "scores")
+    out = tmp_path / "selection"
+    kept = select(tmp_path / "scores", keep=0.25, by="cat_diff", out=out)
+    in_memory = select(make_scores(toy_corpus, nll), keep=0.25, by="cat_diff")
+    reopened = Selection.open(out)
+    for selection in (kept, reopened, in_memory):
+        assert selection.pair_ids.tolist() == kept.pair_ids.tolist()
+        assert selection.corpus_path == toy_corpus.path.resolve()
+        assert selection.corpus().id == toy_corpus.id
+        facts = dict(selection.manifest)
+        assert facts["num_pairs"] == 300
+        assert facts["num_kept"] == len(selection) == 75
+        assert facts["num_tokens"] == toy_corpus.num_tokens.sum()
+        assert facts["num_tokens_kept"] == toy_corpus.num_tokens[kept.pair_ids].sum()
+        recipe = facts["recipe"]
+        assert (recipe["criterion"], recipe["keep"], recipe["seed"]) == ("cat_diff", 0.25, None)
+    table = pq.read_table(out / "kept.parquet")
+    assert table.schema.equals(pa.schema([("pair", pa.int64()), ("line", pa.int64())]))
+    assert table["pair"].to_pylist() == kept.pair_ids.tolist()
+    assert table["line"].to_pylist() == (kept.pair_ids + 1).tolist()
+
+
+def test_the_line_column_counts_skipped_lines(
+    tmp_path: Path, toy_tokenizer: Path, make_scores: MakeScores
+) -> None:
+    (tmp_path / "a.en").write_text("\none\ntwo\n\nthree\n")
+    (tmp_path / "a.de").write_text("x\neins\nzwei\nx\ndrei\n")
+    corpus = tokenize(
+        tmp_path / "a.en", tmp_path / "a.de", out=tmp_path / "corpus", tokenizer=toy_tokenizer
+    )
+    table = make_scores(corpus, np.ones((3, 2)))
+    select(table, keep=0.67, by=keeping([0, 2]), out=tmp_path / "selection")
+    rows = pq.read_table(tmp_path / "selection" / "kept.parquet").to_pylist()
+    assert rows == [{"pair": 0, "line": 2}, {"pair": 2, "line": 5}]
+
+
+def test_a_finished_selection_is_not_made_again_and_a_changed_option_is_refused(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    table = make_scores(toy_corpus, nll_of(toy_corpus))
+    out = tmp_path / "selection"
+    first = select(table, keep=0.25, out=out, seed=1)
+    (out / "notes.txt").write_text("mine")
+    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()}
+    again = select(table, keep=0.25, out=out, seed=2)  # a seed that cat_var does not use
+    assert again.pair_ids.tolist() == first.pair_ids.tolist()
+    for options, change in (
+        ({"keep": 0.5}, "keep was 0.25, now 0.5"),
+        ({"keep": 0.25, "by": "length"}, 'criterion was "cat_var", now "length"'),
+        (
+            {"keep": 0.25, "by": "random", "seed": 3},
+            'criterion was "cat_var", now "random"; seed was null, now 3',
+        ),
+    ):
+        with pytest.raises(OutputError) as caught:
+            select(table, out=out, **options)
+        assert str(caught.value) == (
+            f"{out}: this selection folder was made with other options ({change}); pass "
+            "--overwrite (overwrite=True) to replace it, or choose another folder"
+        )
+    assert before == {
+        file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()
+    }
+    assert len(select(table, keep=0.5, out=out, overwrite=True)) == 150
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_functions_of_one_name_are_told_apart(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    table = make_scores(toy_corpus, nll_of(toy_corpus))
+    out = tmp_path / "selection"
+    first = select(table, keep=0.5, by=lambda given: given.nll[:, 0], out=out)
+    same = select(table, keep=0.5, by=lambda given: given.nll[:, 0], out=out)
+    assert same.pair_ids.tolist() == first.pair_ids.tolist()
+    with pytest.raises(OutputError, match=r"other options \(function_scores was"):
+        select(table, keep=0.5, by=lambda given: -given.nll[:, 0], out=out)
+
+
+def test_a_call_that_fails_does_not_claim_the_folder(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    table = make_scores(toy_corpus, nll_of(toy_corpus))
+    with pytest.raises(PycatError, match="criterion 'cat_vra' is not known"):
+        select(table, keep=0.5, by="cat_vra", out=tmp_path / "selection")
+    assert len(select(table, keep=0.5, out=tmp_path / "selection")) == 150
+
+
+def test_a_corpus_made_anew_is_refused(
+    toy_text: ToyText, toy_tokenizer: Path, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    text, out = toy_text(60), tmp_path / "corpus"
+    corpus = tokenize(*text, out=out, tokenizer=toy_tokenizer)
+    table = make_scores(corpus, nll_of(corpus), tmp_path / "scores")
+    selection = select(table, keep=0.5, out=tmp_path / "selection")
+    tokenize(*text, out=out, tokenizer=toy_tokenizer, max_tokens=12, overwrite=True)
+    with pytest.raises(PycatError) as caught:
+        select(table, keep=0.25)
+    assert str(caught.value) == (
+        f"{out.resolve()}: the corpus was made anew since it was scored; run 'pycat score' again"
+    )
+    with pytest.raises(PycatError) as caught:
+        selection.write_text(tmp_path / "o.en", tmp_path / "o.de")
+    assert str(caught.value) == (
+        f"{out.resolve()}: the corpus was made anew since these pairs were selected; score and "
+        "select again"
+    )
+    assert not (tmp_path / "o.en").exists()
+
+
+def test_a_moved_work_folder_still_finds_its_corpus(
+    tmp_path: Path, toy_corpus: Corpus, make_scores: MakeScores
+) -> None:
+    work = tmp_path / "work"
+    corpus = Corpus(shutil.copytree(toy_corpus.path, work / "corpus"))
+    table = make_scores(corpus, nll_of(corpus), work / "scores")
+    selection = select(table, keep=0.1, out=work / "deeper" / "selection")
+    moved = work.rename(tmp_path / "elsewhere")
+    reopened = Selection.open(moved / "deeper" / "selection")
+    assert reopened.corpus_path == (moved / "corpus").resolve()
+    assert reopened.corpus().id == corpus.id
+    assert reopened.pair_ids.tolist() == selection.pair_ids.tolist()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "other columns"])
+def test_a_damaged_selection_is_refused_by_name(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path, damage: str
+) -> None:
+    out = tmp_path / "selection"
+    select(make_scores(toy_corpus, nll_of(toy_corpus)), keep=0.5, out=out)
+    file = out / "kept.parquet"
+    data = bytearray(file.read_bytes())
+    data[200] ^= 1
+    if damage == "missing":
+        file.unlink()
+    elif damage == "other columns":
+        pq.write_table(pa.table({"line": [1]}), file)
+    else:
+        file.write_bytes(data if damage == "flipped" else data[:-9])
+    with pytest.raises(OutputError) as caught:
+        Selection.open(out)
+    assert str(caught.value).startswith(f"{file}: cannot be read (")
+    assert str(caught.value).endswith("); run 'pycat select' again")
+
+
+HOSTILE_SRC = [
+    b"one\r\n",
+    b"two \r two\n",
+    b"\n",
+    b"three\t\0 three\n",
+    "four \u2028 four \u0085\n".encode(),
+    b" \r\n",
+    b" five  five \r\r\n",
+    b"six",
+]
+HOSTILE_TGT = [
+    b"eins\n",
+    b"zwei\tzwei\r\n",
+    b"leer\n",
+    b"drei\n",
+    b"vier \v\f\x1c vier\n",
+    b"leer\n",
+    "fünf\r\n".encode(),
+    b"sechs\n",
+]
+HOSTILE_LINES = [0, 1, 3, 4, 6, 7]  # of the pairs: lines 2 and 5 have an empty side
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, toy_tokenizer: Path, make_scores: MakeScores) -> ScoreTable:
+    src, tgt = tmp_path / "in.en", tmp_path / "in.de"
+    src.write_bytes(b"".join(HOSTILE_SRC))
+    tgt.write_bytes(b"".join(HOSTILE_TGT))
+    corpus = tokenize(src, tgt, out=tmp_path / "corpus", tokenizer=toy_tokenizer)
+    return make_scores(corpus, nll_of(corpus))
+
+
+@pytest.mark.parametrize("pairs", [[0, 1, 2, 3, 4, 5], [0, 3], [2, 4, 5], [5]])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_pruned_text_is_the_input_byte_for_byte(
+    hostile: ScoreTable, tmp_path: Path, pairs: list[int], suffix: str
+) -> None:
+    src, tgt = tmp_path / f"out.en{suffix}", tmp_path / f"out.de{suffix}"
+    select(hostile, keep=len(pairs) / 6, by=keeping(pairs)).write_text(src, tgt)
+    for path, lines in ((src, HOSTILE_SRC), (tgt, HOSTILE_TGT)):
+        data, expected = path.read_bytes(), b"".join(lines[HOSTILE_LINES[pair]] for pair in pairs)
+        if suffix == ".gz":
+            data = gzip.decompress(data)
+        elif suffix == ".zst":
+            data = pa.decompress(data, len(expected), codec="zstd", asbytes=True)
+        assert data == expected
+
+
+def test_tsv_keeps_all_columns_or_gives_both_sides(
+    tmp_path: Path, toy_tokenizer: Path, make_scores: MakeScores
+) -> None:
+    lines = [
+        b"one\teins\t0.5\thttp://x \r\n",
+        b"\tleer\n",
+        b"two \r two\tzwei\n",
+        b"three\tdrei\t\t\0\n",
+        b"four\tvier\tlast",
+    ]
+    tsv = tmp_path / "in.tsv"
+    tsv.write_bytes(b"".join(lines))
+    corpus = tokenize(tsv=tsv, out=tmp_path / "corpus", tokenizer=toy_tokenizer)
+    table = make_scores(corpus, nll_of(corpus))
+    selection = select(table, keep=0.75, by=keeping([0, 2, 3]))
+    selection.write_tsv(tmp_path / "out.tsv")
+    assert (tmp_path / "out.tsv").read_bytes() == lines[0] + lines[3] + lines[4]
+    selection.write_tsv(tmp_path / "out.tsv.gz")
+    packed = gzip.decompress((tmp_path / "out.tsv.gz").read_bytes())
+    assert packed == lines[0] + lines[3] + lines[4]
+    selection.write_text(tmp_path / "out.en", tmp_path / "out.de")
+    assert (tmp_path / "out.en").read_bytes() == b"one\nthree\nfour\n"
+    assert (tmp_path / "out.de").read_bytes() == b"eins\ndrei\nvier\n"
+    with pytest.raises(OutputError, match="this is the text being pruned; write to another file"):
+        selection.write_tsv(tsv)
+    assert tsv.read_bytes() == b"".join(lines)
+
+
+def test_tsv_is_refused_where_the_text_is_two_files(hostile: ScoreTable, tmp_path: Path) -> None:
+    selection = select(hostile, keep=0.5)
+    with pytest.raises(PycatError) as caught:
+        selection.write_tsv(tmp_path / "out.tsv")
+    assert str(caught.value) == (
+        f"{selection.corpus_path}: the text is two files, not tab-separated; use write_text"
+    )
+    assert not (tmp_path / "out.tsv").exists()
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_the_input_is_never_written_over(hostile: ScoreTable, tmp_path: Path, side: int) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "in.en")
+    for source in ("in.en", "in.de", "link"):
+        outs = [tmp_path / "out", tmp_path / "out"]
+        outs[side] = tmp_path / source
+        with pytest.raises(OutputError) as caught:
+            select(hostile, keep=0.5).write_text(*outs)
+        assert str(caught.value) == (
+            f"{outs[side]}: this is the text being pruned; write to another file"
+        )
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "in.en").read_bytes() == b"".join(HOSTILE_SRC)
+    assert (tmp_path / "in.de").read_bytes() == b"".join(HOSTILE_TGT)
+
+
+def test_changed_text_is_refused_and_old_output_left(hostile: ScoreTable, tmp_path: Path) -> None:
+    outs = tmp_path / "out.en", tmp_path / "out.de"
+    selection = select(hostile, keep=0.5)
+    for out in outs:
+        out.write_bytes(b"old\n")
+    with (tmp_path / "in.de").open("ab") as file:
+        file.write(b"sieben\n")
+    with pytest.raises(TextError, match=r"in\.de: changed since .* was made from it"):
+        selection.write_text(*outs)
+    assert [out.read_bytes() for out in outs] == [b"old\n", b"old\n"]
+
+
+@pytest.mark.parametrize("full", [0, 1])
+def test_a_full_disk_is_named_and_the_next_run_succeeds(
+    hostile: ScoreTable, tmp_path: Path, small_disk: SmallDisk, full: int
+) -> None:
+    disk = small_disk(16)
+    (disk / "filler").write_bytes(bytes(16 << 10))
+    outs = [tmp_path / "out.en", tmp_path / "out.de"]
+    outs[full] = disk / "out"
+    selection = select(hostile, keep=1)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OSError) as caught:
+        selection.write_text(*outs)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(outs[full]))
+    assert sorted(tmp_path.iterdir()) == before
+    assert [file.name for file in disk.iterdir()] == ["filler"]
+    (disk / "filler").unlink()
+    selection.write_text(*outs)
+    lines = HOSTILE_TGT if full else HOSTILE_SRC
+    assert outs[full].read_bytes() == b"".join(lines[line] for line in HOSTILE_LINES)
+
+
+def test_a_file_too_large_is_named_and_the_next_run_succeeds(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path, file_size_limit: FileSizeLimit
+) -> None:
+    selection = select(make_scores(toy_corpus, nll_of(toy_corpus)), keep=1)
+    outs = tmp_path / "out.en", tmp_path / "out.de"
+    with file_size_limit(1000), pytest.raises(OSError) as caught:
+        selection.write_text(*outs)
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.filename in map(str, outs)
+    assert list(tmp_path.iterdir()) == []
+    selection.write_text(*outs)
+    texts = toy_corpus.text().paths
+    assert [out.read_bytes() for out in outs] == [text.read_bytes() for text in texts]

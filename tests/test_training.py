@@ -1,0 +1,201 @@
+"""Training: schedules, resuming, reproducing, and that a model can learn at all."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pycat import training
+from pycat.checkpoint import load_model, read_info
+from pycat.corpus import Corpus, tokenize
+from pycat.decoding import translate
+from pycat.errors import CorpusError, OutputError, PycatError
+from pycat.model import PRESETS, ModelConfig, Transformer
+from pycat.training import Run, train
+
+FAST: dict[str, Any] = {"batch_tokens": 128, "device": "cpu", "dtype": "float32"}
+
+
+def test_a_model_overfits_twenty_pairs_and_translates_them_back(
+    tmp_path: Path, toy_text: Callable[..., tuple[Path, Path]]
+) -> None:
+    src, tgt = toy_text(20)
+    corpus = tokenize(src, tgt, out=tmp_path / "corpus", vocab_size=320)
+    run = train(
+        corpus,
+        out=tmp_path / "run",
+        updates=200,
+        batch_tokens=int(corpus.num_tokens.sum()),
+        checkpoints=1,
+        warmup=100,
+        label_smoothing=0.0,
+        dropout=0.0,
+        device="cpu",
+    )
+    assert run.losses[-1] < 2.0
+    model = load_model(read_info(run.checkpoints[-1]), torch.device("cpu"))
+    sources = src.read_text("utf-8").splitlines()
+    references = tgt.read_text("utf-8").splitlines()
+    assert translate(model, corpus.tokenizer, sources, beam=5) == references
+    assert translate(model, corpus.tokenizer, sources, beam=1, batch_tokens=1) == references
+    assert translate(model, corpus.tokenizer, ["", sources[0]]) == ["", references[0]]
+
+
+def test_an_interrupted_run_ends_in_the_same_bytes(
+    tmp_path: Path, toy_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [3, 7, 9]
+    whole = train(toy_corpus, out=tmp_path / "whole", checkpoint_steps=steps, **FAST)
+    save = training._Trainer._save_state
+    monkeypatch.setattr(training, "_STATE_EVERY_S", 0.0)
+
+    def save_then_stop(trainer: Any) -> None:
+        save(trainer)
+        if trainer.step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._Trainer, "_save_state", save_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(toy_corpus, out=tmp_path / "cut", checkpoint_steps=steps, **FAST)
+    monkeypatch.setattr(training._Trainer, "_save_state", save)
+    with pytest.raises(OutputError, match="incomplete"):
+        Run.open(tmp_path / "cut")
+    cut = train(toy_corpus, out=tmp_path / "cut", checkpoint_steps=steps, **FAST)
+    assert cut.losses == whole.losses
+    for one, other in zip(whole.checkpoints, cut.checkpoints, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert cut.manifest["num_tokens"] == whole.manifest["num_tokens"]
+    assert not (tmp_path / "cut" / "state.pt").exists()
+
+
+def test_seeds_reproduce_and_differ(tmp_path: Path, toy_corpus: Corpus) -> None:
+    runs = [
+        train(toy_corpus, out=tmp_path / str(i), checkpoint_steps=[1, 2], seed=seed, **FAST)
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    weights = [run.checkpoints[-1].read_bytes() for run in runs]
+    assert weights[0] == weights[1]
+    assert weights[0] != weights[2]
+
+
+def test_training_leaves_the_global_generator_alone(tmp_path: Path, toy_corpus: Corpus) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    train(toy_corpus, out=tmp_path / "run", checkpoint_steps=[1, 2], **FAST)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_finished_run_is_opened_and_a_changed_one_refused(
+    tmp_path: Path, toy_corpus: Corpus
+) -> None:
+    out = tmp_path / "run"
+    first = train(toy_corpus, out=out, checkpoint_steps=[1, 2], **FAST)
+    before = first.checkpoints[0].stat().st_mtime_ns
+    assert train(toy_corpus, out=out, checkpoint_steps=[1, 2], **FAST).losses == first.losses
+    assert first.checkpoints[0].stat().st_mtime_ns == before
+    with pytest.raises(OutputError, match=r"seed was 0, now 1.*--overwrite"):
+        train(toy_corpus, out=out, checkpoint_steps=[1, 2], seed=1, **FAST)
+    train(toy_corpus, out=out, checkpoint_steps=[2, 3], overwrite=True, **FAST)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "proxy.json",
+        "step-0000002.safetensors",
+        "step-0000003.safetensors",
+    ]
+
+
+def test_loss_is_the_smoothed_cross_entropy_of_real_tokens(
+    tmp_path: Path, toy_corpus: Corpus
+) -> None:
+    run = train(
+        toy_corpus, out=tmp_path / "run", checkpoint_steps=[1, 2], dropout=0.0, seed=3, **FAST
+    )
+    torch.manual_seed(3)
+    model = Transformer(ModelConfig(vocab_size=toy_corpus.vocab_size, **PRESETS["tiny"]))
+    losses = []
+    for pair_id in toy_corpus.plan(FAST["batch_tokens"], seed=3)[0]:
+        pair = toy_corpus.read(np.array([pair_id]))
+        tgt = pair.tgt_tokens
+        tgt_in = torch.cat((torch.tensor([toy_corpus.eos_id]), tgt[:-1]))
+        hidden = model(pair.src_tokens[None], torch.tensor([len(pair.src_tokens)]), tgt_in[None])
+        log_probs = torch.log_softmax(hidden[0] @ model.output_weight.T, -1)
+        nll = -log_probs.gather(1, tgt[:, None])[:, 0]
+        losses.append(0.9 * nll - 0.1 * log_probs.mean(1))
+    assert run.losses[0] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+
+
+def test_checkpoint_is_float32_and_says_what_it_is(tmp_path: Path, toy_corpus: Corpus) -> None:
+    run = train(toy_corpus, out=tmp_path / "run", checkpoint_steps=[1, 2], **FAST)
+    info = read_info(run.checkpoints[1])
+    assert (info.step, info.config.d_model) == (2, 256)
+    assert info.tokenizer_sha256 == toy_corpus.tokenizer.sha256
+    tensors = load_file(run.checkpoints[1])
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert tensors["embedding.weight"].shape == (toy_corpus.vocab_size, 256)
+
+
+@pytest.mark.parametrize(
+    ("count", "schedule", "given", "updates", "steps"),
+    [
+        (5, "linear", None, 100, [20, 40, 60, 80, 100]),
+        (3, "linear", None, 10, [3, 7, 10]),
+        (4, "log", None, 80, [10, 20, 40, 80]),
+        (5, "linear", (100, 200, 400), 7, [100, 200, 400]),
+        (1, "linear", None, 9, [9]),
+    ],
+)
+def test_checkpoint_steps(
+    count: int, schedule: str, given: tuple[int, ...] | None, updates: int, steps: list[int]
+) -> None:
+    assert training._checkpoint_steps(count, schedule, given, updates) == steps
+
+
+def test_rate_rises_linearly_then_falls_with_the_root() -> None:
+    rates = [training._warmup_then_decay(step, 100) for step in (1, 50, 100, 400)]
+    assert rates == pytest.approx([0.01, 0.5, 1.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "huge"}, "preset is 'huge'; expected one of tiny, base"),
+        ({"dropout": 1.0}, "dropout is 1.0; expected at least 0 and below 1"),
+        ({"checkpoint_steps": [5, 5]}, r"\[5, 5\]; expected at least two ascending"),
+        ({"checkpoint_steps": [5]}, "at least two ascending"),
+        ({"updates": 3}, "3 updates cannot hold 5 linear checkpoints"),
+        ({"updates": 8, "checkpoint_schedule": "log"}, "cannot hold 5 log checkpoints"),
+        ({"checkpoint_schedule": "cosine"}, "'cosine'; expected one of linear, log"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+        ({"dtype": "float16"}, "dtype is 'float16'; expected one of auto"),
+    ],
+)
+def test_options_out_of_range_are_named(
+    tmp_path: Path, toy_corpus: Corpus, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PycatError, match=message):
+        train(toy_corpus, out=tmp_path / "run", **{**FAST, **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_corpus_smaller_than_one_batch_is_refused(tmp_path: Path, toy_corpus: Corpus) -> None:
+    tokens = int(toy_corpus.num_tokens.sum())
+    with pytest.raises(
+        CorpusError, match=f"hold {tokens:,} target tokens, expected at least one batch of 1,000,0"
+    ):
+        train(toy_corpus, out=tmp_path / "run", batch_tokens=1_000_000)
+
+
+def test_a_diverging_loss_is_reported(tmp_path: Path, toy_corpus: Corpus) -> None:
+    with pytest.raises(PycatError, match=r"training loss is (nan|inf) at update \d+; lower learn"):
+        train(
+            toy_corpus,
+            out=tmp_path / "run",
+            checkpoint_steps=[10, 20],
+            learning_rate=math.inf,
+            **FAST,
+        )
