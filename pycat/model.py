@@ -34,6 +34,27 @@ class ModelConfig:
         return asdict(self)
 
 
+class Dropout(nn.Module):
+    """Dropout with the probability rounded to 1/256, for one random byte an element.
+
+    On the CPU that takes 0.9 ms for 1,760 x 256 elements, forward and backward, where
+    `F.dropout`, which draws a random number an element on one thread, takes 8 ms.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.threshold = round(256 * probability)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero each element or scale it up, in training mode; else x itself."""
+        if not self.training or self.threshold == 0:
+            return x
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
+        bytes_ = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()].view(x.shape)
+        kept = (bytes_ >= self.threshold).to(x.dtype)
+        return x * kept.mul_(256 / (256 - self.threshold))
+
+
 class Attention(nn.Module):
     """Multi-head attention of queries x over given keys and values."""
 
@@ -91,7 +112,7 @@ class EncoderLayer(nn.Module):
         self.self_attention = Attention(config)
         self.feed_forward = FeedForward(config)
         self.norms = nn.ModuleList(nn.LayerNorm(config.d_model) for _ in range(2))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """X (B, S, D) to the same shape."""
@@ -111,7 +132,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention = Attention(config)
         self.feed_forward = FeedForward(config)
         self.norms = nn.ModuleList(nn.LayerNorm(config.d_model) for _ in range(3))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,
@@ -169,7 +190,7 @@ class Transformer(nn.Module):
         self.decoder = nn.ModuleList(DecoderLayer(config, dropout) for _ in layers)
         self.encoder_norm = nn.LayerNorm(config.d_model)
         self.decoder_norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)

@@ -24,6 +24,7 @@ SCHEDULES = ("linear", "log")
 
 _STATE_FILE = "state.pt"
 _STATE_EVERY_S = 60.0
+_BLOCK_LOGITS = 6_000_000
 _OWNED = ("step-*.safetensors", _STATE_FILE)
 
 
@@ -223,16 +224,34 @@ class _Trainer:
         tgt, tgt_mask = pad(batch.tgt_tokens, batch.tgt_cu_seqlens, self.corpus.eos_id)
         with autocast(self.device, self.dtype):
             hidden = self.model(src, src_mask.sum(1), shift_right(tgt, self.corpus.eos_id))
-            logits = F.linear(hidden[tgt_mask], self.model.output_weight)
-        loss = F.cross_entropy(
-            logits.float(), batch.tgt_tokens, label_smoothing=self.recipe["label_smoothing"]
-        )
+            loss = self._loss(hidden[tgt_mask], batch.tgt_tokens)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.num_tokens += len(batch.tgt_tokens)
         return loss.detach()
+
+    def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Mean smoothed cross-entropy of hidden states (T, D).
+
+        On the CPU a block of logits at a time stays below the size that malloc reuses: 1,640
+        tokens of 8,000 pieces took 115 ms in such blocks, forward and backward, and 200 ms whole.
+        """
+        weight = self.model.output_weight
+        rows = max(1, _BLOCK_LOGITS // len(weight)) if hidden.is_cpu else max(1, len(hidden))
+        losses = [
+            F.cross_entropy(
+                F.linear(block, weight).float(),
+                block_targets,
+                label_smoothing=self.recipe["label_smoothing"],
+                reduction="sum",
+            )
+            for block, block_targets in zip(
+                torch.split(hidden, rows), torch.split(targets, rows), strict=True
+            )
+        ]
+        return torch.stack(losses).sum() / len(targets)
 
     def _note_loss(self) -> None:
         value = self.loss_sum.item() / self.loss_steps

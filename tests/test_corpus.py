@@ -169,7 +169,14 @@ def test_lines_are_counted_over_many_chunks(
 def test_line_separators_inside_lines_do_not_shift_the_alignment(
     tmp_path: Path, toy_tokenizer: Path
 ) -> None:
-    src = ["one\r", "two \r two", "three \0 three", "four \u2028 four", "five \u0085 five", "six"]
+    src = [
+        "one\r",
+        "two \r two",
+        "three \0 three",
+        "four \u2028 four",
+        "five \u0085 five",
+        "  six ",
+    ]
     tgt = ["eins", "zwei", "drei\r", "vier", "fünf", "sechs \x0b\x0c\x1c\u2029 sechs"]
     corpus = tokenize(
         *write_text(tmp_path, src, tgt), out=tmp_path / "corpus", tokenizer=toy_tokenizer

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pycat.model import PRESETS, ModelConfig, Transformer
+from pycat.model import PRESETS, Dropout, ModelConfig, Transformer
 
 SMALL = ModelConfig(vocab_size=50, d_model=32, num_heads=4, d_ff=64, num_layers=2)
 
@@ -69,3 +69,30 @@ def test_reordered_state_follows_its_rows(model: Transformer) -> None:
     fresh = model.start(src[[1, 1, 0]], lengths[[1, 1, 0]])
     model.step(torch.tensor([2, 2, 2]), fresh)
     torch.testing.assert_close(logits, model.step(torch.tensor([20, 21, 22]), fresh))
+
+
+def test_dropout_keeps_the_mean_and_drops_the_share() -> None:
+    dropout = Dropout(0.25).train()
+    torch.manual_seed(0)
+    x = torch.ones(1000, 333, requires_grad=True)
+    dropped = dropout(x)
+    share = (dropped == 0).double().mean().item()
+    # 333,000 draws: the share's standard deviation is 0.00075.
+    assert share == pytest.approx(0.25, abs=0.004)
+    assert dropped.unique().tolist() == [0.0, pytest.approx(4 / 3)]
+    dropped.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, dropped.detach())
+    rows = (dropped == 0).double().mean(1)
+    assert rows.std().item() == pytest.approx((0.25 * 0.75 / 333) ** 0.5, rel=0.1)
+    assert dropout.eval()(x) is x
+
+
+def test_dropout_follows_the_seed() -> None:
+    dropout = Dropout(0.1).train()
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        draws.append(dropout(torch.ones(64, 64)))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])

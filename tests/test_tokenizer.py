@@ -1,5 +1,6 @@
 """The tokenizer: every text comes back, training repeats, and other files are refused."""
 
+import errno
 import io
 import unicodedata
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from conftest import toy_pairs
+from conftest import FileSizeLimit, toy_pairs
 
 from pycat.errors import TokenizerError
 from pycat.tokenizer import Tokenizer, _sample, train_tokenizer
@@ -108,6 +109,16 @@ def test_a_vocabulary_too_small_is_refused(tmp_path: Path, model_type: str) -> N
         "size is smaller than required_chars. 100 vs 284."
     )
     assert message.endswith(" Pass another vocab_size or more text")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_too_large_for_the_disk_is_named(
+    tmp_path: Path, file_size_limit: FileSizeLimit
+) -> None:
+    out = tmp_path / "some.model"
+    with file_size_limit(2048), pytest.raises(OSError) as caught:
+        train_tokenizer(LINES, out, vocab_size=330, model_type="bpe")
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(out))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,179 @@
+"""The command line: verbs, exit statuses, messages; and that help and README keep their word."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SmallDisk, ToyText
+
+import pycat
+from pycat import cli
+
+VERBS = ("tokenize", "train", "score", "select", "evaluate", "prune")
+
+
+def run(*words: object) -> int:
+    return cli.main([str(word) for word in words])
+
+
+def test_verbs_in_order_give_a_pruned_text(
+    toy_text: ToyText, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src, tgt = toy_text(200)
+    test_src, test_tgt = toy_text(5, seed=9, name="test")
+    corpus, proxy, scores = tmp_path / "corpus", tmp_path / "proxy", tmp_path / "scores"
+    text = tmp_path / "half.en", tmp_path / "half.de"
+    cpu = ("--device", "cpu")
+    steps = ("--checkpoint-steps", "2,4", "--batch-tokens", 512)
+    assert run("tokenize", "--src", src, "--tgt", tgt, "--out", corpus, "--vocab-size", 340) == 0
+    assert "200 pairs" in capsys.readouterr().out
+    assert run("train", "--corpus", corpus, "--out", proxy, *steps, *cpu) == 0
+    assert "step-0000004.safetensors" in capsys.readouterr().out
+    assert run("score", "--corpus", corpus, "--checkpoints", proxy, "--out", scores, *cpu) == 0
+    assert "under checkpoints at updates [2, 4]" in capsys.readouterr().out
+    selection = ("--scores", scores, "--keep", 0.25, "--out", tmp_path / "selection")
+    assert run("select", *selection, "--text", *text) == 0
+    assert "kept 50 of 200 pairs by cat_var (25.0%" in capsys.readouterr().out
+    assert all(len(path.read_bytes().splitlines()) == 50 for path in text)
+    fast = ("--updates", 2, "--batch-tokens", 128, "--beam", 1, "--baselines", "random", *cpu)
+    assert (
+        run(
+            *("evaluate", "--selection", tmp_path / "selection", "--out", tmp_path / "evaluation"),
+            *("--test", f"toy={test_src},{test_tgt}", *fast),
+        )
+        == 0
+    )
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split() == ["arm", "pairs", "updates", "test", "BLEU", "chrF"]
+    assert [row.split()[:4] for row in table[1:3]] == [
+        ["random", "50", "2", "toy"],
+        ["cat_var", "50", "2", "toy"],
+    ]
+
+
+def test_prune_passes_every_group_of_options_on(
+    toy_text: ToyText, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src, tgt = toy_text(200)
+    test_src, test_tgt = toy_text(5, seed=9, name="test")
+    status = run(
+        *("prune", "--src", src, "--tgt", tgt, "--out", tmp_path / "work", "--keep", 0.1),
+        *("--vocab-size", 340, "--checkpoint-steps", "1,2", "--batch-tokens", 512, "--seed", 5),
+        *("--score-dtype", "bfloat16", "--device", "cpu", "--evaluate", "--evaluate-updates", 2),
+        *("--test", f"{test_src},{test_tgt}", "--evaluate-baselines", "none"),
+        *("--evaluate-batch-tokens", 128, "--evaluate-beam", 1),
+    )
+    assert status == 0
+    out = capsys.readouterr().out
+    assert "kept 20 of 200 pairs" in out
+    assert f"report: {tmp_path}/work/report.html" in out
+    work = tmp_path / "work"
+    recipe = pycat.Run.open(work / "proxy").manifest["recipe"]
+    assert (recipe["seed"], recipe["checkpoint_steps"]) == (5, [1, 2])
+    table = pycat.ScoreTable.open(work / "scores")
+    assert table.manifest["recipe"]["dtype"] == "bfloat16"
+    evaluation = pycat.Evaluation.open(work / "evaluation")
+    assert [(row.arm, row.test, row.updates) for row in evaluation.rows] == [("cat_var", "test", 2)]
+
+
+def test_errors_are_one_line_and_status_1(
+    toy_text: ToyText, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src, tgt = toy_text(20)
+    none = tmp_path / "none.en"
+    assert run("tokenize", "--src", none, "--tgt", tgt, "--out", tmp_path / "c") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"pycat: error: {none}: expected a text file")
+    assert captured.err.count("\n") == 1
+    assert run("prune", "--src", src, "--tgt", tgt, "--out", tmp_path / "w", "--evaluate") == 1
+    assert "--evaluate and --test belong together" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named_with_a_remedy(
+    toy_text: ToyText, small_disk: SmallDisk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src, tgt = toy_text(5000)
+    disk = small_disk(16)
+    assert run("tokenize", "--src", src, "--tgt", tgt, "--out", disk / "corpus") == 1
+    message = capsys.readouterr().err
+    assert str(disk) in message
+    assert "No space left on device" in message
+    assert "free some space or choose --out on another disk, and run the same command" in message
+
+
+def test_an_unwritable_place_is_named_with_a_remedy(
+    toy_text: ToyText, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src, tgt = toy_text(20)
+    assert run("tokenize", "--src", src, "--tgt", tgt, "--out", "/proc/pycat/corpus") == 1
+    assert "/proc/pycat" in capsys.readouterr().err
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert run("tokenize", "--src", src, "--tgt", tgt, "--out", file) == 1
+    assert f"{file}: expected a folder, found a file" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(
+    toy_text: ToyText,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(**options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_tokenize", stop)
+    src, tgt = toy_text(20)
+    assert run("tokenize", "--src", src, "--tgt", tgt, "--out", tmp_path / "c") == 130
+    assert capsys.readouterr().err == "pycat: interrupted; the same command goes on from here\n"
+
+
+def test_nothing_is_drawn_when_not_a_terminal(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(50)
+    command = [sys.executable, "-m", "pycat", "tokenize", "--src", str(src), "--tgt", str(tgt)]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "c"), "--vocab-size", "340"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_gives_defaults(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        run(verb, "--help")
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "--out FOLDER" in text
+    expected = {
+        "tokenize": "(default: 8000)",
+        "train": "(default: 2048)",
+        "score": "(default: 4096)",
+    }
+    assert expected.get(verb, "(default: 0)") in text
+
+
+def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (["prune", "--by", "best"], "invalid choice: 'best'"),
+        (["train", "--corpus", "c", "--out", "o", "--checkpoint-steps", "1,x"], "such as 100,200"),
+        (["evaluate", "--test", "a,b,c"], "expected [NAME=]SOURCE,REFERENCE"),
+        (["tokenize", "--languages", "en", "--out", "o"], "expected two names, such as en,de"),
+        (["evaluate", "--test", "a.tsv", "--baselines", "half"], "expected full, random, both"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            run(*words)
+        assert message in capsys.readouterr().err
+
+
+def test_the_public_names_are_the_verbs() -> None:
+    for verb in VERBS:
+        assert callable(getattr(pycat, verb))
+    assert sorted(pycat.__all__) == pycat.__all__

@@ -1,0 +1,125 @@
+"""Retraining and scoring translations: arms, files, sacreBLEU's numbers, resuming."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sacrebleu
+from conftest import MakeScores, ToyText
+
+from pycat import evaluation
+from pycat.corpus import Corpus
+from pycat.decoding import translate
+from pycat.errors import OutputError, PycatError, TextError
+from pycat.evaluation import Evaluation, evaluate
+from pycat.selection import Selection, select
+
+FAST: dict[str, Any] = {"updates": 3, "batch_tokens": 512, "beam": 2, "device": "cpu"}
+
+
+@pytest.fixture
+def selection(toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path) -> Selection:
+    nll = np.random.default_rng(0).uniform(5, 50, (len(toy_corpus), 3))
+    table = make_scores(toy_corpus, nll, tmp_path / "scores")
+    return select(table, keep=0.5, out=tmp_path / "selection")
+
+
+def test_arms_are_trained_and_scored_as_sacrebleu_does(
+    selection: Selection, toy_text: ToyText, tmp_path: Path
+) -> None:
+    src, ref = toy_text(12, seed=9, name="test")
+    found = evaluate(selection, tests={"toy": (src, ref)}, out=tmp_path / "out", **FAST)
+    assert [row.arm for row in found.rows] == ["full", "random", "cat_var"]
+    assert [row.num_pairs for row in found.rows] == [300, 150, 150]
+    assert {row.updates for row in found.rows} == {3}
+    references = ref.read_text("utf-8").splitlines()
+    for row in found.rows:
+        hypotheses = (found.path / row.arm / "toy.txt").read_text("utf-8").split("\n")[:-1]
+        assert len(hypotheses) == 12
+        assert row.bleu == sacrebleu.corpus_bleu(hypotheses, [references]).score
+        assert row.chrf == sacrebleu.corpus_chrf(hypotheses, [references]).score
+    assert found.bleu_signature.startswith("nrefs:1|case:mixed")
+    assert found.chrf_signature.startswith("nrefs:1|case:mixed")
+    assert Evaluation.open(found.path).rows == found.rows
+
+
+def test_perfect_and_useless_translations_score_100_and_near_0(
+    selection: Selection, toy_text: ToyText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Sentences of four and more words, since BLEU counts 4-grams.
+    src = tmp_path / "test.en"
+    src.write_text("".join(f"a b c d e {i}\n" for i in range(9)), "utf-8")
+    for copied, expected in ((True, 100.0), (False, 0.0)):
+        monkeypatch.setattr(
+            evaluation,
+            "translate",
+            lambda model, tokenizer, sources, copied=copied, **options: (
+                sources if copied else ["x y z v w"] * len(sources)
+            ),
+        )
+        found = evaluate(
+            selection,
+            tests={"toy": (src, src)},
+            out=tmp_path / f"out{copied}",
+            baselines=(),
+            **FAST,
+        )
+        assert [row.arm for row in found.rows] == ["cat_var"]
+        assert found.rows[0].bleu == pytest.approx(expected, abs=1e-6)
+
+
+def test_interrupted_evaluation_keeps_what_was_finished(
+    selection: Selection, toy_text: ToyText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = {"toy": toy_text(5, seed=9, name="test")}
+    decode, calls = translate, []
+
+    def stop_at_the_second(*args: Any, **options: Any) -> list[str]:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return decode(*args, **options)
+
+    monkeypatch.setattr(evaluation, "translate", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(selection, tests=tests, out=tmp_path / "out", **FAST)
+    first = (tmp_path / "out/full/toy.txt").stat().st_mtime_ns
+    weights = (tmp_path / "out/random/step-0000003.safetensors").stat().st_mtime_ns
+    assert len(evaluate(selection, tests=tests, out=tmp_path / "out", **FAST).rows) == 3
+    assert (tmp_path / "out/full/toy.txt").stat().st_mtime_ns == first
+    assert (tmp_path / "out/random/step-0000003.safetensors").stat().st_mtime_ns == weights
+    assert len(calls) == 4
+    evaluate(selection, tests=tests, out=tmp_path / "out", **FAST)
+    assert len(calls) == 4
+
+
+def test_changed_decoding_translates_again_but_trains_nothing(
+    selection: Selection, toy_text: ToyText, tmp_path: Path
+) -> None:
+    tests = {"toy": toy_text(5, seed=9, name="test")}
+    evaluate(selection, tests=tests, out=tmp_path / "out", **FAST)
+    weights = (tmp_path / "out/full/step-0000003.safetensors").stat().st_mtime_ns
+    greedy = {**FAST, "beam": 1}
+    with pytest.raises(OutputError, match="beam was 2, now 1"):
+        evaluate(selection, tests=tests, out=tmp_path / "out", **greedy)
+    found = evaluate(selection, tests=tests, out=tmp_path / "out", overwrite=True, **greedy)
+    assert found.manifest["recipe"]["beam"] == 1
+    assert (tmp_path / "out/full/step-0000003.safetensors").stat().st_mtime_ns == weights
+
+
+def test_the_random_arm_follows_the_seed(selection: Selection) -> None:
+    corpus = selection.corpus()
+    draws = [evaluation._arms(corpus, selection, ("random",), s)["random"] for s in (0, 0, 1)]
+    assert [len(draw) for draw in draws] == [150] * 3
+    assert draws[0].id == draws[1].id != draws[2].id
+
+
+def test_bad_requests_are_named(selection: Selection, tmp_path: Path) -> None:
+    with pytest.raises(PycatError, match="no test set given; pass held-out text"):
+        evaluate(selection, tests={}, out=tmp_path / "out")
+    with pytest.raises(PycatError, match=r"baselines name \['half'\]; expected some of full"):
+        evaluate(selection, tests={"a": "b.tsv"}, out=tmp_path / "out", baselines=("half",))
+    with pytest.raises(TextError, match=r"none.tsv: expected a text file, found nothing"):
+        evaluate(selection, tests={"a": tmp_path / "none.tsv"}, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

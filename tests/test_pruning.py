@@ -1,0 +1,178 @@
+"""The whole way from text to pruned text and report, and what a second call repeats."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ToyText
+
+import pycat
+from pycat.errors import OutputError, PycatError
+from pycat.pruning import Pruned, prune
+
+FAST: dict[str, Any] = {
+    "tokenize_options": {"vocab_size": 340},
+    "train_options": {"checkpoint_steps": [2, 4], "batch_tokens": 512, "device": "cpu"},
+    "score_options": {"device": "cpu"},
+}
+
+
+def _stamps(work: Path) -> dict[str, int]:
+    return {
+        str(path.relative_to(work)): path.stat().st_mtime_ns
+        for path in work.rglob("*")
+        if path.is_file() and path.parent != work
+    }
+
+
+def test_from_text_to_pruned_text(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(200)
+    work = tmp_path / "work"
+    pruned = prune(src, tgt, out=work, keep=0.25, **FAST)
+    lines = list(zip(src.read_bytes().splitlines(), tgt.read_bytes().splitlines(), strict=True))
+    scores = pruned.scores.ppl.var(axis=1)
+    best = np.sort(np.argsort(-scores, kind="stable")[:50])
+    assert pruned.selection.pair_ids.tolist() == best.tolist()
+    assert pruned.texts == (work / "pruned.en", work / "pruned.de")
+    kept = zip(*(path.read_bytes().splitlines() for path in pruned.texts), strict=True)
+    assert list(kept) == [lines[i] for i in best]
+    assert pruned.report.read_text("utf-8").count("arXiv") >= 1
+    assert set(pruned.timings) == {"tokenize", "train", "score", "select"}
+
+
+def test_each_verb_alone_gives_what_prune_gives(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(200)
+    pruned = prune(src, tgt, out=tmp_path / "work", **FAST)
+    corpus = pycat.tokenize(src, tgt, out=tmp_path / "corpus", vocab_size=340)
+    run = pycat.train(corpus, out=tmp_path / "proxy", **FAST["train_options"])
+    table = pycat.score(corpus, run.checkpoints, device="cpu")
+    kept = pycat.select(table, keep=0.5, by="cat_var")
+    np.testing.assert_array_equal(table.nll, pruned.scores.nll)
+    np.testing.assert_array_equal(kept.pair_ids, pruned.selection.pair_ids)
+
+
+def test_a_second_call_repeats_nothing(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(200)
+    first = prune(src, tgt, out=tmp_path / "work", **FAST)
+    before = _stamps(tmp_path / "work")
+    second = prune(src, tgt, out=tmp_path / "work", **FAST)
+    assert _stamps(tmp_path / "work") == before
+    assert second.timings == first.timings
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "remade"),
+    [
+        ({"keep": 0.3}, r"keep was 0.5, now 0.3. This invalidates select and the report "
+         r"\(tokenize, train, score would stay\)", {"selection"}),
+        ({"score_options": {"device": "cpu", "dtype": "bfloat16"}},
+         r"dtype was null, now .*invalidates score, select and", {"scores", "selection"}),
+        ({"train_options": {**FAST["train_options"], "checkpoint_steps": [3, 5]}},
+         r"checkpoint_steps was \[2, 4\], now \[3, 5\]. This invalidates train, score, select and",
+         {"proxy", "scores", "selection"}),
+        ({"tokenize_options": {"vocab_size": 330}},
+         r"vocab_size was 340, now 330. This invalidates tokenize, .*\(nothing would stay\)",
+         {"corpus", "proxy", "scores", "selection"}),
+    ],
+)  # fmt: skip
+def test_a_changed_option_says_what_it_invalidates(
+    toy_text: ToyText, tmp_path: Path, change: dict[str, Any], message: str, remade: set[str]
+) -> None:
+    src, tgt = toy_text(200)
+    work = tmp_path / "work"
+    prune(src, tgt, out=work, **FAST)
+    before = _stamps(work)
+    with pytest.raises(OutputError, match=message):
+        prune(src, tgt, out=work, **{**FAST, **change})
+    assert _stamps(work) == before
+    prune(src, tgt, out=work, overwrite=True, **{**FAST, **change})
+    after = _stamps(work)
+    changed = {path.split("/")[0] for path in after if after[path] != before.get(path)}
+    assert changed == remade
+
+
+def test_changed_text_invalidates_everything(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(200)
+    prune(src, tgt, out=tmp_path / "work", **FAST)
+    src.write_text(src.read_text("utf-8").replace("one", "an", 1), "utf-8")
+    with pytest.raises(OutputError, match=r"text was .* This invalidates tokenize, train, score"):
+        prune(src, tgt, out=tmp_path / "work", **FAST)
+
+
+def test_an_overwrite_that_was_cut_short_goes_on(
+    toy_text: ToyText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    src, tgt = toy_text(200)
+    prune(src, tgt, out=tmp_path / "work", **FAST)
+
+    def stop(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    longer = {**FAST, "train_options": {**FAST["train_options"], "checkpoint_steps": [3, 5]}}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pycat.pruning.score", stop)
+        prune(src, tgt, out=tmp_path / "work", overwrite=True, **longer)
+    pruned = prune(src, tgt, out=tmp_path / "work", overwrite=True, **longer)
+    assert pruned.scores.steps == [3, 5]
+    assert isinstance(pruned, Pruned)
+
+
+def test_tsv_keeps_columns_and_compression(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = (path.read_text("utf-8").splitlines() for path in toy_text(200))
+    rows = [f"{s}\t{t}\tdomain {i}\r\n" for i, (s, t) in enumerate(zip(src, tgt, strict=True))]
+    tsv = tmp_path / "pairs.tsv.gz"
+    tsv.write_bytes(gzip.compress("".join(rows).encode()))
+    pruned = prune(tsv=tsv, out=tmp_path / "work", by="random", **FAST)
+    assert pruned.texts == (tmp_path / "work" / "pruned.tsv.gz",)
+    kept = gzip.decompress(pruned.texts[0].read_bytes()).decode()
+    assert kept == "".join(rows[i] for i in pruned.selection.pair_ids)
+
+
+def test_evaluation_is_added_to_finished_stages(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(200)
+    prune(src, tgt, out=tmp_path / "work", **FAST)
+    before = _stamps(tmp_path / "work")
+    tests = {"toy": toy_text(5, seed=9, name="test")}
+    options = {"updates": 2, "batch_tokens": 512, "device": "cpu", "beam": 1}
+    pruned = prune(src, tgt, out=tmp_path / "work", tests=tests, evaluate_options=options, **FAST)
+    assert pruned.evaluation is not None
+    assert "evaluate" in pruned.timings
+    after = _stamps(tmp_path / "work")
+    assert {path: after[path] for path in before} == before
+    assert f"{pruned.evaluation.rows[0].chrf:.1f}" in pruned.report.read_text("utf-8")
+
+
+def test_bad_requests_fail_before_any_work(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(20)
+    for keep in (0.0, -1.0, 1.01, float("nan")):
+        with pytest.raises(PycatError, match=f"keep is {keep}; expected a fraction"):
+            prune(src, tgt, out=tmp_path / "work", keep=keep)
+    with pytest.raises(PycatError, match="criterion 'best' is not known; expected one of cat_var"):
+        prune(src, tgt, out=tmp_path / "work", by="best")
+    assert not (tmp_path / "work").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"found thesis.txt; choose another folder"):
+        prune(src, tgt, out=tmp_path / "mine", **FAST)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
+
+
+def test_prune_on_real_text(shared_data: Path, tmp_path: Path) -> None:
+    pruned = prune(
+        tsv=shared_data / "tiny" / "train.tsv.gz",
+        out=tmp_path / "work",
+        tests={"tiny": shared_data / "tiny" / "test.tsv.gz"},
+        tokenize_options={"vocab_size": 2000, "languages": ("en", "de")},
+        train_options={"epochs": 2, "device": "cpu"},
+        score_options={"device": "cpu", "dtype": "auto"},
+        evaluate_options={"updates": 10, "baselines": (), "beam": 2, "device": "cpu"},
+    )
+    assert len(pruned.corpus) == 2000
+    assert len(pruned.selection) == 1000
+    assert pruned.run.losses[0] > pruned.run.losses[-1]
+    median = np.median(pruned.scores.ppl, axis=0)
+    assert (np.diff(median) < 0).all()
+    assert pruned.evaluation is not None
+    assert len(gzip.decompress(pruned.texts[0].read_bytes()).splitlines()) == 1000
