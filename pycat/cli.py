@@ -86,9 +86,9 @@ def _select(text: list[Path] | None, **options: Any) -> None:
     print(_selected(selection))
     if text is not None:
         if len(text) == 2:
-            selection.write_text(*text)
+            selection.write_text(*text, overwrite=options["overwrite"])
         else:
-            selection.write_tsv(text[0])
+            selection.write_tsv(text[0], overwrite=options["overwrite"])
         print("  text: " + ", ".join(map(str, text)))
 
 
@@ -153,6 +153,9 @@ class _Options:
         self._group, self._prefix = f"{group}." if group else "", prefix
 
     def add(self, name: str, text: str, **settings: Any) -> None:
+        metavar = {int: "N", float: "X", Path: "FILE"}.get(settings.get("type"))
+        if metavar is not None:
+            settings.setdefault("metavar", metavar)
         default = self._defaults[name].default
         required = default is inspect.Parameter.empty
         if not required:

@@ -352,7 +352,7 @@ def _decoded(text: ParallelText) -> Iterator[tuple[str, str] | None]:
 
 
 def _all_lines(text: ParallelText) -> Iterator[str]:
-    with progress("train tokenizer", None, "pairs") as advance:
+    with progress("train tokenizer", text.count_lines(), "pairs") as advance:
         for pair in _decoded(text):
             advance(1)
             if pair is not None:
@@ -366,7 +366,7 @@ def _write_corpus(
     dtype = "uint16" if tokenizer.vocab_size < 65_500 else "int32"
     counts: Counter[str] = Counter()
     with (
-        progress("tokenize", None, "pairs") as advance,
+        progress("tokenize", text.count_lines(), "pairs") as advance,
         replacing(folder / _SKIPPED_FILE) as skipped_path,
         skipped_path.open("w", encoding="utf-8") as skipped,
         IndexedWriter(str(folder / "src"), dtype=dtype) as src_writer,

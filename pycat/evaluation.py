@@ -98,7 +98,7 @@ def evaluate(
         overwrite: replace an evaluation made with other options.
 
     Returns:
-        BLEU and chrF of each arm on each test set; translations lie in `out/<arm>/<test>.txt`.
+        BLEU and chrF of each arm on each test set; translations lie in `out/<arm>/<test>.hyp.txt`.
 
     Raises:
         PycatError: no test set, or an unknown baseline.
@@ -142,7 +142,7 @@ def evaluate(
         "beam": beam,
         "length_penalty": length_penalty,
     }
-    folder = OutputFolder(Path(out), "evaluation", recipe, ("*/*.txt",), overwrite)
+    folder = OutputFolder(Path(out), "evaluation", recipe, ("*/*.hyp.txt",), overwrite)
     if folder.manifest is not None:
         return Evaluation.open(folder.path)
     started = time.perf_counter()
@@ -155,7 +155,7 @@ def evaluate(
         model = None
         for name, text in texts.items():
             sources, references = _read(text)
-            path = folder.path / arm / f"{name}.txt"
+            path = folder.path / arm / f"{name}.hyp.txt"
             if path.is_file():
                 hypotheses = path.read_text("utf-8").split("\n")[:-1]
             else:

@@ -94,6 +94,11 @@ class ParallelText:
                     )
                 yield src_line, tgt_line
 
+    def count_lines(self) -> int:
+        """Lines of the first file: what a pass over the text has before it."""
+        with _opened(self.paths[0]) as file:
+            return sum(1 for _ in _lines(file, self.paths[0]))
+
     def pairs(self) -> Iterator[tuple[bytes, bytes]]:
         r"""The two sides of each line, without line ends (`\\n` or `\\r\\n`).
 

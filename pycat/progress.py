@@ -11,7 +11,9 @@ from rich.text import Text
 class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        rate = "" if speed is None else f"{speed:,.0f} {task.fields['unit']}/s"
+        rate = (
+            "" if speed is None else f"{speed:,.{0 if speed >= 10 else 1}f} {task.fields['unit']}/s"
+        )
         return Text(rate, style="progress.data.speed")
 
 

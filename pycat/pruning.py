@@ -109,9 +109,9 @@ def prune(
     selection = select(scores, **where("select"), **options["select"])
     texts = _text_paths(work, text, corpus.languages)
     if text.is_tsv:
-        selection.write_tsv(texts[0])
+        selection.write_tsv(texts[0], overwrite=True)
     else:
-        selection.write_text(*texts)
+        selection.write_text(*texts, overwrite=True)
     evaluation = None
     if tests:
         evaluation = evaluate(selection, **where("evaluate"), **options["evaluate"])

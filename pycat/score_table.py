@@ -51,7 +51,8 @@ class ScoreTable:
     @cached_property
     def ppl(self) -> NDArray[np.float64]:
         """Perplexity exp(nll / num_tokens), (N, K)."""
-        ppl: NDArray[np.float64] = np.exp(self.nll / self.num_tokens[:, None])
+        with np.errstate(over="ignore"):
+            ppl: NDArray[np.float64] = np.exp(self.nll / self.num_tokens[:, None])
         return ppl
 
     @property

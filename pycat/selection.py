@@ -76,14 +76,17 @@ class Selection:
             )
         return corpus
 
-    def write_text(self, src: str | PathLike[str], tgt: str | PathLike[str]) -> None:
+    def write_text(
+        self, src: str | PathLike[str], tgt: str | PathLike[str], *, overwrite: bool = False
+    ) -> None:
         """Write the kept lines of both sides, in the original order, byte for byte.
 
         `.gz` and `.zst` names are compressed. Both files appear complete, or neither.
 
         Raises:
             TextError: the original text is gone or changed.
-            OutputError: a file is the original text, or both are one.
+            OutputError: a file exists and `overwrite` is not given, is the original text, or
+                both are one.
             OSError: a file cannot be written; it is named.
         """
         text = self.corpus().text()
@@ -94,21 +97,21 @@ class Selection:
             )
         else:
             rows = (row for _, row in self._kept_rows())
-        _write(text, rows, Path(src), Path(tgt))
+        _write(text, rows, (Path(src), Path(tgt)), overwrite)
 
-    def write_tsv(self, out: str | PathLike[str]) -> None:
+    def write_tsv(self, out: str | PathLike[str], *, overwrite: bool = False) -> None:
         """Write the kept lines of a tab-separated text, all columns, byte for byte.
 
         Raises:
             PycatError: the text is two files.
-            TextError: the original text is gone or changed.
+            TextError, OutputError, OSError: as `write_text`.
         """
         text = self.corpus().text()
         if not text.is_tsv:
             raise PycatError(
                 f"{self.corpus_path}: the text is two files, not tab-separated; use write_text"
             )
-        _write(text, (row for _, row in self._kept_rows()), Path(out))
+        _write(text, (row for _, row in self._kept_rows()), (Path(out),), overwrite)
 
     def _kept_rows(self) -> Iterator[tuple[int, tuple[bytes, ...]]]:
         corpus = self.corpus().subset(self.pair_ids)
@@ -191,10 +194,17 @@ def select(
     return Selection.open(folder.path)
 
 
-def _write(text: ParallelText, rows: Iterator[tuple[bytes, ...]], *outs: Path) -> None:
+def _write(
+    text: ParallelText, rows: Iterator[tuple[bytes, ...]], outs: tuple[Path, ...], overwrite: bool
+) -> None:
     for out in outs:
         if out.exists() and any(out.samefile(path) for path in text.paths):
             raise OutputError(f"{out}: this is the text being pruned; write to another file")
+        if out.exists() and not overwrite:
+            raise OutputError(
+                f"{out}: this file exists; pass --overwrite (overwrite=True) to replace it, or "
+                "write to another file"
+            )
     write_rows(rows, outs)
 
 

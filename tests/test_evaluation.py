@@ -35,7 +35,7 @@ def test_arms_are_trained_and_scored_as_sacrebleu_does(
     assert {row.updates for row in found.rows} == {3}
     references = ref.read_text("utf-8").splitlines()
     for row in found.rows:
-        hypotheses = (found.path / row.arm / "toy.txt").read_text("utf-8").split("\n")[:-1]
+        hypotheses = (found.path / row.arm / "toy.hyp.txt").read_text("utf-8").split("\n")[:-1]
         assert len(hypotheses) == 12
         assert row.bleu == sacrebleu.corpus_bleu(hypotheses, [references]).score
         assert row.chrf == sacrebleu.corpus_chrf(hypotheses, [references]).score
@@ -84,10 +84,10 @@ def test_interrupted_evaluation_keeps_what_was_finished(
     monkeypatch.setattr(evaluation, "translate", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         evaluate(selection, tests=tests, out=tmp_path / "out", **FAST)
-    first = (tmp_path / "out/full/toy.txt").stat().st_mtime_ns
+    first = (tmp_path / "out/full/toy.hyp.txt").stat().st_mtime_ns
     weights = (tmp_path / "out/random/step-0000003.safetensors").stat().st_mtime_ns
     assert len(evaluate(selection, tests=tests, out=tmp_path / "out", **FAST).rows) == 3
-    assert (tmp_path / "out/full/toy.txt").stat().st_mtime_ns == first
+    assert (tmp_path / "out/full/toy.hyp.txt").stat().st_mtime_ns == first
     assert (tmp_path / "out/random/step-0000003.safetensors").stat().st_mtime_ns == weights
     assert len(calls) == 4
     evaluate(selection, tests=tests, out=tmp_path / "out", **FAST)

@@ -395,3 +395,18 @@ def test_a_file_too_large_is_named_and_the_next_run_succeeds(
     selection.write_text(*outs)
     texts = toy_corpus.text().paths
     assert [out.read_bytes() for out in outs] == [text.read_bytes() for text in texts]
+
+
+def test_an_existing_file_is_replaced_only_when_told(
+    make_scores: MakeScores, toy_corpus: pycat.Corpus, tmp_path: Path
+) -> None:
+    nll = np.random.default_rng(0).uniform(5, 50, (len(toy_corpus), 2))
+    kept = select(make_scores(toy_corpus, nll), keep=0.1)
+    src, tgt = tmp_path / "half.en", tmp_path / "half.de"
+    tgt.write_text("mine")
+    with pytest.raises(OutputError, match=r"half.de: this file exists; pass --overwrite"):
+        kept.write_text(src, tgt)
+    assert tgt.read_text() == "mine"
+    assert not src.exists()
+    kept.write_text(src, tgt, overwrite=True)
+    assert len(tgt.read_bytes().splitlines()) == 30
