@@ -153,7 +153,7 @@ class _Options:
         self._group, self._prefix = f"{group}." if group else "", prefix
 
     def add(self, name: str, text: str, **settings: Any) -> None:
-        metavar = {int: "N", float: "X", Path: "FILE"}.get(settings.get("type"))
+        metavar = {int: "N", float: "X", Path: "FILE"}.get(settings.get("type", str))
         if metavar is not None:
             settings.setdefault("metavar", metavar)
         default = self._defaults[name].default
