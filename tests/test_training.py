@@ -1,6 +1,10 @@
 """Training: schedules, resuming, reproducing, and that a model can learn at all."""
 
+import json
 import math
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +75,31 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
         assert one.read_bytes() == other.read_bytes()
     assert cut.manifest["num_tokens"] == whole.manifest["num_tokens"]
     assert not (tmp_path / "cut" / "state.pt").exists()
+
+
+def test_a_killed_process_loses_at_most_what_followed_its_last_state(
+    tmp_path: Path, toy_corpus: Corpus
+) -> None:
+    def command(out: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "pycat", "train", "--corpus", str(toy_corpus.path)),
+            *("--out", str(tmp_path / out), "--checkpoint-steps", "2,12,14"),
+            *("--batch-tokens", "128", "--device", "cpu", "--dtype", "float32"),
+        ]
+
+    subprocess.run(command("whole"), cwd=tmp_path, check=True, capture_output=True)
+    with subprocess.Popen(command("cut"), cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "cut" / "state.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    first = (tmp_path / "cut" / "step-0000002.safetensors").stat().st_mtime_ns
+    assert not json.loads((tmp_path / "cut" / "proxy.json").read_text())["complete"]
+    subprocess.run(command("cut"), cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "cut" / "step-0000002.safetensors").stat().st_mtime_ns == first
+    for name in ("step-0000002", "step-0000012", "step-0000014"):
+        whole = (tmp_path / "whole" / f"{name}.safetensors").read_bytes()
+        assert (tmp_path / "cut" / f"{name}.safetensors").read_bytes() == whole
 
 
 def test_seeds_reproduce_and_differ(tmp_path: Path, toy_corpus: Corpus) -> None:
