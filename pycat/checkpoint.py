@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from pycat.corpus import Corpus
 from pycat.errors import CheckpointError
@@ -45,8 +45,8 @@ def save_checkpoint(path: Path, model: Transformer, *, step: int, tokenizer_sha2
         "tokenizer_sha256": tokenizer_sha256,
     }
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {_ENTRY: json.dumps(header)})
-        temporary.chmod(0o644)  # safetensors creates it readable by its owner alone
+        # Not by save_file, whose errors on a full disk are not OSErrors.
+        temporary.write_bytes(save(tensors, {_ENTRY: json.dumps(header)}))
 
 
 def read_info(path: str | PathLike[str]) -> CheckpointInfo:
@@ -86,16 +86,16 @@ def load_model(info: CheckpointInfo, device: torch.device) -> Transformer:
     """
     with safe_open(info.path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    with torch.device(device):
+    with torch.device("meta"):
         model = Transformer(info.config)
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise CheckpointError(
             f"{info.path}: tensors do not match the header's shape {info.config.to_json()} "
             f"({str(error).splitlines()[1].strip()}); the file is damaged: train again"
         ) from None
-    return model.eval()
+    return model.to(device).eval()
 
 
 def read_infos(paths: Sequence[str | PathLike[str]], corpus: Corpus) -> list[CheckpointInfo]:

@@ -3,11 +3,15 @@
 import argparse
 import errno
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from pycat.corpus import tokenize
 from pycat.criteria import CRITERIA
@@ -25,11 +29,9 @@ _REMEDIES = {
     errno.ENOSPC: "free some space or choose --out on another disk",
     errno.EDQUOT: "free some space or choose --out on another disk",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f) or choose --out on another disk",
-    errno.EACCES: "choose an --out you may write to",
-    errno.EPERM: "choose an --out you may write to",
+    errno.EACCES: "see that you may read or write there, or choose another place",
+    errno.EPERM: "see that you may read or write there, or choose another place",
     errno.EROFS: "choose an --out you may write to",
-    errno.ENOTDIR: "choose an --out that is a folder",
-    errno.EEXIST: "choose an --out that is a folder",
 }
 
 
@@ -41,6 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(**options)
     except PycatError as error:
         print(f"pycat: error: {error}", file=sys.stderr)
+        return 1
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        print(f"pycat: error: {reason}; lower --batch-tokens", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, "mend that")
@@ -78,13 +87,15 @@ def _score(checkpoints: list[Path], **options: Any) -> None:
     table = score(checkpoints=checkpoints, **options)
     print(f"{table.path}: {len(table):,} pairs under checkpoints at updates {table.steps}")
     for step, ppl in zip(table.steps, table.ppl.T, strict=True):
-        print(f"  update {step:>7,}: median perplexity {sorted(ppl)[len(ppl) // 2]:,.1f}")
+        print(f"  update {step:>7,}: median perplexity {np.median(ppl):,.1f}")
 
 
 def _select(text: list[Path] | None, **options: Any) -> None:
     selection = select(**options)
     print(_selected(selection))
     if text is not None:
+        if len(text) > 2:
+            raise PycatError(f"--text names {len(text)} files; expected source and target, or one")
         if len(text) == 2:
             selection.write_text(*text, overwrite=options["overwrite"])
         else:
@@ -347,11 +358,14 @@ def _evaluate_options(options: _Options) -> None:
 class _AddTest(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         name, test = values
+        if name in getattr(namespace, self.dest):
+            parser.error(f"--test: two sets are named {name!r}; name them: --test NAME=SRC,REF")
         setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: test})
 
 
 def _test_set(text: str) -> tuple[str, TestSet]:
-    name, equals, files = text.rpartition("=")
+    name, equals, files = text.partition("=")
+    files = files if equals else text
     paths = files.split(",")
     if len(paths) > 2 or not all(paths):
         raise argparse.ArgumentTypeError(

@@ -8,7 +8,7 @@ pairs that are in it, from 0; `Corpus.lines` gives their line numbers.
 import copy
 import hashlib
 import os
-import time
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,8 +24,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pycat._core import IndexedFile, IndexedWriter
-from pycat.errors import CorpusError, TextError
-from pycat.output import OutputFolder, digest, file_sha256, read_manifest, replacing
+from pycat.errors import CorpusError, PycatError, TextError
+from pycat.output import (
+    OutputFolder,
+    digest,
+    file_sha256,
+    read_manifest,
+    replacing,
+    write_json,
+)
 from pycat.parallel_text import ParallelText, decode
 from pycat.progress import progress
 from pycat.tokenizer import Tokenizer, train_tokenizer
@@ -181,6 +188,11 @@ class Corpus:
             for row in file:
                 kept[int(row.split("\t", 1)[0]) - 1] = False
         all_lines: NDArray[np.int64] = np.flatnonzero(kept)
+        if len(all_lines) != self.manifest["num_pairs"]:
+            raise CorpusError(
+                f"{self.path / _SKIPPED_FILE}: leaves {len(all_lines):,} lines, expected "
+                f"{self.manifest['num_pairs']:,}; it is damaged: run 'pycat tokenize' again"
+            )
         return all_lines[self.pair_ids]
 
     def text(self) -> ParallelText:
@@ -204,14 +216,14 @@ class Corpus:
 
     def sentences(self, pair_ids: Sequence[int]) -> list[tuple[str, str]]:
         """Source and target text of those pairs, in that order; reads the text once."""
-        rows = self._rows(np.asarray(pair_ids, dtype=np.int64))
-        wanted = dict.fromkeys(self.lines[rows].tolist(), ("", ""))
+        lines = self.lines[self._rows(np.asarray(pair_ids, dtype=np.int64))].tolist()
+        wanted = dict.fromkeys(lines, ("", ""))
         text = self.text()
         for number, row in enumerate(text.rows()):
             if number in wanted:
                 src, tgt = text.sides(row, number + 1)
                 wanted[number] = (src.decode("utf-8"), tgt.decode("utf-8"))
-        return [wanted[line] for line in self.lines[rows].tolist()]
+        return [wanted[line] for line in lines]
 
     def _rows(self, pair_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         rows = np.searchsorted(self.pair_ids, pair_ids)
@@ -266,7 +278,11 @@ def tokenize(
         OutputError: `out` holds something else, or a corpus made with other options.
     """
     text = ParallelText.of(src, tgt, tsv)
-    names = languages or _languages(text)
+    names = tuple(languages or _languages(text))
+    if len(set(names)) != 2 or not all(re.fullmatch(r"[\w-]+", name) for name in names):
+        raise PycatError(
+            f"languages are {names}; expected two different names of letters, digits, - and _"
+        )
     folder_path = Path(out)
     given = None if tokenizer is None else Tokenizer(tokenizer)
     # Read before the folder is touched: overwriting may delete the very file.
@@ -287,8 +303,9 @@ def tokenize(
         overwrite,
     )
     if folder.manifest is not None:
+        if [row["path"] for row in folder.manifest["text"]] != list(map(str, text.paths)):
+            write_json(folder_path / "corpus.json", {**folder.manifest, "text": prints})
         return Corpus(folder_path)
-    started = time.perf_counter()
     model_path = folder_path / _TOKENIZER_FILE
     if model is None:
         pieces = train_tokenizer(
@@ -315,7 +332,6 @@ def tokenize(
         tokenizer_sha256=pieces.sha256,
         text=prints,
         sha256=files,
-        elapsed_s=round(time.perf_counter() - started, 3),
     )
     return Corpus(folder_path)
 

@@ -1,5 +1,6 @@
 """Translate by beam search."""
 
+import re
 from collections.abc import Sequence
 from operator import itemgetter
 
@@ -57,7 +58,8 @@ def translate(
                 results[i] = hypothesis
             advance(len(ids))
             first = last
-    return tokenizer.decode(results)
+    # Byte fallback can spell line ends, and a translation is one line.
+    return [re.sub(r"[\r\n]", " ", text) for text in tokenizer.decode(results)]
 
 
 @torch.inference_mode()

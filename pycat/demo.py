@@ -20,7 +20,7 @@ pycat demo: prune {src} and {tgt} to half.
   2. train      a small translation model, keeping 5 early checkpoints
   3. score      every pair's perplexity under each checkpoint
   4. select     the half whose perplexity moves most (cat_var)
-  report        {out}/report.html
+  report        {out}/own/report.html
 """
 
 _WITH_COLLECTED_TEXT = """\
@@ -33,7 +33,7 @@ pycat demo: prune real English-German text to half, and see what the half is wor
   3. score      every pair's perplexity under each checkpoint
   4. select     the half whose perplexity moves most (cat_var)
   5. evaluate   retrain on that half and on a random half, translate 500 held-out messages
-  report        {out}/report.html
+  report        {out}/work/report.html
 
 About 8 minutes on two cores. A model trained this briefly translates badly: the demo shows the
 whole way, not the quality that a full training reaches.
@@ -52,21 +52,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     out: Path = options.out
     if options.src is not None:
         print(_WITH_OWN_TEXT.format(**vars(options)), flush=True)
-        src, tgt, more = options.src, options.tgt, []
+        src, tgt, work, more = options.src, options.tgt, out / "own", []
     else:
         print(_WITH_COLLECTED_TEXT.format(out=out), flush=True)
         try:
             text = collect(out / "text")
-        except PycatError as error:
+        except (PycatError, OSError) as error:
             print(f"pycat: error: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("pycat: interrupted; the same command goes on from here", file=sys.stderr)
+            return 130
         show_sources(text)
-        src, tgt = text.train_en, text.train_de
+        src, tgt, work = text.train_en, text.train_de, out / "work"
         more = ["--evaluate", "--test", f"software={text.test_en},{text.test_de}"]
-        more += ["--evaluate-baselines", "random", "--evaluate-epochs", "4"]
+        more += ["--evaluate-baselines", "random", "--evaluate-epochs", "3", "--epochs", "2"]
     return cli.main(
         [
-            *("prune", "--src", str(src), "--tgt", str(tgt), "--out", str(out / "work")),
+            *("prune", "--src", str(src), "--tgt", str(tgt), "--out", str(work)),
             *("--score-dtype", "auto"),
             *more,
         ]

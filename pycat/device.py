@@ -41,7 +41,11 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype not in DTYPES:
         raise PycatError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     if dtype == "auto":
-        has_bfloat16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_bfloat16()
+        has_bfloat16 = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if device.type == "cuda"
+            else _cpu_bfloat16()
+        )
         return torch.bfloat16 if has_bfloat16 else torch.float32
     return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 

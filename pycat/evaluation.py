@@ -1,6 +1,6 @@
 """Retrain on the kept pairs, translate test sets, and compare with the alternatives."""
 
-import time
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -88,7 +88,8 @@ def evaluate(
             a finished one is opened as it is.
         baselines: arms beside the selection: "full" (the whole corpus) and "random" (as many
             pairs as the selection, drawn with `seed`).
-        preset, batch_tokens, learning_rate, dtype: as in `train`.
+        preset, batch_tokens, learning_rate, dtype: of training, as in `train`; translation is
+            float32.
         epochs: passes over each arm's own pairs: an arm of half the pairs trains half as long.
         updates: instead, the updates of every arm alike.
         beam: of the beam search; 1 is greedy.
@@ -115,12 +116,13 @@ def evaluate(
         raise PycatError(
             f"baselines name {sorted(unknown)}; expected some of {', '.join(BASELINES)}"
         )
-    texts = {
-        name: ParallelText.of(*test, None)
-        if isinstance(test, tuple)
-        else ParallelText.of(None, None, test)
-        for name, test in tests.items()
-    }
+    texts = {name: test_text(test) for name, test in tests.items()}
+    lines = {name: _read(text) for name, text in texts.items()}
+    for name in tests:
+        if not re.fullmatch(r"[\w.+-]+", name):
+            raise PycatError(f"test set {name!r}: expected a name of letters, digits, . + - and _")
+    if beam < 1:
+        raise PycatError(f"beam is {beam}; expected at least 1")
     corpus = selection.corpus()
     arms = _arms(corpus, selection, baselines, seed)
     train_options: dict[str, Any] = {
@@ -145,7 +147,6 @@ def evaluate(
     folder = OutputFolder(Path(out), "evaluation", recipe, ("*/*.hyp.txt",), overwrite)
     if folder.manifest is not None:
         return Evaluation.open(folder.path)
-    started = time.perf_counter()
     bleu, chrf = BLEU(), CHRF()
     rows = []
     for arm, view in arms.items():
@@ -153,8 +154,7 @@ def evaluate(
             view, out=folder.path / arm, checkpoints=1, overwrite=overwrite, **train_options
         )
         model = None
-        for name, text in texts.items():
-            sources, references = _read(text)
+        for name, (sources, references) in lines.items():
             path = folder.path / arm / f"{name}.hyp.txt"
             if path.is_file():
                 hypotheses = path.read_text("utf-8").split("\n")[:-1]
@@ -166,6 +166,7 @@ def evaluate(
                 )
                 with replacing(path) as temporary:
                     temporary.write_text("".join(line + "\n" for line in hypotheses), "utf-8")
+                folder.record()
             rows.append(
                 EvaluationRow(
                     arm,
@@ -181,9 +182,15 @@ def evaluate(
         rows=[asdict(row) for row in rows],
         bleu_signature=str(bleu.get_signature()),
         chrf_signature=str(chrf.get_signature()),
-        elapsed_s=round(time.perf_counter() - started, 3),
     )
     return Evaluation.open(folder.path)
+
+
+def test_text(test: TestSet) -> ParallelText:
+    """The parallel text of a test set; TextError if a file is missing or empty."""
+    if isinstance(test, tuple):
+        return ParallelText.of(*test, None)
+    return ParallelText.of(None, None, test)
 
 
 def _arms(

@@ -51,8 +51,7 @@ class Dropout(nn.Module):
             return x
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
         bytes_ = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()].view(x.shape)
-        kept = (bytes_ >= self.threshold).to(x.dtype)
-        return x * kept.mul_(256 / (256 - self.threshold))
+        return x * (bytes_ >= self.threshold) * (256 / (256 - self.threshold))
 
 
 class Attention(nn.Module):

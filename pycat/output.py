@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ def naming(path: Path, temporary: Path) -> Iterator[None]:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write `value` so that `path` holds either its old bytes or all of the new ones."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        temporary.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
 
 
 def digest(value: object) -> str:
@@ -111,6 +112,8 @@ class OutputFolder:
     Attributes:
         manifest: the finished manifest, or None while there is work to do.
         resumes: whether an interrupted run of the same recipe left work to go on from.
+        elapsed_s: seconds of work so far, those of interrupted runs up to their last `record`
+            included.
 
     Raises:
         OutputError: the folder holds something else, or was made by another recipe.
@@ -128,6 +131,7 @@ class OutputFolder:
         self.manifest: dict[str, Any] | None = None
         self.resumes = False
         self._file = path / f"{kind}.json"
+        self._started, self._earlier_s = time.perf_counter(), 0.0
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: expected a folder, found a file; choose another name")
         path.mkdir(parents=True, exist_ok=True)
@@ -139,8 +143,12 @@ class OutputFolder:
                     f"'pycat.{kind}'; pycat did not make this file: choose another folder"
                 )
             if manifest.get("recipe") == self.recipe:
-                self.resumes = not manifest.get("complete")
-                self.manifest = None if self.resumes else manifest
+                if manifest.get("complete"):
+                    self.manifest = manifest
+                    return
+                self.resumes = True
+                self._earlier_s = manifest.get("elapsed_s", 0.0)
+                self._remove_temporaries(owned)
                 return
             files = [file for pattern in owned for file in path.glob(pattern)]
             # A run that failed before it made anything leaves nothing to protect.
@@ -150,20 +158,37 @@ class OutputFolder:
                     f"{path}: this {kind} folder was made with other options ({changed}); pass "
                     "--overwrite (overwrite=True) to replace it, or choose another folder"
                 )
-            self._file.unlink()
+            # Killed from here on, the folder is still known as an unfinished one of this kind.
+            write_json(self._file, {**manifest, "complete": False})
             for file in files:
                 file.unlink()
-        elif any(path.iterdir()):
-            some = ", ".join(sorted(entry.name for entry in path.iterdir())[:3])
+            self._remove_temporaries(owned)
+        elif strangers := {*path.iterdir()} - {*path.glob(f".{kind}.json.*.tmp")}:
+            some = ", ".join(sorted(entry.name for entry in strangers)[:3])
             raise OutputError(
                 f"{path}: expected an empty folder or one made by pycat ({kind}.json), found "
                 f"{some}; choose another folder"
             )
         self._write(complete=False)
 
+    @property
+    def elapsed_s(self) -> float:  # noqa: D102 - with the attributes above
+        return self._earlier_s + time.perf_counter() - self._started
+
+    def record(self) -> None:
+        """Note the time spent so far, for a run that goes on after an interruption."""
+        self._write(complete=False, elapsed_s=round(self.elapsed_s, 3))
+
     def finish(self, **facts: Any) -> dict[str, Any]:
-        """Write the complete manifest: the recipe plus `facts`; returns it."""
-        return self._write(complete=True, **facts)
+        """Write the complete manifest, and return it: recipe, `facts` and `elapsed_s`."""
+        return self._write(complete=True, **facts, elapsed_s=round(self.elapsed_s, 3))
+
+    def _remove_temporaries(self, owned: Sequence[str]) -> None:
+        """Delete what killed runs left half-written."""
+        for pattern in (*owned, f"{self.kind}.json"):
+            for name in (f".{pattern}.*.tmp", f"{pattern}.tmp*"):
+                for file in self.path.glob(name):
+                    file.unlink()
 
     def _write(self, **facts: Any) -> dict[str, Any]:
         manifest = {

@@ -4,7 +4,6 @@ Lines end at `\\n` and nowhere else: a lone carriage return, NUL or U+2028 insid
 moves the alignment. Files named `.gz` or `.zst` are compressed, others plain.
 """
 
-import hashlib
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO, TypedDict, cast
 import pyarrow as pa
 
 from pycat.errors import OutputError, TextError
-from pycat.output import naming, replacing
+from pycat.output import file_sha256, naming, replacing
 
 _EMPTY = "{}: the file is empty; expected one sentence a line"
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
@@ -131,13 +130,11 @@ class ParallelText:
                 stat.st_size,
                 stat.st_mtime_ns,
             ):
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
                 row = FileFingerprint(
                     path=str(path),
                     file_bytes=stat.st_size,
                     mtime_ns=stat.st_mtime_ns,
-                    sha256=digest,
+                    sha256=file_sha256(path),
                 )
             prints.append(row)
         return prints

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pycat.corpus import Corpus, known_text, tokenize
-from pycat.criteria import CRITERIA
-from pycat.errors import OutputError, PycatError
-from pycat.evaluation import Evaluation, TestSet, evaluate
-from pycat.output import OutputFolder, changes, recorded_recipe
+from pycat.errors import OutputError
+from pycat.evaluation import Evaluation, TestSet, evaluate, test_text
+from pycat.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.parallel_text import ParallelText
 from pycat.report import write_report
 from pycat.score_table import ScoreTable
 from pycat.scoring import score
-from pycat.selection import Selection, select
+from pycat.selection import Selection, check_recipe, select
 from pycat.training import Run, train
 
 _STAGES = ("tokenize", "train", "score", "select", "evaluate")
@@ -81,10 +80,9 @@ def prune(
             invalidates) without `overwrite`.
         PycatError: as each stage.
     """
-    if not 0 < keep <= 1:
-        raise PycatError(f"keep is {keep}; expected a fraction above 0 and at most 1, such as 0.5")
-    if by not in CRITERIA:
-        raise PycatError(f"criterion {by!r} is not known; expected one of {', '.join(CRITERIA)}")
+    check_recipe(keep, by)
+    for test in (tests or {}).values():
+        test_text(test)
     text = ParallelText.of(src, tgt, tsv)
     work = Path(out)
     options: dict[str, dict[str, Any]] = {
@@ -107,27 +105,42 @@ def prune(
     run = train(corpus, **where("train"), **options["train"])
     scores = score(corpus, run.checkpoints, **where("score"), **options["score"])
     selection = select(scores, **where("select"), **options["select"])
-    texts = _text_paths(work, text, corpus.languages)
-    if text.is_tsv:
-        selection.write_tsv(texts[0], overwrite=True)
-    else:
-        selection.write_text(*texts, overwrite=True)
     evaluation = None
     if tests:
         evaluation = evaluate(selection, **where("evaluate"), **options["evaluate"])
-    timings = {
-        "tokenize": corpus.manifest["elapsed_s"],
-        "train": run.manifest["elapsed_s"],
-        "score": scores.manifest["elapsed_s"],
-        "select": selection.manifest["elapsed_s"],
+    elif "evaluate" in folder.recipe:
+        evaluation = _earlier_evaluation(work, selection)
+    results: dict[str, Corpus | Run | ScoreTable | Selection | Evaluation] = {
+        "tokenize": corpus,
+        "train": run,
+        "score": scores,
+        "select": selection,
     }
     if evaluation is not None:
-        timings["evaluate"] = evaluation.manifest["elapsed_s"]
-    report = write_report(
-        work / "report.html", selection, scores, run, timings=timings, evaluation=evaluation
-    )
-    folder.finish(timings=timings)
+        results["evaluate"] = evaluation
+    timings = {stage: result.manifest["elapsed_s"] for stage, result in results.items()}
+    made = {stage: digest(dict(result.manifest)) for stage, result in results.items()}
+    texts = _text_paths(work, text, corpus.languages)
+    report = work / "report.html"
+    before = folder.manifest or {}
+    if before.get("made") != made or not all(path.is_file() for path in (*texts, report)):
+        if text.is_tsv:
+            selection.write_tsv(texts[0], overwrite=True)
+        else:
+            selection.write_text(*texts, overwrite=True)
+        write_report(report, selection, scores, run, timings=timings, evaluation=evaluation)
+        folder.finish(made=made)
     return Pruned(corpus, run, scores, selection, evaluation, texts, report, timings)
+
+
+def _earlier_evaluation(work: Path, selection: Selection) -> Evaluation | None:
+    """The evaluation that an earlier call made of this very selection."""
+    try:
+        evaluation = Evaluation.open(work / _FOLDERS["evaluate"])
+    except OutputError:
+        return None
+    kept = selection.corpus().subset(selection.pair_ids).id
+    return evaluation if kept in evaluation.manifest["recipe"]["arms"].values() else None
 
 
 def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool) -> OutputFolder:

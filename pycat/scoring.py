@@ -1,7 +1,6 @@
 """Score every pair of a corpus under every checkpoint."""
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -47,8 +46,8 @@ def score(
         batch_tokens: tokens of the larger side of a batch, padding included; bounds memory and
             does not change the scores beyond rounding.
         device: "cpu", "cuda" or "auto".
-        dtype: of matrix products: "float32", "bfloat16" or "auto" (bfloat16 where the device has
-            it). Log-sum-exps are float32, sums over tokens float64.
+        dtype: of the layers' matrix products: "float32", "bfloat16" or "auto" (bfloat16 where the
+            device has it). Logits are float32, sums over tokens float64.
         overwrite: replace a table made from other input.
 
     Returns:
@@ -84,15 +83,13 @@ def score(
         corpus.subset(corpus.pair_ids[first : first + _PART_PAIRS])
         for first in range(0, len(corpus), _PART_PAIRS)
     ]
-    folder = (
-        None
-        if out is None
-        else OutputFolder(Path(out), "scores", recipe, ("part-*.parquet",), overwrite)
-    )
-    if folder is not None and folder.manifest is not None:
-        return ScoreTable.open(folder.path)
+    # Loaded before the folder is touched: overwriting for a damaged checkpoint would lose a table.
     models = [load_model(info, torch_device) for info in infos]
-    started = time.perf_counter()
+    folder = None
+    if out is not None:
+        folder = OutputFolder(Path(out), "scores", recipe, ("part-*.parquet",), overwrite)
+        if folder.manifest is not None:
+            return ScoreTable.open(folder.path)
     tables = []
     with progress("score", facts["num_tokens"] * len(infos), "tokens") as advance:
         for i, part in enumerate(parts):
@@ -107,10 +104,11 @@ def score(
                 "num_tokens": part.num_tokens,
                 **{f"nll_{k}": nll[:, k] for k in range(len(infos))},
             }
-            if path is None:
+            if folder is None or path is None:
                 tables.append(pa.table(columns))
             else:
                 write_part(pa.table(columns), path)
+                folder.record()
     if folder is None:
         manifest = {"recipe": recipe, **facts, "corpus_path": str(corpus.path.resolve())}
         return ScoreTable.from_arrow(pa.concat_tables(tables), manifest)
@@ -118,7 +116,6 @@ def score(
         **facts,
         num_parts=len(parts),
         corpus_path=os.path.relpath(corpus.path.resolve(), folder.path.resolve()),
-        elapsed_s=round(time.perf_counter() - started, 3),
     )
     return ScoreTable.open(folder.path)
 
@@ -164,13 +161,14 @@ def _batch_nll(
     for model in models:
         with autocast(device, dtype):
             hidden = model(src, src_mask.sum(1), tgt_in)[tgt_mask]
-            # One checkpoint at a time: stacked hidden states would cost K times the memory here.
-            stats = cat_linear_cross_entropy(
-                hidden[None],
-                model.output_weight[None],
-                batch.tgt_tokens,
-                batch.tgt_cu_seqlens,
-                dtype=torch.float32,
-            )
+        # Outside autocast, which would round logits to bfloat16. One checkpoint at a time: stacked
+        # hidden states would cost K times the memory here.
+        stats = cat_linear_cross_entropy(
+            hidden[None],
+            model.output_weight[None],
+            batch.tgt_tokens,
+            batch.tgt_cu_seqlens,
+            dtype=torch.float32,
+        )
         sums.append(stats.nll[0])
     return torch.stack(sums)

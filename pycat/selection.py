@@ -1,7 +1,6 @@
 """Keep a fraction of the pairs, and write them as text."""
 
 import os
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pycat.corpus import Corpus, open_corpus
-from pycat.criteria import Criterion, Scores, evaluate_criterion
+from pycat.criteria import CRITERIA, Criterion, Scores, evaluate_criterion
 from pycat.errors import OutputError, PycatError
 from pycat.output import OutputFolder, digest, read_manifest, replacing
 from pycat.parallel_text import ParallelText, write_rows
@@ -109,7 +108,8 @@ class Selection:
         text = self.corpus().text()
         if not text.is_tsv:
             raise PycatError(
-                f"{self.corpus_path}: the text is two files, not tab-separated; use write_text"
+                f"{self.corpus_path}: the text is two files, not tab-separated; name two files to "
+                "write (write_text, --text SRC TGT)"
             )
         _write(text, (row for _, row in self._kept_rows()), (Path(out),), overwrite)
 
@@ -147,10 +147,8 @@ def select(
         PycatError: `keep` is out of range, the criterion is unknown or not a number somewhere.
         OutputError: `out` holds something else, or a selection made with other options.
     """
-    if not 0 < keep <= 1:
-        raise PycatError(f"keep is {keep}; expected a fraction above 0 and at most 1, such as 0.5")
+    check_recipe(keep, by)
     table = scores if isinstance(scores, ScoreTable) else ScoreTable.open(scores)
-    started = time.perf_counter()
     values = evaluate_criterion(table, by, seed)
     recipe = {
         "scores": digest(table.manifest["recipe"]),
@@ -160,6 +158,11 @@ def select(
         "keep": keep,
         "seed": seed if by == "random" else None,
     }
+    corpus = open_corpus(table.corpus_path)
+    if corpus.manifest["id"] != table.manifest["corpus"]:
+        raise PycatError(
+            f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
+        )
     folder = None
     if out is not None:
         folder = OutputFolder(Path(out), "selection", recipe, (_KEPT_FILE,), overwrite)
@@ -167,11 +170,6 @@ def select(
             return Selection.open(folder.path)
     rows = highest(values, max(1, round(keep * len(table))))
     pair_ids = table.pair_ids[rows]
-    corpus = open_corpus(table.corpus_path)
-    if corpus.manifest["id"] != table.manifest["corpus"]:
-        raise PycatError(
-            f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
-        )
     facts: dict[str, Any] = {
         "corpus": corpus.manifest["id"],
         "num_pairs": len(table),
@@ -189,7 +187,6 @@ def select(
     folder.finish(
         **facts,
         corpus_path=os.path.relpath(corpus.path.resolve(), folder.path.resolve()),
-        elapsed_s=round(time.perf_counter() - started, 3),
     )
     return Selection.open(folder.path)
 
@@ -206,6 +203,18 @@ def _write(
                 "write to another file"
             )
     write_rows(rows, outs)
+
+
+def check_recipe(keep: float, by: str | Criterion) -> None:
+    """Refuse a fraction out of range or an unknown criterion, before any work.
+
+    Raises:
+        PycatError: with what was expected.
+    """
+    if not 0 < keep <= 1:
+        raise PycatError(f"keep is {keep}; expected a fraction above 0 and at most 1, such as 0.5")
+    if isinstance(by, str) and by not in CRITERIA:
+        raise PycatError(f"criterion {by!r} is not known; expected one of {', '.join(CRITERIA)}")
 
 
 def highest(scores: Scores, count: int) -> NDArray[np.int64]:

@@ -1,6 +1,8 @@
 """Train a proxy on a corpus and keep checkpoints along the way."""
 
+import io
 import math
+import pickle
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from pycat.checkpoint import save_checkpoint
 from pycat.corpus import Batch, Corpus, open_corpus, pad
 from pycat.device import autocast, choose_device, choose_dtype
-from pycat.errors import CorpusError, PycatError
+from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.model import PRESETS, ModelConfig, Transformer
 from pycat.output import OutputFolder, read_manifest, replacing
 from pycat.progress import progress
@@ -25,7 +27,8 @@ SCHEDULES = ("linear", "log")
 _STATE_FILE = "state.pt"
 _STATE_EVERY_S = 60.0
 _BLOCK_LOGITS = 6_000_000
-_OWNED = ("step-*.safetensors", _STATE_FILE)
+# The state first: a folder half deleted must not seem one to go on from.
+_OWNED = (_STATE_FILE, "step-*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,8 @@ def train(
         learning_rate: at its peak, after `warmup` updates (a tenth of all by default, at most
             4,000); then it falls with the inverse square root of the update.
         label_smoothing, dropout: probabilities.
-        seed: of initial weights, batch order and dropout; a run repeats itself bit for bit on one
-            device with one number of threads.
+        seed: of initial weights, batch order and dropout; on the CPU, with one number of threads, a
+            run repeats itself bit for bit.
         device: "cpu", "cuda" or "auto".
         dtype: of matrix products: "float32", "bfloat16", or "auto" (bfloat16 where the device
             has it). Weights and Adam stay float32.
@@ -110,9 +113,18 @@ def train(
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     if preset not in PRESETS:
         raise PycatError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
-    for name, value in (("label_smoothing", label_smoothing), ("dropout", dropout)):
-        if not 0 <= value < 1:
-            raise PycatError(f"{name} is {value}; expected at least 0 and below 1")
+    for name, value, right, expected in (
+        ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "at least 0 and below 1"),
+        ("dropout", dropout, 0 <= dropout <= 0.9, "at least 0 and at most 0.9"),
+        ("learning_rate", learning_rate, 0 < learning_rate < 1, "above 0 and below 1"),
+        ("epochs", epochs, 0 < epochs < 1e6, "above 0 and below a million"),
+        ("updates", updates, updates is None or updates >= 1, "at least 1"),
+        ("warmup", warmup, warmup is None or warmup >= 1, "at least 1"),
+        ("batch_tokens", batch_tokens, batch_tokens >= 1, "at least 1"),
+        ("seed", seed, 0 <= seed < 2**31, "at least 0 and below 2**31"),
+    ):
+        if not right:
+            raise PycatError(f"{name} is {value}; expected {expected}")
     num_tokens = int(corpus.num_tokens.sum())
     if num_tokens < batch_tokens:
         raise CorpusError(
@@ -157,10 +169,9 @@ class _Trainer:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.loss_steps = 0
         self.num_tokens = 0
-        self.elapsed_s = 0.0
         config = ModelConfig(vocab_size=corpus.vocab_size, **PRESETS[self.recipe["preset"]])
         with torch.random.fork_rng([]):
-            torch.manual_seed(self.recipe["seed"])
+            torch.default_generator.manual_seed(self.recipe["seed"])
             model = Transformer(config, self.recipe["dropout"])
         self.model = model.to(device).train()
         self.optimizer = torch.optim.Adam(
@@ -173,8 +184,7 @@ class _Trainer:
         """Train from here to the last checkpoint."""
         steps, seed = self.recipe["checkpoint_steps"], self.recipe["seed"]
         plan_epoch, plan = -1, self.corpus.plan(self.recipe["batch_tokens"])
-        started = saved = time.perf_counter()
-        elapsed_before = self.elapsed_s
+        saved = time.perf_counter()
         devices = [self.device] if self.device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices),
@@ -202,15 +212,12 @@ class _Trainer:
                         tokenizer_sha256=self.corpus.manifest["tokenizer_sha256"],
                     )
                 if at_checkpoint or now - saved > _STATE_EVERY_S:
-                    self.elapsed_s = elapsed_before + now - started
                     self._save_state()
                     saved = now
-        self.elapsed_s = elapsed_before + time.perf_counter() - started
         self.folder.finish(
             losses=self.losses,
             num_tokens=self.num_tokens,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            elapsed_s=round(self.elapsed_s, 3),
             torch=torch.__version__,
         )
         (self.folder.path / _STATE_FILE).unlink(missing_ok=True)
@@ -235,8 +242,8 @@ class _Trainer:
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Mean smoothed cross-entropy of hidden states (T, D).
 
-        On the CPU a block of logits at a time stays below the size that malloc reuses: 1,640
-        tokens of 8,000 pieces took 115 ms in such blocks, forward and backward, and 200 ms whole.
+        On the CPU a block of logits at a time stays below the size that malloc reuses; whole, most
+        of their time goes into page faults.
         """
         weight = self.model.output_weight
         rows = max(1, _BLOCK_LOGITS // len(weight)) if hidden.is_cpu else max(1, len(hidden))
@@ -274,19 +281,28 @@ class _Trainer:
             "loss_sum": self.loss_sum,
             "loss_steps": self.loss_steps,
             "num_tokens": self.num_tokens,
-            "elapsed_s": self.elapsed_s,
         }
+        # Not straight to the file: torch's errors on a full disk are not OSErrors.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
         with replacing(self.folder.path / _STATE_FILE) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(buffer.getbuffer())
+        self.folder.record()
 
     def _load_state(self) -> None:
         path = self.folder.path / _STATE_FILE
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0]
+            raise OutputError(
+                f"{path}: cannot be read ({reason}); delete it, and training starts again"
+            ) from None
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.losses = state["step"], state["losses"]
         self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
-        self.num_tokens, self.elapsed_s = state["num_tokens"], state["elapsed_s"]
+        self.num_tokens = state["num_tokens"]
 
 
 def shift_right(tgt: Tensor, eos_id: int) -> Tensor:

@@ -644,3 +644,14 @@ def test_real_text_keeps_every_line_in_place(
     assert corpus.sentences(corpus.pair_ids.tolist()) == expected
     lengths = [len(row) for row in corpus.tokenizer.encode([tgt for _, tgt in expected])]
     assert corpus.num_tokens.tolist() == lengths
+
+
+def test_a_damaged_list_of_skipped_lines_is_refused(tmp_path: Path, toy_tokenizer: Path) -> None:
+    paths = write_text(tmp_path, ["one", "", "three"], ["eins", "zwei", "drei"])
+    corpus = pycat.tokenize(*paths, out=tmp_path / "corpus", tokenizer=toy_tokenizer)
+    assert corpus.lines.tolist() == [0, 2]
+    (tmp_path / "corpus" / "skipped.tsv").write_text("line\treason\n")
+    with pytest.raises(
+        CorpusError, match=r"skipped.tsv: leaves 3 lines, expected 2; it is damaged"
+    ):
+        _ = pycat.open_corpus(tmp_path / "corpus").lines

@@ -115,6 +115,34 @@ def test_the_random_arm_follows_the_seed(selection: Selection) -> None:
     assert draws[0].id == draws[1].id != draws[2].id
 
 
+def test_a_line_end_spelled_in_bytes_stays_one_line(
+    selection: Selection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = selection.corpus().tokenizer
+    [ids] = tokenizer.encode(["one\u240atwo"])
+    byte = {name: tokenizer._processor.piece_to_id(f"<0x{name}>") for name in ("0A", "0D", "41")}
+    spelled = [ids[0], byte["41"], byte["0A"], byte["0D"], byte["41"]]
+    assert "\n" in tokenizer.decode([spelled])[0]
+    monkeypatch.setattr("pycat.decoding.beam_search", lambda *_: [spelled])
+    [text] = translate(None, tokenizer, ["one"])  # type: ignore[arg-type]
+    assert text.endswith("A  A")
+
+
+def test_test_sets_are_read_before_anything_is_trained(
+    selection: Selection, toy_text: ToyText, tmp_path: Path
+) -> None:
+    src, ref = toy_text(5, seed=9, name="test")
+    ref.write_bytes(ref.read_bytes() + b"\xff\n")
+    src.write_text(src.read_text("utf-8") + "one\n", "utf-8")
+    with pytest.raises(TextError, match=r"test.de: line 6, byte 1 is 0xff"):
+        evaluate(selection, tests={"toy": (src, ref)}, out=tmp_path / "out", **FAST)
+    with pytest.raises(PycatError, match=r"test set 'a/b': expected a name of letters"):
+        evaluate(selection, tests={"a/b": (src, src)}, out=tmp_path / "out", **FAST)
+    with pytest.raises(PycatError, match=r"beam is 0; expected at least 1"):
+        evaluate(selection, tests={"a": (src, src)}, out=tmp_path / "out", **{**FAST, "beam": 0})
+    assert not (tmp_path / "out").exists()
+
+
 def test_bad_requests_are_named(selection: Selection, tmp_path: Path) -> None:
     with pytest.raises(PycatError, match="no test set given; pass held-out text"):
         evaluate(selection, tests={}, out=tmp_path / "out")

@@ -86,6 +86,9 @@ def test_dropout_keeps_the_mean_and_drops_the_share() -> None:
     rows = (dropped == 0).double().mean(1)
     assert rows.std().item() == pytest.approx((0.25 * 0.75 / 333) ** 0.5, rel=0.1)
     assert dropout.eval()(x) is x
+    half = dropout.train()(torch.ones(1000, 333, dtype=torch.bfloat16))
+    assert half.dtype == torch.bfloat16
+    assert half.double().mean().item() == pytest.approx(1.0, abs=0.005)
 
 
 def test_dropout_follows_the_seed() -> None:

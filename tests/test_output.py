@@ -39,7 +39,9 @@ def test_a_new_folder_is_incomplete_until_finished(tmp_path: Path) -> None:
     begun = {"format": "pycat.scores", "version": 1, "recipe": RECIPE, "complete": False}
     assert json.loads((path / "scores.json").read_text()) == begun
     whole = folder.finish(num_pairs=3)
-    assert whole == begun | {"complete": True, "num_pairs": 3}
+    elapsed_s = whole["elapsed_s"]
+    assert 0 <= elapsed_s < 60
+    assert whole == begun | {"complete": True, "num_pairs": 3, "elapsed_s": elapsed_s}
     assert json.loads((path / "scores.json").read_text()) == whole
     assert read_manifest(path, "scores") == whole
 
@@ -267,3 +269,45 @@ def test_the_digest_of_a_recipe_depends_on_its_values_alone() -> None:
     # SHA-256 of the two characters {}
     empty = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
     assert digest({}) == empty
+
+
+def test_a_kill_while_overwriting_leaves_a_folder_that_can_be_overwritten(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path, "scores", {"a": 1}, ("part-*",), overwrite=False)
+    (tmp_path / "part-0").write_text("zero")
+    folder.finish()
+
+    class Killed(BaseException):
+        pass
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(Killed()))
+        OutputFolder(tmp_path, "scores", {"a": 2}, ("part-*",), overwrite=True)
+    assert not json.loads((tmp_path / "scores.json").read_text())["complete"]
+    again = OutputFolder(tmp_path, "scores", {"a": 2}, ("part-*",), overwrite=True)
+    assert again.manifest is None
+    assert not (tmp_path / "part-0").exists()
+
+
+def test_what_killed_runs_left_half_written_is_removed(tmp_path: Path) -> None:
+    OutputFolder(tmp_path, "scores", {"a": 1}, ("part-*", "src.bin"), overwrite=False)
+    litter = (".part-0.123.tmp", "src.bin.tmp0", ".scores.json.9.tmp")
+    for name in (*litter, "my.tmp"):
+        (tmp_path / name).write_text("half")
+    assert OutputFolder(tmp_path, "scores", {"a": 1}, ("part-*", "src.bin"), False).resumes
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my.tmp", "scores.json"]
+
+
+def test_a_kill_before_the_first_manifest_leaves_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / ".scores.json.9.tmp").write_text("half")
+    assert not OutputFolder(tmp_path, "scores", {"a": 1}, (), overwrite=False).resumes
+
+
+def test_time_spent_is_summed_over_interruptions(tmp_path: Path) -> None:
+    first = OutputFolder(tmp_path, "scores", {"a": 1}, (), overwrite=False)
+    first._started -= 100
+    first.record()
+    second = OutputFolder(tmp_path, "scores", {"a": 1}, (), overwrite=False)
+    second._started -= 10
+    second.finish()
+    manifest = json.loads((tmp_path / "scores.json").read_text())
+    assert manifest["elapsed_s"] == pytest.approx(110, abs=5)

@@ -9,7 +9,7 @@ import pytest
 from conftest import ToyText
 
 import pycat
-from pycat.errors import OutputError, PycatError
+from pycat.errors import OutputError, PycatError, TextError
 from pycat.pruning import Pruned, prune
 
 FAST: dict[str, Any] = {
@@ -144,6 +144,34 @@ def test_evaluation_is_added_to_finished_stages(toy_text: ToyText, tmp_path: Pat
     assert f"{pruned.evaluation.rows[0].chrf:.1f}" in pruned.report.read_text("utf-8")
 
 
+def test_a_later_call_without_tests_keeps_the_evaluation(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(200)
+    tests = {"toy": toy_text(5, seed=9, name="test")}
+    options = {"updates": 2, "batch_tokens": 512, "device": "cpu", "beam": 1, "baselines": ()}
+    work = tmp_path / "work"
+    first = prune(src, tgt, out=work, tests=tests, evaluate_options=options, **FAST)
+    stamps = [path.stat().st_mtime_ns for path in (*first.texts, first.report)]
+    again = prune(src, tgt, out=work, **FAST)
+    assert again.evaluation is not None
+    assert [path.stat().st_mtime_ns for path in (*first.texts, first.report)] == stamps
+    other = prune(src, tgt, out=work, keep=0.3, overwrite=True, **FAST)
+    assert other.evaluation is None
+    assert "chrF" not in other.report.read_text("utf-8")
+
+
+def test_moved_text_is_found_where_it_is_given(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(200)
+    prune(src, tgt, out=tmp_path / "work", **FAST)
+    (tmp_path / "elsewhere").mkdir()
+    src = src.rename(tmp_path / "elsewhere" / src.name)
+    tgt = tgt.rename(tmp_path / "elsewhere" / tgt.name)
+    before = _stamps(tmp_path / "work")
+    pruned = prune(src, tgt, out=tmp_path / "work", keep=0.1, overwrite=True, **FAST)
+    assert len(pruned.texts[0].read_bytes().splitlines()) == 20
+    after = _stamps(tmp_path / "work")
+    assert after["proxy/proxy.json"] == before["proxy/proxy.json"]
+
+
 def test_bad_requests_fail_before_any_work(toy_text: ToyText, tmp_path: Path) -> None:
     src, tgt = toy_text(20)
     for keep in (0.0, -1.0, 1.01, float("nan")):
@@ -151,6 +179,10 @@ def test_bad_requests_fail_before_any_work(toy_text: ToyText, tmp_path: Path) ->
             prune(src, tgt, out=tmp_path / "work", keep=keep)
     with pytest.raises(PycatError, match="criterion 'best' is not known; expected one of cat_var"):
         prune(src, tgt, out=tmp_path / "work", by="best")
+    with pytest.raises(TextError, match=r"none.tsv: expected a text file, found nothing"):
+        prune(src, tgt, out=tmp_path / "work", tests={"toy": tmp_path / "none.tsv"})
+    with pytest.raises(PycatError, match=r"languages are \('en', 'en'\); expected two different"):
+        prune(src, tgt, out=tmp_path / "work2", tokenize_options={"languages": ("en", "en")})
     assert not (tmp_path / "work").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")

@@ -328,7 +328,8 @@ def test_tsv_is_refused_where_the_text_is_two_files(hostile: ScoreTable, tmp_pat
     with pytest.raises(PycatError) as caught:
         selection.write_tsv(tmp_path / "out.tsv")
     assert str(caught.value) == (
-        f"{selection.corpus_path}: the text is two files, not tab-separated; use write_text"
+        f"{selection.corpus_path}: the text is two files, not tab-separated; name two files to "
+        "write (write_text, --text SRC TGT)"
     )
     assert not (tmp_path / "out.tsv").exists()
 

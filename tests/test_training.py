@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import FileSizeLimit
 from safetensors.torch import load_file
 
 from pycat import training
@@ -100,6 +102,47 @@ def test_a_killed_process_loses_at_most_what_followed_its_last_state(
     for name in ("step-0000002", "step-0000012", "step-0000014"):
         whole = (tmp_path / "whole" / f"{name}.safetensors").read_bytes()
         assert (tmp_path / "cut" / f"{name}.safetensors").read_bytes() == whole
+
+
+def test_ctrl_c_ends_with_status_130_and_work_that_goes_on(
+    tmp_path: Path, toy_corpus: Corpus
+) -> None:
+    command = [
+        *(sys.executable, "-m", "pycat", "train", "--corpus", str(toy_corpus.path)),
+        *("--out", str(tmp_path / "cut"), "--checkpoint-steps", "1,5000"),
+        *("--batch-tokens", "128", "--device", "cpu", "--dtype", "float32"),
+    ]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "cut" / "state.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert message == "pycat: interrupted; the same command goes on from here\n"
+    assert not list((tmp_path / "cut").glob(".*.tmp"))
+
+
+def test_a_full_disk_is_an_oserror_and_the_run_goes_on(
+    tmp_path: Path, toy_corpus: Corpus, file_size_limit: FileSizeLimit
+) -> None:
+    out = tmp_path / "run"
+    for num_bytes, name in ((1_000_000, "step-0000002.safetensors"), (30_000_000, "state.pt")):
+        with file_size_limit(num_bytes), pytest.raises(OSError, match="File too large") as caught:
+            train(toy_corpus, out=out, checkpoint_steps=[2, 4], **FAST)
+        assert caught.value.filename == str(out / name)
+    assert not list(out.glob(".*.tmp"))
+    assert train(toy_corpus, out=out, checkpoint_steps=[2, 4], **FAST).steps == (2, 4)
+
+
+def test_a_damaged_state_is_named(tmp_path: Path, toy_corpus: Corpus) -> None:
+    out = tmp_path / "run"
+    train(toy_corpus, out=out, checkpoint_steps=[1, 2], **FAST)
+    manifest = json.loads((out / "proxy.json").read_text())
+    (out / "proxy.json").write_text(json.dumps({**manifest, "complete": False}))
+    (out / "state.pt").write_bytes(b"not a state")
+    with pytest.raises(OutputError, match=r"state.pt: cannot be read .*; delete it, and training"):
+        train(toy_corpus, out=out, checkpoint_steps=[1, 2], **FAST)
 
 
 def test_seeds_reproduce_and_differ(tmp_path: Path, toy_corpus: Corpus) -> None:
@@ -193,7 +236,16 @@ def test_rate_rises_linearly_then_falls_with_the_root() -> None:
     ("options", "message"),
     [
         ({"preset": "huge"}, "preset is 'huge'; expected one of tiny, base"),
-        ({"dropout": 1.0}, "dropout is 1.0; expected at least 0 and below 1"),
+        ({"dropout": 0.95}, "dropout is 0.95; expected at least 0 and at most 0.9"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; expected at least 0 and below 1"),
+        ({"learning_rate": math.inf}, "learning_rate is inf; expected above 0 and below 1"),
+        ({"epochs": math.nan}, "epochs is nan; expected above 0"),
+        ({"epochs": 0}, "epochs is 0; expected above 0"),
+        ({"updates": 0}, "updates is 0; expected at least 1"),
+        ({"warmup": 0}, "warmup is 0; expected at least 1"),
+        ({"batch_tokens": 0}, "batch_tokens is 0; expected at least 1"),
+        ({"seed": -1}, "seed is -1; expected at least 0 and below"),
+        ({"seed": 2**31}, "seed is 2147483648; expected at least 0 and below"),
         ({"checkpoint_steps": [5, 5]}, r"\[5, 5\]; expected at least two ascending"),
         ({"checkpoint_steps": [5]}, "at least two ascending"),
         ({"updates": 3}, "3 updates cannot hold 5 linear checkpoints"),
@@ -225,6 +277,7 @@ def test_a_diverging_loss_is_reported(tmp_path: Path, toy_corpus: Corpus) -> Non
             toy_corpus,
             out=tmp_path / "run",
             checkpoint_steps=[10, 20],
-            learning_rate=math.inf,
+            learning_rate=0.99,
+            warmup=1,
             **FAST,
         )
