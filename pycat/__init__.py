@@ -2,8 +2,8 @@
 
 import os
 
-# Before torch loads OpenMP: a team that waits passively loses nothing on a quiet machine, and where
-# another process took one of two cores it ran the proxy's layers 1.7 times as fast.
+# Before torch loads OpenMP: a team that spins while it waits loses far more than its share where
+# another process takes a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from pycat.corpus import Corpus, open_corpus, tokenize

@@ -73,7 +73,8 @@ class IndexedWriter:
 
         Raises:
             ValueError: no sequence was appended, or an append failed before.
-            OSError: as append(); files of the same name that existed before stay untouched.
+            OSError: as append(); files of the same name that existed before stay untouched,
+                unless the renaming itself failed: then nothing of that name can be opened.
         """
 
     def abort(self) -> None:

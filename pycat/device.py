@@ -68,9 +68,8 @@ def _cpu_bfloat16() -> bool:
 def _keep_freed_memory() -> None:
     """Let glibc keep freed blocks of up to 32 MiB, its limit, for the next batch.
 
-    By default it maps and unmaps each large tensor, and page faults take a third of the time: a
-    training step of 4,096 tokens (preset tiny, bfloat16) took 1,133 ms by default and 538 ms so,
-    on two cores.
+    By default it maps and unmaps each large tensor, and page faults take a large share of the
+    time of a batch.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

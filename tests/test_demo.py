@@ -43,7 +43,7 @@ def test_collected_text_is_pruned_and_evaluated(
     shown = capsys.readouterr().out
     assert f"{options['out']}/report.html" in shown
     assert shown.index("pycat demo: prune real English-German text") == 0
-    assert all(source.package in shown for source in SOURCES)
+    assert all(source.version in shown for source in SOURCES)
     assert "Apache-2.0" in shown
 
 
