@@ -527,7 +527,8 @@ except OSError as error:
 else:
     raise AssertionError("no write failed")
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    # Not from the repository, whose sources would hide the installed package.
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus.bin", "corpus.idx"]
     assert Path(tmp_path / "corpus.bin").read_bytes() == GOLDEN_BIN
     assert Path(tmp_path / "corpus.idx").read_bytes() == GOLDEN_IDX

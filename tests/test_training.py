@@ -271,13 +271,14 @@ def test_a_corpus_smaller_than_one_batch_is_refused(tmp_path: Path, toy_corpus: 
         train(toy_corpus, out=tmp_path / "run", batch_tokens=1_000_000)
 
 
-def test_a_diverging_loss_is_reported(tmp_path: Path, toy_corpus: Corpus) -> None:
+def test_a_diverging_loss_is_reported(
+    tmp_path: Path, toy_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_warmup_then_decay", lambda *_: math.inf)
     with pytest.raises(PycatError, match=r"training loss is (nan|inf) at update \d+; lower learn"):
         train(
             toy_corpus,
             out=tmp_path / "run",
             checkpoint_steps=[10, 20],
-            learning_rate=0.99,
-            warmup=1,
             **FAST,
         )
