@@ -1,6 +1,6 @@
 """The report's pictures: SVG text to stand in an HTML page, coloured by the page's own variables.
 
-Needs matplotlib. Colours below are placeholders: in the finished text each becomes a CSS variable,
+Needs matplotlib. Colours below are names: in the finished text each becomes a CSS variable,
 so that one picture serves light, dark and paper.
 """
 

@@ -33,7 +33,7 @@ pycat demo: prune real English-German text to half, and see what the half is wor
   3. score      every pair's perplexity under each checkpoint
   4. select     the half whose perplexity moves most (cat_var)
   5. evaluate   retrain on that half and on a random half, translate 500 held-out messages
-  report        {out}/work/report.html
+  report        {out}/collected/report.html
 
 About 8 minutes on two cores. A model trained this briefly translates badly: the demo shows the
 whole way, not the quality that a full training reaches.
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("pycat: interrupted; the same command goes on from here", file=sys.stderr)
             return 130
         show_sources(text)
-        src, tgt, work = text.train_en, text.train_de, out / "work"
+        src, tgt, work = text.train_en, text.train_de, out / "collected"
         more = ["--evaluate", "--test", f"software={text.test_en},{text.test_de}"]
         more += ["--evaluate-baselines", "random", "--evaluate-epochs", "3", "--epochs", "2"]
     return cli.main(

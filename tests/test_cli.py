@@ -69,7 +69,7 @@ def test_prune_passes_every_group_of_options_on(
     assert status == 0
     out = capsys.readouterr().out
     assert "kept 20 of 200 pairs" in out
-    assert f"report: {tmp_path}/work/report.html" in out
+    assert f"report: {tmp_path / 'work' / 'report.html'}" in out
     work = tmp_path / "work"
     recipe = pycat.Run.open(work / "proxy").manifest["recipe"]
     assert (recipe["seed"], recipe["checkpoint_steps"]) == (5, [1, 2])
