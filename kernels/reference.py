@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Logits are made for this many tokens at a time, to bound memory by rows x V.
-_ROWS = 2048
+# So many logits are made at a time: bounds memory, and stays below what malloc reuses (32 MiB).
+_BLOCK_LOGITS = 4_000_000
 
 
 class SequenceStats(NamedTuple):
@@ -63,10 +63,11 @@ def cat_linear_cross_entropy(
     nll = torch.zeros(num_checkpoints, num_targets, dtype=torch.float64, device=hidden.device)
     counted = _counted(targets, weight.shape[1], ignore_index)
     safe = torch.where(counted, targets, 0)[:, None]
+    block = max(1, _BLOCK_LOGITS // weight.shape[1])
     for k in range(num_checkpoints):
         output = weight[k].to(dtype)
-        for first in range(0, num_targets, _ROWS):
-            rows = slice(first, first + _ROWS)
+        for first in range(0, num_targets, block):
+            rows = slice(first, first + block)
             logits = hidden[k, rows].to(dtype) @ output.T
             if bias is not None:
                 logits = logits + bias[k].to(dtype)
