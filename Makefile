@@ -23,7 +23,7 @@ venv: .venv/.installed
 # Your own text: make demo SRC=train.en TGT=train.de [OUT=demo]
 OUT ?= demo
 demo: venv
-	$(BIN)/python -m pycat.demo --out $(OUT) $(if $(SRC),--src $(SRC) --tgt $(TGT))
+	$(BIN)/pycat-demo --out $(OUT) $(if $(SRC),--src $(SRC) --tgt $(TGT))
 
 test: venv
 	$(BIN)/pytest -q

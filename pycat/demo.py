@@ -42,7 +42,7 @@ whole way, not the quality that a full training reaches.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m pycat.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="pycat-demo", description=__doc__)
     parser.add_argument("--src", type=Path, help="your own source text, instead of the collected")
     parser.add_argument("--tgt", type=Path, help="its translation, line by line")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: demo)")
