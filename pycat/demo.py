@@ -35,7 +35,7 @@ pycat demo: prune real English-German text to half, and see what the half is wor
   5. evaluate   retrain on that half and on a random half, translate 500 held-out messages
   report        {out}/collected/report.html
 
-About 8 minutes on two cores. A model trained this briefly translates badly: the demo shows the
+About nine minutes on two cores. A model trained this briefly translates badly: the demo shows the
 whole way, not the quality that a full training reaches.
 """
 
