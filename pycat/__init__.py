@@ -6,7 +6,7 @@ import os
 # another process takes a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from pycat.corpus import Corpus, open_corpus, tokenize
+from pycat.corpus import Corpus, open_corpus
 from pycat.errors import (
     CheckpointError,
     CorpusError,
@@ -20,6 +20,7 @@ from pycat.pruning import Pruned, prune
 from pycat.score_table import ScoreTable
 from pycat.scoring import score
 from pycat.selection import Selection, select
+from pycat.tokenizing import tokenize
 from pycat.training import Run, train
 
 __all__ = [

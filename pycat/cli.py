@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pycat.corpus import tokenize
 from pycat.criteria import CRITERIA
 from pycat.device import DTYPES
 from pycat.errors import PycatError
@@ -23,6 +22,7 @@ from pycat.pruning import prune
 from pycat.scoring import score
 from pycat.selection import Selection, select
 from pycat.tokenizer import MODEL_TYPES
+from pycat.tokenizing import tokenize
 from pycat.training import SCHEDULES, Run, train
 
 _REMEDIES = {

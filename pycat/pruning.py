@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from pycat.corpus import Corpus, known_text, tokenize
+from pycat.corpus import Corpus
 from pycat.errors import OutputError
 from pycat.evaluation import Evaluation, TestSet, evaluate, test_text
 from pycat.output import OutputFolder, changes, digest, recorded_recipe
@@ -15,6 +15,7 @@ from pycat.report import write_report
 from pycat.score_table import ScoreTable
 from pycat.scoring import score
 from pycat.selection import Selection, check_recipe, select
+from pycat.tokenizing import known_text, tokenize
 from pycat.training import Run, train
 
 _STAGES = ("tokenize", "train", "score", "select", "evaluate")

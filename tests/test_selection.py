@@ -14,10 +14,11 @@ from conftest import FileSizeLimit, MakeScores, SmallDisk, ToyText
 from numpy.typing import NDArray
 
 import pycat
-from pycat.corpus import Corpus, tokenize
+from pycat.corpus import Corpus
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.score_table import ScoreTable
 from pycat.selection import Selection, highest, select
+from pycat.tokenizing import tokenize
 
 
 def nll_of(corpus: Corpus, seed: int = 0) -> NDArray[np.float64]:

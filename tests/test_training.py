@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 
 from pycat import training
 from pycat.checkpoint import load_model, read_info
-from pycat.corpus import Corpus, tokenize
+from pycat.corpus import Corpus
 from pycat.decoding import translate
 from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.model import PRESETS, ModelConfig, Transformer
+from pycat.tokenizing import tokenize
 from pycat.training import Run, train
 
 FAST: dict[str, Any] = {"batch_tokens": 128, "device": "cpu", "dtype": "float32"}
