@@ -2,12 +2,14 @@
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "bind.h"
-#include "corpus.h"
-#include "corpus_writer.h"
+#include "indexed_file.h"
+#include "indexed_writer.h"
 
 namespace py = pybind11;
 
@@ -17,35 +19,64 @@ namespace {
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
 
-template <typename T>
-void require_vector(const Array<T>& array, const char* name) {
-  if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) {
-    throw std::invalid_argument(std::string(name) + " is not aligned in memory; pass a copy");
-  }
-  if (array.ndim() != 1) {
-    throw std::invalid_argument(std::string(name) + " has " + std::to_string(array.ndim()) +
-                                " dimensions, expected 1");
-  }
+std::optional<Layout> layout_named(const std::optional<std::string>& name) {
+  if (!name) return std::nullopt;
+  if (*name == "fairseq") return Layout::kFairseq;
+  if (*name == "megatron") return Layout::kMegatron;
+  throw std::invalid_argument("layout is '" + *name + "', expected 'fairseq' or 'megatron'");
 }
 
 py::tuple gather(const IndexedFile& file, const Array<std::int64_t>& ids) {
   require_vector(ids, "ids");
   const auto num_ids = static_cast<std::size_t>(ids.size());
   const std::int64_t* ids_data = ids.data();
-  IndexedFile::Slices located;
+  std::vector<Slice> slices;
+  Extent extent{};
   {
     const py::gil_scoped_release release;
-    located = file.locate(ids_data, num_ids);
+    file.locate(ids_data, num_ids, slices);
+    extent = measure(slices);
   }
-  Array<std::int32_t> tokens(located.num_tokens);
+  Array<std::int32_t> tokens(extent.num_tokens);
   Array<std::int32_t> cu_seqlens(ids.size() + 1);
   std::int32_t* tokens_data = tokens.mutable_data();
-  std::int32_t* cu_seqlens_data = cu_seqlens.mutable_data();
+  std::int32_t* boundary = cu_seqlens.mutable_data();
   {
     const py::gil_scoped_release release;
-    file.copy_tokens(located.slices, tokens_data, cu_seqlens_data);
+    file.copy(slices, {0, 0}, OutputType::kInt32, tokens_data,
+              static_cast<std::size_t>(extent.num_tokens));
+    *boundary = 0;
+    for (const Slice& slice : slices) {
+      boundary[1] = boundary[0] + slice.length;
+      ++boundary;
+    }
   }
   return py::make_tuple(std::move(tokens), std::move(cu_seqlens));
+}
+
+/// A read-only array over mapped memory, which keeps the file open.
+py::array view(const py::object& file, const py::dtype& dtype, std::uint64_t size,
+               const std::byte* data) {
+  py::array array(dtype, {static_cast<py::ssize_t>(size)}, {dtype.itemsize()}, data, file);
+  py::detail::array_proxy(array.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  return array;
+}
+
+py::array lengths(const py::object& self) {
+  const auto& file = self.cast<const IndexedFile&>();
+  const std::byte* data = nullptr;
+  {
+    const py::gil_scoped_release release;
+    data = file.lengths();
+  }
+  return view(self, py::dtype::of<std::int32_t>(), file.num_sequences(), data);
+}
+
+py::array sequence(const py::object& self, std::int64_t id) {
+  const auto& file = self.cast<const IndexedFile&>();
+  const Slice slice = file.locate(id);
+  return view(self, py::dtype(std::string(file.token_type().name)),
+              static_cast<std::uint64_t>(slice.length), slice.tokens);
 }
 
 void append(IndexedWriter& writer, const Array<std::int32_t>& tokens,
@@ -76,21 +107,27 @@ void leave_context(IndexedWriter& writer, const py::object& type, const py::obje
 void bind_corpus(py::module_& module) {
   using release_gil = py::call_guard<py::gil_scoped_release>;
 
-  py::class_<IndexedFile>(module, "IndexedFile")
-      .def(py::init<std::filesystem::path, std::optional<std::int64_t>>(), py::arg("prefix"),
-           py::kw_only(), py::arg("vocab_size") = py::none(), release_gil())
+  py::class_<IndexedFile, std::shared_ptr<IndexedFile>>(module, "IndexedFile")
+      .def(py::init([](const std::filesystem::path& prefix, std::optional<std::int64_t> vocab_size,
+                       const std::optional<std::string>& layout) {
+             const py::gil_scoped_release release;
+             return std::make_shared<IndexedFile>(prefix, vocab_size, layout_named(layout));
+           }),
+           py::arg("prefix"), py::kw_only(), py::arg("vocab_size") = py::none(),
+           py::arg("layout") = py::none())
       .def("__len__", &IndexedFile::num_sequences)
       .def_property_readonly("num_tokens", &IndexedFile::num_tokens)
       .def_property_readonly("dtype",
                              [](const IndexedFile& file) { return file.token_type().name; })
       .def_property_readonly(
           "prefix", [](const IndexedFile& file) { return decode_path(file.prefix().native()); })
-      .def("lengths",
-           [](const IndexedFile& file) {
-             Array<std::int32_t> lengths(static_cast<py::ssize_t>(file.num_sequences()));
-             file.copy_lengths(lengths.mutable_data());
-             return lengths;
-           })
+      .def_property_readonly("layout",
+                             [](const IndexedFile& file) {
+                               return file.layout() == Layout::kMegatron ? "megatron" : "fairseq";
+                             })
+      .def("lengths", &lengths)
+      .def("sequence", &sequence, py::arg("id"))
+      .def("verify", &IndexedFile::verify, release_gil())
       .def("gather", &gather, py::arg("ids").noconvert());
 
   py::class_<IndexedWriter>(module, "IndexedWriter")

@@ -16,6 +16,7 @@ namespace pycat {
 class FileDescriptor {
  public:
   FileDescriptor() = default;
+  explicit FileDescriptor(int fd) noexcept : fd_(fd) {}
 
   FileDescriptor(const std::filesystem::path& path, int flags, mode_t mode = 0)
       : fd_(::open(path.c_str(), flags | O_CLOEXEC, mode)) {

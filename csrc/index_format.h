@@ -6,14 +6,20 @@
 #include <cstring>
 #include <string_view>
 
-// The MMIDIDX index: magic[9], version u64, dtype code u8, n u64, length i32[n], pointer i64[n].
-// Lengths count tokens, pointers are byte offsets into the .bin file.
+// The MMIDIDX index. fairseq:  magic[9], version u64, dtype code u8, n u64, length i32[n],
+//                              pointer i64[n]
+//                    Megatron: magic[9], version u64, dtype code u8, n u64, d u64, length i32[n],
+//                              pointer i64[n], document i64[d], and i8[n] more if multimodal
+// Lengths count tokens, pointers are byte offsets into the .bin file, documents are sequence
+// numbers. Only the size of the file tells the layouts apart.
 
 namespace pycat {
 
 // Headers are little-endian but arrays are native: elsewhere the bytes would mean something else.
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
               "pycat reads corpora on little-endian hosts");
+
+enum class Layout { kFairseq, kMegatron };
 
 // The literal's own terminator is the ninth byte.
 inline constexpr char kIndexMagic[] = "MMIDIDX\0";
@@ -24,10 +30,12 @@ inline constexpr std::uint64_t kVersionOffset = kMagicBytes;
 inline constexpr std::uint64_t kTypeOffset = kVersionOffset + 8;
 inline constexpr std::uint64_t kCountOffset = kTypeOffset + 1;
 inline constexpr std::uint64_t kHeaderBytes = kCountOffset + 8;
+inline constexpr std::uint64_t kDocumentCountBytes = 8;  // Megatron's, behind the header
 
 inline constexpr std::uint64_t kLengthBytes = 4;
 inline constexpr std::uint64_t kPointerBytes = 8;
 inline constexpr std::uint64_t kEntryBytes = kLengthBytes + kPointerBytes;
+inline constexpr std::uint64_t kDocumentBytes = 8;
 
 struct TokenType {
   std::uint8_t code;

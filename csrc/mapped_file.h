@@ -1,13 +1,14 @@
 #pragma once
 
-#include <sys/mman.h>
+#include <sys/types.h>
 
 #include <cstddef>
 #include <cstdint>
+#include <ctime>
 #include <filesystem>
-#include <utility>
 
 #include "file_descriptor.h"
+#include "lost_pages.h"
 
 namespace pycat {
 
@@ -15,39 +16,33 @@ namespace pycat {
 class MappedFile {
  public:
   MappedFile() = default;
-
-  explicit MappedFile(const std::filesystem::path& path) {
-    // O_NONBLOCK: opening a named pipe must fail below, not wait for a writer.
-    const FileDescriptor file(path, O_RDONLY | O_NONBLOCK);
-    struct stat status{};
-    if (::fstat(file.get(), &status) != 0) throw FileError(errno, path);
-    if (!S_ISREG(status.st_mode)) throw CorpusError(path, "is not a regular file");
-    size_ = static_cast<std::size_t>(status.st_size);
-    if (size_ == 0) return;  // mmap refuses a length of 0
-
-    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.get(), 0);
-    if (address == MAP_FAILED) throw FileError(errno, path);
-    data_ = static_cast<const std::byte*>(address);
-  }
-
-  MappedFile(MappedFile&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-  MappedFile& operator=(MappedFile&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    return *this;
-  }
-
-  ~MappedFile() {
-    if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
-  }
+  explicit MappedFile(const std::filesystem::path& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
 
   const std::byte* data() const noexcept { return data_; }
   std::uint64_t size() const noexcept { return size_; }
+  const std::filesystem::path& path() const noexcept { return path_; }
+
+  /// Throws CorpusError if the file was cut short, rewritten, replaced or removed since it was
+  /// mapped: else, what has been read is what was there on opening.
+  void require_unchanged() const;
 
  private:
+  struct Identity {
+    dev_t device;
+    ino_t inode;
+    off_t num_bytes;
+    std::timespec modified;
+  };
+
+  std::filesystem::path path_;
+  FileDescriptor file_;
+  Identity identity_{};
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
+  LostPages lost_pages_;
 };
 
 }  // namespace pycat

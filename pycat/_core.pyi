@@ -1,19 +1,29 @@
 import os
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 class IndexedFile:
-    """One memory-mapped MMIDIDX pair `prefix.idx` + `prefix.bin` in fairseq's layout.
+    """One memory-mapped MMIDIDX pair `prefix.idx` + `prefix.bin`.
 
-    Opening verifies the whole index. A missing, damaged or foreign file is a CorpusError that
-    names the file and what was found and expected.
+    The whole index is verified before anything is read: on opening, or, where that would take
+    longer than a millisecond, on the first use. A missing, damaged, foreign or changed file is a
+    CorpusError that names the file and what was found and expected.
+
+    Args:
+        prefix: path without `.idx` and `.bin`.
+        vocab_size: token ids must lie below it.
+        layout: "fairseq" or "megatron"; None tells them apart by the file's size.
     """
 
     def __init__(
-        self, prefix: str | os.PathLike[str], *, vocab_size: int | None = None
+        self,
+        prefix: str | os.PathLike[str],
+        *,
+        vocab_size: int | None = None,
+        layout: str | None = None,
     ) -> None: ...
     def __len__(self) -> int:
         """Number of sequences N."""
@@ -28,8 +38,26 @@ class IndexedFile:
 
     @property
     def prefix(self) -> str: ...
+    @property
+    def layout(self) -> str:
+        """Of the index: fairseq or megatron."""
+
     def lengths(self) -> NDArray[np.int32]:
-        """Tokens in each sequence, int32 (N,): a fresh copy."""
+        """Tokens in each sequence, int32 (N,): a read-only view, not aligned in memory."""
+
+    def sequence(self, id: int) -> NDArray[Any]:
+        """Tokens of one sequence as stored: a read-only view of the mapped file.
+
+        Raises:
+            IndexError: `id` lies outside [0, N).
+        """
+
+    def verify(self) -> None:
+        """Check the index and every token, on all cores.
+
+        Raises:
+            CorpusError: something is wrong, or has changed since the file was opened.
+        """
 
     def gather(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Pack the sequences `ids`, in that order, repeats allowed.
@@ -87,3 +115,110 @@ class IndexedWriter:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+class PairOrder:
+    """Pairs sorted by target and source length: O(N), 4 bytes a pair in a nameless mapped file.
+
+    Args:
+        src, tgt: files of equally many sequences.
+        ids: int64 (M,), the pairs to sort, each once; None for all.
+        scratch_folder: where the mapped file lies if it is large.
+    """
+
+    def __init__(
+        self,
+        src: IndexedFile,
+        tgt: IndexedFile,
+        ids: NDArray[np.int64] | None,
+        *,
+        scratch_folder: str | os.PathLike[str],
+    ) -> None: ...
+    def __len__(self) -> int: ...
+
+class BatchPlan:
+    """Cuts sorted pairs into batches; any batch of any epoch is computed when asked for.
+
+    Args:
+        batch_tokens: bounds the tokens computed on each side of a batch.
+        padded: whether padding is computed.
+        world_size: ranks that share the batches.
+    """
+
+    def __init__(
+        self, order: PairOrder, *, batch_tokens: int, padded: bool, world_size: int = 1
+    ) -> None: ...
+    def __len__(self) -> int:
+        """Batches of an epoch, of all ranks together."""
+
+    @property
+    def num_steps(self) -> int:
+        """Most batches that any rank has in an epoch."""
+
+    @property
+    def fingerprint(self) -> int:
+        """Differs between plans that do not yield the same batches."""
+
+    @property
+    def most_bytes(self) -> int:
+        """Upper bound on the memory of a batch, longer pairs that stand alone excepted."""
+
+    def num_batches(self, rank: int) -> int:
+        """Batches of one rank in an epoch."""
+
+    def pairs(self, batch: int, *, seed: int | None = None, epoch: int = 0) -> NDArray[np.int64]:
+        """Pair ids of a batch, counted in order of length: int64 (B,)."""
+
+class BatchStream:
+    """Reads the batches of one rank in one epoch ahead.
+
+    Args:
+        first_step: steps to leave out.
+        pad_id: fills rows up where the plan is a padded one.
+        dtype: "int64" or "int32", of tokens.
+        prefetch: batches that stand ready at most.
+        num_threads: that read; 0 reads when asked.
+        buffers: writable memory to use first.
+    """
+
+    def __init__(
+        self,
+        src: IndexedFile,
+        tgt: IndexedFile,
+        plan: BatchPlan,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        rank: int = 0,
+        first_step: int = 0,
+        pad_id: int = 0,
+        dtype: str = "int64",
+        prefetch: int = 4,
+        num_threads: int = 1,
+        buffers: list[NDArray[Any]] = ...,
+    ) -> None: ...
+    def next(self) -> tuple[Any, ...] | None:
+        """DLPack capsules of src_tokens, src_cu_seqlens, tgt_tokens, tgt_cu_seqlens, pair_ids.
+
+        None at the end.
+
+        Raises:
+            CorpusError: a file is damaged or has changed; this batch is not given, ever.
+        """
+
+    @property
+    def step(self) -> int:
+        """Where a stream must begin to go on after the last batch returned."""
+
+    def close(self) -> None:
+        """Stop the threads."""
+
+def read_batch(
+    src: IndexedFile,
+    tgt: IndexedFile,
+    ids: NDArray[np.int64],
+    *,
+    padded: bool = False,
+    pad_id: int = 0,
+    dtype: str = "int64",
+) -> tuple[Any, ...]:
+    """The pairs `ids` in that order, as `BatchStream.next` gives them."""

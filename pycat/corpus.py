@@ -1,28 +1,28 @@
-"""A corpus folder, opened.
+"""A tokenized corpus, opened.
 
-The folder holds `corpus.json`, the tokenizer, `src` and `tgt` as MMIDIDX files (EOS ends every
+A corpus folder holds `corpus.json`, the tokenizer, `src` and `tgt` as MMIDIDX files (EOS ends every
 sequence), and `skipped.tsv`: the lines that are not in the corpus, and why. Pair ids count the
 pairs that are in it, from 0; `Corpus.lines` gives their line numbers.
 """
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from pycat._core import IndexedFile
+from pycat import _core
+from pycat.batches import Batch, BatchStream, from_capsules
 from pycat.errors import CorpusError, TextError
-from pycat.output import (
-    read_manifest,
-)
+from pycat.output import file_sha256, read_manifest
 from pycat.parallel_text import ParallelText
 from pycat.tokenizer import Tokenizer
 
@@ -31,73 +31,106 @@ SKIPPED_FILE = "skipped.tsv"
 INDEX_FILES = ("src.idx", "src.bin", "tgt.idx", "tgt.bin")
 
 
-@dataclass(frozen=True)
-class Batch:
-    """B packed pairs.
-
-    `src_tokens` int64 (S,), `src_cu_seqlens` int32 (B + 1,), likewise `tgt_*`; `pair_ids` int64
-    (B,). Every sequence ends with EOS; there is no padding.
-    """
-
-    src_tokens: Tensor
-    src_cu_seqlens: Tensor
-    tgt_tokens: Tensor
-    tgt_cu_seqlens: Tensor
-    pair_ids: Tensor
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`."""
-        return Batch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
-
-
-def pad(tokens: Tensor, cu_seqlens: Tensor, fill: int) -> tuple[Tensor, Tensor]:
-    """Packed sequences as rows (B, longest) padded on the right, and a mask of the real ones."""
-    lengths = cu_seqlens.diff().long()
-    mask = torch.arange(int(lengths.max()), device=tokens.device) < lengths[:, None]
-    rows = tokens.new_full(mask.shape, fill)
-    rows[mask] = tokens
-    return rows, mask
-
-
 class Corpus:
     """A tokenized corpus of N pairs, memory-mapped; or a view of some of them.
 
+    `len`, `corpus[i]` and `corpus[first:last]` count the pairs of the view. What is read is what
+    was on the disk when the corpus was opened: files that change after that are an error.
+
     Attributes:
         path: the folder.
-        id: SHA-256 over tokens, tokenizer and, in a view, pair ids; the same wherever it stands.
+        manifest: what `corpus.json` says.
         languages: source and target.
-        pair_ids: int64 (N,), ascending: all ids, or those of a `subset`.
-        num_src_tokens, num_tokens: int32 (N,), source and target tokens, EOS counted.
+        vocab_size: token ids lie below it.
+        eos_id: the token that ends every sequence.
+        pad_id: fills padded batches up.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
-        """Open a corpus folder.
+    def __init__(
+        self,
+        path: Path,
+        manifest: dict[str, Any],
+        src: _core.IndexedFile,
+        tgt: _core.IndexedFile,
+        *,
+        pad_id: int | None = None,
+    ) -> None:
+        """Corpora come from `open_corpus` and `tokenize`.
 
         Raises:
-            CorpusError: not a complete corpus folder, or a file of it is damaged.
+            CorpusError: the files hold unequal numbers of sequences.
         """
-        self.path = Path(path)
-        self.manifest = read_manifest(self.path, "corpus", CorpusError)
-        self.id: str = self.manifest["id"]
-        self.languages: tuple[str, str] = tuple(self.manifest["languages"])
-        self.vocab_size: int = self.manifest["vocab_size"]
-        self.eos_id: int = self.manifest["eos_id"]
-        self._src = IndexedFile(str(self.path / "src"), vocab_size=self.vocab_size)
-        self._tgt = IndexedFile(str(self.path / "tgt"), vocab_size=self.vocab_size)
-        if not len(self._src) == len(self._tgt) == self.manifest["num_pairs"]:
+        self.path, self.manifest = path, manifest
+        self.languages: tuple[str, str] = tuple(manifest["languages"])
+        self.vocab_size: int = manifest["vocab_size"]
+        self.eos_id: int = manifest["eos_id"]
+        self.pad_id = self.eos_id if pad_id is None else pad_id
+        self._src, self._tgt = src, tgt
+        self._view: NDArray[np.int64] | None = None
+        if not len(src) == len(tgt) == manifest.get("num_pairs", len(src)):
             raise CorpusError(
-                f"{self.path}: src holds {len(self._src):,} sequences and tgt {len(self._tgt):,}, "
-                f"expected {self.manifest['num_pairs']:,} of each; run 'pycat tokenize' again"
+                f"{path}: {src.prefix} holds {len(src):,} sequences and {tgt.prefix} {len(tgt):,}, "
+                f"expected {manifest.get('num_pairs', len(src)):,} of each; make the corpus again"
             )
-        self.pair_ids = np.arange(len(self._src), dtype=np.int64)
-        self.num_src_tokens = self._src.lengths()
-        self.num_tokens = self._tgt.lengths()
 
     def __len__(self) -> int:
-        return len(self.pair_ids)
+        return len(self._src) if self._view is None else len(self._view)
 
     def __repr__(self) -> str:
         return f"Corpus({str(self.path)!r}, {len(self):,} pairs, {'-'.join(self.languages)})"
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[NDArray[Any], NDArray[Any]]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Corpus": ...
+    def __getitem__(self, index: int | slice) -> "tuple[NDArray[Any], NDArray[Any]] | Corpus":
+        """Source and target tokens of one pair, or a view of a range of pairs.
+
+        The arrays are read-only views of the mapped files, in the type stored.
+        """
+        if isinstance(index, slice):
+            rows = range(len(self))[index]
+            return self.subset(
+                np.arange(rows.start, rows.stop, rows.step)
+                if self._view is None
+                else self._view[index]
+            )
+        row = range(len(self))[index]
+        pair = row if self._view is None else int(self._view[row])
+        return self._src.sequence(pair), self._tgt.sequence(pair)
+
+    @cached_property
+    def id(self) -> str:
+        """SHA-256 over tokens, tokenizer and, in a view, pair ids; the same wherever it stands."""
+        whole: str = self.manifest["id"]
+        if self._view is None:
+            return whole
+        return hashlib.sha256(whole.encode() + self._view.tobytes()).hexdigest()
+
+    @cached_property
+    def pair_ids(self) -> NDArray[np.int64]:
+        """int64 (N,), ascending: all ids, or those of a `subset`."""
+        return np.arange(len(self), dtype=np.int64) if self._view is None else self._view
+
+    @cached_property
+    def lengths(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Source and target tokens of each pair, EOS counted: int32 (N,) each, read-only.
+
+        Of a whole corpus these are views of the mapped files, which numpy reads although they are
+        not aligned in memory.
+        """
+        src, tgt = self._src.lengths(), self._tgt.lengths()
+        return (src, tgt) if self._view is None else (src[self._view], tgt[self._view])
+
+    @property
+    def num_src_tokens(self) -> NDArray[np.int32]:
+        """Source tokens of each pair, int32 (N,), EOS counted."""
+        return self.lengths[0]
+
+    @property
+    def num_tokens(self) -> NDArray[np.int32]:
+        """Target tokens of each pair, int32 (N,), EOS counted."""
+        return self.lengths[1]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -106,66 +139,105 @@ class Corpus:
 
     def subset(self, pair_ids: NDArray[np.int64]) -> "Corpus":
         """A view of those pairs of this corpus; copies no tokens."""
-        view = copy.copy(self)
-        view.pair_ids = np.unique(pair_ids)
-        if len(view) == 0:
+        wanted = np.unique(np.asarray(pair_ids, dtype=np.int64))
+        if len(wanted) == 0:
             raise CorpusError(f"{self.path}: the subset is empty; expected at least one pair")
-        rows = self._rows(view.pair_ids)
-        if len(view) < len(self):
-            whole: str = self.manifest["id"]
-            view.id = hashlib.sha256(whole.encode() + view.pair_ids.tobytes()).hexdigest()
-        view.num_src_tokens, view.num_tokens = self.num_src_tokens[rows], self.num_tokens[rows]
+        self._rows(wanted)
+        view = copy.copy(self)
+        for name in ("id", "pair_ids", "lengths", "_order"):
+            view.__dict__.pop(name, None)
+        view._view = self._view if len(wanted) == len(self) else wanted
         return view
 
-    def plan(
-        self, batch_tokens: int, *, seed: int | None = None, epoch: int = 0
-    ) -> list[NDArray[np.int64]]:
-        """The pair ids of each batch of one epoch, every pair exactly once.
+    def batches(
+        self,
+        batch_tokens: int = 16_384,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        padded: bool = False,
+        dtype: torch.dtype = torch.int64,
+        rank: int = 0,
+        world_size: int = 1,
+        state: dict[str, Any] | None = None,
+        num_threads: int = 1,
+        pin_memory: bool = False,
+    ) -> BatchStream:
+        """One epoch of batches, every pair exactly once over all ranks.
 
-        Pairs are sorted by target and source length and cut so that neither padded side exceeds
-        `batch_tokens` (a longer pair stands alone). The number of batches depends on lengths
-        alone. With a seed, equal lengths and then whole batches are shuffled by (seed, epoch).
+        Pairs are sorted by target and source length, and cut so that neither side of a batch
+        computes more than `batch_tokens` tokens; only a longer pair stands alone. Where the cuts
+        lie depends on lengths, `batch_tokens`, `padded` and `world_size` alone.
+
+        Args:
+            batch_tokens: bound on the tokens of each side, padding counted where there is any.
+            seed: shuffles pairs of equal lengths, then batches; None reads from short to long.
+            epoch: each has an order of its own.
+            padded: give rectangles instead of packed tokens.
+            dtype: int64 or int32, of the tokens.
+            rank, world_size: of `world_size` neighbouring batches, of like cost, each rank gets
+                one.
+            state: `BatchStream.state` of an earlier stream, to go on after its last batch.
+            num_threads: that read ahead; with 0 each batch is read when it is asked for. The
+                batches are the same.
+            pin_memory: read into memory from which CUDA devices copy faster.
+
+        Raises:
+            CorpusError: the files are damaged or changed; `state` belongs to other batches.
+            ValueError: `batch_tokens`, `rank` or `world_size` is out of range.
         """
-        if batch_tokens < 1:
-            raise CorpusError(f"batch_tokens is {batch_tokens}; expected at least 1")
-        rng = np.random.default_rng((seed, epoch)) if seed is not None else None
-        tie = self.pair_ids if rng is None else rng.random(len(self))
-        order = np.lexsort((tie, self.num_src_tokens, self.num_tokens))
-        batches, first, longest_src = [], 0, 0
-        lengths = zip(
-            self.num_src_tokens[order].tolist(), self.num_tokens[order].tolist(), strict=True
+        return BatchStream(
+            self._src,
+            self._tgt,
+            self._plan(batch_tokens, padded=padded, world_size=world_size),
+            seed=seed,
+            epoch=epoch,
+            rank=rank,
+            state=state,
+            pad_id=self.pad_id,
+            dtype=dtype,
+            num_threads=num_threads,
+            pin_memory=pin_memory,
         )
-        for at, (src, tgt) in enumerate(lengths):
-            longest_src = max(longest_src, src)
-            if at > first and (at + 1 - first) * max(longest_src, tgt) > batch_tokens:
-                batches.append(self.pair_ids[order[first:at]])
-                first, longest_src = at, src
-        batches.append(self.pair_ids[order[first:]])
-        if rng is not None:
-            batches = [batches[i] for i in rng.permutation(len(batches))]
-        return batches
+
+    def num_batches(self, batch_tokens: int = 16_384, *, padded: bool = False) -> int:
+        """Batches in an epoch."""
+        return len(self._plan(batch_tokens, padded=padded, world_size=1))
+
+    def _plan(self, batch_tokens: int, *, padded: bool, world_size: int) -> _core.BatchPlan:
+        return _core.BatchPlan(
+            self._order, batch_tokens=batch_tokens, padded=padded, world_size=world_size
+        )
+
+    @cached_property
+    def _order(self) -> _core.PairOrder:
+        scratch = self.path if os.access(self.path, os.W_OK) else Path(tempfile.gettempdir())
+        return _core.PairOrder(self._src, self._tgt, self._view, scratch_folder=scratch)
 
     def read(self, pair_ids: NDArray[np.int64]) -> Batch:
         """Those pairs, packed, in that order."""
-        src_tokens, src_cu_seqlens = self._src.gather(pair_ids)
-        tgt_tokens, tgt_cu_seqlens = self._tgt.gather(pair_ids)
-        return Batch(
-            torch.from_numpy(src_tokens).long(),
-            torch.from_numpy(src_cu_seqlens),
-            torch.from_numpy(tgt_tokens).long(),
-            torch.from_numpy(tgt_cu_seqlens),
-            torch.from_numpy(pair_ids.copy()),
-        )
+        return from_capsules(_core.read_batch(self._src, self._tgt, pair_ids))
 
-    def batches(
-        self, batch_tokens: int = 16_384, *, seed: int | None = None, epoch: int = 0
-    ) -> Iterator[Batch]:
-        """The batches of `plan`, read."""
-        return (self.read(ids) for ids in self.plan(batch_tokens, seed=seed, epoch=epoch))
+    def verify(self) -> None:
+        """Check every byte: the index, each token against the vocabulary, the recorded checksums.
+
+        Raises:
+            CorpusError: with the first file that is not as it was written.
+        """
+        self._src.verify()
+        self._tgt.verify()
+        for name, recorded in self.manifest.get("sha256", {}).items():
+            found = file_sha256(self.path / name)
+            if found != recorded:
+                raise CorpusError(
+                    f"{self.path / name}: SHA-256 is {found}, expected {recorded}, as recorded in "
+                    "corpus.json; the file is damaged: run 'pycat tokenize' again"
+                )
 
     @property
     def lines(self) -> NDArray[np.int64]:
         """Line number in the text, from 0, of each pair (N,)."""
+        self._require_text()
         kept = np.ones(self.manifest["num_lines"], dtype=bool)
         with (self.path / SKIPPED_FILE).open(encoding="utf-8") as file:
             next(file)
@@ -177,14 +249,16 @@ class Corpus:
                 f"{self.path / SKIPPED_FILE}: leaves {len(all_lines):,} lines, expected "
                 f"{self.manifest['num_pairs']:,}; it is damaged: run 'pycat tokenize' again"
             )
-        return all_lines[self.pair_ids]
+        return all_lines if self._view is None else all_lines[self._view]
 
     def text(self) -> ParallelText:
         """The parallel text this corpus was made from.
 
         Raises:
+            CorpusError: it was not made from text by pycat.
             TextError: a file is gone, or is no longer the one that was tokenized.
         """
+        self._require_text()
         known = self.manifest["text"]
         text = ParallelText(tuple(Path(row["path"]) for row in known))
         for path in text.paths:
@@ -209,17 +283,43 @@ class Corpus:
                 wanted[number] = (src.decode("utf-8"), tgt.decode("utf-8"))
         return [wanted[line] for line in lines]
 
+    def _require_text(self) -> None:
+        if "text" not in self.manifest:
+            raise CorpusError(
+                f"{self.path}: holds tokens only, so the text of its pairs is not known; for text, "
+                "make a corpus with 'pycat tokenize'"
+            )
+
     def _rows(self, pair_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        rows = np.searchsorted(self.pair_ids, pair_ids)
-        unknown = pair_ids[self.pair_ids[rows.clip(max=len(self) - 1)] != pair_ids]
+        """Where in this view those pairs are."""
+        if self._view is None:
+            rows = pair_ids
+            unknown = pair_ids[(pair_ids < 0) | (pair_ids >= len(self))]
+        else:
+            rows = np.searchsorted(self._view, pair_ids)
+            unknown = pair_ids[self._view[rows.clip(max=len(self) - 1)] != pair_ids]
         if len(unknown):
+            first, last = (0, len(self) - 1) if self._view is None else self._view[[0, -1]]
             raise CorpusError(
                 f"{self.path}: pair {unknown[0]:,} is not in this corpus of {len(self):,} pairs "
-                f"with ids {self.pair_ids[0]:,} to {self.pair_ids[-1]:,}; pass ids of its pair_ids"
+                f"with ids {first:,} to {last:,}; pass ids of its pair_ids"
             )
         return rows
 
 
 def open_corpus(path: str | PathLike[str]) -> Corpus:
-    """Open a corpus folder; see `Corpus`."""
-    return Corpus(path)
+    """Open a corpus folder.
+
+    Reading is ready at once, whatever the size: a small index is verified here, a large one before
+    the first pair is read.
+
+    Raises:
+        CorpusError: not a complete corpus folder, or a file of it is damaged.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder, "corpus", CorpusError)
+    src, tgt = (
+        _core.IndexedFile(str(folder / side), vocab_size=manifest["vocab_size"])
+        for side in ("src", "tgt")
+    )
+    return Corpus(folder, manifest, src, tgt)

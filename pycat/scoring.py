@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pycat.batches import Batch, length_mask
 from pycat.checkpoint import CheckpointInfo, load_model, read_infos
-from pycat.corpus import Batch, Corpus, open_corpus, pad
+from pycat.corpus import Corpus, open_corpus
 from pycat.device import autocast, choose_device, choose_dtype
 from pycat.errors import CheckpointError
 from pycat.kernels.reference import cat_linear_cross_entropy
@@ -79,10 +80,7 @@ def score(
         "tokenizer_sha256": corpus.manifest["tokenizer_sha256"],
         "torch": torch.__version__,
     }
-    parts = [
-        corpus.subset(corpus.pair_ids[first : first + _PART_PAIRS])
-        for first in range(0, len(corpus), _PART_PAIRS)
-    ]
+    parts = [corpus[first : first + _PART_PAIRS] for first in range(0, len(corpus), _PART_PAIRS)]
     # Loaded before the folder is touched: overwriting for a damaged checkpoint would lose a table.
     models = [load_model(info, torch_device) for info in infos]
     folder = None
@@ -131,7 +129,7 @@ def _nll(
 ) -> NDArray[np.float64]:
     """Summed nll (N, K) of the corpus's pairs, in their order."""
     nll = np.empty((len(corpus), len(models)))
-    for batch in corpus.batches(batch_tokens):
+    for batch in corpus.batches(batch_tokens, padded=True, pin_memory=device.type == "cuda"):
         sums = _batch_nll(models, batch.to(device), corpus.eos_id, device, dtype).cpu().numpy()
         for k, info in enumerate(infos):
             if not np.isfinite(sums[k]).all():
@@ -141,7 +139,7 @@ def _nll(
                     "are damaged or the training diverged: leave this checkpoint out"
                 )
         nll[np.searchsorted(corpus.pair_ids, batch.pair_ids.numpy())] = sums.T
-        advance(len(batch.tgt_tokens) * len(models))
+        advance(int(batch.tgt_cu_seqlens[-1]) * len(models))
     return nll
 
 
@@ -154,19 +152,19 @@ def _batch_nll(
     dtype: torch.dtype,
 ) -> Tensor:
     """Summed nll (K, B), float64."""
-    src, src_mask = pad(batch.src_tokens, batch.src_cu_seqlens, eos_id)
-    tgt, tgt_mask = pad(batch.tgt_tokens, batch.tgt_cu_seqlens, eos_id)
-    tgt_in = shift_right(tgt, eos_id)
+    tgt, mask = batch.tgt_tokens, length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)
+    targets, tgt_in = tgt[mask], shift_right(tgt, eos_id)
+    src_lengths = batch.src_cu_seqlens.diff().long()
     sums = []
     for model in models:
         with autocast(device, dtype):
-            hidden = model(src, src_mask.sum(1), tgt_in)[tgt_mask]
+            hidden = model(batch.src_tokens, src_lengths, tgt_in)[mask]
         # Outside autocast, which would round logits to bfloat16. One checkpoint at a time: stacked
         # hidden states would cost K times the memory here.
         stats = cat_linear_cross_entropy(
             hidden[None],
             model.output_weight[None],
-            batch.tgt_tokens,
+            targets,
             batch.tgt_cu_seqlens,
             dtype=torch.float32,
         )

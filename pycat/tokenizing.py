@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from pycat._core import IndexedWriter
-from pycat.corpus import INDEX_FILES, SKIPPED_FILE, TOKENIZER_FILE, Corpus
+from pycat.corpus import INDEX_FILES, SKIPPED_FILE, TOKENIZER_FILE, Corpus, open_corpus
 from pycat.errors import CorpusError, PycatError, TextError
 from pycat.output import (
     OutputFolder,
@@ -97,7 +97,7 @@ def tokenize(
     if folder.manifest is not None:
         if [row["path"] for row in folder.manifest["text"]] != list(map(str, text.paths)):
             write_json(folder_path / "corpus.json", {**folder.manifest, "text": prints})
-        return Corpus(folder_path)
+        return open_corpus(folder_path)
     model_path = folder_path / TOKENIZER_FILE
     if model is None:
         pieces = train_tokenizer(
@@ -125,7 +125,7 @@ def tokenize(
         text=prints,
         sha256=files,
     )
-    return Corpus(folder_path)
+    return open_corpus(folder_path)
 
 
 def _languages(text: ParallelText) -> tuple[str, str]:

@@ -4,7 +4,8 @@ import io
 import math
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pycat.batches import Batch, length_mask
 from pycat.checkpoint import save_checkpoint
-from pycat.corpus import Batch, Corpus, open_corpus, pad
+from pycat.corpus import Corpus, open_corpus
 from pycat.device import autocast, choose_device, choose_dtype
 from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.model import PRESETS, ModelConfig, Transformer
@@ -132,7 +134,7 @@ def train(
             f"least one batch of {batch_tokens:,}; add text, or lower batch_tokens to "
             f"{max(1, num_tokens // 4):,}"
         )
-    updates_per_epoch = len(corpus.plan(batch_tokens))
+    updates_per_epoch = corpus.num_batches(batch_tokens, padded=True)
     planned = updates if updates is not None else max(1, round(epochs * updates_per_epoch))
     steps = _checkpoint_steps(checkpoints, checkpoint_schedule, checkpoint_steps, planned)
     torch_device = choose_device(device)
@@ -169,6 +171,7 @@ class _Trainer:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.loss_steps = 0
         self.num_tokens = 0
+        self.position: dict[str, Any] | None = None  # in the corpus, for the batch after this
         config = ModelConfig(vocab_size=corpus.vocab_size, **PRESETS[self.recipe["preset"]])
         with torch.random.fork_rng([]):
             torch.default_generator.manual_seed(self.recipe["seed"])
@@ -183,21 +186,17 @@ class _Trainer:
     def run(self) -> None:
         """Train from here to the last checkpoint."""
         steps, seed = self.recipe["checkpoint_steps"], self.recipe["seed"]
-        plan_epoch, plan = -1, self.corpus.plan(self.recipe["batch_tokens"])
         saved = time.perf_counter()
         devices = [self.device] if self.device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices),
             progress("train", steps[-1], "updates", self.step) as advance,
+            closing(self._batches()) as batches,
         ):
             while self.step < steps[-1]:
-                epoch, index = divmod(self.step, len(plan))
-                if epoch != plan_epoch:
-                    plan = self.corpus.plan(self.recipe["batch_tokens"], seed=seed, epoch=epoch)
-                    plan_epoch = epoch
                 # Seeded by update, dropout goes on after an interruption as if there was none.
                 torch.manual_seed((seed << 32) + self.step)
-                self.loss_sum += self._update(self.corpus.read(plan[index]).to(self.device))
+                self.loss_sum += self._update(next(batches).to(self.device))
                 self.loss_steps += 1
                 self.step += 1
                 advance(1)
@@ -222,21 +221,38 @@ class _Trainer:
         )
         (self.folder.path / _STATE_FILE).unlink(missing_ok=True)
 
+    def _batches(self) -> Generator[Batch, None, None]:
+        """Epoch after epoch, without end."""
+        epoch = 0 if self.position is None else self.position["epoch"]
+        while True:
+            with self.corpus.batches(
+                self.recipe["batch_tokens"],
+                seed=self.recipe["seed"],
+                epoch=epoch,
+                padded=True,
+                state=self.position,
+                pin_memory=self.device.type == "cuda",
+            ) as stream:
+                for batch in stream:
+                    self.position = stream.state
+                    yield batch
+            epoch, self.position = epoch + 1, None
+
     def _update(self, batch: Batch) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe["learning_rate"] * _warmup_then_decay(
                 self.step + 1, self.recipe["warmup"]
             )
-        src, src_mask = pad(batch.src_tokens, batch.src_cu_seqlens, self.corpus.eos_id)
-        tgt, tgt_mask = pad(batch.tgt_tokens, batch.tgt_cu_seqlens, self.corpus.eos_id)
+        tgt, mask = batch.tgt_tokens, length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)
+        src_lengths = batch.src_cu_seqlens.diff().long()
         with autocast(self.device, self.dtype):
-            hidden = self.model(src, src_mask.sum(1), shift_right(tgt, self.corpus.eos_id))
-            loss = self._loss(hidden[tgt_mask], batch.tgt_tokens)
+            hidden = self.model(batch.src_tokens, src_lengths, shift_right(tgt, self.corpus.eos_id))
+            loss = self._loss(hidden[mask], tgt[mask])
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.num_tokens += len(batch.tgt_tokens)
+        self.num_tokens += int(batch.tgt_cu_seqlens[-1])
         return loss.detach()
 
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -281,6 +297,7 @@ class _Trainer:
             "loss_sum": self.loss_sum,
             "loss_steps": self.loss_steps,
             "num_tokens": self.num_tokens,
+            "position": self.position,
         }
         # Not straight to the file: torch's errors on a full disk are not OSErrors.
         buffer = io.BytesIO()
@@ -302,7 +319,7 @@ class _Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.losses = state["step"], state["losses"]
         self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
-        self.num_tokens = state["num_tokens"]
+        self.num_tokens, self.position = state["num_tokens"], state["position"]
 
 
 def shift_right(tgt: Tensor, eos_id: int) -> Tensor:

@@ -64,7 +64,7 @@ def test_prune_passes_every_group_of_options_on(
         *("--vocab-size", 340, "--checkpoint-steps", "1,2", "--batch-tokens", 512, "--seed", 5),
         *("--score-dtype", "bfloat16", "--device", "cpu", "--evaluate", "--evaluate-updates", 2),
         *("--test", f"{test_src},{test_tgt}", "--evaluate-baselines", "none"),
-        *("--evaluate-batch-tokens", 128, "--evaluate-beam", 1),
+        *("--evaluate-batch-tokens", 64, "--evaluate-beam", 1),
     )
     assert status == 0
     out = capsys.readouterr().out

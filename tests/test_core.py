@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -115,10 +116,10 @@ def test_gather_nothing(golden: str) -> None:
     assert cu_seqlens.tolist() == [0]
 
 
-def test_lengths_are_a_copy(golden: str) -> None:
-    file = IndexedFile(golden)
-    file.lengths()[:] = 0
-    assert file.lengths().tolist() == [3, 2, 1, 5]
+def test_lengths_are_a_read_only_view_that_outlives_the_file(golden: str) -> None:
+    lengths = IndexedFile(golden).lengths()
+    assert not lengths.flags.writeable
+    assert lengths.tolist() == IndexedFile(golden).lengths().tolist()
 
 
 @pytest.mark.parametrize(
@@ -263,8 +264,6 @@ MEGATRON += struct.pack("<qq", 0, 4)
         (patched(POINTERS_AT, b"\2"), r"pointer of sequence 0 is 2, expected 0"),
         (patched(POINTERS_AT + 8, b"\xff" * 8), r"pointer of sequence 1 is -1, expected 6"),
         (patched(POINTERS_AT + 16, b"\x0c"), r"pointer of sequence 2 is 12, expected 10"),
-        (MEGATRON, r"has the Megatron layout, not read yet"),
-        (MEGATRON + bytes(4), r"has the Megatron layout, not read yet"),
         (MEGATRON + bytes(3), r"has 101 bytes, expected 74"),
     ],
     ids=only_messages,
@@ -304,8 +303,19 @@ def test_index_rewritten_in_place(golden: str) -> None:
     with Path(f"{golden}.idx").open("r+b") as stream:
         stream.seek(LENGTHS_AT + 4)
         stream.write(struct.pack("<i", 1000))
-    with pytest.raises(CorpusError, match=r"sequence 1 lies outside.*changed.*open it again"):
+    with pytest.raises(CorpusError, match=r"golden\.idx: was written to since it was opened; open"):
         file.gather(ids(1))
+
+
+@pytest.mark.parametrize("modes", [b"", bytes(4)], ids=["text", "multimodal"])
+@pytest.mark.parametrize("layout", [None, "megatron"])
+def test_the_megatron_layout_is_recognised(golden: str, modes: bytes, layout: str | None) -> None:
+    Path(f"{golden}.idx").write_bytes(MEGATRON + modes)
+    file = IndexedFile(golden, layout=layout)
+    assert file.layout == "megatron"
+    assert file.gather(ids(0, 1, 2, 3))[0].tolist() == list(chain.from_iterable(SEQUENCES))
+    with pytest.raises(CorpusError, match=r"asked for; it has the other layout"):
+        IndexedFile(golden, layout="fairseq")
 
 
 def test_missing_files(golden: str) -> None:
@@ -340,7 +350,8 @@ def test_replaces_existing_files(tmp_path: Path) -> None:
     write(prefix, [[1], [2]], "int32")
     before = IndexedFile(str(prefix))
     write(prefix, SEQUENCES, "uint16")
-    assert before.gather(ids(1))[0].tolist() == [2]  # an open corpus keeps its files
+    with pytest.raises(CorpusError, match=r"corpus\.\w+: was replaced or removed since it was"):
+        before.gather(ids(1))
     assert Path(f"{prefix}.idx").read_bytes() == GOLDEN_IDX
 
 

@@ -1,17 +1,15 @@
 """The corpus, opened: damage is refused by name, batches cover each pair once."""
 
 import shutil
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 import pycat.tokenizing
 from pycat._core import IndexedWriter
-from pycat.corpus import INDEX_FILES, Corpus, open_corpus, pad
+from pycat.corpus import INDEX_FILES, Corpus, open_corpus
 from pycat.errors import CorpusError
 
 
@@ -25,13 +23,7 @@ def write_text(folder: Path, src: list[str], tgt: list[str]) -> tuple[Path, Path
 @pytest.fixture
 def copied(toy_corpus: Corpus, tmp_path: Path) -> Corpus:
     """The toy corpus in a folder that may be damaged."""
-    return Corpus(shutil.copytree(toy_corpus.path, tmp_path / "copied"))
-
-
-def test_pad_by_hand() -> None:
-    rows, mask = pad(torch.tensor([5, 6, 2, 7, 2, 2]), torch.tensor([0, 3, 5, 6]), fill=9)
-    assert rows.tolist() == [[5, 6, 2], [7, 2, 9], [2, 9, 9]]
-    assert mask.tolist() == [[True] * 3, [True, True, False], [True, False, False]]
+    return open_corpus(shutil.copytree(toy_corpus.path, tmp_path / "copied"))
 
 
 def test_a_corpus_opens_wherever_its_folder_stands(toy_corpus: Corpus, copied: Corpus) -> None:
@@ -50,8 +42,8 @@ def test_sides_of_unequal_count_are_refused(copied: Corpus, side: str) -> None:
     with pytest.raises(CorpusError) as caught:
         open_corpus(copied.path)
     assert str(caught.value) == (
-        f"{copied.path}: src holds {counts['src']} sequences and tgt {counts['tgt']}, expected 300 "
-        "of each; run 'pycat tokenize' again"
+        f"{copied.path}: {copied.path / 'src'} holds {counts['src']} sequences and "
+        f"{copied.path / 'tgt'} {counts['tgt']}, expected 300 of each; make the corpus again"
     )
 
 
@@ -77,62 +69,6 @@ def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
     )
 
 
-def padded_size(corpus: Corpus, ids: NDArray[np.int64]) -> int:
-    longest = max(int(corpus.num_src_tokens[ids].max()), int(corpus.num_tokens[ids].max()))
-    return len(ids) * longest
-
-
-@pytest.mark.parametrize("batch_tokens", [1, 30, 64, 333, 100_000])
-def test_a_plan_covers_each_pair_once_within_the_budget(
-    toy_corpus: Corpus, batch_tokens: int
-) -> None:
-    counts = set()
-    for seed, epoch in ((None, 0), (0, 0), (0, 1), (1, 0), (2**31, 7)):
-        plan = toy_corpus.plan(batch_tokens, seed=seed, epoch=epoch)
-        np.testing.assert_array_equal(np.sort(np.concatenate(plan)), toy_corpus.pair_ids)
-        for ids in plan:
-            assert len(ids) == 1 or padded_size(toy_corpus, ids) <= batch_tokens
-        counts.add(len(plan))
-    assert len(counts) == 1
-
-
-def test_a_plan_fills_each_batch_with_pairs_of_like_length(toy_corpus: Corpus) -> None:
-    plan = toy_corpus.plan(64)
-    order = np.concatenate(plan)
-    keys = [(int(toy_corpus.num_tokens[i]), int(toy_corpus.num_src_tokens[i]), i) for i in order]
-    assert keys == sorted(keys)
-    for ids, following in pairwise(plan):
-        assert padded_size(toy_corpus, np.append(ids, following[0])) > 64
-
-
-def test_a_plan_depends_on_seed_and_epoch_alone(toy_corpus: Corpus) -> None:
-    def plan(seed: int, epoch: int) -> list[list[int]]:
-        return [ids.tolist() for ids in toy_corpus.plan(64, seed=seed, epoch=epoch)]
-
-    first = plan(1, 2)
-    assert first == plan(1, 2)
-    for other in (plan(1, 3), plan(2, 2), plan(2, 1)):
-        assert other != first
-        assert {frozenset(ids) for ids in other} != {frozenset(ids) for ids in first}
-    longest = [max(int(toy_corpus.num_tokens[i]) for i in ids) for ids in first]
-    assert longest != sorted(longest)
-
-
-def test_batches_are_the_plan_read(toy_corpus: Corpus) -> None:
-    plan = toy_corpus.plan(64, seed=3, epoch=1)
-    batches = list(toy_corpus.batches(64, seed=3, epoch=1))
-    assert [batch.pair_ids.tolist() for batch in batches] == [ids.tolist() for ids in plan]
-    for batch in batches:
-        lengths = toy_corpus.num_tokens[batch.pair_ids.numpy()]
-        assert batch.tgt_cu_seqlens.diff().tolist() == lengths.tolist()
-
-
-def test_a_budget_of_no_tokens_is_refused(toy_corpus: Corpus) -> None:
-    with pytest.raises(CorpusError) as caught:
-        toy_corpus.plan(0)
-    assert str(caught.value) == "batch_tokens is 0; expected at least 1"
-
-
 def test_a_subset_is_a_view_of_those_pairs(toy_corpus: Corpus) -> None:
     ids = np.array([200, 5, 17, 5])
     view = toy_corpus.subset(ids)
@@ -142,7 +78,8 @@ def test_a_subset_is_a_view_of_those_pairs(toy_corpus: Corpus) -> None:
     assert view.num_src_tokens.tolist() == toy_corpus.num_src_tokens[[5, 17, 200]].tolist()
     assert view.lines.tolist() == [5, 17, 200]
     assert view.sentences([200, 5]) == toy_corpus.sentences([200, 5])
-    assert sorted(np.concatenate(view.plan(10)).tolist()) == [5, 17, 200]
+    with view.batches(10) as stream:
+        assert sorted(i for batch in stream for i in batch.pair_ids.tolist()) == [5, 17, 200]
     assert len(toy_corpus) == 300
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import MakeScores, SmallDisk
 from numpy.typing import NDArray
 
-from pycat.corpus import Corpus
+from pycat.corpus import Corpus, open_corpus
 from pycat.errors import OutputError
 from pycat.score_table import ScoreTable, part_path, read_part, write_part
 
@@ -95,12 +95,12 @@ def test_a_moved_work_folder_still_finds_its_corpus(
     tmp_path: Path, toy_corpus: Corpus, make_scores: MakeScores
 ) -> None:
     work = tmp_path / "work"
-    corpus = Corpus(shutil.copytree(toy_corpus.path, work / "corpus"))
+    corpus = open_corpus(shutil.copytree(toy_corpus.path, work / "corpus"))
     make_scores(corpus, random_nll(), work / "scores")
     moved = work.rename(tmp_path / "elsewhere")
     table = ScoreTable.open(moved / "scores")
     assert table.corpus_path == (moved / "corpus").resolve()
-    assert Corpus(table.corpus_path).id == table.manifest["corpus"]
+    assert open_corpus(table.corpus_path).id == table.manifest["corpus"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "not parquet"])

@@ -14,7 +14,7 @@ from conftest import FileSizeLimit, MakeScores, SmallDisk, ToyText
 from numpy.typing import NDArray
 
 import pycat
-from pycat.corpus import Corpus
+from pycat.corpus import Corpus, open_corpus
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.score_table import ScoreTable
 from pycat.selection import Selection, highest, select
@@ -217,7 +217,7 @@ def test_a_moved_work_folder_still_finds_its_corpus(
     tmp_path: Path, toy_corpus: Corpus, make_scores: MakeScores
 ) -> None:
     work = tmp_path / "work"
-    corpus = Corpus(shutil.copytree(toy_corpus.path, work / "corpus"))
+    corpus = open_corpus(shutil.copytree(toy_corpus.path, work / "corpus"))
     table = make_scores(corpus, nll_of(corpus), work / "scores")
     selection = select(table, keep=0.1, out=work / "deeper" / "selection")
     moved = work.rename(tmp_path / "elsewhere")

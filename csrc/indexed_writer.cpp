@@ -1,4 +1,4 @@
-#include "corpus_writer.h"
+#include "indexed_writer.h"
 
 #include <algorithm>
 #include <array>

@@ -1,0 +1,145 @@
+#include "batch_stream.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace pycat {
+namespace {
+
+constexpr std::chrono::milliseconds kPatience{100};  // between looks for an interrupt
+
+}  // namespace
+
+BatchStream::BatchStream(std::shared_ptr<const IndexedFile> src,
+                         std::shared_ptr<const IndexedFile> tgt,
+                         std::shared_ptr<const BatchPlan> plan, BatchFormat format,
+                         std::vector<Block> blocks, Options options)
+    : plan_(std::move(plan)),
+      options_(options),
+      process_(::getpid()),
+      step_(options.first_step),
+      step_to_fill_(options.first_step) {
+  const std::int64_t world_size = plan_->options().world_size;
+  if (options_.rank < 0 || options_.rank >= world_size) {
+    throw std::invalid_argument("rank is " + std::to_string(options_.rank) +
+                                ", expected 0 or more and below the world size " +
+                                std::to_string(world_size));
+  }
+  if (step_ > plan_->num_steps()) {
+    throw std::invalid_argument("first step is " + std::to_string(step_) + ", expected at most " +
+                                std::to_string(plan_->num_steps()) + ", the steps of an epoch");
+  }
+  options_.prefetch = std::max<std::size_t>(options_.prefetch, 1);
+  const std::size_t num_readers = std::max<std::size_t>(options_.num_threads, 1);
+  // Those that stand ready, that are being filled, and that the consumer holds two of.
+  const auto pool =
+      std::make_shared<BlockPool>(std::move(blocks), options_.prefetch + num_readers + 2);
+  for (std::size_t i = 0; i < num_readers; ++i) readers_.emplace_back(src, tgt, format, pool);
+  ids_.resize(num_readers);
+  slots_.resize(options_.num_threads == 0 ? 1 : options_.prefetch);
+}
+
+BatchStream::~BatchStream() { close(); }
+
+void BatchStream::close() {
+  if (process_ != ::getpid()) {
+    // The threads are the parent's: here there is nothing to stop or to wait for.
+    for (std::thread& thread : threads_) thread.detach();
+    threads_.clear();
+    return;
+  }
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  slot_free_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+}
+
+std::optional<Batch> BatchStream::next(const std::function<void()>& while_waiting) {
+  if (process_ != ::getpid()) {
+    throw std::runtime_error(
+        "the batch stream was made in another process, whose threads are not in this one; make "
+        "the stream after the process has forked");
+  }
+  if (stopping_) throw std::runtime_error("the batch stream is closed; make another");
+  std::optional<Batch> batch;
+  while (step_ < plan_->num_steps()) {
+    if (take(batch, while_waiting)) return batch;
+  }
+  return std::nullopt;
+}
+
+/// Moves on by one step; whether this rank has a batch in it.
+bool BatchStream::take(std::optional<Batch>& batch, const std::function<void()>& while_waiting) {
+  Slot slot;
+  if (options_.num_threads == 0) {
+    fill(slot, step_, 0);
+  } else {
+    start();
+    std::unique_lock<std::mutex> lock(mutex_);
+    Slot& next = slots_[step_ % slots_.size()];
+    while (!slot_ready_.wait_for(lock, kPatience, [&next] { return next.ready; })) {
+      lock.unlock();
+      while_waiting();
+      lock.lock();
+    }
+    if (next.error) std::rethrow_exception(next.error);
+    slot = std::exchange(next, Slot{});
+  }
+  if (slot.error) std::rethrow_exception(slot.error);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ++step_;
+  }
+  slot_free_.notify_one();
+  batch = std::move(slot.batch);
+  return batch.has_value();
+}
+
+void BatchStream::start() {
+  if (!threads_.empty()) return;
+  for (std::size_t i = 0; i < options_.num_threads; ++i) {
+    threads_.emplace_back(&BatchStream::fill_slots, this, i);
+  }
+}
+
+void BatchStream::fill_slots(std::size_t thread) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (true) {
+    slot_free_.wait(lock, [this] {
+      return stopping_ || step_to_fill_ >= plan_->num_steps() ||
+             step_to_fill_ < step_ + slots_.size();
+    });
+    if (stopping_ || step_to_fill_ >= plan_->num_steps()) break;
+    const std::uint64_t step = step_to_fill_++;
+    lock.unlock();
+    Slot slot;
+    fill(slot, step, thread);
+    lock.lock();
+    slots_[step % slots_.size()] = std::move(slot);
+    slot_ready_.notify_one();
+  }
+  slot_free_.notify_all();
+}
+
+void BatchStream::fill(Slot& slot, std::uint64_t step, std::size_t thread) {
+  try {
+    const auto batch = plan_->batch_at(options_.epoch, step, options_.rank);
+    if (batch) {
+      plan_->pairs(options_.epoch, *batch, ids_[thread]);
+      slot.batch = readers_[thread].read(ids_[thread]);
+    }
+  } catch (...) {
+    slot.error = std::current_exception();
+  }
+  slot.ready = true;
+}
+
+}  // namespace pycat

@@ -1,0 +1,171 @@
+#include "copy_tokens.h"
+
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+
+// The loop is compiled for several instruction sets and chosen on loading. Not under sanitizers:
+// the choice is made before they are ready.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(PYCAT_SANITIZED)
+#define PYCAT_FOR_EACH_ISA \
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define PYCAT_FOR_EACH_ISA
+#endif
+
+namespace pycat {
+namespace {
+
+// Random sequences cost a cache and a page table miss each: asking this many early halves the time
+// of a batch (29 to 13 us for 4,096 tokens out of 200 MB; 8 and 32 do as well).
+constexpr std::size_t kPrefetchAhead = 16;
+constexpr std::size_t kBlock = 16;  // tokens
+
+template <typename Stored, typename Output>
+struct Job {
+  const Slice* slices;
+  std::size_t num_slices;
+  const std::byte* file_end;
+  std::uint64_t max_token;
+  TokenLayout layout;
+  Output* output;
+  Output* output_end;
+};
+
+/// The largest tokens seen in each place of a block, as unsigned numbers.
+template <typename Stored>
+using Maxima __attribute__((vector_size(kBlock * sizeof(Stored)))) = std::make_unsigned_t<Stored>;
+
+/// Widens `length` tokens in whole blocks, which have no remainder to treat apart.
+template <typename Stored, typename Output>
+__attribute__((always_inline)) inline void widen_blocks(const std::byte* from, std::size_t length,
+                                                        Output* to,
+                                                        Maxima<Stored>& maxima) noexcept {
+  using Tokens __attribute__((vector_size(kBlock * sizeof(Stored)))) = Stored;
+  using Widened __attribute__((vector_size(kBlock * sizeof(Output)))) = Output;
+  for (std::size_t begin = 0; begin < length; begin += kBlock) {
+    Tokens tokens;
+    std::memcpy(&tokens, from + begin * sizeof(Stored), sizeof tokens);
+    Maxima<Stored> numbers;
+    std::memcpy(&numbers, &tokens, sizeof tokens);
+    maxima = numbers > maxima ? numbers : maxima;
+    const Widened widened = __builtin_convertvector(tokens, Widened);
+    std::memcpy(to + begin, &widened, sizeof widened);
+  }
+}
+
+/// Widens exactly `length` tokens and returns the largest as an unsigned number.
+template <typename Stored, typename Output>
+std::make_unsigned_t<Stored> widen(const std::byte* from, std::size_t length, Output* to) noexcept {
+  std::make_unsigned_t<Stored> largest = 0;
+  for (std::size_t i = 0; i < length; ++i) {
+    const Stored token = load<Stored>(from + i * sizeof(Stored));
+    largest = std::max(largest, static_cast<std::make_unsigned_t<Stored>>(token));
+    to[i] = static_cast<Output>(token);
+  }
+  return largest;
+}
+
+/// The first slice with a token above `max_token`.
+template <typename Stored>
+std::size_t first_bad(const Slice* slices, std::size_t num_slices, std::uint64_t max_token) {
+  for (std::size_t i = 0; i < num_slices; ++i) {
+    for (std::size_t at = 0; at < static_cast<std::size_t>(slices[i].length); ++at) {
+      const Stored token = load<Stored>(slices[i].tokens + at * sizeof(Stored));
+      if (static_cast<std::make_unsigned_t<Stored>>(token) > max_token) return i;
+    }
+  }
+  return num_slices;
+}
+
+template <typename Stored, typename Output>
+__attribute__((always_inline)) inline std::size_t copy(const Job<Stored, Output>& job) noexcept {
+  Maxima<Stored> maxima{};
+  Output* to = job.output;
+  for (std::size_t i = 0; i < job.num_slices; ++i) {
+    if (i + kPrefetchAhead < job.num_slices) {
+      const Slice& ahead = job.slices[i + kPrefetchAhead];
+      __builtin_prefetch(ahead.tokens);
+      __builtin_prefetch(ahead.tokens + static_cast<std::size_t>(ahead.length) * sizeof(Stored) -
+                         1);
+    }
+    const Slice& slice = job.slices[i];
+    const auto length = static_cast<std::size_t>(slice.length);
+    const std::size_t in_blocks = (length + kBlock - 1) / kBlock * kBlock;
+    // What the last block writes past the sequence is overwritten by what follows.
+    if (in_blocks * sizeof(Stored) <= static_cast<std::size_t>(job.file_end - slice.tokens) &&
+        in_blocks <= static_cast<std::size_t>(job.output_end - to)) {
+      widen_blocks<Stored, Output>(slice.tokens, length, to, maxima);
+    } else {
+      maxima[0] = std::max(maxima[0], widen<Stored, Output>(slice.tokens, length, to));
+    }
+    if (job.layout.row_length == 0) {
+      to += length;
+    } else {
+      Output* row_end = to + job.layout.row_length;
+      std::fill(to + length, row_end, static_cast<Output>(job.layout.pad_id));
+      to = row_end;
+    }
+  }
+  std::make_unsigned_t<Stored> largest = 0;
+  for (std::size_t i = 0; i < kBlock; ++i) largest = std::max(largest, maxima[i]);
+  if (largest <= job.max_token) return job.num_slices;
+  // A block may have seen a bad token of a sequence that was not asked for.
+  return first_bad<Stored>(job.slices, job.num_slices, job.max_token);
+}
+
+#define PYCAT_COPY(Stored, Output)                                              \
+  PYCAT_FOR_EACH_ISA std::size_t run(const Job<Stored, Output>& job) noexcept { \
+    return copy<Stored, Output>(job);                                           \
+  }
+#define PYCAT_COPY_TO_EACH(Stored) \
+  PYCAT_COPY(Stored, std::int32_t) \
+  PYCAT_COPY(Stored, std::int64_t)
+
+PYCAT_COPY_TO_EACH(std::uint8_t)
+PYCAT_COPY_TO_EACH(std::int8_t)
+PYCAT_COPY_TO_EACH(std::int16_t)
+PYCAT_COPY_TO_EACH(std::int32_t)
+PYCAT_COPY_TO_EACH(std::int64_t)
+PYCAT_COPY_TO_EACH(std::uint16_t)
+PYCAT_COPY_TO_EACH(std::uint32_t)
+PYCAT_COPY_TO_EACH(std::uint64_t)
+
+}  // namespace
+
+std::size_t copy_tokens(const Slice* slices, std::size_t num_slices, const TokenType& type,
+                        const std::byte* file_end, std::uint64_t max_token, TokenLayout layout,
+                        OutputType output_type, void* output, std::size_t output_size) {
+  const auto copy_as = [&](auto stored) {
+    using Stored = decltype(stored);
+    // As unsigned numbers, negative ids lie above every valid one of their type.
+    const std::uint64_t limit =
+        std::min(max_token, static_cast<std::uint64_t>(std::numeric_limits<Stored>::max()));
+    const auto run_as = [&](auto* typed_output) {
+      return run(Job<Stored, std::remove_pointer_t<decltype(typed_output)>>{
+          slices, num_slices, file_end, limit, layout, typed_output, typed_output + output_size});
+    };
+    return output_type == OutputType::kInt32 ? run_as(static_cast<std::int32_t*>(output))
+                                             : run_as(static_cast<std::int64_t*>(output));
+  };
+  switch (type.code) {
+    case 1:
+      return copy_as(std::uint8_t{});
+    case 2:
+      return copy_as(std::int8_t{});
+    case 3:
+      return copy_as(std::int16_t{});
+    case 4:
+      return copy_as(std::int32_t{});
+    case 5:
+      return copy_as(std::int64_t{});
+    case 8:
+      return copy_as(std::uint16_t{});
+    case 9:
+      return copy_as(std::uint32_t{});
+    default:
+      return copy_as(std::uint64_t{});
+  }
+}
+
+}  // namespace pycat

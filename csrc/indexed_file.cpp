@@ -1,0 +1,181 @@
+#include "indexed_file.h"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <utility>
+
+#include "errors.h"
+#include "parallel.h"
+
+namespace pycat {
+namespace {
+
+// Fewer are verified on opening: it takes less than a millisecond.
+constexpr std::uint64_t kVerifyOnOpening = 1 << 18;
+constexpr std::size_t kPrefetchAhead = 16;
+constexpr std::uint64_t kMinSequencesPerThread = 1 << 16;
+
+std::string text(std::uint64_t number) { return std::to_string(number); }
+
+}  // namespace
+
+IndexedFile::IndexedFile(const std::filesystem::path& prefix,
+                         std::optional<std::int64_t> vocab_size, std::optional<Layout> layout)
+    : prefix_(prefix), vocab_size_(vocab_size), index_(prefix_.native() + ".idx", layout) {
+  if (vocab_size_ && *vocab_size_ < 1) {
+    throw std::invalid_argument("vocab_size is " + std::to_string(*vocab_size_) +
+                                ", expected at least 1");
+  }
+  try {
+    tokens_ = MappedFile(prefix_.native() + ".bin");
+  } catch (const FileError& error) {
+    if (error.code() != std::errc::no_such_file_or_directory) throw;
+    throw CorpusError(prefix_.native() + ".bin",
+                      "does not exist; give the path without '.idx' or '.bin', or make the "
+                      "corpus with 'pycat tokenize'");
+  }
+  const std::uint64_t least = num_sequences() > std::numeric_limits<std::uint64_t>::max() / 8
+                                  ? std::numeric_limits<std::uint64_t>::max()
+                                  : num_sequences() * token_type().num_bytes;
+  if (tokens_.size() < least || tokens_.size() % token_type().num_bytes != 0) {
+    index_.verify_entries(tokens_);  // says what is missing
+  }
+  if (num_sequences() <= kVerifyOnOpening) require_verified();
+}
+
+void IndexedFile::require_verified() const {
+  if (verified_.load(std::memory_order_acquire)) return;
+  const std::lock_guard<std::mutex> lock(verifying_);
+  if (verified_.load(std::memory_order_relaxed)) return;
+  index_.verify_entries(tokens_);
+  verified_.store(true, std::memory_order_release);
+}
+
+void IndexedFile::require_unchanged() const {
+  index_.file().require_unchanged();
+  tokens_.require_unchanged();
+}
+
+void IndexedFile::verify() const {
+  index_.verify_entries(tokens_);
+  verified_.store(true, std::memory_order_release);
+  // Each thread widens into a buffer of its own, which copy_tokens checks on the way.
+  const std::uint64_t bad = parallel_min(
+      num_sequences(), kMinSequencesPerThread, [&](std::uint64_t begin, std::uint64_t end) {
+        std::vector<std::int64_t> widened;
+        for (std::uint64_t i = begin; i < end; ++i) {
+          const Slice slice{i, tokens_.data() + index_.pointer(i), length(i)};
+          widened.resize(std::max(widened.size(), static_cast<std::size_t>(slice.length)));
+          if (copy_tokens(&slice, 1, token_type(), tokens_.data() + tokens_.size(), max_token(),
+                          {0, 0}, OutputType::kInt64, widened.data(), widened.size()) == 0) {
+            return i;
+          }
+        }
+        return num_sequences();
+      });
+  require_unchanged();
+  if (bad < num_sequences()) refuse_token(locate(static_cast<std::int64_t>(bad)));
+}
+
+const std::byte* IndexedFile::lengths() const {
+  require_verified();
+  require_unchanged();
+  return index_.length_address(0);
+}
+
+void IndexedFile::prefetch_entry(std::int64_t id) const noexcept {
+  const auto sequence = static_cast<std::uint64_t>(id);
+  if (sequence >= num_sequences()) return;  // locate() refuses it in its turn
+  __builtin_prefetch(index_.length_address(sequence));
+  __builtin_prefetch(index_.pointer_address(sequence));
+}
+
+Slice IndexedFile::locate(std::int64_t id) const {
+  std::vector<Slice> slices;
+  locate(&id, 1, slices);
+  require_unchanged();
+  return slices.front();
+}
+
+void IndexedFile::locate(const std::int64_t* ids, std::size_t num_ids,
+                         std::vector<Slice>& slices) const {
+  require_verified();
+  slices.reserve(slices.size() + num_ids);
+  const std::uint64_t num_bytes = token_type().num_bytes;
+  for (std::size_t i = 0; i < num_ids; ++i) {
+    if (i + kPrefetchAhead < num_ids) prefetch_entry(ids[i + kPrefetchAhead]);
+    const std::int64_t id = ids[i];
+    const auto sequence = static_cast<std::uint64_t>(id);
+    if (sequence >= num_sequences()) refuse_id(id, i);  // negative ids are huge
+    const std::uint64_t begin = index_.pointer(sequence);
+    const std::int32_t length = index_.length(sequence);
+    // Verified before, but the file may have been rewritten in place since.
+    if (length < 1 || begin > tokens_.size() ||
+        static_cast<std::uint64_t>(length) > (tokens_.size() - begin) / num_bytes) {
+      require_unchanged();
+      throw CorpusError(index_.file().path(),
+                        "sequence " + text(sequence) +
+                            " lies outside the token file; the index has changed since it was "
+                            "opened: open it again");
+    }
+    slices.push_back({sequence, tokens_.data() + begin, length});
+  }
+}
+
+void IndexedFile::copy(const std::vector<Slice>& slices, TokenLayout layout, OutputType output_type,
+                       void* output, std::size_t output_size) const {
+  const std::size_t bad =
+      copy_tokens(slices.data(), slices.size(), token_type(), tokens_.data() + tokens_.size(),
+                  max_token(), layout, output_type, output, output_size);
+  require_unchanged();
+  if (bad < slices.size()) refuse_token(slices[bad]);
+}
+
+std::uint64_t IndexedFile::max_token() const noexcept {
+  constexpr std::int64_t kMaxVocabulary = std::int64_t{1} << 31;
+  return static_cast<std::uint64_t>(std::min(vocab_size_.value_or(kMaxVocabulary), kMaxVocabulary) -
+                                    1);
+}
+
+void IndexedFile::refuse_id(std::int64_t id, std::size_t i) const {
+  throw std::out_of_range("ids[" + text(i) + "] is " + std::to_string(id) +
+                          ", expected 0 or more and below " + text(num_sequences()) +
+                          ", the number of sequences");
+}
+
+void IndexedFile::refuse_token(const Slice& slice) const {
+  std::vector<std::int64_t> tokens(static_cast<std::size_t>(slice.length));
+  copy_tokens(&slice, 1, token_type(), tokens_.data() + tokens_.size(), max_token(), {0, 0},
+              OutputType::kInt64, tokens.data(), tokens.size());
+  auto bad = std::find_if(tokens.begin(), tokens.end(), [&](std::int64_t token) {
+    return static_cast<std::uint64_t>(token) > max_token();
+  });
+  if (bad == tokens.end()) --bad;  // rewritten meanwhile
+  const std::string number =
+      token_type().name == "uint64" ? text(static_cast<std::uint64_t>(*bad)) : std::to_string(*bad);
+  throw CorpusError(tokens_.path(),
+                    "token " + std::to_string(bad - tokens.begin()) + " of sequence " +
+                        text(slice.sequence) + " is " + number + ", expected 0 or more and below " +
+                        (vocab_size_ ? std::to_string(*vocab_size_) + ", the vocab_size"
+                                     : std::to_string(std::uint64_t{1} << 31)) +
+                        "; open it with its own vocabulary, or rebuild it with 'pycat tokenize'");
+}
+
+Extent measure(const std::vector<Slice>& slices) {
+  std::uint64_t num_tokens = 0;
+  std::int32_t longest = 0;
+  for (std::size_t i = 0; i < slices.size(); ++i) {
+    num_tokens += static_cast<std::uint64_t>(slices[i].length);
+    longest = std::max(longest, slices[i].length);
+    if (num_tokens > std::numeric_limits<std::int32_t>::max()) {
+      throw std::invalid_argument("the sequences up to ids[" + text(i) + "] hold " +
+                                  text(num_tokens) + " tokens, expected at most " +
+                                  text(std::numeric_limits<std::int32_t>::max()) +
+                                  "; gather fewer ids a call");
+    }
+  }
+  return {static_cast<std::int32_t>(num_tokens), longest};
+}
+
+}  // namespace pycat

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "copy_tokens.h"
+#include "index_file.h"
+#include "mapped_file.h"
+
+namespace pycat {
+
+/// One memory-mapped MMIDIDX pair `prefix.idx` + `prefix.bin`, in fairseq's or Megatron's layout.
+///
+/// Nothing is read through it before all of the index has been verified: in the constructor, or,
+/// where that would take longer than a millisecond, on the first use. Const methods may run on
+/// several threads at once.
+class IndexedFile {
+ public:
+  IndexedFile(const std::filesystem::path& prefix, std::optional<std::int64_t> vocab_size,
+              std::optional<Layout> layout);
+
+  const std::filesystem::path& prefix() const noexcept { return prefix_; }
+  const TokenType& token_type() const noexcept { return index_.token_type(); }
+  Layout layout() const noexcept { return index_.layout(); }
+  std::uint64_t num_sequences() const noexcept { return index_.num_sequences(); }
+  std::uint64_t num_tokens() const noexcept { return tokens_.size() / token_type().num_bytes; }
+
+  /// Verifies the entries of the index unless that has been done.
+  void require_verified() const;
+  /// Throws CorpusError if either file changed since it was opened.
+  void require_unchanged() const;
+  /// Verifies index and all tokens, whatever has been verified before.
+  void verify() const;
+
+  /// num_sequences() int32, not aligned, verified.
+  const std::byte* lengths() const;
+  std::int32_t length(std::uint64_t sequence) const noexcept { return index_.length(sequence); }
+  /// Where the tokens of one sequence lie; throws std::out_of_range.
+  Slice locate(std::int64_t id) const;
+
+  void prefetch_entry(std::int64_t id) const noexcept;
+  /// Appends to `slices` where the sequences `ids` lie. Each id is read once, so that a thread
+  /// that changes them meanwhile cannot make copy() write out of bounds.
+  void locate(const std::int64_t* ids, std::size_t num_ids, std::vector<Slice>& slices) const;
+  /// Writes the tokens of `slices`; afterwards the files are known to be unchanged.
+  void copy(const std::vector<Slice>& slices, TokenLayout layout, OutputType output_type,
+            void* output, std::size_t output_size) const;
+
+ private:
+  [[noreturn]] void refuse_id(std::int64_t id, std::size_t i) const;
+  [[noreturn]] void refuse_token(const Slice& slice) const;
+  std::uint64_t max_token() const noexcept;
+
+  std::filesystem::path prefix_;
+  std::optional<std::int64_t> vocab_size_;
+  IndexFile index_;
+  MappedFile tokens_;
+  mutable std::mutex verifying_;
+  mutable std::atomic<bool> verified_{false};
+};
+
+/// Sum of the lengths of `slices`, which must stay below 2^31, and the longest.
+struct Extent {
+  std::int32_t num_tokens;
+  std::int32_t longest;
+};
+Extent measure(const std::vector<Slice>& slices);
+
+}  // namespace pycat

@@ -1,0 +1,120 @@
+#include "lost_pages.h"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdint>
+#include <mutex>
+#include <utility>
+
+namespace pycat {
+
+// The handler walks this list without a lock, so its nodes are reused and never freed.
+struct WatchedRange {
+  std::atomic<std::uintptr_t> begin{0};  // 0 while unused
+  std::atomic<std::uintptr_t> end{0};
+  std::atomic<bool> lost{false};
+  WatchedRange* next = nullptr;
+};
+
+namespace {
+
+std::mutex mutex;
+std::atomic<WatchedRange*> ranges{nullptr};
+std::atomic<std::uintptr_t> page_bytes{0};
+struct sigaction previous{};
+
+WatchedRange* find(std::uintptr_t address) noexcept {
+  for (WatchedRange* range = ranges.load(); range != nullptr; range = range->next) {
+    const std::uintptr_t begin = range->begin.load();
+    if (begin != 0 && begin <= address && address < range->end.load()) return range;
+  }
+  return nullptr;
+}
+
+bool put_zeros(std::uintptr_t address) noexcept {
+  const std::uintptr_t page = address - address % page_bytes.load();
+  return ::mmap(reinterpret_cast<void*>(page), page_bytes.load(), PROT_READ,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
+}
+
+void call_previous(int signal, siginfo_t* info, void* context) {
+  if ((previous.sa_flags & SA_SIGINFO) != 0) return previous.sa_sigaction(signal, info, context);
+  if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
+    return previous.sa_handler(signal);
+  }
+  // The access is repeated on return, and ends the process as it would have without us.
+  struct sigaction fallback{};
+  fallback.sa_handler = SIG_DFL;
+  ::sigaction(signal, &fallback, nullptr);
+}
+
+void handle(int signal, siginfo_t* info, void* context) {
+  const int saved_errno = errno;
+  const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
+  // si_code is positive where the kernel raised it for an access; a signal sent has no address.
+  WatchedRange* range = info->si_code > 0 ? find(address) : nullptr;
+  if (range != nullptr && put_zeros(address)) {
+    range->lost.store(true);
+  } else {
+    call_previous(signal, info, context);
+  }
+  errno = saved_errno;
+}
+
+void install_handler() {
+  struct sigaction current{};
+  ::sigaction(SIGBUS, nullptr, &current);
+  if ((current.sa_flags & SA_SIGINFO) != 0 && current.sa_sigaction == handle) return;
+  previous = current;
+  struct sigaction ours{};
+  ours.sa_sigaction = handle;
+  ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  ::sigemptyset(&ours.sa_mask);
+  ::sigaction(SIGBUS, &ours, nullptr);
+}
+
+}  // namespace
+
+LostPages::LostPages(const std::byte* begin, std::size_t num_bytes) {
+  if (num_bytes == 0) return;
+  const std::lock_guard<std::mutex> lock(mutex);
+  page_bytes.store(static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE)));
+  WatchedRange* range = ranges.load();
+  while (range != nullptr && range->begin.load() != 0) range = range->next;
+  if (range == nullptr) {
+    range = new WatchedRange;
+    range->next = ranges.load();
+    ranges.store(range);
+  }
+  range->lost.store(false);
+  range->end.store(reinterpret_cast<std::uintptr_t>(begin) + num_bytes);
+  range->begin.store(reinterpret_cast<std::uintptr_t>(begin));
+  range_ = range;
+  install_handler();
+}
+
+LostPages::LostPages(LostPages&& other) noexcept : range_(std::exchange(other.range_, nullptr)) {}
+
+LostPages& LostPages::operator=(LostPages&& other) noexcept {
+  std::swap(range_, other.range_);
+  return *this;
+}
+
+LostPages::~LostPages() {
+  if (range_ == nullptr) return;
+  const std::lock_guard<std::mutex> lock(mutex);
+  range_->begin.store(0);
+}
+
+bool LostPages::any() const noexcept { return range_ != nullptr && range_->lost.load(); }
+
+void LostPages::renew_handler() {
+  const std::lock_guard<std::mutex> lock(mutex);
+  install_handler();
+}
+
+}  // namespace pycat

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "indexed_file.h"
+#include "scratch_file.h"
+
+namespace pycat {
+
+/// Pairs sorted by target and source length, by counting: O(N), 4 bytes a pair (8 from 2^32 pairs).
+///
+/// The order stands in a mapped file, not in memory that belongs to the process, and never changes:
+/// batches and epochs are computed from it.
+class PairOrder {
+ public:
+  /// Pairs of equal lengths stand together: positions `begin` up to the next cell's.
+  struct Cell {
+    std::int32_t tgt_length;
+    std::int32_t src_length;
+    std::uint64_t begin;
+  };
+
+  /// Sorts `ids`, or all pairs if it is null.
+  PairOrder(const IndexedFile& src, const IndexedFile& tgt, const std::int64_t* ids,
+            std::size_t num_ids, const std::filesystem::path& scratch_folder);
+
+  std::uint64_t size() const noexcept { return size_; }
+  const std::vector<Cell>& cells() const noexcept { return cells_; }
+  /// One past the last position of a cell.
+  std::uint64_t end(std::size_t cell) const noexcept {
+    return cell + 1 < cells_.size() ? cells_[cell + 1].begin : size_;
+  }
+  /// The cell that `position` lies in.
+  std::size_t cell_at(std::uint64_t position) const noexcept;
+
+  std::int64_t pair(std::uint64_t position) const noexcept {
+    return wide_ ? static_cast<std::int64_t>(load<std::uint64_t>(order_.data() + 8 * position))
+                 : static_cast<std::int64_t>(load<std::uint32_t>(order_.data() + 4 * position));
+  }
+  void prefetch(std::uint64_t position) const noexcept {
+    __builtin_prefetch(order_.data() + (wide_ ? 8 : 4) * position);
+  }
+
+ private:
+  template <typename Number, typename PairAt>
+  void sort(const IndexedFile& src, const IndexedFile& tgt, const PairAt& pair_at);
+  template <typename Number, typename PairAt>
+  bool sort_by_counting(const IndexedFile& src, const IndexedFile& tgt, const PairAt& pair_at);
+  template <typename Number, typename PairAt>
+  void sort_by_comparing(const IndexedFile& src, const IndexedFile& tgt, const PairAt& pair_at);
+
+  std::uint64_t size_;
+  bool wide_;
+  ScratchFile order_;
+  std::vector<Cell> cells_;
+};
+
+}  // namespace pycat

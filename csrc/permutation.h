@@ -1,0 +1,56 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "hash.h"
+
+namespace pycat {
+
+/// A keyed permutation of [0, size) that is evaluated number by number, without a table.
+///
+/// A Feistel network (Luby and Rackoff 1988) permutes the next power of two; numbers that fall
+/// outside are permuted again until they fall inside, fewer than twice on average.
+class Permutation {
+ public:
+  Permutation(std::uint64_t key, std::uint64_t size) noexcept : size_(size) {
+    while (low_bits_ + high_bits_ < 63 && (std::uint64_t{1} << (low_bits_ + high_bits_)) < size) {
+      ++(low_bits_ > high_bits_ ? high_bits_ : low_bits_);
+    }
+    low_mask_ = (std::uint64_t{1} << low_bits_) - 1;
+    high_mask_ = (std::uint64_t{1} << high_bits_) - 1;
+    for (std::uint64_t& round_key : keys_) {
+      key = mix_bits(key + 0x9E3779B97F4A7C15u);
+      round_key = key;
+    }
+  }
+
+  std::uint64_t operator()(std::uint64_t number) const noexcept {
+    if (size_ < 2) return number;
+    do {
+      std::uint64_t low = number & low_mask_;
+      std::uint64_t high = number >> low_bits_;
+      for (std::size_t round = 0; round < keys_.size(); round += 2) {
+        high ^= scramble(low, keys_[round]) & high_mask_;
+        low ^= scramble(high, keys_[round + 1]) & low_mask_;
+      }
+      number = high << low_bits_ | low;
+    } while (number >= size_);
+    return number;
+  }
+
+ private:
+  static std::uint64_t scramble(std::uint64_t half, std::uint64_t key) noexcept {
+    const std::uint64_t product = (half ^ key) * 0x9E3779B97F4A7C15u;
+    return product >> 32 ^ product >> 15;
+  }
+
+  std::uint64_t size_;
+  unsigned low_bits_ = 0;
+  unsigned high_bits_ = 0;
+  std::uint64_t low_mask_ = 0;
+  std::uint64_t high_mask_ = 0;
+  std::array<std::uint64_t, 6> keys_{};
+};
+
+}  // namespace pycat
