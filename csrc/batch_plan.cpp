@@ -126,31 +126,37 @@ void BatchPlan::add_batches(std::uint64_t begin, std::uint64_t num_pairs, std::u
   num_batches_ += count;
 }
 
-/// Cuts the largest run into a few more batches, so that every rank gets equally many.
+/// Cuts the largest runs into a few more batches, so that every rank gets equally many.
 void BatchPlan::cut_evenly() {
   const auto world_size = static_cast<std::uint64_t>(options_.world_size);
-  const std::uint64_t missing = (world_size - num_batches_ % world_size) % world_size;
-  if (missing == 0) return;
-  std::size_t largest = 0;
-  for (std::size_t run = 1; run < runs_.size(); ++run) {
-    if (num_batches_of(run) * runs_[run].num_pairs >
-        num_batches_of(largest) * runs_[largest].num_pairs) {
-      largest = run;
+  std::uint64_t missing = (world_size - num_batches_ % world_size) % world_size;
+  if (order_->size() < num_batches_ + missing) return;  // some rank will have none
+  while (missing > 0) {
+    std::size_t largest = 0;
+    for (std::size_t run = 1; run < runs_.size(); ++run) {
+      if (spare_pairs(run) > spare_pairs(largest)) largest = run;
     }
+    const std::uint64_t added = std::min(missing, spare_pairs(largest));
+    const Run old = runs_[largest];
+    const std::uint64_t count = num_batches_of(largest) + added;
+    const std::uint64_t num_pairs = num_batches_of(largest) * old.num_pairs;
+    const std::uint64_t num_larger = num_pairs % count;
+    const std::uint64_t smaller = num_pairs / count;
+    std::vector<Run> pieces;
+    if (num_larger > 0) pieces.push_back({old.first_batch, old.begin, smaller + 1});
+    pieces.push_back(
+        {old.first_batch + num_larger, old.begin + num_larger * (smaller + 1), smaller});
+    const auto at = runs_.begin() + static_cast<std::ptrdiff_t>(largest);
+    for (auto run = at + 1; run != runs_.end(); ++run) run->first_batch += added;
+    runs_.insert(runs_.erase(at), pieces.begin(), pieces.end());
+    num_batches_ += added;
+    missing -= added;
   }
-  const Run old = runs_[largest];
-  const std::uint64_t num_pairs = num_batches_of(largest) * old.num_pairs;
-  const std::uint64_t count = num_batches_of(largest) + missing;
-  if (num_pairs < count) return;
-  const std::uint64_t num_larger = num_pairs % count;
-  const std::uint64_t smaller = num_pairs / count;
-  std::vector<Run> pieces;
-  if (num_larger > 0) pieces.push_back({old.first_batch, old.begin, smaller + 1});
-  pieces.push_back({old.first_batch + num_larger, old.begin + num_larger * (smaller + 1), smaller});
-  const auto at = runs_.begin() + static_cast<std::ptrdiff_t>(largest);
-  for (auto run = at + 1; run != runs_.end(); ++run) run->first_batch += missing;
-  runs_.insert(runs_.erase(at), pieces.begin(), pieces.end());
-  num_batches_ += missing;
+}
+
+/// How many more batches a run could be cut into.
+std::uint64_t BatchPlan::spare_pairs(std::size_t run) const noexcept {
+  return num_batches_of(run) * (runs_[run].num_pairs - 1);
 }
 
 std::uint64_t BatchPlan::num_batches_of(std::size_t run) const noexcept {

@@ -62,6 +62,7 @@ class BatchPlan {
   void cut_evenly();
   void add_batches(std::uint64_t begin, std::uint64_t num_pairs, std::uint64_t count);
   std::uint64_t num_batches_of(std::size_t run) const noexcept;
+  std::uint64_t spare_pairs(std::size_t run) const noexcept;
 
   std::shared_ptr<const PairOrder> order_;
   PlanOptions options_;
