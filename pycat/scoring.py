@@ -80,7 +80,7 @@ def score(
         "tokenizer_sha256": corpus.manifest["tokenizer_sha256"],
         "torch": torch.__version__,
     }
-    parts = [corpus[first : first + _PART_PAIRS] for first in range(0, len(corpus), _PART_PAIRS)]
+    starts = range(0, len(corpus), _PART_PAIRS)
     # Loaded before the folder is touched: overwriting for a damaged checkpoint would lose a table.
     models = [load_model(info, torch_device) for info in infos]
     folder = None
@@ -90,7 +90,8 @@ def score(
             return ScoreTable.open(folder.path)
     tables = []
     with progress("score", facts["num_tokens"] * len(infos), "tokens") as advance:
-        for i, part in enumerate(parts):
+        for i, first in enumerate(starts):
+            part = corpus[first : first + _PART_PAIRS]
             path = None if folder is None else part_path(folder.path, i)
             if path is not None and folder is not None and folder.resumes and path.is_file():
                 advance(int(part.num_tokens.sum()) * len(infos))
@@ -112,7 +113,7 @@ def score(
         return ScoreTable.from_arrow(pa.concat_tables(tables), manifest)
     folder.finish(
         **facts,
-        num_parts=len(parts),
+        num_parts=len(starts),
         corpus_path=os.path.relpath(corpus.path.resolve(), folder.path.resolve()),
     )
     return ScoreTable.open(folder.path)
