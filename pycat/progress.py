@@ -19,8 +19,8 @@ class _RateColumn(ProgressColumn):
 
 @contextmanager
 def progress(
-    description: str, total: int | None, unit: str, done: int = 0
-) -> Iterator[Callable[[int], None]]:
+    description: str, total: float | None, unit: str, done: int = 0
+) -> Iterator[Callable[[float], None]]:
     """A bar on standard error while the block runs; calling the yielded function advances it.
 
     Args:

@@ -1,17 +1,33 @@
 """Text to ids and back: a SentencePiece model shared by both languages."""
 
-import io
+import json
+import math
 import random
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
 from pycat.errors import TokenizerError
 from pycat.output import file_sha256, replacing
+from pycat.progress import progress
 
 MODEL_TYPES = ("unigram", "bpe")
+
+# SentencePiece learns from no line of more bytes (its max_sentence_length).
+MAX_TRAINING_BYTES = 4192
+
+# Unigram training takes 1.6 GB and 75 s (two cores) for a million lines, 67 MB in all: its memory
+# goes with the bytes, so long lines have a bound of their own.
+_SAMPLE_LINES = 1_000_000
+_SAMPLE_BYTES = 128 << 20
+
+_TRAINING_FILE = Path(__file__).with_name("piece_training.py")
 
 # The trained model depends on how EM sums are split over threads, so their number is fixed.
 _TRAINER_THREADS = 4
@@ -54,12 +70,17 @@ class Tokenizer:
                 "train it with --eos_id"
             )
 
-    def encode(self, lines: Sequence[str], *, num_threads: int = 1) -> list[list[int]]:
-        """Ids of each line, EOS last. An empty or blank line is EOS alone."""
-        eos_id = self.eos_id
-        rows: list[list[int]] = self._processor.encode(list(lines), num_threads=num_threads)
-        for row in rows:
-            row.append(eos_id)
+    def encode(
+        self, lines: Sequence[str] | Sequence[bytes], *, num_threads: int = 1
+    ) -> list[list[int]]:
+        """Ids of each line, EOS last. An empty or blank line is EOS alone.
+
+        Lines as UTF-8 bytes are not copied. One thread a call and several callers are faster than
+        several threads a call: only segmenting is without the GIL, making the lists is not.
+        """
+        rows: list[list[int]] = self._processor.encode(
+            list[Any](lines), num_threads=num_threads, add_eos=True
+        )
         return rows
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -70,12 +91,12 @@ class Tokenizer:
 
 
 def train_tokenizer(
-    lines: Iterable[str], out: Path, *, vocab_size: int, model_type: str, seed: int = 0
+    lines: Iterable[bytes], out: Path, *, vocab_size: int, model_type: str, seed: int = 0
 ) -> Tokenizer:
-    """Train a joint model with byte fallback on at most a million of the lines.
+    """Train a joint model with byte fallback on at most a million of the lines, and 128 MiB.
 
     Args:
-        lines: text of both languages, in any order; read once.
+        lines: text of both languages as UTF-8, no line ends, in any order; read once.
         out: the `.model` file to write.
         vocab_size: pieces wanted; "unigram" may settle for fewer on little text.
         model_type: "unigram" or "bpe".
@@ -88,40 +109,66 @@ def train_tokenizer(
     """
     if model_type not in MODEL_TYPES:
         raise TokenizerError(f"model_type is {model_type!r}; expected one of {MODEL_TYPES}")
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(_sample(lines, 1_000_000, seed)),
-            model_writer=model,
-            vocab_size=vocab_size,
-            model_type=model_type,
-            byte_fallback=True,
-            hard_vocab_limit=False,
-            bos_id=0,
-            pad_id=1,
-            eos_id=2,
-            unk_id=3,
-            num_threads=_TRAINER_THREADS,
-            minloglevel=2,
+    sample = _within(_sample(lines, _SAMPLE_LINES, seed), _SAMPLE_BYTES, seed)
+    options = {
+        "vocab_size": vocab_size,
+        "model_type": model_type,
+        "byte_fallback": True,
+        "hard_vocab_limit": False,
+        "bos_id": 0,
+        "pad_id": 1,
+        "eos_id": 2,
+        "unk_id": 3,
+        "num_threads": _TRAINER_THREADS,
+        "minloglevel": 2,
+    }
+    with progress("train tokenizer", None, "pieces"):
+        trained = subprocess.run(
+            # -P: the modules beside that file are no modules of its own.
+            [sys.executable, "-P", str(_TRAINING_FILE), json.dumps(options)],
+            input=b"\n".join(sample),
+            stdout=subprocess.PIPE,
         )
-    except RuntimeError as error:
-        reason = str(error).rsplit("] ", 1)[-1].strip() or str(error)
+    if trained.returncode != 0:
+        text = trained.stdout.decode("utf-8", "replace")
+        reason = text.rsplit("] ", 1)[-1].strip() or (
+            f"its process ended with status {trained.returncode}."
+        )
         raise TokenizerError(
             f"tokenizer: SentencePiece cannot train {vocab_size} {model_type} pieces on this text: "
             f"{reason} Pass another vocab_size or more text"
-        ) from None
+        )
     with replacing(out) as temporary:
-        temporary.write_bytes(model.getvalue())
+        temporary.write_bytes(trained.stdout)
     return Tokenizer(out)
 
 
-def _sample(lines: Iterable[str], size: int, seed: int) -> list[str]:
-    """Reservoir sample (Vitter 1985, algorithm R): each line is as likely, order kept loosely."""
+def _sample(lines: Iterable[bytes], size: int, seed: int) -> list[bytes]:
+    """Reservoir sample: each line is as likely, order kept loosely.
+
+    Li 1994, algorithm L: draws how many lines to pass over before the next one that enters, so
+    the other lines cost no random number and no Python code.
+    """
+    source = iter(lines)
+    kept = list(islice(source, size))
+    if len(kept) < size:
+        return kept
     chooser = random.Random(seed)
-    kept: list[str] = []
-    for seen, line in enumerate(lines):
-        if seen < size:
-            kept.append(line)
-        elif (slot := chooser.randrange(seen + 1)) < size:
-            kept[slot] = line
-    return kept
+    # Every line has a uniform key and the `size` smallest are kept: this is the largest of them.
+    largest = 1.0
+    while True:
+        largest *= math.exp(-chooser.expovariate(size))
+        passed = math.floor(chooser.expovariate(-math.log1p(-largest)))
+        line = next(islice(source, passed, None), None)
+        if line is None:
+            return kept
+        kept[chooser.randrange(size)] = line
+
+
+def _within(lines: list[bytes], max_bytes: int, seed: int) -> list[bytes]:
+    """Those lines, or as many drawn from them as hold about `max_bytes` together, in order."""
+    num_bytes = sum(map(len, lines))
+    if num_bytes <= max_bytes:
+        return lines
+    chosen = random.Random(seed).sample(range(len(lines)), len(lines) * max_bytes // num_bytes)
+    return [lines[at] for at in sorted(chosen)]

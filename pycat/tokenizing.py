@@ -2,34 +2,30 @@
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, compress
 from os import PathLike
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pycat._core import IndexedWriter
 from pycat.corpus import INDEX_FILES, SKIPPED_FILE, TOKENIZER_FILE, Corpus, open_corpus
 from pycat.errors import CorpusError, PycatError, TextError
-from pycat.output import (
-    OutputFolder,
-    digest,
-    file_sha256,
-    read_manifest,
-    replacing,
-    write_json,
-)
-from pycat.parallel_text import ParallelText, decode
+from pycat.hashing import hash_files
+from pycat.output import OutputFolder, digest, read_manifest, replacing, write_json
+from pycat.parallel_text import Chunk, ParallelText, decode
 from pycat.progress import progress
-from pycat.tokenizer import Tokenizer, train_tokenizer
+from pycat.tokenizer import MAX_TRAINING_BYTES, Tokenizer, train_tokenizer
 
 # A line longer than this is skipped unread by the tokenizer: no sentence is, and markup dumps are.
 MAX_LINE_BYTES = 65_536
 
-_CHUNK_PAIRS = 8192
 _OWNED = (*INDEX_FILES, TOKENIZER_FILE, SKIPPED_FILE)
 
 
@@ -45,6 +41,7 @@ def tokenize(
     max_tokens: int = 512,
     languages: tuple[str, str] | None = None,
     overwrite: bool = False,
+    num_threads: int | None = None,
 ) -> Corpus:
     """Tokenize parallel text into a corpus folder.
 
@@ -59,6 +56,8 @@ def tokenize(
             65,536 bytes.
         languages: names of source and target; by default the file names' suffixes.
         overwrite: replace a corpus made with other options.
+        num_threads: cores to tokenize on, None for all this process may use; the corpus is the
+            same for any number.
 
     Returns:
         The corpus. Pairs with an empty or overlong side are left out, counted in
@@ -75,6 +74,8 @@ def tokenize(
         raise PycatError(
             f"languages are {names}; expected two different names of letters, digits, - and _"
         )
+    if num_threads is not None and num_threads < 1:
+        raise PycatError(f"num_threads is {num_threads}; expected at least 1, or None for all")
     folder_path = Path(out)
     given = None if tokenizer is None else Tokenizer(tokenizer)
     # Read before the folder is touched: overwriting may delete the very file.
@@ -101,18 +102,21 @@ def tokenize(
     model_path = folder_path / TOKENIZER_FILE
     if model is None:
         pieces = train_tokenizer(
-            _all_lines(text), model_path, vocab_size=vocab_size, model_type=model_type
+            _training_lines(text), model_path, vocab_size=vocab_size, model_type=model_type
         )
     else:
         with replacing(model_path) as temporary:
             temporary.write_bytes(model)
         pieces = Tokenizer(model_path)
     try:
-        counts = _write_corpus(text, pieces, folder_path, max_tokens)
+        counts = _write_corpus(
+            text, pieces, folder_path, max_tokens, num_threads or len(os.sched_getaffinity(0))
+        )
     except TextError:
         model_path.unlink()  # or the next call, with text or options mended, would be refused
         raise
-    files = {name: file_sha256(folder_path / name) for name in INDEX_FILES}
+    hashes = hash_files([folder_path / name for name in INDEX_FILES], "hash corpus")
+    files = dict(zip(INDEX_FILES, hashes, strict=True))
     folder.finish(
         id=digest([files, pieces.sha256]),
         languages=names,
@@ -149,46 +153,102 @@ def known_text(folder: Path) -> list[Any]:
     return known
 
 
-def _decoded(text: ParallelText) -> Iterator[tuple[str, str] | None]:
-    """Both sides of each line as text, or None for a line of more than `MAX_LINE_BYTES`."""
-    src_path, tgt_path = text.paths[0], text.paths[-1]
-    for number, (src, tgt) in enumerate(text.pairs(), start=1):
-        if max(len(src), len(tgt)) > MAX_LINE_BYTES:
-            yield None
+def _sides(
+    text: ParallelText, chunk: Chunk, max_line_bytes: int
+) -> tuple[list[bytes], list[bytes], set[int]]:
+    """Sources and targets of a chunk, both b"" in the rows with a longer line, and those rows."""
+    try:
+        src, tgt = text.columns(chunk)
+        overlong: set[int] = set()
+        if max(map(len, chain(src, tgt))) > max_line_bytes:
+            lengths = zip(map(len, src), map(len, tgt), strict=True)
+            overlong = {row for row, pair in enumerate(lengths) if max(pair) > max_line_bytes}
+            for row in overlong:
+                src[row] = tgt[row] = b""
+        for lines in (src, tgt):
+            b"\n".join(lines).decode()  # for the error alone: SentencePiece takes bytes
+    except (TextError, UnicodeDecodeError):
+        # Once more, line by line: the first bad line is the one to name.
+        for number, raw in enumerate(zip(*chunk.columns, strict=True), chunk.first):
+            pair = text.sides(raw, number)
+            if max(map(len, pair)) <= max_line_bytes:
+                for line, path in zip(pair, (text.paths[0], text.paths[-1]), strict=True):
+                    decode(line, path, number)
+        raise
+    return src, tgt, overlong
+
+
+def _training_lines(text: ParallelText) -> Iterator[bytes]:
+    """Source and target of each pair in turn, empty where one is too long to learn from."""
+    with progress("read text", text.file_bytes / 1e6, "MB") as advance:
+        for chunk in text.chunks(lambda num_bytes: advance(num_bytes / 1e6)):
+            src, tgt, _ = _sides(text, chunk, MAX_TRAINING_BYTES)
+            yield from chain.from_iterable(zip(src, tgt, strict=True))
+
+
+@dataclass(frozen=True)
+class _Tokenized:
+    """What a chunk of `num_lines` lines gives.
+
+    `sides`: tokens int32 (T,) and lengths int32 (n,) of source and target of the n pairs kept.
+    `skipped`: line number, from 1, and reason of each other line.
+    """
+
+    num_lines: int
+    sides: tuple[tuple[NDArray[np.int32], NDArray[np.int32]], ...]
+    skipped: list[tuple[int, str]]
+
+
+def _tokenize_chunk(
+    text: ParallelText, chunk: Chunk, tokenizer: Tokenizer, max_tokens: int
+) -> _Tokenized:
+    src_lines, tgt_lines, overlong = _sides(text, chunk, MAX_LINE_BYTES)
+    rows = [tokenizer.encode(lines) for lines in (src_lines, tgt_lines)]
+    src, tgt = (np.fromiter(map(len, side), np.int32, len(side)) for side in rows)
+    kept = (src > 1) & (tgt > 1) & (src <= max_tokens) & (tgt <= max_tokens)
+    skipped = []
+    for row in np.flatnonzero(~kept).tolist():
+        if row in overlong:
+            reason = f"a side of more than {MAX_LINE_BYTES} bytes"
+        elif src[row] == 1 or tgt[row] == 1:
+            reason = "empty source" if src[row] == 1 else "empty target"
         else:
-            yield decode(src, src_path, number), decode(tgt, tgt_path, number)
-
-
-def _all_lines(text: ParallelText) -> Iterator[str]:
-    with progress("train tokenizer", text.count_lines(), "pairs") as advance:
-        for pair in _decoded(text):
-            advance(1)
-            if pair is not None:
-                yield from pair
+            reason = f"a side of more than {max_tokens} tokens"
+        skipped.append((chunk.first + row, reason))
+    sides = []
+    for side, lengths in zip(rows, (src[kept], tgt[kept]), strict=True):
+        tokens = chain.from_iterable(compress(side, kept.tolist()) if skipped else side)
+        sides.append((np.fromiter(tokens, np.int32, int(lengths.sum())), lengths))
+    return _Tokenized(len(chunk), tuple(sides), skipped)
 
 
 def _write_corpus(
-    text: ParallelText, tokenizer: Tokenizer, folder: Path, max_tokens: int
+    text: ParallelText, tokenizer: Tokenizer, folder: Path, max_tokens: int, num_threads: int
 ) -> Counter[str]:
     """Write the index files and `skipped.tsv`; counts "lines", "pairs" and each skip reason."""
     dtype = "uint16" if tokenizer.vocab_size < 65_500 else "int32"
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(lines=0, pairs=0)
     with (
-        progress("tokenize", text.count_lines(), "pairs") as advance,
+        progress("tokenize", text.file_bytes / 1e6, "MB") as advance,
         replacing(folder / SKIPPED_FILE) as skipped_path,
-        skipped_path.open("w", encoding="utf-8") as skipped,
+        skipped_path.open("w", encoding="utf-8") as skipped_file,
         IndexedWriter(str(folder / "src"), dtype=dtype) as src_writer,
         IndexedWriter(str(folder / "tgt"), dtype=dtype) as tgt_writer,
     ):
-        skipped.write("line\treason\n")
-        for chunk in _chunks(_decoded(text)):
-            kept = _tokenize_chunk(chunk, tokenizer, max_tokens, counts, skipped)
-            for writer, rows in ((src_writer, kept[0]), (tgt_writer, kept[1])):
-                if rows:
-                    lengths = np.fromiter(map(len, rows), np.int32, len(rows))
-                    tokens = np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum()))
+        skipped_file.write("line\treason\n")
+        for done in _in_order(
+            text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
+            lambda chunk: _tokenize_chunk(text, chunk, tokenizer, max_tokens),
+            num_threads,
+        ):
+            for writer, (tokens, lengths) in zip((src_writer, tgt_writer), done.sides, strict=True):
+                if len(lengths):
                     writer.append(tokens, lengths)
-            advance(len(chunk))
+            for line, reason in done.skipped:
+                counts[reason] += 1
+                skipped_file.write(f"{line}\t{reason}\n")
+            counts["lines"] += done.num_lines
+            counts["pairs"] += done.num_lines - len(done.skipped)
         if counts["pairs"] == 0:
             raise TextError(
                 f"{text.paths[0]}: none of {counts['lines']:,} lines gives a pair with text on "
@@ -197,44 +257,35 @@ def _write_corpus(
     return counts
 
 
-def _tokenize_chunk(
-    chunk: list[tuple[str, str] | None],
-    tokenizer: Tokenizer,
-    max_tokens: int,
-    counts: Counter[str],
-    skipped: TextIO,
-) -> tuple[list[list[int]], list[list[int]]]:
-    present = [pair for pair in chunk if pair is not None]
-    threads = os.cpu_count() or 1
-    src_rows = iter(tokenizer.encode([src for src, _ in present], num_threads=threads))
-    tgt_rows = iter(tokenizer.encode([tgt for _, tgt in present], num_threads=threads))
-    kept: tuple[list[list[int]], list[list[int]]] = ([], [])
-    for pair in chunk:
-        counts["lines"] += 1
-        if pair is None:
-            reason = f"a side of more than {MAX_LINE_BYTES} bytes"
-        else:
-            src, tgt = next(src_rows), next(tgt_rows)
-            if len(src) == 1 or len(tgt) == 1:
-                reason = "empty source" if len(src) == 1 else "empty target"
-            elif len(src) > max_tokens or len(tgt) > max_tokens:
-                reason = f"a side of more than {max_tokens} tokens"
-            else:
-                counts["pairs"] += 1
-                kept[0].append(src)
-                kept[1].append(tgt)
-                continue
-        counts[reason] += 1
-        skipped.write(f"{counts['lines']}\t{reason}\n")
-    return kept
+def _in_order(
+    chunks: Iterable[Chunk], work: Callable[[Chunk], _Tokenized], num_threads: int
+) -> Iterator[_Tokenized]:
+    """`work` of each chunk, in order, on so many threads; an error comes where its chunk would.
 
-
-def _chunks(rows: Iterable[tuple[str, str] | None]) -> Iterator[list[tuple[str, str] | None]]:
-    chunk = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == _CHUNK_PAIRS:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+    Threads suffice: SentencePiece (0.2.3) holds no GIL while it segments, only while it makes
+    lists of the ids. Processes would share that part too, but a worker that imports pycat takes
+    seconds and 200 MB for torch, and forking a process with threads is unsafe.
+    """
+    # One chunk more than threads waits, so that no thread idles while this one reads and writes.
+    ahead = 2 * num_threads + 1
+    pending: deque[Future[_Tokenized]] = deque()
+    pool = ThreadPoolExecutor(num_threads, "tokenize")
+    source = iter(chunks)
+    try:
+        while True:
+            try:
+                chunk = next(source, None)
+            except TextError as error:
+                chunk, broken = None, Future[_Tokenized]()
+                broken.set_exception(error)
+                pending.append(broken)
+            if chunk is None:
+                break
+            pending.append(pool.submit(work, chunk))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        # After Ctrl-C or an error: only chunks already begun, of milliseconds each, are finished.
+        pool.shutdown(cancel_futures=True)

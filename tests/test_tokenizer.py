@@ -10,10 +10,12 @@ import pytest
 import sentencepiece
 from conftest import FileSizeLimit, toy_pairs
 
+import pycat.tokenizer
 from pycat.errors import TokenizerError
-from pycat.tokenizer import Tokenizer, _sample, train_tokenizer
+from pycat.tokenizer import Tokenizer, _sample, _within, train_tokenizer
 
 LINES = [line for pair in toy_pairs(300) for line in pair]
+RAW_LINES = [line.encode() for line in LINES]
 
 
 @pytest.fixture(scope="module", params=["unigram", "bpe"])
@@ -21,7 +23,7 @@ def tokenizer(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Tokenizer:
     out = tmp_path_factory.mktemp("tokenizer") / f"{request.param}.model"
-    return train_tokenizer(LINES, out, vocab_size=330, model_type=request.param)
+    return train_tokenizer(RAW_LINES, out, vocab_size=330, model_type=request.param)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +85,9 @@ def test_no_lines_and_no_rows(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize("model_type", ["unigram", "bpe"])
 def test_training_repeats_byte_for_byte(tmp_path: Path, model_type: str) -> None:
     first, second, other = (tmp_path / name for name in ("first", "second", "other"))
-    train_tokenizer(LINES, first, vocab_size=330, model_type=model_type)
-    train_tokenizer(iter(LINES), second, vocab_size=330, model_type=model_type)
-    train_tokenizer(LINES[:200], other, vocab_size=330, model_type=model_type)
+    train_tokenizer(RAW_LINES, first, vocab_size=330, model_type=model_type)
+    train_tokenizer(iter(RAW_LINES), second, vocab_size=330, model_type=model_type)
+    train_tokenizer(RAW_LINES[:200], other, vocab_size=330, model_type=model_type)
     assert first.read_bytes() == second.read_bytes()
     assert first.read_bytes() != other.read_bytes()
     assert Tokenizer(first).sha256 == Tokenizer(second).sha256 != Tokenizer(other).sha256
@@ -93,7 +95,7 @@ def test_training_repeats_byte_for_byte(tmp_path: Path, model_type: str) -> None
 
 def test_unigram_settles_for_fewer_pieces(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(
-        LINES, tmp_path / "small.model", vocab_size=8000, model_type="unigram"
+        RAW_LINES, tmp_path / "small.model", vocab_size=8000, model_type="unigram"
     )
     assert 300 < tokenizer.vocab_size < 1000
 
@@ -102,7 +104,7 @@ def test_unigram_settles_for_fewer_pieces(tmp_path: Path) -> None:
 def test_a_vocabulary_too_small_is_refused(tmp_path: Path, model_type: str) -> None:
     out = tmp_path / "small.model"
     with pytest.raises(TokenizerError) as caught:
-        train_tokenizer(LINES, out, vocab_size=100, model_type=model_type)
+        train_tokenizer(RAW_LINES, out, vocab_size=100, model_type=model_type)
     message = str(caught.value)
     assert message.startswith(
         f"tokenizer: SentencePiece cannot train 100 {model_type} pieces on this text: Vocabulary "
@@ -117,14 +119,14 @@ def test_a_model_too_large_for_the_disk_is_named(
 ) -> None:
     out = tmp_path / "some.model"
     with file_size_limit(2048), pytest.raises(OSError) as caught:
-        train_tokenizer(LINES, out, vocab_size=330, model_type="bpe")
+        train_tokenizer(RAW_LINES, out, vocab_size=330, model_type="bpe")
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(out))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_model_type_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError) as caught:
-        train_tokenizer(LINES, tmp_path / "x", vocab_size=330, model_type="wordpiece")
+        train_tokenizer(RAW_LINES, tmp_path / "x", vocab_size=330, model_type="wordpiece")
     assert str(caught.value) == ("model_type is 'wordpiece'; expected one of ('unigram', 'bpe')")
 
 
@@ -169,13 +171,44 @@ def test_a_model_without_eos_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_the_sample_is_uniform_and_repeats() -> None:
-    lines = [str(i) for i in range(1000)]
-    assert _sample(lines, 1000, seed=0) == lines
-    assert _sample(lines, 100, seed=1) == _sample(iter(lines), 100, seed=1)
-    assert _sample(lines, 100, seed=1) != _sample(lines, 100, seed=2)
-    drawn = [_sample(lines, 100, seed) for seed in range(50)]
-    assert all(len(set(sample)) == 100 for sample in drawn)
-    for first in range(0, 1000, 250):  # 1,250 of 5,000 expected; standard deviation 29
+def test_lines_as_text_and_as_bytes_give_the_same_ids(tokenizer: Tokenizer) -> None:
+    lines = [*LINES, "", " ", "NUL \0 inside", "漢字とかな", "\r", "a\u2028b"]
+    assert tokenizer.encode([line.encode() for line in lines]) == tokenizer.encode(lines)
+
+
+@pytest.mark.parametrize("size", [1, 10, 100])
+def test_the_sample_is_uniform_and_repeats(size: int) -> None:
+    lines = [b"%d" % i for i in range(1000)]
+    assert _sample(lines, 1000, seed=0) == _sample(lines, 2000, seed=0) == lines
+    assert _sample(lines, size, seed=1) == _sample(iter(lines), size, seed=1)
+    assert _sample(lines, size, seed=1) != _sample(lines, size, seed=2)
+    num_draws = 5000 // size
+    drawn = [_sample(lines, size, seed) for seed in range(num_draws)]
+    assert all(len(set(sample)) == size for sample in drawn)
+    for first in range(0, 1000, 250):  # 1,250 of 5,000 expected; standard deviation 31 at most
         count = sum(first <= int(line) < first + 250 for sample in drawn for line in sample)
         assert abs(count - 1250) < 150
+
+
+def test_a_sample_of_long_lines_is_thinned_in_order() -> None:
+    lines = [b"%04d" % i for i in range(1000)]
+    assert _within(lines, 4000, seed=0) == lines
+    thinned = _within(lines, 400, seed=0)
+    assert thinned == sorted(thinned) == _within(lines, 400, seed=0)
+    assert len(set(thinned)) == 100
+    assert int(thinned[0]) < 100 and int(thinned[-1]) >= 900
+
+
+def test_a_trainer_that_is_killed_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.setattr(pycat.tokenizer, "_TRAINING_FILE", script)
+    with pytest.raises(TokenizerError) as caught:
+        train_tokenizer(RAW_LINES, tmp_path / "some.model", vocab_size=330, model_type="bpe")
+    assert str(caught.value) == (
+        "tokenizer: SentencePiece cannot train 330 bpe pieces on this text: its process ended with "
+        "status -9. Pass another vocab_size or more text"
+    )
+    assert list(tmp_path.iterdir()) == [script]

@@ -2,6 +2,10 @@
 
 import errno
 import gzip
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +16,10 @@ import pytest
 import torch
 from conftest import FileSizeLimit, SmallDisk, ToyText, toy_pairs
 
+import pycat.parallel_text
 import pycat.tokenizing
 from pycat.corpus import Corpus, open_corpus
-from pycat.errors import CorpusError, OutputError, TextError, TokenizerError
+from pycat.errors import CorpusError, OutputError, PycatError, TextError, TokenizerError
 from pycat.tokenizer import Tokenizer
 from pycat.tokenizing import tokenize
 
@@ -139,7 +144,8 @@ def test_a_line_of_65536_bytes_is_read(tmp_path: Path, toy_tokenizer: Path) -> N
 def test_lines_are_counted_over_many_chunks(
     tmp_path: Path, toy_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pycat.tokenizing, "_CHUNK_PAIRS", 7)
+    monkeypatch.setattr(pycat.parallel_text, "_CHUNK_LINES", 7)
+    monkeypatch.setattr(pycat.parallel_text, "_STEP_LINES", 7)
     pairs = toy_pairs(100)
     src = ["" if i % 9 == 0 else pair[0] for i, pair in enumerate(pairs)]
     paths = write_text(tmp_path, src, [pair[1] for pair in pairs])
@@ -150,6 +156,103 @@ def test_lines_are_counted_over_many_chunks(
     expected = corpus.tokenizer.encode([pairs[i][1] for i in kept])
     tokens = corpus.read(corpus.pair_ids).tgt_tokens.tolist()
     assert tokens == [token for row in expected for token in row]
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5, None])
+@pytest.mark.parametrize(("lines", "num_bytes"), [(1, 1 << 19), (100, 1 << 19), (1024, 1000)])
+def test_threads_and_chunks_change_nothing(
+    tmp_path: Path,
+    toy_text: ToyText,
+    toy_corpus: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+    num_threads: int | None,
+    lines: int,
+    num_bytes: int,
+) -> None:
+    monkeypatch.setattr(pycat.parallel_text, "_CHUNK_LINES", lines)
+    monkeypatch.setattr(pycat.parallel_text, "_CHUNK_BYTES", num_bytes)
+    monkeypatch.setattr(pycat.parallel_text, "_STEP_LINES", min(lines, 16))
+    corpus = tokenize(
+        *toy_text(300), out=tmp_path / "corpus", vocab_size=340, num_threads=num_threads
+    )
+    assert corpus.id == toy_corpus.id
+    assert same_bytes(corpus.path, toy_corpus.path)
+
+
+def test_no_thread_is_refused(tmp_path: Path, toy_text: ToyText) -> None:
+    with pytest.raises(PycatError) as caught:
+        tokenize(*toy_text(10), out=tmp_path / "corpus", num_threads=0)
+    assert str(caught.value) == "num_threads is 0; expected at least 1, or None for all"
+    assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.parametrize("first", ["UTF-8", "no tab", "damage"])
+def test_of_several_errors_the_first_in_the_text_is_named(
+    tmp_path: Path, toy_tokenizer: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Whatever chunk they are in, and though later chunks are read before it is tokenized."""
+    bad = {"UTF-8": b"gr\xfc\xdfe\tx\n", "no tab": b"none\n"}
+    message = {"UTF-8": "line 31, byte 3 is 0xfc", "no tab": "line 31 has no tab"}
+    lines = [b"one\teins\n"] * 60
+    if first == "damage":
+        message[first] = "reading failed after line"
+    else:
+        lines[30] = bad.pop(first)
+        lines[31] = bad.popitem()[1]
+    noise = np.random.default_rng(0).bytes(1_500_000).hex().encode()
+    lines += [noise[i : i + 99] + b"\tx\n" for i in range(0, len(noise), 99)]
+    path = tmp_path / "text.tsv.gz"
+    whole = gzip.compress(b"".join(lines))
+    path.write_bytes(whole[: len(whole) // 2])
+    monkeypatch.setattr(pycat.parallel_text, "_STEP_LINES", 10)
+    for num_lines in (10, 40, 1024):
+        monkeypatch.setattr(pycat.parallel_text, "_CHUNK_LINES", num_lines)
+        with pytest.raises(TextError) as caught:
+            tokenize(tsv=path, out=tmp_path / "corpus", tokenizer=toy_tokenizer)
+        assert str(caught.value).startswith(f"{path}: {message[first]}")
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_ctrl_c_ends_it_at_once_and_leaves_no_process(
+    tmp_path: Path, toy_tokenizer: Path, trained: bool
+) -> None:
+    """Sent to the process alone, as `kill -INT` does; a terminal sends it to its child as well."""
+    rng = np.random.default_rng(0)
+    words = np.array(["".join(map(chr, rng.integers(97, 123, 7))) for _ in range(20_000)])
+    with (tmp_path / "text.tsv").open("w") as file:
+        for row in words[rng.integers(0, len(words), (60_000, 24))].tolist():
+            file.write(f"{' '.join(row[:12])}\t{' '.join(row[12:])}\n")
+    script = (
+        "import pycat, sys; print('ready', flush=True); "
+        "pycat.tokenize(tsv=sys.argv[1], out=sys.argv[2], tokenizer=sys.argv[3] or None)"
+    )
+    arguments = [str(tmp_path / "text.tsv"), str(tmp_path / "corpus")]
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", script, *arguments, "" if trained else str(toy_tokenizer)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 60
+        child = ""
+        while time.monotonic() < deadline and process.poll() is None:
+            child = children.read_text() if trained else ""
+            if child or (not trained and list(tmp_path.glob("corpus/.skipped.tsv.*"))):
+                break
+            time.sleep(0.005)
+        time.sleep(0.1)
+        sent = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+        assert time.monotonic() - sent < 5
+    assert errors.rstrip().endswith(b"KeyboardInterrupt")
+    assert not child or not Path(f"/proc/{child.strip()}").exists()
+    assert {file.name for file in (tmp_path / "corpus").iterdir()} <= {
+        "corpus.json",
+        "tokenizer.model",
+    }
 
 
 def test_line_separators_inside_lines_do_not_shift_the_alignment(
@@ -378,17 +481,18 @@ def test_an_interrupted_run_is_made_whole_by_the_next(
     after_chunks: int,
 ) -> None:
     text, out = toy_text(60), tmp_path / "corpus"
-    whole: Callable[..., Iterator[Any]] = pycat.tokenizing._chunks
+    whole: Callable[..., Iterator[Any]] = pycat.tokenizing._in_order
 
-    def broken_off(rows: Any) -> Iterator[Any]:
-        for number, chunk in enumerate(whole(rows)):
+    def broken_off(*args: Any) -> Iterator[Any]:
+        for number, chunk in enumerate(whole(*args)):
             if number == after_chunks:
                 raise KeyboardInterrupt
             yield chunk
 
     with monkeypatch.context() as patch:
-        patch.setattr(pycat.tokenizing, "_CHUNK_PAIRS", 10)
-        patch.setattr(pycat.tokenizing, "_chunks", broken_off)
+        patch.setattr(pycat.parallel_text, "_CHUNK_LINES", 10)
+        patch.setattr(pycat.parallel_text, "_STEP_LINES", 10)
+        patch.setattr(pycat.tokenizing, "_in_order", broken_off)
         with pytest.raises(KeyboardInterrupt):
             tokenize(*text, out=out, tokenizer=toy_tokenizer)
     assert {file.name for file in out.iterdir()} == {"corpus.json", "tokenizer.model"}

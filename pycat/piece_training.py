@@ -1,0 +1,33 @@
+"""SentencePiece training as a process of its own: lines on standard input, the model on output.
+
+`train_tokenizer` runs this file. Training takes minutes in which no signal is heeded and gigabytes
+that are not given back; a process can be killed at Ctrl-C, and its memory goes with it. It imports
+nothing of pycat, whose torch would cost seconds.
+"""
+
+import io
+import json
+import signal
+import sys
+
+import sentencepiece
+
+
+def main() -> None:
+    """Train with the options in the one argument, JSON; on failure, write the reason and exit 1."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sys.stdin.buffer),
+            model_writer=model,
+            **json.loads(sys.argv[1]),
+        )
+    except RuntimeError as error:
+        sys.stdout.write(str(error))
+        sys.exit(1)
+    sys.stdout.buffer.write(model.getvalue())
+
+
+if __name__ == "__main__":
+    main()
