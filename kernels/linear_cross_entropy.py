@@ -26,14 +26,18 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 class Tile(NamedTuple):
-    """How one program computes: tokens x ids x width of a step, warps, buffers, programs per SM."""
+    """How one program computes: tokens x ids x width of a step, and with what.
+
+    `parts` of a tile's columns are searched for targets separately: 4, where a layout keeps each in
+    the registers that hold it, else 1.
+    """
 
     tokens: int
     ids: int
     width: int
     num_warps: int
     num_stages: int
-    programs: int
+    parts: int
 
 
 # By architecture and bytes per element. The reasons are resource counts of compiled kernels, not
@@ -41,10 +45,10 @@ class Tile(NamedTuple):
 _TILES = {
     # A multiple of two warp groups, 128 accumulators a thread. The larger tile asks least of L2
     # (96 bytes per 65536 products and step), four buffers of 48 KiB fill shared memory.
-    ("sm_90", 2): Tile(128, 256, 64, 8, 4, 1),
-    ("sm_90", 4): Tile(128, 128, 16, 8, 3, 1),
-    ("sm_80", 2): Tile(128, 128, 64, 8, 3, 1),
-    ("sm_80", 4): Tile(128, 128, 16, 8, 3, 1),
+    ("sm_90", 2): Tile(128, 256, 64, 8, 4, 4),
+    ("sm_90", 4): Tile(128, 128, 16, 8, 3, 4),
+    ("sm_80", 2): Tile(128, 128, 64, 8, 3, 4),
+    ("sm_80", 4): Tile(128, 128, 16, 8, 3, 4),
     ("gfx9", 2): Tile(128, 128, 32, 8, 2, 1),
     ("gfx9", 4): Tile(64, 128, 16, 8, 2, 1),
 }
@@ -135,12 +139,13 @@ def _linear_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_V: tl.constexpr,
     BLOCK_H: tl.constexpr,
+    PARTS: tl.constexpr,
     GROUP: tl.constexpr,
     TMA: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ALL: tl.constexpr,
 ):
-    QUARTER: tl.constexpr = BLOCK_V // 4
+    PART_V: tl.constexpr = BLOCK_V // PARTS
     split_width = tiles_per_split * BLOCK_V
     num_row_tiles = tl.cdiv(num_tokens, BLOCK_T)
     num_splits = tl.cdiv(vocab_size, split_width)
@@ -163,7 +168,7 @@ def _linear_kernel(
 
     acc = tl.zeros([BLOCK_T, BLOCK_V], tl.float32)
     target_col = tl.full([BLOCK_T], -1, tl.int32)
-    quarters = item * 0
+    holders = item * 0
     reference = tl.full([BLOCK_T], float("-inf"), tl.float32)
     rest = tl.zeros([BLOCK_T], tl.float32)
     square = tl.zeros([BLOCK_T], tl.float32)
@@ -207,8 +212,8 @@ def _linear_kernel(
                 y = tl.load(targets_ptr + rows, mask=rows < num_tokens, other=-1).to(tl.int64)
                 mine = (y >= first_v) & (y < first_v + split_width) & (y < vocab_size)
                 target_col = tl.where(mine, y - first_v, -1).to(tl.int32)
-                bits = tl.where(mine, 1 << (target_col // QUARTER), 0)
-                quarters = tl.reduce(bits, 0, _either)
+                bits = tl.where(mine, 1 << (target_col // PART_V), 0)
+                holders = tl.reduce(bits, 0, _either)
                 reference = tl.full([BLOCK_T], float("-inf"), tl.float32)
                 rest = tl.zeros([BLOCK_T], tl.float32)
                 square = tl.zeros([BLOCK_T], tl.float32)
@@ -216,35 +221,30 @@ def _linear_kernel(
                 highest = tl.full([BLOCK_T], float("-inf"), tl.float32)
                 target_logit = tl.zeros([BLOCK_T], tl.float32)
 
-            # Split before anything that branches: Triton waits for the last product where the
+            # Taken apart before anything branches: Triton waits for the last product where the
             # accumulators are first used, and misses uses that are only passed out of a branch.
-            left, right = _halves(acc)
-            z0, z1 = _halves(left)
-            z2, z3 = _halves(right)
-            q_v0 = first_v + done_tile * BLOCK_V
-            q_bias = bias_ptr + done_k.to(tl.int64) * vocab_size
-            q_col = target_col - done_tile * BLOCK_V
-            holds = quarters >> (4 * done_tile)
-            z0, target_logit = _take_target(
-                z0, q_bias, q_v0, vocab_size, q_col, holds & 1, target_logit, HAS_BIAS
-            )
-            q_v0 += QUARTER
-            q_col -= QUARTER
-            z1, target_logit = _take_target(
-                z1, q_bias, q_v0, vocab_size, q_col, holds & 2, target_logit, HAS_BIAS
-            )
-            q_v0 += QUARTER
-            q_col -= QUARTER
-            z2, target_logit = _take_target(
-                z2, q_bias, q_v0, vocab_size, q_col, holds & 4, target_logit, HAS_BIAS
-            )
-            q_v0 += QUARTER
-            q_col -= QUARTER
-            z3, target_logit = _take_target(
-                z3, q_bias, q_v0, vocab_size, q_col, holds & 8, target_logit, HAS_BIAS
-            )
-
-            tile_max = tl.max(tl.maximum(tl.maximum(z0, z1), tl.maximum(z2, z3)), 1)
+            if PARTS == 4:
+                left, right = _halves(acc)
+                parts = _halves(left) + _halves(right)
+            else:
+                parts = (acc,)
+            masked = ()
+            for part in tl.static_range(PARTS):
+                z, target_logit = _take_target(
+                    parts[part],
+                    bias_ptr + done_k.to(tl.int64) * vocab_size,
+                    first_v + done_tile * BLOCK_V + part * PART_V,
+                    vocab_size,
+                    target_col - done_tile * BLOCK_V - part * PART_V,
+                    (holders >> (PARTS * done_tile + part)) & 1,
+                    target_logit,
+                    HAS_BIAS,
+                )
+                masked = (*masked, z)
+            tile_max = masked[0]
+            for part in tl.static_range(1, PARTS):
+                tile_max = tl.maximum(tile_max, masked[part])
+            tile_max = tl.max(tile_max, 1)
             raised = tl.maximum(reference, tl.floor(tile_max * LOG2E))
             shift = tl.where(raised == float("-inf"), 0.0, raised)
             lowered = tl.maximum(reference - shift, -200.0)
@@ -255,10 +255,8 @@ def _linear_kernel(
                 highest = tl.maximum(highest, tile_max)
             rest *= scale
             reference = raised
-            rest, square, weighted = _add(z0, shift, rest, square, weighted, ALL)
-            rest, square, weighted = _add(z1, shift, rest, square, weighted, ALL)
-            rest, square, weighted = _add(z2, shift, rest, square, weighted, ALL)
-            rest, square, weighted = _add(z3, shift, rest, square, weighted, ALL)
+            for part in tl.static_range(PARTS):
+                rest, square, weighted = _add(masked[part], shift, rest, square, weighted, ALL)
             acc = tl.zeros([BLOCK_T, BLOCK_V], tl.float32)
 
             if done_tile == tiles_per_split - 1:
@@ -386,7 +384,7 @@ def linear_cross_entropy(
             )
         num_items = num_checkpoints * triton.cdiv(num_tokens, tile.tokens) * num_splits
         rows, ids = [1, tile.tokens, tile.width], [1, tile.ids, tile.width]
-        _linear_kernel[(min(num_items, _num_programs(hidden.device, tile)),)](
+        _linear_kernel[(min(num_items, _num_programs(hidden.device)),)](
             TensorDescriptor.from_tensor(hidden, rows) if tma else hidden,
             TensorDescriptor.from_tensor(weight, ids) if tma else weight,
             target_logit if bias is None else bias,
@@ -401,6 +399,7 @@ def linear_cross_entropy(
             BLOCK_T=tile.tokens,
             BLOCK_V=tile.ids,
             BLOCK_H=tile.width,
+            PARTS=tile.parts,
             GROUP=_GROUP,
             TMA=tma,
             HAS_BIAS=bias is not None,
@@ -421,8 +420,8 @@ def linear_cross_entropy(
     )
 
 
-def _num_programs(device: torch.device, tile: Tile) -> int:
+def _num_programs(device: torch.device) -> int:
     """As many as run at once; three in the interpreter, so that its programs persist too."""
     if device.type != "cuda":
         return 3
-    return torch.cuda.get_device_properties(device).multi_processor_count * tile.programs
+    return torch.cuda.get_device_properties(device).multi_processor_count

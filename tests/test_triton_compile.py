@@ -96,6 +96,7 @@ def compile_linear(
             "BLOCK_T": tile.tokens,
             "BLOCK_V": tile.ids,
             "BLOCK_H": tile.width,
+            "PARTS": tile.parts,
             "GROUP": linear_cross_entropy._GROUP,
             "TMA": tma,
             "HAS_BIAS": bias,
