@@ -56,7 +56,7 @@ _TILES = {
 _GROUP = 16
 _MAX_TILES_PER_SPLIT = 8  # four bits of a 32-bit mask each
 _MIN_SPLITS = 16  # where V has as many tiles: small batches still fill the device
-_NORM_BLOCK = 512
+_NORM_ROWS, _NORM_BLOCK = 16, 256
 
 
 @triton.jit
@@ -74,6 +74,12 @@ def _decode(item, num_row_tiles, num_splits, GROUP: tl.constexpr):
     size = tl.minimum(num_row_tiles - first, GROUP)
     rest = rest % (GROUP * num_splits)
     return k, first + rest % size, rest // size
+
+
+@triton.jit
+def _row_starts(k, rows, num_rows, width):
+    """Offsets of rows of a (K, num_rows, width) operand, in int64 from the first product on."""
+    return (k.to(tl.int64) * num_rows + rows) * width
 
 
 @triton.jit
@@ -192,11 +198,11 @@ def _linear_kernel(
         else:
             hs = h0 + tl.arange(0, BLOCK_H)
             ts = t0 + lanes
-            a_rows = (k.to(tl.int64) * num_tokens + ts) * width
+            a_rows = _row_starts(k, ts, num_tokens, width)
             a_mask = (ts[:, None] < num_tokens) & (hs[None, :] < width)
             a = tl.load(hidden + a_rows[:, None] + hs[None, :], mask=a_mask, other=0.0)
             vs = v0 + cols
-            b_rows = (k.to(tl.int64) * vocab_size + vs) * width
+            b_rows = _row_starts(k, vs, vocab_size, width)
             b_mask = (vs[:, None] < vocab_size) & (hs[None, :] < width)
             b = tl.load(weight + b_rows[:, None] + hs[None, :], mask=b_mask, other=0.0)
         acc = tl.dot(a, b.T, acc, input_precision="ieee")
@@ -240,7 +246,7 @@ def _linear_kernel(
                     target_logit,
                     HAS_BIAS,
                 )
-                masked = (*masked, z)
+                masked = masked + (z,)  # noqa: RUF005  (Triton knows no *)
             tile_max = masked[0]
             for part in tl.static_range(1, PARTS):
                 tile_max = tl.maximum(tile_max, masked[part])
@@ -274,15 +280,17 @@ def _linear_kernel(
 
 
 @triton.jit
-def _norm_kernel(hidden_ptr, norm_ptr, width, BLOCK_H: tl.constexpr):
-    """Euclidean norm of one row; torch's own norm sums in an order that depends on T."""
-    row = tl.program_id(0).to(tl.int64)
-    total = tl.zeros([BLOCK_H], tl.float32)
+def _norm_kernel(hidden_ptr, norm_ptr, num_rows, width, ROWS: tl.constexpr, BLOCK_H: tl.constexpr):
+    """Euclidean norms of rows; torch's own norm sums in an order that depends on T."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    total = tl.zeros([ROWS, BLOCK_H], tl.float32)
     for h0 in tl.range(0, width, BLOCK_H):
         hs = h0 + tl.arange(0, BLOCK_H)
-        h = tl.load(hidden_ptr + row * width + hs, mask=hs < width, other=0.0).to(tl.float32)
+        mask = (rows[:, None] < num_rows) & (hs[None, :] < width)
+        h = tl.load(hidden_ptr + rows[:, None] * width + hs[None, :], mask=mask, other=0.0)
+        h = h.to(tl.float32)
         total += h * h
-    tl.store(norm_ptr + row, tl.sqrt(tl.sum(total, 0)))
+    tl.store(norm_ptr + rows, tl.sqrt(tl.sum(total, 1)), mask=rows < num_rows)
 
 
 def _architecture(device: torch.device) -> str:
@@ -379,8 +387,12 @@ def linear_cross_entropy(
     norms = torch.empty_like(target_logit) if all_stats else None
     if num_tokens > 0:
         if norms is not None:
-            _norm_kernel[(num_checkpoints * num_tokens,)](
-                hidden, norms, width, BLOCK_H=_NORM_BLOCK, num_warps=1
+            num_rows = num_checkpoints * num_tokens
+            _norm_kernel[(triton.cdiv(num_rows, _NORM_ROWS),)](
+                *(hidden, norms, num_rows, width),
+                ROWS=_NORM_ROWS,
+                BLOCK_H=_NORM_BLOCK,
+                num_warps=4,
             )
         num_items = num_checkpoints * triton.cdiv(num_tokens, tile.tokens) * num_splits
         rows, ids = [1, tile.tokens, tile.width], [1, tile.ids, tile.width]

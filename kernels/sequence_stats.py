@@ -27,10 +27,10 @@ NUM_FIELDS = {False: 2, True: 5}  # by all_stats
 LOG2E = tl.constexpr(1.4426950216293335)  # log2(e) rounded to float32; both passes use this number
 _NATS = tl.constexpr(0.6931471805599453)  # ln 2
 # Splits share the rounding of LOG2E, so it acts as a temperature of 1 + 1.3e-8: divide it out.
-_LOG2E_NATS = tl.constexpr(1.4426950216293335 * 0.6931471805599453)
+_PER_LOG2E_NATS = tl.constexpr(1 / (1.4426950216293335 * 0.6931471805599453))
 
 _BLOCK_TOKENS = 32  # a typical sentence; longer ones loop
-_MAX_BLOCK_SPLITS = 32
+_MAX_BLOCK_SPLITS = 4  # with one warp: nothing spilled, and no barriers between warps
 
 RawStats = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -43,11 +43,21 @@ def _power_of_two(exponent):
 
 
 @triton.jit
+def _reciprocal(x):
+    """1 / x in float64 for x in the range of float32, within an ulp or two: Newton, twice.
+
+    CUDA's own division is a call, for which the compiler spills registers.
+    """
+    guess = (1.0 / x.to(tl.float32)).to(tl.float64)
+    guess = guess * (2.0 - x * guess)
+    return guess * (2.0 - x * guess)
+
+
+@triton.jit
 def _log1p(x):
-    """log(1 + x) in float64 without cancellation (Kahan): the rounding of 1 + x is divided out."""
+    """log(1 + x) in float64 without cancellation: the rounding of 1 + x is put back."""
     u = 1.0 + x
-    exact = u - 1.0
-    return tl.where(exact == 0, x, tl.log(u) * (x / tl.where(exact == 0, 1.0, exact)))
+    return tl.log(u) + (x - (u - 1.0)) * (1.0 / u.to(tl.float32)).to(tl.float64)
 
 
 @triton.jit
@@ -140,10 +150,12 @@ def _sequence_kernel(
     tl.store(counts_ptr + b, num_counted)
     tl.store(first_bad_ptr + b, first_bad)
     refused = first_bad < num_tokens
+    per_counted = _reciprocal(tl.maximum(num_counted, 1).to(tl.float64))
 
     head = tl.full([], 0, tl.int64) + num_splits * tl.full([], 1, tl.int64) * num_tokens
     field = num_checkpoints * head
     stat = num_checkpoints * tl.full([], 1, tl.int64) * num_sequences
+    ppl_sum = tl.full([], 0.0, tl.float64)
     ppl_mean = tl.full([], 0.0, tl.float64)
     ppl_deviation = tl.full([], 0.0, tl.float64)
     for k in tl.range(0, num_checkpoints):
@@ -181,11 +193,13 @@ def _sequence_kernel(
             e_y = tl.exp2(low)
             near_rest = rest * down
             s = near_rest + e_y
-            # An infinite ratio is as good as any above 1, and division by zero is avoided.
-            ratio = near_rest / tl.where(e_y > 0, e_y, 1.0)
+            inverse = _reciprocal(s)
+            # The rest over e_y; infinite, and not used, where e_y is 0.
+            ratio = near_rest * tl.exp2(-low)
+            log_ratio = _log1p(ratio)
+            log_s = tl.where(low < 0, tl.log(s), log_ratio)
             dominant = (e_y > 0) & (ratio < 1)
-            log_s = tl.where(low < 0, tl.log(s), _log1p(near_rest))
-            nll = tl.where(dominant, _log1p(ratio), log_s - low * _NATS) / _LOG2E_NATS
+            nll = tl.where(dominant, log_ratio, log_s - low * _NATS) * _PER_LOG2E_NATS
             nll = tl.where(z_y < float("inf"), nll, nan)
             nll_sum += tl.where(good, nll, 0.0)
             if PER_TOKEN:
@@ -193,16 +207,16 @@ def _sequence_kernel(
                 tl.store(nll_per_token_ptr + token, shown.to(tl.float32), mask=inside)
             if ALL:
                 usable = nll == nll
-                p = e_y / s
+                p = e_y * inverse
                 p_sum += tl.where(good, tl.where(usable, p, nan), 0.0)
                 margin = z_y - highest.to(tl.float64)
                 correct = tl.where(margin >= 0, 1.0, 0.0).to(tl.float64)
                 correct_sum += tl.where(good, tl.where(usable, correct, nan), 0.0)
                 margin_sum += tl.where(good, tl.where(usable, margin, nan), 0.0)
-                el2n = tl.sqrt(square * down * down + near_rest * near_rest) / s
+                el2n = tl.sqrt(square * down * down + near_rest * near_rest) * inverse
                 el2n_sum += tl.where(good, tl.where(usable, el2n, nan), 0.0)
                 weight = down * (weighted - up * rest) + tl.where(e_y > 0, e_y * low, 0.0)
-                entropy = log_s - _NATS * weight / s
+                entropy = log_s - _NATS * weight * inverse
                 entropy_sum += tl.where(good, tl.where(usable, entropy, nan), 0.0)
                 if HAS_NORM:
                     norm = tl.load(norm_ptr + token, mask=good, other=0.0).to(tl.float64)
@@ -218,14 +232,15 @@ def _sequence_kernel(
             tl.store(out + 5 * stat, tl.where(refused, nan, tl.sum(entropy_sum, 0)))
             if HAS_NORM:
                 tl.store(out + 6 * stat, tl.where(refused, nan, tl.sum(bound_sum, 0)))
-        per_token = nll / tl.where(num_counted > 0, num_counted, 1).to(tl.float64)
-        ppl = tl.where(num_counted > 0, tl.exp(per_token), nan)
+        ppl = tl.where(num_counted > 0, tl.exp(nll * per_counted), nan)
+        ppl_sum += ppl
         # Welford: the variance of nearly equal perplexities keeps its digits.
         change = ppl - ppl_mean
-        ppl_mean += change / (k + 1)
+        ppl_mean += change * _reciprocal(tl.full([], 1, tl.float64) + k)
         ppl_deviation += change * (ppl - ppl_mean)
-    tl.store(ppl_mean_ptr + b, ppl_mean)
-    tl.store(ppl_var_ptr + b, ppl_deviation / num_checkpoints)
+    per_checkpoint = _reciprocal(tl.full([], 0, tl.float64) + num_checkpoints)
+    tl.store(ppl_mean_ptr + b, ppl_sum * per_checkpoint)
+    tl.store(ppl_var_ptr + b, ppl_deviation * per_checkpoint)
 
 
 def sequence_stats(
@@ -292,6 +307,6 @@ def sequence_stats(
         ALL=all_stats,
         HAS_NORM=norms is not None,
         PER_TOKEN=per_token,
-        num_warps=4,
+        num_warps=1,
     )
     return sums, counts, ppl_mean, ppl_var, nll_per_token, first_bad.amin()

@@ -152,7 +152,7 @@ def compile_sequences(target: str, *, all_stats: bool, block_splits: int) -> Res
             "HAS_NORM": all_stats,
             "PER_TOKEN": True,
         },
-        num_warps=4,
+        num_warps=1,
     )
 
 
@@ -161,7 +161,7 @@ def compile_norms(target: str, dtype: str) -> Resources:
         target,
         linear_cross_entropy._norm_kernel,
         {"hidden_ptr": f"*{dtype}", "norm_ptr": "*fp32"},
-        {"BLOCK_H": linear_cross_entropy._NORM_BLOCK},
+        {"ROWS": linear_cross_entropy._NORM_ROWS, "BLOCK_H": linear_cross_entropy._NORM_BLOCK},
         ("width",),
-        num_warps=1,
+        num_warps=4,
     )
