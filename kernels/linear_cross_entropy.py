@@ -325,7 +325,8 @@ def linear_cross_entropy(
     """Per-sequence statistics of `hidden @ weight.T + bias`; does not wait for the device.
 
     Args:
-        hidden: (K, T, H), float32, bfloat16 or float16; copied unless contiguous and aligned.
+        hidden: (K, T, H), float32, bfloat16 or float16; copied unless contiguous and aligned, and
+            H a multiple of 16.
         weight: (K, V, H), the same dtype; likewise.
         targets: int32 or int64 (T,), ids in [0, V) or `ignore_index`.
         cu_seqlens: int32 or int64 (B + 1,), rising from 0 to T.
@@ -364,15 +365,19 @@ def linear_cross_entropy(
             raise ValueError(f"bias is on {bias.device}; expected {hidden.device} like hidden")
         bias = bias.contiguous()
     check_tokens(targets, cu_seqlens, num_tokens, hidden.device)
-    hidden, weight = aligned(hidden), aligned(weight)
     targets, cu_seqlens = targets.contiguous(), cu_seqlens.contiguous()
 
     architecture = _architecture(hidden.device)
     tile = _TILES[architecture, hidden.element_size()]
     tiles_per_split = _tiles_per_split(triton.cdiv(vocab_size, tile.ids))
     num_splits = triton.cdiv(vocab_size, tiles_per_split * tile.ids)
-    # The copy engine needs rows that are a multiple of 16 bytes.
-    tma = architecture == "sm_90" and hidden.element_size() == 2 and width % 8 == 0
+    # Rows of 16-byte units for the copy engine, of 16 elements for wide loads; zeros add nothing.
+    tma = architecture == "sm_90" and hidden.element_size() == 2
+    padding = -width % (8 if tma else 16)
+    if padding:
+        hidden, weight = (torch.nn.functional.pad(x, (0, padding)) for x in (hidden, weight))
+        width += padding
+    hidden, weight = aligned(hidden), aligned(weight)
     partials = torch.empty(
         NUM_FIELDS[all_stats],
         num_checkpoints,

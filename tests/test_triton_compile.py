@@ -40,6 +40,18 @@ class Resources(NamedTuple):
         return str(self.asm.get("ptx", self.asm.get("amdgcn")))
 
 
+def run_tool(name: str, cubin: bytes, *options: str) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(TOOLS / name), *options, file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def disassemble(resources: Resources) -> str:
+    return run_tool("nvdisasm", resources.asm["cubin"])
+
+
 def compile_for(
     target: str,
     kernel: Any,
@@ -64,11 +76,7 @@ def compile_for(
         registers = int(re.findall(r"\.vgpr_count:\s+(\d+)", text)[0])
         stack = int(re.findall(r"\.private_segment_fixed_size:\s+(\d+)", text)[0])
     else:
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-            cubin.write(compiled.asm["cubin"])
-            cubin.flush()
-            command = [str(TOOLS / "cuobjdump"), "-res-usage", cubin.name]
-            usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        usage = run_tool("cuobjdump", compiled.asm["cubin"], "-res-usage")
         found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
         assert found, usage
         registers, stack = int(found[1]), int(found[2])
@@ -76,7 +84,7 @@ def compile_for(
 
 
 def compile_linear(
-    target: str, dtype: str, *, tma: bool, bias: bool, all_stats: bool, wide: bool = True
+    target: str, dtype: str, *, tma: bool, bias: bool, all_stats: bool
 ) -> tuple[Resources, linear_cross_entropy.Tile]:
     architecture = "gfx9" if target == "gfx942" else target
     tile = linear_cross_entropy._TILES[architecture, ITEMSIZE[dtype]]
@@ -102,7 +110,7 @@ def compile_linear(
             "HAS_BIAS": bias,
             "ALL": all_stats,
         },
-        ("width",) if wide else (),
+        ("width",),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
     )
@@ -165,3 +173,103 @@ def compile_norms(target: str, dtype: str) -> Resources:
         ("width",),
         num_warps=4,
     )
+
+
+def assert_within(target: str, resources: Resources, num_warps: int) -> None:
+    assert resources.stack == 0, f"{resources.stack} bytes of registers spilled"
+    limit = 512 if target == "gfx942" else 255
+    assert resources.registers <= limit
+    if target != "gfx942":
+        assert resources.registers * 32 * num_warps <= REGISTERS
+    assert resources.shared <= SHARED_BYTES[target]
+
+
+def assert_present(resources: Resources, *instructions: str) -> None:
+    missing = [name for name in instructions if name not in resources.text]
+    assert not missing, f"no {missing}"
+
+
+LINEAR = [
+    ("sm_90", "bf16", True, ("wgmma.mma_async", "cp.async.bulk.tensor")),
+    ("sm_90", "fp16", True, ("wgmma.mma_async", "cp.async.bulk.tensor")),
+    ("sm_90", "fp32", False, ("fma.rn.f32", "cp.async.cg")),
+    ("sm_80", "bf16", False, ("mma.sync", "cp.async.cg")),
+    ("sm_80", "fp16", False, ("mma.sync", "cp.async.cg")),
+    ("sm_80", "fp32", False, ("fma.rn.f32", "cp.async.cg")),
+    ("gfx942", "bf16", False, ("v_mfma_f32_32x32x8_bf16", "v_exp_f32")),
+    ("gfx942", "fp16", False, ("v_mfma_f32_32x32x8_f16", "v_exp_f32")),
+    ("gfx942", "fp32", False, ("v_mfma_f32", "v_exp_f32")),
+]
+
+
+@pytest.mark.parametrize("all_stats", [False, True])
+@pytest.mark.parametrize(("target", "dtype", "tma", "instructions"), LINEAR)
+def test_linear_kernel(
+    target: str, dtype: str, tma: bool, instructions: tuple[str, ...], all_stats: bool
+) -> None:
+    # A bias takes more registers than none.
+    resources, tile = compile_linear(target, dtype, tma=tma, bias=True, all_stats=all_stats)
+    assert_within(target, resources, tile.num_warps)
+    assert_present(resources, *instructions)
+    if target == "gfx942":
+        return
+    exponentials = resources.text.count("ex2.approx")
+    per_thread = tile.tokens * tile.ids // (32 * tile.num_warps)
+    assert per_thread <= exponentials <= per_thread + 8, "one per logit, and few to rescale"
+    if dtype == "fp32":
+        assert "tf32" not in resources.text
+
+
+@pytest.mark.parametrize(("dtype", "all_stats"), [("bf16", False), ("fp16", True)])
+def test_linear_kernel_without_bias(dtype: str, all_stats: bool) -> None:
+    resources, tile = compile_linear("sm_90", dtype, tma=True, bias=False, all_stats=all_stats)
+    assert_within("sm_90", resources, tile.num_warps)
+
+
+def test_no_accumulator_is_read_in_flight() -> None:
+    """Triton may wait for a product only inside a branch, and read it past the other unfinished."""
+    resources, _ = compile_linear("sm_90", "bf16", tma=True, bias=False, all_stats=False)
+    lines = [line.strip() for line in resources.asm["ttgir"].splitlines()]
+    in_flight = [line for line in lines if "warp_group_dot_wait" in line and "pendings = 1" in line]
+    assert len(in_flight) == 1, "the loop overlaps a product with the next step's loads"
+    name = re.escape(in_flight[0].split(":")[0]) + r"#0\b"
+    readers = [line for line in lines if re.search(name, line)]
+    # Read by the wait of the epilogue, and by the choice between it and zeros for the next tile,
+    # which becomes that branch itself: the machine code waits for all products only twice.
+    assert ["pendings = 0" in line or "arith.select" in line for line in readers] == [True] * 2
+    code = disassemble(resources)
+    assert code.count("HGMMA") == 4
+    assert len(re.findall(r"WARPGROUP.DEPBAR.LE gsb0, 0x1", code)) == 1
+    assert len(re.findall(r"WARPGROUP.DEPBAR.LE gsb0, 0x0", code)) == 2, "epilogue and end"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("all_stats", [False, True])
+def test_logits_kernel(target: str, dtype: str, all_stats: bool) -> None:
+    for vectors in (True, False):
+        resources = compile_logits(target, dtype, all_stats=all_stats, vectors=vectors)
+        assert_within(target, resources, 8)
+        if target == "gfx942":
+            wide = "global_load_dwordx4" in resources.text
+            assert wide is vectors
+            continue
+        assert ("ld.global.v4" in resources.text) is vectors
+        # One exponential per logit: 8192 of them by 256 threads.
+        assert resources.text.count("ex2.approx") == 32
+        if target == "sm_90":
+            assert resources.registers <= 80, "three programs of 8 warps a multiprocessor"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("all_stats", [False, True])
+def test_sequence_kernel(target: str, all_stats: bool) -> None:
+    for block_splits in (1, sequence_stats._MAX_BLOCK_SPLITS):
+        resources = compile_sequences(target, all_stats=all_stats, block_splits=block_splits)
+        assert_within(target, resources, 1)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+def test_norm_kernel(target: str, dtype: str) -> None:
+    assert_within(target, compile_norms(target, dtype), 4)
