@@ -13,7 +13,7 @@ import triton.language as tl
 from pycat.kernels.sequence_stats import LOG2E, NUM_FIELDS, RawStats, sequence_stats
 from torch import Tensor
 
-_MAX_BLOCK_V = 8192  # 16 KiB of bfloat16 per program: 8 programs of 8 warps fit a multiprocessor
+_MAX_BLOCK_V = 8192  # 32 logits a thread at 8 warps: in registers, and loaded all at once
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INDEX_DTYPES = (torch.int32, torch.int64)
 
@@ -38,7 +38,9 @@ def _logits_kernel(
     t = row % num_tokens
     v0 = split * BLOCK_V
     cols = v0 + tl.arange(0, BLOCK_V)
-    row_ptr = logits_ptr + tl.multiple_of(row * vocab_size, ROW_MULTIPLE)
+    # The same number, visibly a multiple: of row starts and of the mask, so that loads are wide.
+    vocab_size = vocab_size // ROW_MULTIPLE * ROW_MULTIPLE
+    row_ptr = logits_ptr + row * vocab_size
     if v0 + BLOCK_V <= vocab_size:
         z = tl.load(row_ptr + cols).to(tl.float32)
     else:
@@ -57,12 +59,12 @@ def _logits_kernel(
     at = partials_ptr + (row // num_tokens * num_splits + split) * num_tokens + t
     field = tl.full([], 1, tl.int64) * num_checkpoints * num_splits * num_tokens
     tl.store(at, reference)
-    tl.store(at + field, tl.sum(e, 0))
     if ALL:
-        tl.store(at + 2 * field, tl.sum(e * e, 0))
         # 2^-200 is zero in float32; clamped, a zero times -inf does not make NaN.
         tl.store(at + 3 * field, tl.sum(e * tl.maximum(exponents, -200.0), 0))
+        tl.store(at + 2 * field, tl.sum(e * e, 0))
         tl.store(at + 4 * field, highest)
+    tl.store(at + field, tl.sum(e, 0))
 
 
 def check_tokens(
