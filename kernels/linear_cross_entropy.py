@@ -43,8 +43,8 @@ class Tile(NamedTuple):
 # By architecture and bytes per element. The reasons are resource counts of compiled kernels, not
 # times; docs/kernels.md has them all.
 _TILES = {
-    # A multiple of two warp groups, 128 accumulators a thread. The larger tile asks least of L2
-    # (96 bytes per 65536 products and step), four buffers of 48 KiB fill shared memory.
+    # Two warp groups of 128 accumulators a thread. Of such tiles this asks least of L2 (768
+    # bytes per 2^16 operations); four buffers of 48 KiB fill shared memory.
     ("sm_90", 2): Tile(128, 256, 64, 8, 4, 4),
     ("sm_90", 4): Tile(128, 128, 16, 8, 3, 4),
     ("sm_80", 2): Tile(128, 128, 64, 8, 3, 4),
@@ -246,8 +246,8 @@ def _linear_kernel(
                     target_logit,
                     HAS_BIAS,
                 )
-                masked = masked + (z,)  # noqa: RUF005  (Triton knows no *)
-            tile_max = masked[0]
+                masked = masked + (z,)  # type: ignore[assignment]  # noqa: RUF005  (no * in Triton)
+            tile_max = masked[0]  # type: ignore[misc]
             for part in tl.static_range(1, PARTS):
                 tile_max = tl.maximum(tile_max, masked[part])
             tile_max = tl.max(tile_max, 1)
