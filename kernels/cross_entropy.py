@@ -154,20 +154,21 @@ def cross_entropy(
         num_checkpoints, num_tokens, dtype=torch.float32, device=logits.device
     )
     if num_tokens > 0:
-        _logits_kernel[(num_checkpoints * num_tokens * num_splits,)](
-            logits,
-            targets,
-            partials,
-            target_logit,
-            num_checkpoints,
-            num_tokens,
-            num_splits,
-            vocab_size,
-            BLOCK_V=block_v,
-            ROW_MULTIPLE=16 // logits.element_size() if vectors else 1,
-            ALL=all_stats,
-            num_warps=max(1, min(block_v // 1024, 8)),
-        )
+        with torch.cuda.device_of(logits):
+            _logits_kernel[(num_checkpoints * num_tokens * num_splits,)](
+                logits,
+                targets,
+                partials,
+                target_logit,
+                num_checkpoints,
+                num_tokens,
+                num_splits,
+                vocab_size,
+                BLOCK_V=block_v,
+                ROW_MULTIPLE=16 // logits.element_size() if vectors else 1,
+                ALL=all_stats,
+                num_warps=max(1, min(block_v // 1024, 8)),
+            )
     return sequence_stats(
         partials,
         target_logit,

@@ -282,7 +282,7 @@ def _linear_kernel(
                 tl.store(target_logit_ptr + at, target_logit, mask=inside & (target_col >= 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _norm_kernel(hidden_ptr, norm_ptr, num_rows, width, ROWS: tl.constexpr, BLOCK_H: tl.constexpr):
     """Euclidean norms of rows; torch's own norm sums in an order that depends on T."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -394,39 +394,40 @@ def linear_cross_entropy(
     )
     norms = torch.empty_like(target_logit) if all_stats else None
     if num_tokens > 0:
-        if norms is not None:
-            num_rows = num_checkpoints * num_tokens
-            _norm_kernel[(triton.cdiv(num_rows, _NORM_ROWS),)](
-                *(hidden, norms, num_rows, width),
-                ROWS=_NORM_ROWS,
-                BLOCK_H=_NORM_BLOCK,
-                num_warps=4,
+        with torch.cuda.device_of(hidden):
+            if norms is not None:
+                num_rows = num_checkpoints * num_tokens
+                _norm_kernel[(triton.cdiv(num_rows, _NORM_ROWS),)](
+                    *(hidden, norms, num_rows, width),
+                    ROWS=_NORM_ROWS,
+                    BLOCK_H=_NORM_BLOCK,
+                    num_warps=4,
+                )
+            num_items = num_checkpoints * triton.cdiv(num_tokens, tile.tokens) * num_splits
+            rows, ids = [1, tile.tokens, tile.width], [1, tile.ids, tile.width]
+            _linear_kernel[(min(num_items, _num_programs(hidden.device)),)](
+                TensorDescriptor.from_tensor(hidden, rows) if tma else hidden,
+                TensorDescriptor.from_tensor(weight, ids) if tma else weight,
+                target_logit if bias is None else bias,
+                targets,
+                partials,
+                target_logit,
+                num_checkpoints,
+                num_tokens,
+                vocab_size,
+                width,
+                tiles_per_split,
+                BLOCK_T=tile.tokens,
+                BLOCK_V=tile.ids,
+                BLOCK_H=tile.width,
+                PARTS=tile.parts,
+                GROUP=_GROUP,
+                TMA=tma,
+                HAS_BIAS=bias is not None,
+                ALL=all_stats,
+                num_warps=tile.num_warps,
+                num_stages=tile.num_stages,
             )
-        num_items = num_checkpoints * triton.cdiv(num_tokens, tile.tokens) * num_splits
-        rows, ids = [1, tile.tokens, tile.width], [1, tile.ids, tile.width]
-        _linear_kernel[(min(num_items, _num_programs(hidden.device)),)](
-            TensorDescriptor.from_tensor(hidden, rows) if tma else hidden,
-            TensorDescriptor.from_tensor(weight, ids) if tma else weight,
-            target_logit if bias is None else bias,
-            targets,
-            partials,
-            target_logit,
-            num_checkpoints,
-            num_tokens,
-            vocab_size,
-            width,
-            tiles_per_split,
-            BLOCK_T=tile.tokens,
-            BLOCK_V=tile.ids,
-            BLOCK_H=tile.width,
-            PARTS=tile.parts,
-            GROUP=_GROUP,
-            TMA=tma,
-            HAS_BIAS=bias is not None,
-            ALL=all_stats,
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-        )
     return sequence_stats(
         partials,
         target_logit,

@@ -105,7 +105,17 @@ def _fold_splits(
     return reference.to(tl.float64), rest, square, weighted, highest
 
 
-@triton.jit
+# Never compiled for special sizes of a batch: the order of the sums would follow from them.
+@triton.jit(
+    do_not_specialize=[
+        "num_checkpoints",
+        "num_tokens",
+        "num_splits",
+        "num_sequences",
+        "vocab_size",
+        "ignore_index",
+    ]
+)
 def _sequence_kernel(
     partials_ptr,
     target_logit_ptr,
@@ -284,29 +294,30 @@ def sequence_stats(
     if num_sequences == 0:
         none = torch.full((), num_tokens, dtype=torch.int64, device=device)
         return sums, counts, ppl_mean, ppl_var, nll_per_token, none
-    _sequence_kernel[(num_sequences,)](
-        partials,
-        target_logit,
-        target_logit if norms is None else norms,
-        targets,
-        cu_seqlens,
-        sums,
-        counts,
-        ppl_mean,
-        ppl_var,
-        nll_per_token,
-        first_bad,
-        num_checkpoints,
-        num_tokens,
-        num_splits,
-        num_sequences,
-        vocab_size,
-        ignore_index,
-        BLOCK_SPLITS=min(triton.next_power_of_2(num_splits), _MAX_BLOCK_SPLITS),
-        BLOCK_TOKENS=_BLOCK_TOKENS,
-        ALL=all_stats,
-        HAS_NORM=norms is not None,
-        PER_TOKEN=per_token,
-        num_warps=1,
-    )
+    with torch.cuda.device_of(partials):
+        _sequence_kernel[(num_sequences,)](
+            partials,
+            target_logit,
+            target_logit if norms is None else norms,
+            targets,
+            cu_seqlens,
+            sums,
+            counts,
+            ppl_mean,
+            ppl_var,
+            nll_per_token,
+            first_bad,
+            num_checkpoints,
+            num_tokens,
+            num_splits,
+            num_sequences,
+            vocab_size,
+            ignore_index,
+            BLOCK_SPLITS=min(triton.next_power_of_2(num_splits), _MAX_BLOCK_SPLITS),
+            BLOCK_TOKENS=_BLOCK_TOKENS,
+            ALL=all_stats,
+            HAS_NORM=norms is not None,
+            PER_TOKEN=per_token,
+            num_warps=1,
+        )
     return sums, counts, ppl_mean, ppl_var, nll_per_token, first_bad.amin()
