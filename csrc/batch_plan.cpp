@@ -1,6 +1,7 @@
 #include "batch_plan.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -70,6 +71,10 @@ BatchPlan::BatchPlan(std::shared_ptr<const PairOrder> order, PlanOptions options
     : order_(std::move(order)), options_(options) {
   require_at_least_one("batch_tokens", options_.batch_tokens);
   require_at_least_one("world_size", options_.world_size);
+  if (options_.batch_tokens > std::numeric_limits<std::int32_t>::max()) {
+    throw std::invalid_argument("batch_tokens is " + std::to_string(options_.batch_tokens) +
+                                ", expected at most 2147483647, since boundaries are int32");
+  }
   if (order_->size() == 0) throw std::invalid_argument("there are no pairs to batch");
   cut();
   cut_evenly();

@@ -66,16 +66,17 @@ std::make_unsigned_t<Stored> widen(const std::byte* from, std::size_t length, Ou
   return largest;
 }
 
-/// The first slice with a token above `max_token`.
-template <typename Stored>
-std::size_t first_bad(const Slice* slices, std::size_t num_slices, std::uint64_t max_token) {
-  for (std::size_t i = 0; i < num_slices; ++i) {
-    for (std::size_t at = 0; at < static_cast<std::size_t>(slices[i].length); ++at) {
-      const Stored token = load<Stored>(slices[i].tokens + at * sizeof(Stored));
-      if (static_cast<std::make_unsigned_t<Stored>>(token) > max_token) return i;
-    }
+/// Copies again, without a look at other sequences, up to the first slice with a bad token. What
+/// is written is what is checked, though the file be rewritten meanwhile.
+template <typename Stored, typename Output>
+std::size_t copy_exactly(const Job<Stored, Output>& job) noexcept {
+  Output* to = job.output;
+  for (std::size_t i = 0; i < job.num_slices; ++i) {
+    const auto length = static_cast<std::size_t>(job.slices[i].length);
+    if (widen<Stored, Output>(job.slices[i].tokens, length, to) > job.max_token) return i;
+    to += job.layout.row_length == 0 ? static_cast<std::int64_t>(length) : job.layout.row_length;
   }
-  return num_slices;
+  return job.num_slices;
 }
 
 template <typename Stored, typename Output>
@@ -111,7 +112,7 @@ __attribute__((always_inline)) inline std::size_t copy(const Job<Stored, Output>
   for (std::size_t i = 0; i < kBlock; ++i) largest = std::max(largest, maxima[i]);
   if (largest <= job.max_token) return job.num_slices;
   // A block may have seen a bad token of a sequence that was not asked for.
-  return first_bad<Stored>(job.slices, job.num_slices, job.max_token);
+  return copy_exactly<Stored, Output>(job);
 }
 
 #define PYCAT_COPY(Stored, Output)                                              \

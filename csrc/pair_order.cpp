@@ -24,9 +24,12 @@ std::int32_t longest(const IndexedFile& file) {
 
 PairOrder::PairOrder(const IndexedFile& src, const IndexedFile& tgt, const std::int64_t* ids,
                      std::size_t num_ids, const std::filesystem::path& scratch_folder)
-    : size_(ids == nullptr ? src.num_sequences() : num_ids),
+    : src_(src.identity()),
+      tgt_(tgt.identity()),
+      size_(ids == nullptr ? src.num_sequences() : num_ids),
       wide_(src.num_sequences() > std::numeric_limits<std::uint32_t>::max()),
       order_(scratch_folder, size_ * (wide_ ? 8 : 4)) {
+  require_pairs(src, tgt);
   src.require_verified();
   tgt.require_verified();
   const auto sort_pairs = [&](const auto& pair_at) {
@@ -39,11 +42,19 @@ PairOrder::PairOrder(const IndexedFile& src, const IndexedFile& tgt, const std::
   if (ids == nullptr) {
     sort_pairs([](std::uint64_t i) { return i; });
   } else {
-    for (std::size_t i = 0; i < num_ids; ++i) src.locate(ids[i]);
-    sort_pairs([ids](std::uint64_t i) { return static_cast<std::uint64_t>(ids[i]); });
+    src.require_ids(ids, num_ids);
+    // Bounded all the same: another thread may change them while they are sorted.
+    sort_pairs([ids, last = src.num_sequences() - 1](std::uint64_t i) {
+      return std::min(static_cast<std::uint64_t>(ids[i]), last);
+    });
   }
   src.require_unchanged();
   tgt.require_unchanged();
+  for (const Cell& cell : cells_) {
+    if (cell.tgt_length < 1 || cell.src_length < 1) {
+      throw CorpusError(src.prefix(), "was written to while it was read; open it again");
+    }
+  }
 }
 
 std::size_t PairOrder::cell_at(std::uint64_t position) const noexcept {
