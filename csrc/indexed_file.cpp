@@ -57,7 +57,7 @@ void IndexedFile::require_unchanged() const {
   tokens_.require_unchanged();
 }
 
-void IndexedFile::verify() const {
+void IndexedFile::verify(std::optional<std::int64_t> eos_id) const {
   index_.verify_entries(tokens_);
   verified_.store(true, std::memory_order_release);
   // Each thread widens into a buffer of its own, which copy_tokens checks on the way.
@@ -71,11 +71,15 @@ void IndexedFile::verify() const {
                           {0, 0}, OutputType::kInt64, widened.data(), widened.size()) == 0) {
             return i;
           }
+          if (eos_id && widened[static_cast<std::size_t>(slice.length) - 1] != *eos_id) return i;
         }
         return num_sequences();
       });
   require_unchanged();
-  if (bad < num_sequences()) refuse_token(locate(static_cast<std::int64_t>(bad)));
+  if (bad == num_sequences()) return;
+  const Slice slice = locate(static_cast<std::int64_t>(bad));
+  if (eos_id) refuse_end(slice, *eos_id);
+  refuse_token(slice);
 }
 
 const std::byte* IndexedFile::lengths() const {
@@ -160,6 +164,20 @@ void IndexedFile::refuse_token(const Slice& slice) const {
                         (vocab_size_ ? std::to_string(*vocab_size_) + ", the vocab_size"
                                      : std::to_string(std::uint64_t{1} << 31)) +
                         "; open it with its own vocabulary, or rebuild it with 'pycat tokenize'");
+}
+
+/// Of a sequence that holds a bad token, or ends with another than EOS.
+void IndexedFile::refuse_end(const Slice& slice, std::int64_t eos_id) const {
+  std::vector<std::int64_t> tokens(static_cast<std::size_t>(slice.length));
+  if (copy_tokens(&slice, 1, token_type(), tokens_.data() + tokens_.size(), max_token(), {0, 0},
+                  OutputType::kInt64, tokens.data(), tokens.size()) == 0) {
+    refuse_token(slice);
+  }
+  throw CorpusError(tokens_.path(), "sequence " + text(slice.sequence) + " ends with token " +
+                                        std::to_string(tokens.back()) + ", expected " +
+                                        std::to_string(eos_id) +
+                                        ", the eos_id; open it with its own eos_id, or make it "
+                                        "with an EOS at the end of each sequence");
 }
 
 Extent measure(const std::vector<Slice>& slices) {

@@ -34,8 +34,9 @@ class IndexedFile {
   void require_verified() const;
   /// Throws CorpusError if either file changed since it was opened.
   void require_unchanged() const;
-  /// Verifies index and all tokens, whatever has been verified before.
-  void verify() const;
+  /// Verifies index and all tokens, whatever has been verified before; and, with an `eos_id`, that
+  /// every sequence ends with it.
+  void verify(std::optional<std::int64_t> eos_id) const;
 
   /// num_sequences() int32, not aligned, verified.
   const std::byte* lengths() const;
@@ -54,6 +55,7 @@ class IndexedFile {
  private:
   [[noreturn]] void refuse_id(std::int64_t id, std::size_t i) const;
   [[noreturn]] void refuse_token(const Slice& slice) const;
+  [[noreturn]] void refuse_end(const Slice& slice, std::int64_t eos_id) const;
   std::uint64_t max_token() const noexcept;
 
   std::filesystem::path prefix_;
