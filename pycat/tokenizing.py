@@ -30,7 +30,7 @@ from pycat.tokenizer import Tokenizer, train_tokenizer
 MAX_LINE_BYTES = 65_536
 
 _CHUNK_PAIRS = 8192
-_OWNED = (*INDEX_FILES, TOKENIZER_FILE, SKIPPED_FILE)
+_OWNED = (*INDEX_FILES, "src.mcore.*", "tgt.mcore.*", TOKENIZER_FILE, SKIPPED_FILE)
 
 
 def tokenize(
