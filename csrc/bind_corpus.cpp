@@ -127,7 +127,8 @@ void bind_corpus(py::module_& module) {
                              })
       .def("lengths", &lengths)
       .def("sequence", &sequence, py::arg("id"))
-      .def("verify", &IndexedFile::verify, release_gil())
+      .def("verify", &IndexedFile::verify, py::kw_only(), py::arg("eos_id") = py::none(),
+           release_gil())
       .def("gather", &gather, py::arg("ids").noconvert());
 
   py::class_<IndexedWriter>(module, "IndexedWriter")

@@ -58,19 +58,25 @@ void IndexedFile::require_unchanged() const {
   tokens_.require_unchanged();
 }
 
-void IndexedFile::verify() const {
+void IndexedFile::verify(std::optional<std::int64_t> eos_id) const {
   verified_.store(false, std::memory_order_release);
   require_verified();
+  const auto is_bad = [&](std::uint64_t sequence) {
+    const std::optional<Slice> found = slice(sequence);
+    return !found || first_bad_token(*found) || (eos_id && last_token(*found) != *eos_id);
+  };
   const std::uint64_t bad = parallel_min(num_sequences(), kMinSequencesPerThread,
                                          [&](std::uint64_t begin, std::uint64_t end) {
                                            for (std::uint64_t i = begin; i < end; ++i) {
-                                             const std::optional<Slice> found = slice(i);
-                                             if (!found || first_bad_token(*found)) return i;
+                                             if (is_bad(i)) return i;
                                            }
                                            return num_sequences();
                                          });
   require_unchanged();
-  if (bad < num_sequences()) refuse_token(locate(static_cast<std::int64_t>(bad)));
+  if (bad == num_sequences()) return;
+  const Slice slice = locate(static_cast<std::int64_t>(bad));
+  if (eos_id) refuse_end(slice, *eos_id);
+  refuse_token(slice);
 }
 
 const std::byte* IndexedFile::lengths() const {
@@ -191,6 +197,25 @@ void IndexedFile::refuse_token(const Slice& slice) const {
                         (vocab_size_ ? std::to_string(*vocab_size_) + ", the vocab_size"
                                      : std::to_string(std::uint64_t{1} << 31)) +
                         "; open it with its own vocabulary, or rebuild it with 'pycat tokenize'");
+}
+
+std::int64_t IndexedFile::last_token(const Slice& slice) const noexcept {
+  const auto before = static_cast<std::uint64_t>(slice.length - 1) * token_type().num_bytes;
+  const Slice last{slice.sequence, slice.tokens + before, 1};
+  std::int64_t token = 0;
+  copy_tokens(&last, 1, token_type(), tokens_.data() + tokens_.size(), max_token(), {0, 0},
+              OutputType::kInt64, &token, 1);
+  return token;
+}
+
+/// Of a sequence that holds a bad token, or ends with another than EOS.
+void IndexedFile::refuse_end(const Slice& slice, std::int64_t eos_id) const {
+  if (first_bad_token(slice)) refuse_token(slice);
+  throw CorpusError(tokens_.path(), "sequence " + text(slice.sequence) + " ends with token " +
+                                        std::to_string(last_token(slice)) + ", expected " +
+                                        std::to_string(eos_id) +
+                                        ", the eos_id; open it with its own eos_id, or make it "
+                                        "with an EOS at the end of each sequence");
 }
 
 void require_pairs(const IndexedFile& src, const IndexedFile& tgt) {

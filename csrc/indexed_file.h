@@ -36,8 +36,9 @@ class IndexedFile {
   void require_ids(const std::int64_t* ids, std::size_t num_ids) const;
   /// Throws CorpusError if either file changed since it was opened.
   void require_unchanged() const;
-  /// Verifies index and all tokens, whatever has been verified before.
-  void verify() const;
+  /// Verifies index and all tokens, whatever has been verified before; and, with an `eos_id`, that
+  /// every sequence ends with it.
+  void verify(std::optional<std::int64_t> eos_id) const;
 
   /// Of both files, as they were opened.
   std::array<MappedFile::Identity, 2> identity() const noexcept {
@@ -66,9 +67,11 @@ class IndexedFile {
 
   std::optional<Slice> slice(std::uint64_t sequence) const noexcept;
   std::optional<BadToken> first_bad_token(const Slice& slice) const noexcept;
+  std::int64_t last_token(const Slice& slice) const noexcept;
   [[noreturn]] void refuse_slice(std::uint64_t sequence) const;
   [[noreturn]] void refuse_id(std::int64_t id, std::size_t i) const;
   [[noreturn]] void refuse_token(const Slice& slice) const;
+  [[noreturn]] void refuse_end(const Slice& slice, std::int64_t eos_id) const;
   std::uint64_t max_token() const noexcept;
 
   std::filesystem::path prefix_;

@@ -52,8 +52,11 @@ class IndexedFile:
             IndexError: `id` lies outside [0, N).
         """
 
-    def verify(self) -> None:
+    def verify(self, *, eos_id: int | None = None) -> None:
         """Check the index and every token, on all cores.
+
+        Args:
+            eos_id: with which every sequence must end; None: with any token.
 
         Raises:
             CorpusError: something is wrong, or has changed since the file was opened.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pycat.corpus import Corpus, open_corpus
 from pycat.criteria import CRITERIA
 from pycat.device import DTYPES
 from pycat.errors import PycatError
@@ -25,6 +26,8 @@ from pycat.tokenizer import MODEL_TYPES
 from pycat.tokenizing import tokenize
 from pycat.training import SCHEDULES, Run, train
 
+_OPEN_OPTIONS = ("split", "languages", "vocab_size", "eos_id", "pad_id", "tokenizer", "layout")
+_OPEN_LAYOUTS = ("fairseq", "megatron")
 _REMEDIES = {
     errno.ENOSPC: "free some space or choose --out on another disk",
     errno.EDQUOT: "free some space or choose --out on another disk",
@@ -75,7 +78,7 @@ def _tokenize(**options: Any) -> None:
 
 
 def _train(**options: Any) -> None:
-    run = train(**options)
+    run = train(_opened(options), **options)
     print(f"{run.path}: {run.manifest['parameters']:,} parameters; checkpoint, mean loss since:")
     for path, loss in zip(run.checkpoints, run.losses, strict=True):
         print(f"  {path}  {loss:.3f} nats/token")
@@ -84,7 +87,7 @@ def _train(**options: Any) -> None:
 def _score(checkpoints: list[Path], **options: Any) -> None:
     if len(checkpoints) == 1 and checkpoints[0].is_dir():
         checkpoints = list(Run.open(checkpoints[0]).checkpoints)
-    table = score(checkpoints=checkpoints, **options)
+    table = score(_opened(options), checkpoints, **options)
     print(f"{table.path}: {len(table):,} pairs under checkpoints at updates {table.steps}")
     for step, ppl in zip(table.steps, table.ppl.T, strict=True):
         print(f"  update {step:>7,}: median perplexity {np.median(ppl):,.1f}")
@@ -101,6 +104,23 @@ def _select(text: list[Path] | None, **options: Any) -> None:
         else:
             selection.write_tsv(text[0], overwrite=options["overwrite"])
         print("  text: " + ", ".join(map(str, text)))
+
+
+def _megatron_index(**options: Any) -> None:
+    for prefix in _opened(options).write_megatron_index():
+        print(f"{prefix}.idx, {prefix}.bin")
+
+
+def _opened(options: dict[str, Any]) -> Corpus:
+    """The corpus that the `open_corpus` options say, which are taken out of `options`."""
+    paths = options.pop("corpus")
+    if len(paths) > 2:
+        raise PycatError(
+            f"--corpus names {len(paths)} paths; expected a folder, or the prefixes of source "
+            "and target"
+        )
+    how = {name: options.pop(f"open.{name}") for name in _OPEN_OPTIONS}
+    return open_corpus(paths[0] if len(paths) == 1 else tuple(paths), **how)
 
 
 def _evaluate(**options: Any) -> None:
@@ -210,13 +230,13 @@ def _parser() -> argparse.ArgumentParser:
     _tokenize_options(options)
 
     own, options = verb("train", train, _train, "train a proxy model, keeping checkpoints")
-    own.add_argument("--corpus", type=Path, required=True, help="folder made by tokenize")
+    _corpus_options(own)
     _train_options(options)
     options.add("seed", "of weights, batch order and dropout", type=int)
     _device_option(own)
 
     own, options = verb("score", score, _score, "sum each pair's nll under each checkpoint")
-    own.add_argument("--corpus", type=Path, required=True, help="folder made by tokenize")
+    _corpus_options(own)
     own.add_argument(
         "--checkpoints",
         type=Path,
@@ -264,6 +284,11 @@ def _parser() -> argparse.ArgumentParser:
     _train_options(_Options(own, train, "train"))
     _score_options(_Options(own, score, "score", "score-"))
     _evaluate_options(_Options(own, evaluate, "evaluate", "evaluate-"))
+
+    text = "write beside a corpus what Megatron needs to open it: src.mcore.idx, tgt.mcore.idx"
+    own = verbs.add_parser("megatron-index", help=text, description=text)
+    own.set_defaults(run=_megatron_index)
+    _corpus_options(own)
     return parser
 
 
@@ -274,6 +299,30 @@ def _text_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tsv", type=Path, help="instead of both: source, tab, target; more columns are carried"
     )
+
+
+def _corpus_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--corpus",
+        type=Path,
+        required=True,
+        nargs="+",
+        metavar="FOLDER",
+        help="made by tokenize or by fairseq-preprocess; or two prefixes of MMIDIDX files",
+    )
+    options = _Options(parser, open_corpus, "open")
+    options.add("split", 'of fairseq\'s folder, "train" unless named', metavar="NAME")
+    options.add(
+        "languages",
+        "those to open of fairseq's folder; names of two prefixes",
+        type=_pair,
+        metavar="SRC,TGT",
+    )
+    options.add("vocab_size", "of two prefixes: bound on the ids", type=int)
+    options.add("eos_id", "of two prefixes: the id that ends each sequence", type=int)
+    options.add("pad_id", "of two prefixes: pads batches; eos-id unless given", type=int)
+    options.add("tokenizer", "of two prefixes, instead of both: SentencePiece .model", type=Path)
+    options.add("layout", "of two prefixes, unless recognised", choices=_OPEN_LAYOUTS)
 
 
 def _device_option(parser: argparse.ArgumentParser) -> None:

@@ -79,6 +79,7 @@ def score(
         "steps": [info.step for info in infos],
         "tokenizer_sha256": corpus.manifest["tokenizer_sha256"],
         "torch": torch.__version__,
+        "corpus_options": corpus.options,
     }
     starts = range(0, len(corpus), _PART_PAIRS)
     # Loaded before the folder is touched: overwriting for a damaged checkpoint would lose a table.
