@@ -11,5 +11,6 @@ pybind11::str decode_path(const std::string& text);
 
 void bind_errors(pybind11::module_& module);
 void bind_corpus(pybind11::module_& module);
+void bind_cross_entropy(pybind11::module_& module);
 
 }  // namespace pycat
