@@ -18,9 +18,11 @@ namespace {
 // A chunk of the weight that stays in the L2 cache while all panels of a block pass by. Its size
 // fixes where sums are cut, so it must depend on the width alone.
 constexpr std::int64_t kChunkBytes = 192 << 10;
-// Panels of a block: packing a chunk costs about a fifth of one panel's product with it.
-constexpr std::int64_t kBlockPanels = 32;
-constexpr std::int64_t kPackedBlockPanels = 8;  // nothing to pack: small blocks balance threads
+constexpr std::int64_t kMostChunkTiles = 128;
+// Panels of a block: every block packs the weight anew, which costs about 3 % of 64 panels' product
+// at H = 256. With nothing to pack, smaller blocks keep threads busy to the end.
+constexpr std::int64_t kBlockPanels = 64;
+constexpr std::int64_t kPackedBlockPanels = 32;
 constexpr std::int64_t kAllPanelsBytes = 12 << 20;
 
 const CrossEntropyKernels& kernels_of(CpuIsa isa) {
@@ -104,7 +106,7 @@ class LinearPass {
       : kernel_(kernel), targets_(targets), heads_(heads), sums_(sums) {
     units_ = num_units(heads.width, kernel.pairs);
     tile_words_ = tile_words(kernel, heads.width);
-    chunk_tiles_ = std::clamp<std::int64_t>(kChunkBytes / (4 * tile_words_), 1, 64);
+    chunk_tiles_ = std::clamp<std::int64_t>(kChunkBytes / (4 * tile_words_), 1, kMostChunkTiles);
     num_tiles_ = divide_up(targets.vocab_size, kernel.tile_rows);
   }
 
@@ -142,6 +144,7 @@ class LinearPass {
       const LinearChunk chunk = {tiles_of(k, tile, count, workspace), count, units_,
                                  tile * kernel_.tile_rows};
       for (std::int64_t p = 0; p < num_panels; ++p) {
+        prefetch_chunk(k, tile + count, p, num_panels);
         kernel_.score(chunk, workspace.panels[static_cast<std::size_t>(p)], targets_.num_stats > 1);
       }
     }
@@ -180,6 +183,30 @@ class LinearPass {
 
   const char* hidden(std::int64_t k, std::int64_t token) const {
     return heads_.hidden + (k * targets_.num_tokens + token) * heads_.width * size_of(heads_.type);
+  }
+
+  /// Fetches part `part` of `num_parts` of the chunk that begins with `tile`, while the one before
+  /// it is computed: memory would otherwise be waited for between chunks.
+  void prefetch_chunk(std::int64_t k, std::int64_t tile, std::int64_t part,
+                      std::int64_t num_parts) const {
+    const std::int64_t rows =
+        std::min((tile + chunk_tiles_) * kernel_.tile_rows, targets_.vocab_size) -
+        tile * kernel_.tile_rows;
+    if (rows <= 0) return;
+    const char* begin = nullptr;
+    std::int64_t num_bytes = 0;
+    if (heads_.tiles != nullptr) {
+      begin = reinterpret_cast<const char*>(heads_.tiles + (k * num_tiles_ + tile) * tile_words_);
+      num_bytes = divide_up(rows, kernel_.tile_rows) * tile_words_ * 4;
+    } else {
+      const std::int64_t row_bytes = heads_.width * size_of(heads_.type);
+      begin = heads_.weight + (k * targets_.vocab_size + tile * kernel_.tile_rows) * row_bytes;
+      num_bytes = rows * row_bytes;
+    }
+    const std::int64_t part_bytes = divide_up(num_bytes, num_parts);
+    const std::int64_t end = std::min(part_bytes * (part + 1), num_bytes);
+    for (std::int64_t at = part_bytes * part; at < end; at += 64)
+      __builtin_prefetch(begin + at, 0, 2);
   }
 
   const std::uint32_t* tiles_of(std::int64_t k, std::int64_t tile, std::int64_t count,

@@ -110,25 +110,27 @@ PYCAT_INLINE void add_logits(const Floats (&z)[R][C], Stretch<C>& stretch, float
   if (__builtin_expect(rises, 0)) raise_references(top, stretch, fields);
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c) {
-    // Two chains of additions; within a tile their order is free but fixed.
-    Floats sum[2] = {stretch.sum[c], spread(0.0F)};
-    Floats squares[2] = {stretch.squares[c], spread(0.0F)};
-    Floats weighted[2] = {stretch.weighted[c], spread(0.0F)};
+    // Two chains of additions that begin with the first two rows: small terms meet small terms
+    // before they meet the stretch's sum.
+    static_assert(R >= 2, "a tile begins both chains");
+    Floats sum[2];
+    Floats squares[2];
+    Floats weighted[2];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       Floats d = z[r][c] - stretch.reference[c];
       if (kAll) d = larger(spread(-200.0F), d);  // e d is then 0, not NaN, for z = -inf
       const Floats e = exponential(d);
-      sum[r % 2] = sum[r % 2] + e;
+      sum[r % 2] = r < 2 ? e : sum[r % 2] + e;
       if (kAll) {
-        squares[r % 2] = multiply_add(e, e, squares[r % 2]);
-        weighted[r % 2] = multiply_add(e, d, weighted[r % 2]);
+        squares[r % 2] = r < 2 ? e * e : multiply_add(e, e, squares[r % 2]);
+        weighted[r % 2] = r < 2 ? e * d : multiply_add(e, d, weighted[r % 2]);
       }
     }
-    stretch.sum[c] = sum[0] + sum[1];
+    stretch.sum[c] = stretch.sum[c] + (sum[0] + sum[1]);
     if (kAll) {
-      stretch.squares[c] = squares[0] + squares[1];
-      stretch.weighted[c] = weighted[0] + weighted[1];
+      stretch.squares[c] = stretch.squares[c] + (squares[0] + squares[1]);
+      stretch.weighted[c] = stretch.weighted[c] + (weighted[0] + weighted[1]);
     }
   }
 }

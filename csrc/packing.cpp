@@ -16,18 +16,15 @@ namespace {
 constexpr std::int64_t kBlockUnits = 64;
 using BlockRow = std::array<std::uint32_t, kBlockUnits>;
 
-/// Units [first, first + count) of a row.
+/// Units [first, first + count) of a row, padded with zeros.
 void read_units(const char* row, std::int64_t first, std::int64_t count, std::int64_t width,
                 FloatType type, bool pairs, BlockRow& units) {
-  if (row == nullptr) {
-    units.fill(0);
-    return;
-  }
+  units.fill(0);
+  if (row == nullptr) return;
   const std::int64_t elements_per_unit = pairs ? 2 : 1;
   const std::int64_t begin = first * elements_per_unit;
   const std::int64_t num_elements = std::min(count * elements_per_unit, width - begin);
   if (pairs || type == FloatType::kFloat32) {
-    if (num_elements < count * elements_per_unit) units.fill(0);
     std::memcpy(units.data(), row + begin * size_of(type),
                 static_cast<std::size_t>(num_elements * size_of(type)));
     return;
@@ -38,27 +35,23 @@ void read_units(const char* row, std::int64_t first, std::int64_t count, std::in
   }
 }
 
-/// out[u * out_rows + r] = block[r][u] for four rows r.
-void transpose(const std::array<BlockRow, 4>& block, std::int64_t count, std::int64_t out_rows,
+/// out[u * out_rows + r] = unit u of rows[r], for four rows.
+void transpose(const std::array<const char*, 4>& rows, std::int64_t count, std::int64_t out_rows,
                std::uint32_t* out) {
   std::int64_t u = 0;
 #ifdef __SSE2__
   // Scalar stores would make packing a tenth of a call of 1,000 tokens.
   for (; u + 4 <= count; u += 4) {
-    __m128 rows[4];
-    for (std::size_t r = 0; r < 4; ++r) {
-      std::memcpy(&rows[r], &block[r][static_cast<std::size_t>(u)], sizeof(rows[r]));
-    }
-    _MM_TRANSPOSE4_PS(rows[0], rows[1], rows[2], rows[3]);
+    __m128 units[4];
+    for (std::size_t r = 0; r < 4; ++r) std::memcpy(&units[r], rows[r] + 4 * u, sizeof(units[r]));
+    _MM_TRANSPOSE4_PS(units[0], units[1], units[2], units[3]);
     for (std::int64_t i = 0; i < 4; ++i) {
-      std::memcpy(out + (u + i) * out_rows, &rows[i], sizeof(rows[i]));
+      std::memcpy(out + (u + i) * out_rows, &units[i], sizeof(units[i]));
     }
   }
 #endif
   for (; u < count; ++u) {
-    for (std::size_t r = 0; r < 4; ++r) {
-      out[u * out_rows + static_cast<std::int64_t>(r)] = block[r][static_cast<std::size_t>(u)];
-    }
+    for (std::size_t r = 0; r < 4; ++r) std::memcpy(out + u * out_rows + r, rows[r] + 4 * u, 4);
   }
 }
 
@@ -69,15 +62,26 @@ std::int64_t num_units(std::int64_t width, bool pairs) { return pairs ? (width +
 void interleave_rows(const char* const* rows, std::int64_t out_rows, std::int64_t width,
                      FloatType type, bool pairs, std::uint32_t* out) {
   const std::int64_t units = num_units(width, pairs);
+  const bool units_in_place =
+      type == FloatType::kFloat32 || (pairs && width % 2 == 0);  // rows consist of whole units
   std::array<BlockRow, 4> block;
   for (std::int64_t row = 0; row < out_rows; row += 4) {
+    const bool all_present = rows[row] != nullptr && rows[row + 1] != nullptr &&
+                             rows[row + 2] != nullptr && rows[row + 3] != nullptr;
+    if (units_in_place && all_present) {
+      transpose({rows[row], rows[row + 1], rows[row + 2], rows[row + 3]}, units, out_rows,
+                out + row);
+      continue;
+    }
     for (std::int64_t first = 0; first < units; first += kBlockUnits) {
       const std::int64_t count = std::min(kBlockUnits, units - first);
-      for (std::int64_t r = 0; r < 4; ++r) {
-        read_units(rows[row + r], first, count, width, type, pairs,
-                   block[static_cast<std::size_t>(r)]);
+      std::array<const char*, 4> starts;
+      for (std::size_t r = 0; r < 4; ++r) {
+        read_units(rows[static_cast<std::size_t>(row) + r], first, count, width, type, pairs,
+                   block[r]);
+        starts[r] = reinterpret_cast<const char*>(block[r].data());
       }
-      transpose(block, count, out_rows, out + first * out_rows + row);
+      transpose(starts, count, out_rows, out + first * out_rows + row);
     }
   }
 }

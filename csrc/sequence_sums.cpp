@@ -11,7 +11,7 @@
 namespace pycat {
 namespace {
 
-constexpr std::int64_t kRangeValues = 1 << 20;  // 8 MB of float64
+constexpr std::int64_t kRangeValues = 1 << 19;  // 4 MB of float64
 
 void check_sequences(const TokenTargets& t) {
   bool rises = t.cu_seqlens[0] == 0 && t.cu_seqlens[t.num_sequences] == t.num_tokens;
@@ -32,6 +32,7 @@ SequenceSums::SequenceSums(const TokenTargets& targets, SequenceResults& results
   check_sequences(targets);
   const std::int64_t rows = targets.num_stats * targets.num_checkpoints;
   range_tokens_ = std::min(targets.num_tokens, std::max<std::int64_t>(64, kRangeValues / rows));
+  tokens_.reserve(static_cast<std::size_t>(range_tokens_));
   values_.resize(static_cast<std::size_t>(rows * range_tokens_));
   std::fill_n(results.sums, rows * targets.num_sequences, 0.0);
   results.first_bad = targets.num_tokens;

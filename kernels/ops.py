@@ -1,23 +1,24 @@
-"""Cross-entropy statistics summed per sequence for K checkpoints, on whichever device the tensors are.
+"""Cross-entropy statistics summed per sequence for K checkpoints, on the tensors' own device.
 
     cat_cross_entropy         logits in
     cat_linear_cross_entropy  hidden states times weight in: logits never reach memory
 
-What they compute is written in `reference.py`; docs/kernels.md says how. On the CPU by the extension,
-on CUDA by Triton. Both are custom ops of torch (namespace "pycat"), so torch.compile sees them; no
-gradient flows through them.
+What they compute is written in `reference.py`; docs/kernels.md says how. On the CPU by the
+extension, on CUDA by Triton. Both are custom ops of torch (namespace "pycat"), so torch.compile
+sees them; no gradient flows through them.
 """
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pycat.kernels.reference import STAT_NAMES, SequenceStats, Stats, wrong_target
 from torch import Tensor
 
 from pycat import _core
-from pycat.kernels.reference import STAT_NAMES, SequenceStats, Stats, wrong_target
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -29,8 +30,8 @@ _Raw = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 class PackedWeight:
     """A weight (K, V, H) and its bias in the layout that the kernel of this device reads.
 
-    Made by `pack_weight`. `tiles` belongs to the instruction set `isa`; on CUDA, where the weight is
-    read as it is, `isa` is empty.
+    Made by `pack_weight`. `tiles` belongs to the instruction set `isa`; on CUDA, where the weight
+    is read as it is, `isa` is empty.
     """
 
     tiles: Tensor
@@ -127,7 +128,7 @@ def cat_linear_cross_entropy(
         check: as there.
 
     Returns:
-        As `cat_cross_entropy`. Beside its arguments and results it needs less than 32 MB on the CPU.
+        As `cat_cross_entropy`. Extra memory on the CPU: less than 32 MB.
 
     Raises:
         ValueError: as `cat_cross_entropy`, or the weight was packed for another processor.
@@ -331,9 +332,7 @@ def _(
     per_token: bool,
 ) -> _Raw:
     # Imported here: an installation without Triton must work on the CPU.
-    from pycat.kernels import cross_entropy
-
-    raw: _Raw = cross_entropy.cross_entropy(
+    raw: _Raw = import_module("pycat.kernels.cross_entropy").cross_entropy(
         logits.contiguous(), targets.contiguous(), cu_seqlens, ignore_index, all_stats, per_token
     )
     return raw
@@ -391,9 +390,7 @@ def _(
     all_stats: bool,
     per_token: bool,
 ) -> _Raw:
-    from pycat.kernels import linear_cross_entropy
-
-    raw: _Raw = linear_cross_entropy.linear_cross_entropy(
+    raw: _Raw = import_module("pycat.kernels.linear_cross_entropy").linear_cross_entropy(
         hidden.contiguous(),
         weight.contiguous(),
         targets.contiguous(),

@@ -89,8 +89,8 @@ class IndexedWriter:
     ) -> None: ...
 
 # The kernels of pycat.kernels.ops, which says what they compute. Arrays are C-contiguous and
-# aligned; float32, float16, or uint16 for the bits of bfloat16. Results: sums (S, K, B), num_tokens,
-# ppl_mean, ppl_var, nll_per_token (K, T) or (0, 0), and the first bad target's position or T.
+# aligned; float32, float16, or uint16 for the bits of bfloat16. Results: sums (S, K, B),
+# num_tokens, ppl_mean, ppl_var, nll_per_token (K, T) or (0, 0), the first bad target or T.
 _Floats = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
 _Results = tuple[
     NDArray[np.float64],
