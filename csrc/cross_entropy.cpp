@@ -62,6 +62,13 @@ double norm(const char* row, FloatType type, std::int64_t width) {
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+/// Asks for all lines at once: read in order they would come one by one. For a weight that is in no
+/// cache this halves the time of packing it.
+void prefetch(const void* begin, std::int64_t num_bytes) {
+  const char* at = static_cast<const char*>(begin);
+  for (std::int64_t i = 0; i < num_bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+}
+
 /// How a range of tokens is cut into tasks; no result depends on it.
 struct Blocks {
   Blocks(const LinearKernel& kernel, std::int64_t num_tokens, std::int64_t num_checkpoints,
@@ -145,6 +152,8 @@ class LinearPass {
                                  tile * kernel_.tile_rows};
       for (std::int64_t p = 0; p < num_panels; ++p) {
         prefetch_chunk(k, tile + count, p, num_panels);
+        const std::size_t following = static_cast<std::size_t>(p + 1 < num_panels ? p + 1 : 0);
+        prefetch(workspace.panels[following].units, 4 * units_ * kernel_.panel_tokens);
         kernel_.score(chunk, workspace.panels[static_cast<std::size_t>(p)], targets_.num_stats > 1);
       }
     }
@@ -211,12 +220,19 @@ class LinearPass {
 
   const std::uint32_t* tiles_of(std::int64_t k, std::int64_t tile, std::int64_t count,
                                 Workspace& workspace) const {
-    if (heads_.tiles != nullptr) return heads_.tiles + (k * num_tiles_ + tile) * tile_words_;
+    if (heads_.tiles != nullptr) {
+      const std::uint32_t* tiles = heads_.tiles + (k * num_tiles_ + tile) * tile_words_;
+      return tiles;
+    }
     const std::int64_t vocab_size = targets_.vocab_size;
+    const std::int64_t row_bytes = heads_.width * size_of(heads_.type);
+    const std::int64_t first_row = tile * kernel_.tile_rows;
+    const std::int64_t num_rows = std::min(count * kernel_.tile_rows, vocab_size - first_row);
+    prefetch(heads_.weight + (k * vocab_size + first_row) * row_bytes, num_rows * row_bytes);
     const char* bias =
         heads_.bias == nullptr ? nullptr : heads_.bias + k * vocab_size * size_of(heads_.bias_type);
     const WeightView view = {
-        heads_.weight + k * vocab_size * heads_.width * size_of(heads_.type),
+        heads_.weight + k * vocab_size * row_bytes,
         bias,
         heads_.type,
         heads_.bias_type,
