@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,17 @@ def installed(**functions: tuple[str, str]) -> Iterator[tuple[str, Callable[...,
             continue
 
 
+def rival_from_logits(loss: Callable[..., Tensor], z: Tensor, y: Tensor, k: int) -> Tensor:
+    # A copy: Liger writes the gradient over its input.
+    return loss(z[k].clone(), y, reduction="none")
+
+
+def rival_from_hidden(
+    loss: Callable[..., Tensor], h: Tensor, w: Tensor, rest: tuple[Tensor | None, ...], k: int
+) -> Tensor:
+    return loss(h[k], w[k], *rest, reduction="none")
+
+
 class Inputs:
     """Logits of standard deviation 2, targets uniform."""
 
@@ -113,6 +125,7 @@ class Inputs:
         return lambda: [one(k) for k in range(self.case.k)][-1]
 
     def ours(self, stats: str = "nll", packed: ops.PackedWeight | None = None) -> Variant:
+        """The last checkpoint's nll of each token."""
         rest = (self.targets, self.cu_seqlens)
         options = {"stats": stats, "per_token": True, "check": False}
         if self.case.h:
@@ -137,10 +150,7 @@ class Inputs:
                     quack=("quack.cross_entropy", "cross_entropy"),
                 )
                 for label, loss in rivals:
-                    # A copy: Liger writes the gradient over its input.
-                    found[label] = self.heads(
-                        lambda k, loss=loss: loss(z[k].clone(), y, reduction="none")
-                    )
+                    found[label] = self.heads(partial(rival_from_logits, loss, z, y))
             return found
         if self.device == "cpu":
             found["packed"] = self.ours(packed=ops.pack_weight(self.weight))
@@ -165,12 +175,9 @@ class Inputs:
                 quack=("quack.linear_cross_entropy", "linear_cross_entropy_func"),
             )
             for label, loss in rivals:
-                no_bias = (None,) if label == "quack" else ()
-                found[label] = self.heads(
-                    lambda k, loss=loss, no_bias=no_bias: loss(
-                        h[k], w[k], *no_bias, y, reduction="none"
-                    )
-                )
+                # QuACK takes the bias before the targets.
+                rest = (None, y) if label == "quack" else (y,)
+                found[label] = self.heads(partial(rival_from_hidden, loss, h, w, rest))
         return found
 
     def max_abs_err(self, nll: Tensor) -> float:
