@@ -118,13 +118,14 @@ PYCAT_INLINE void add_logits(const Floats (&z)[R][C], Stretch<C>& stretch, float
     Floats weighted[2];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      Floats d = z[r][c] - stretch.reference[c];
-      if (kAll) d = larger(spread(-200.0F), d);  // e d is then 0, not NaN, for z = -inf
+      const Floats d = z[r][c] - stretch.reference[c];
       const Floats e = exponential(d);
       sum[r % 2] = r < 2 ? e : sum[r % 2] + e;
       if (kAll) {
         squares[r % 2] = r < 2 ? e * e : multiply_add(e, e, squares[r % 2]);
-        weighted[r % 2] = r < 2 ? e * d : multiply_add(e, d, weighted[r % 2]);
+        const Floats bounded =
+            larger(spread(-200.0F), d);  // so that e d is 0, not NaN, for z = -inf
+        weighted[r % 2] = r < 2 ? e * bounded : multiply_add(e, bounded, weighted[r % 2]);
       }
     }
     stretch.sum[c] = stretch.sum[c] + (sum[0] + sum[1]);
