@@ -263,7 +263,7 @@ def run(case: Case, device: str, num_rounds: int, with_compile: bool) -> dict[st
         return round(float(np.median(elapsed_ms[name] / elapsed_ms[ours])), 3)
 
     peers = [name for name in variants if name not in ("ours", "all", "packed", *BOUNDS)]
-    best = min(peers, key=lambda name: median_ms[name])
+    best = min(peers, key=over)
     result: dict[str, object] = {
         "function": case.function,
         "dtype": str(case.dtype).removeprefix("torch."),
