@@ -49,5 +49,6 @@ void require_vector(const pybind11::array_t<T, pybind11::array::c_style>& array,
 void bind_errors(pybind11::module_& module);
 void bind_corpus(pybind11::module_& module);
 void bind_batches(pybind11::module_& module);
+void bind_cross_entropy(pybind11::module_& module);
 
 }  // namespace pycat

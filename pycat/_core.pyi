@@ -236,3 +236,64 @@ def read_batch(
         CorpusError: the sides hold unequal numbers of sequences, are damaged, or have changed.
         IndexError: an id lies outside [0, N).
     """
+
+# The kernels of pycat.kernels.ops, which says what they compute. Arrays are C-contiguous and
+# aligned; float32, float16, or uint16 for the bits of bfloat16. Results: sums (S, K, B),
+# num_tokens, ppl_mean, ppl_var, nll_per_token (K, T) or (0, 0), the first bad target or T.
+_Floats = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
+_Results = tuple[
+    NDArray[np.float64],
+    NDArray[np.int64],
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.float32],
+    int,
+]
+
+def cross_entropy(
+    logits: _Floats,
+    targets: NDArray[np.int64],
+    cu_seqlens: NDArray[np.int32],
+    *,
+    ignore_index: int,
+    all_stats: bool,
+    per_token: bool,
+    num_threads: int,
+) -> _Results: ...
+def linear_cross_entropy(
+    hidden: _Floats,
+    weight: _Floats,
+    bias: _Floats | None,
+    targets: NDArray[np.int64],
+    cu_seqlens: NDArray[np.int32],
+    *,
+    ignore_index: int,
+    all_stats: bool,
+    per_token: bool,
+    num_threads: int,
+) -> _Results: ...
+def packed_linear_cross_entropy(
+    hidden: _Floats,
+    tiles: NDArray[np.uint32],
+    isa: str,
+    vocab_size: int,
+    targets: NDArray[np.int64],
+    cu_seqlens: NDArray[np.int32],
+    *,
+    ignore_index: int,
+    all_stats: bool,
+    per_token: bool,
+    num_threads: int,
+) -> _Results: ...
+def pack_weight(weight: _Floats, bias: _Floats | None) -> NDArray[np.uint32]:
+    """Tiles (K, tiles, words) for `packed_linear_cross_entropy` on the instruction set in use."""
+
+def cpu_isa() -> str:
+    """The instruction set in use: the best supported, or the one PYCAT_CPU_ISA names.
+
+    Raises:
+        ValueError: PYCAT_CPU_ISA names one that is unknown or not supported.
+    """
+
+def supported_cpu_isas() -> list[str]:
+    """Of portable, avx2, avx512 and avx512_bf16, those that run here, weakest first."""
