@@ -9,7 +9,6 @@ sees them; no gradient flows through them.
 """
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Literal
 
 import numpy as np
@@ -287,6 +286,22 @@ def _fake(
     )
 
 
+def _require_triton() -> None:
+    """Triton is imported when a CUDA tensor comes: without it all works on the CPU."""
+    try:
+        import triton
+    except ImportError:
+        found = "none"
+    else:
+        found = triton.__version__
+        if tuple(map(int, found.split(".")[:2])) >= (3, 6):
+            return
+    raise RuntimeError(
+        f"the fused kernels on CUDA need Triton 3.6 or newer, found {found}; pip install "
+        "'triton>=3.6', with a torch that goes with it"
+    )
+
+
 @torch.library.custom_op("pycat::cat_cross_entropy", mutates_args=(), device_types="cpu")
 def _logits_op(
     logits: Tensor,
@@ -331,8 +346,10 @@ def _(
     all_stats: bool,
     per_token: bool,
 ) -> _Raw:
-    # Imported here: an installation without Triton must work on the CPU.
-    raw: _Raw = import_module("pycat.kernels.cross_entropy").cross_entropy(
+    _require_triton()
+    from pycat.kernels import cross_entropy
+
+    raw: _Raw = cross_entropy.cross_entropy(
         logits.contiguous(), targets.contiguous(), cu_seqlens, ignore_index, all_stats, per_token
     )
     return raw
@@ -390,7 +407,10 @@ def _(
     all_stats: bool,
     per_token: bool,
 ) -> _Raw:
-    raw: _Raw = import_module("pycat.kernels.linear_cross_entropy").linear_cross_entropy(
+    _require_triton()
+    from pycat.kernels import linear_cross_entropy
+
+    raw: _Raw = linear_cross_entropy.linear_cross_entropy(
         hidden.contiguous(),
         weight.contiguous(),
         targets.contiguous(),

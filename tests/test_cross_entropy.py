@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -673,3 +675,15 @@ def test_compile_sees_one_op() -> None:
 
     compiled = torch.compile(nll, backend="eager", fullgraph=True)
     assert torch.equal(compiled(case.hidden), nll(case.hidden))
+
+
+@pytest.mark.parametrize("version", [None, "3.5.1"])
+def test_a_missing_or_old_triton_is_named(
+    monkeypatch: pytest.MonkeyPatch, version: str | None
+) -> None:
+    module = None if version is None else SimpleNamespace(__version__=version)
+    monkeypatch.setitem(sys.modules, "triton", module)
+    with pytest.raises(
+        RuntimeError, match=rf"need Triton 3\.6 or newer, found {version or 'none'}"
+    ):
+        ops._require_triton()
