@@ -19,7 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from corpus_memory import BATCH_TOKENS, measure
-from corpus_rivals import Reader, fairseq_plan, installed_version, open_rivals
+from corpus_rivals import (
+    Reader,
+    fairseq_plan,
+    installed_version,
+    memcpy_bytes_per_s,
+    open_rivals,
+)
 from corpus_synthesis import open_both, open_corpus, synthesise
 from numpy.typing import NDArray
 from torch import Tensor
@@ -52,18 +58,6 @@ def median_ms(work: Callable[[], object], repeats: int) -> float:
         work()
         elapsed_s.append(time.perf_counter() - start)
     return float(np.median(elapsed_s)) * 1e3
-
-
-def memcpy_bytes_per_s() -> float:
-    """Bytes copied a second, the better of two usual ways, between large buffers touched before."""
-    source, target = np.ones((2, 1 << 25), np.int64)
-    from_torch, to_torch = torch.from_numpy(source), torch.from_numpy(target)
-    ways: list[Callable[[], object]] = [
-        lambda: np.copyto(target, source),
-        lambda: to_torch.copy_(from_torch),
-    ]
-    torch.set_num_threads(1)
-    return max(source.nbytes / median_ms(way, 5) * 1e3 for way in ways)
 
 
 class Streams:
@@ -138,9 +132,10 @@ def time_interleaved(
 ) -> dict[str, NDArray[np.float64]]:
     """Seconds a token of each variant in each round, the order changing from round to round.
 
+    Row 0 by the clock, row 1 of processor time, which other processes on the machine change less.
     `variants` name what reads `count` batches from `first` on, and that count.
     """
-    times = {name: np.zeros(num_rounds) for name in variants}
+    times = {name: np.zeros((2, num_rounds)) for name in variants}
     names = list(variants)
     first = 0
     for round_ in range(-1, num_rounds):  # round -1 warms up
@@ -149,11 +144,11 @@ def time_interleaved(
             work, count = variants[name]
             # Always other batches: those that another variant has just read lie in the cache.
             first = first if first + count <= len(tokens) else 0
-            start = time.perf_counter()
+            start = np.array([time.perf_counter(), time.process_time()])
             work(first, count)
-            elapsed_s = time.perf_counter() - start
+            elapsed_s = np.array([time.perf_counter(), time.process_time()]) - start
             if round_ >= 0:
-                times[name][round_] = elapsed_s / tokens[first : first + count].sum()
+                times[name][:, round_] = elapsed_s / tokens[first : first + count].sum()
             first += count
     return times
 
@@ -185,7 +180,7 @@ def bench_streams(
     most = max(1, len(known.ids) // 4)
     variants = {f"pycat, {n} thread{'s' * (n != 1)}": (ours(n), min(400, most)) for n in (0, 1, 2)}
     for name, sides in rivals.items():
-        variants[name] = (rival(sides), min(100 if name == "numpy" else 10, most))
+        variants[name] = (rival(sides), min(200 if name == "numpy" else 10, most))
     return time_interleaved(variants, known.tokens, num_rounds)
 
 
@@ -281,24 +276,27 @@ def check_ns(folder: str, num_pairs: int) -> float:
 def print_rates(
     title: str, times: dict[str, NDArray[np.float64]], ours: str, unit: str, scale: float
 ) -> None:
-    print(f"\n{title:30}{unit:>10}{'p10':>9}{'p90':>9}{'time':>10}")
-    for name, seconds in times.items():
-        p10, median, p90 = 1 / np.percentile(seconds, [90, 50, 10]) / scale
-        over_ours = np.median(seconds / times[ours])
-        print(f"{name:30}{median:10.2f}{p10:9.2f}{p90:9.2f}{over_ours:8.2f} x")
+    print(f"\n{title:30}{unit:>10}{'p10':>9}{'p90':>9}{'time':>10}{'cpu':>10}{'time':>10}")
+    for name, (wall, cpu) in times.items():
+        p10, median, p90 = 1 / np.percentile(wall, [90, 50, 10]) / scale
+        over_ours = np.median([wall, cpu] / times[ours], axis=1)
+        print(
+            f"{name:30}{median:10.2f}{p10:9.2f}{p90:9.2f}{over_ours[0]:8.2f} x"
+            f"{1 / np.median(cpu) / scale:10.2f}{over_ours[1]:8.2f} x"
+        )
 
 
-def best_peer(times: dict[str, NDArray[np.float64]], ours: str) -> float:
+def best_peer(times: dict[str, NDArray[np.float64]], ours: str, *, cpu: bool = False) -> float:
     """How many times faster than the fastest rival, the median over rounds."""
     return min(
-        float(np.median(seconds / times[ours]))
+        float(np.median(seconds[int(cpu)] / times[ours][int(cpu)]))
         for name, seconds in times.items()
         if not name.startswith("pycat")
     )
 
 
 def rate(seconds: NDArray[np.float64]) -> int:
-    return round(1 / float(np.median(seconds)))
+    return round(1 / float(np.median(seconds[0])))
 
 
 def cpu_model() -> str:
@@ -373,6 +371,11 @@ def run(folder: str, num_pairs: int, num_rounds: int) -> dict[str, Any]:
         "packed_tokens_per_s": packed_tokens_per_s,
         "padded_over_best_peer": round(best_peer(times["padded"], ours), 3),
         "packed_over_best_peer": round(best_peer(times["packed"], ours), 3),
+        # Of processor time, without a thread of our own, which would wait for the consumer.
+        **{
+            f"{kind}_cpu_over_best_peer": round(best_peer(found, "pycat, 0 threads", cpu=True), 3)
+            for kind, found in times.items()
+        },
         # Bytes of int64 tokens written, without boundaries and ids.
         "packed_over_memcpy": round(8 * packed_tokens_per_s / memcpy, 4),
         "memcpy_bytes_per_s": round(memcpy),
