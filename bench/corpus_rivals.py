@@ -45,14 +45,12 @@ class NumpyReader:
     def __init__(self, prefix: str, pad_id: int) -> None:
         index = np.memmap(f"{prefix}.idx", np.uint8, "r")
         num_sequences = int(index[18:26].view(np.uint64)[0])
-        self.lengths = index[26 : 26 + 4 * num_sequences].view(np.int32)
-        pointers = index[26 + 4 * num_sequences :].view(np.int64)
+        # Aligned copies: `take` would make one of the whole at each call. Of 100 million pairs one
+        # of the pointers is too large, and indexing reads them where they are.
+        self.lengths = index[26 : 26 + 4 * num_sequences].view(np.int32).copy()
+        self.pointers = index[26 + 4 * num_sequences :].view(np.int64)
         self.tokens = np.asarray(np.memmap(f"{prefix}.bin", np.uint16, "r"))
-        # Aligned copies are faster, but of 100 million pairs too large.
-        self.begins = pointers // 2 if num_sequences <= 20_000_000 else None
-        self.pointers = pointers
-        if self.begins is not None:
-            self.lengths = self.lengths.copy()
+        self.begins = self.pointers // 2 if num_sequences <= 20_000_000 else None
         self.columns = np.arange(1 << 17)
         self.pad_id = pad_id
 
