@@ -36,21 +36,36 @@ struct Job {
 template <typename Stored>
 using Maxima __attribute__((vector_size(kBlock * sizeof(Stored)))) = std::make_unsigned_t<Stored>;
 
+/// Writes a block of tokens, doubling their width step by step: GCC widens by more than two at a
+/// time through single numbers (16 tokens from 2 to 8 bytes: 60 instructions instead of 6).
+template <typename Stored, typename Output, typename Tokens>
+__attribute__((always_inline)) inline void widen_block(const Tokens& tokens, Output* to) noexcept {
+  using Twice = std::conditional_t<sizeof(Stored) == 1, std::int16_t, std::int32_t>;
+  if constexpr (sizeof(Output) > 2 * sizeof(Stored)) {
+    using Number = std::conditional_t<std::is_signed_v<Stored>, Twice, std::make_unsigned_t<Twice>>;
+    using Wider __attribute__((vector_size(kBlock * sizeof(Number)))) = Number;
+    const Wider wider = __builtin_convertvector(tokens, Wider);
+    widen_block<Number>(wider, to);
+  } else {
+    using Widened __attribute__((vector_size(kBlock * sizeof(Output)))) = Output;
+    const Widened widened = __builtin_convertvector(tokens, Widened);
+    std::memcpy(to, &widened, sizeof widened);
+  }
+}
+
 /// Widens `length` tokens in whole blocks, which have no remainder to treat apart.
 template <typename Stored, typename Output>
 __attribute__((always_inline)) inline void widen_blocks(const std::byte* from, std::size_t length,
                                                         Output* to,
                                                         Maxima<Stored>& maxima) noexcept {
   using Tokens __attribute__((vector_size(kBlock * sizeof(Stored)))) = Stored;
-  using Widened __attribute__((vector_size(kBlock * sizeof(Output)))) = Output;
   for (std::size_t begin = 0; begin < length; begin += kBlock) {
     Tokens tokens;
     std::memcpy(&tokens, from + begin * sizeof(Stored), sizeof tokens);
     Maxima<Stored> numbers;
     std::memcpy(&numbers, &tokens, sizeof tokens);
     maxima = numbers > maxima ? numbers : maxima;
-    const Widened widened = __builtin_convertvector(tokens, Widened);
-    std::memcpy(to + begin, &widened, sizeof widened);
+    widen_block<Stored>(tokens, to + begin);
   }
 }
 
