@@ -123,6 +123,10 @@ class PairOrder:
         src, tgt: files of equally many sequences.
         ids: int64 (M,), the pairs to sort, each once; None for all.
         scratch_folder: where the mapped file lies if it is large.
+
+    Raises:
+        CorpusError: the sides hold unequal numbers of sequences, are damaged, or have changed.
+        IndexError: an id lies outside [0, N).
     """
 
     def __init__(
@@ -169,15 +173,16 @@ class BatchPlan:
         """Pair ids of a batch, counted in order of length: int64 (B,)."""
 
 class BatchStream:
-    """Reads the batches of one rank in one epoch ahead.
+    """Reads the batches of one rank in one epoch ahead; any thread may ask for the next.
 
     Args:
+        src, tgt: the files that `plan` was made from, in the same state; else a CorpusError.
         first_step: steps to leave out.
         pad_id: fills rows up where the plan is a padded one.
         dtype: "int64" or "int32", of tokens.
         prefetch: batches that stand ready at most.
         num_threads: that read; 0 reads when asked.
-        buffers: writable memory to use first.
+        buffers: writable memory to use first, contiguous and aligned to 8 bytes.
     """
 
     def __init__(
@@ -203,6 +208,7 @@ class BatchStream:
 
         Raises:
             CorpusError: a file is damaged or has changed; this batch is not given, ever.
+            RuntimeError: the stream is closed, or was made before the process forked.
         """
 
     @property
@@ -221,4 +227,9 @@ def read_batch(
     pad_id: int = 0,
     dtype: str = "int64",
 ) -> tuple[Any, ...]:
-    """The pairs `ids` in that order, as `BatchStream.next` gives them."""
+    """The pairs `ids` in that order, as `BatchStream.next` gives them.
+
+    Raises:
+        CorpusError: the sides hold unequal numbers of sequences, are damaged, or have changed.
+        IndexError: an id lies outside [0, N).
+    """
