@@ -1,12 +1,13 @@
 # make demo   the main job on real text      make test   all tests
 # make lint   formatting, lint, types        make bench  microbenchmarks
+# make fuzz   a million damaged files        make sanitize   tests under sanitizers
 # Needs Python 3.11 or newer and a C++ compiler; everything else is installed into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find csrc kernels pycat -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
-.PHONY: venv demo test lint format bench clean
+.PHONY: venv demo test lint format bench fuzz sanitize clean
 
 venv: .venv/.installed
 
@@ -31,7 +32,7 @@ test: venv
 lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h
+	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h tests/*.cpp
 	cd tests && ../$(BIN)/mypy --config-file ../pyproject.toml -p pycat && \
 		../$(BIN)/mypy --config-file ../pyproject.toml . ../bench
 	$(BIN)/codespell README.md bench csrc docs kernels pycat tests
@@ -39,10 +40,51 @@ lint: venv
 format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i csrc/*.cpp csrc/*.h
+	$(BIN)/clang-format -i csrc/*.cpp csrc/*.h tests/*.cpp
 
 bench: venv
 	for bench in bench/bench_*.py; do $(BIN)/python $$bench --quick || exit 1; done
+
+# About a minute on an idle core. More inputs, or others: make fuzz INPUTS=10000000 SEED=7
+INPUTS ?= 1000000
+SEED ?= 0
+fuzz: build/address/drivers
+	build/address/fuzz_index $(INPUTS) $(SEED)
+
+# The tests of the extension under AddressSanitizer and UBSan, then its threads under
+# ThreadSanitizer. That cannot see what Python and torch, not built for it, do to memory: it gets
+# a program of its own. Nor does it bear with random addresses. libstdc++ is loaded early for
+# AddressSanitizer to find what throws.
+SANITIZED := build/sanitized
+TESTS_SANITIZED := tests/test_core.py tests/test_damage.py tests/test_batches.py \
+	tests/test_streams.py tests/test_corpus.py
+sanitize: build/address/drivers build/thread/drivers $(SANITIZED)/.installed
+	build/address/fuzz_index 100000
+	build/address/stress_streams
+	setarch --addr-no-randomize build/thread/stress_streams
+	ASAN_OPTIONS=detect_leaks=0:handle_sigbus=0:allocator_may_return_null=1 \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
+		$(SANITIZED)/bin/python -P -m pytest -q -p no:cacheprovider $(TESTS_SANITIZED)
+
+build/address/drivers: SANITIZERS := address;undefined
+build/thread/drivers: SANITIZERS := thread
+build/%/drivers: .venv/.installed $(wildcard tests/*.cpp)
+	$(BIN)/cmake -G Ninja -S . -B $(@D) -DPYCAT_DRIVERS=ON -DPYCAT_WERROR=ON \
+		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja "-DPYCAT_SANITIZE=$(SANITIZERS)"
+	$(BIN)/cmake --build $(@D)
+	touch $@
+
+# An environment with a package of its own, and all else from .venv.
+$(SANITIZED)/.installed: .venv/.installed
+	$(BIN)/python -m venv --without-pip $(SANITIZED)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		$$($(SANITIZED)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
+	$(BIN)/pip --python $(SANITIZED)/bin/python install --quiet --disable-pip-version-check \
+		--no-build-isolation --no-deps --ignore-installed . \
+		--config-settings=build-dir=build/sanitized-extension \
+		--config-settings=cmake.define.PYCAT_WERROR=ON \
+		"--config-settings=cmake.define.PYCAT_SANITIZE=address;undefined"
+	touch $@
 
 clean:
 	rm -rf build .venv

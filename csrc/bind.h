@@ -26,7 +26,7 @@ class ReleaseGil {
   ~ReleaseGil() {
     try {
       PyEval_RestoreThread(state_);
-    } catch (abi::__forced_unwind&) {
+    } catch (...) {
       while (true) ::pause();
     }
   }
