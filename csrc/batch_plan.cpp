@@ -85,6 +85,7 @@ BatchPlan::BatchPlan(std::shared_ptr<const PairOrder> order, PlanOptions options
   hash.add(options_.padded ? 1 : 0);
   hash.add(static_cast<std::uint64_t>(options_.world_size));
   hash.add(order_->size());
+  hash.add(order_->choice());
   for (const PairOrder::Cell& cell : order_->cells()) {
     hash.add(static_cast<std::uint64_t>(cell.tgt_length));
     hash.add(static_cast<std::uint64_t>(cell.src_length));

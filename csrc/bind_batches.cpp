@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -60,6 +61,14 @@ OutputType output_type(const std::string& dtype) {
   throw std::invalid_argument("dtype is '" + dtype + "', expected 'int32' or 'int64'");
 }
 
+BatchFormat batch_format(bool padded, std::int64_t pad_id, const std::string& dtype) {
+  if (pad_id < 0 || pad_id > std::numeric_limits<std::int32_t>::max()) {
+    throw std::invalid_argument("pad_id is " + std::to_string(pad_id) +
+                                ", expected 0 or more and below 2147483648");
+  }
+  return {padded, pad_id, output_type(dtype)};
+}
+
 std::vector<std::int64_t> copy_ids(const Ids& ids) {
   require_vector(ids, "ids");
   return {ids.data(), ids.data() + ids.size()};
@@ -96,7 +105,7 @@ std::shared_ptr<BatchStream> make_stream(
     std::size_t prefetch, std::size_t num_threads, const std::vector<py::array>& buffers) {
   std::vector<Block> blocks;
   for (const py::array& buffer : buffers) blocks.push_back(borrow(buffer));
-  const BatchFormat format{plan->options().padded, pad_id, output_type(dtype)};
+  const BatchFormat format = batch_format(plan->options().padded, pad_id, dtype);
   const BatchStream::Options options{{seed, epoch}, rank, first_step, prefetch, num_threads};
   return {new BatchStream(std::move(src), std::move(tgt), std::move(plan), format,
                           std::move(blocks), options),
@@ -122,7 +131,7 @@ py::tuple read_batch(const std::shared_ptr<const IndexedFile>& src,
                      const std::shared_ptr<const IndexedFile>& tgt, const Ids& ids, bool padded,
                      std::int64_t pad_id, const std::string& dtype) {
   const std::vector<std::int64_t> wanted = copy_ids(ids);
-  const BatchFormat format{padded, pad_id, output_type(dtype)};
+  const BatchFormat format = batch_format(padded, pad_id, dtype);
   Batch batch;
   {
     const ReleaseGil release;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "errors.h"
+#include "hash.h"
 #include "parallel.h"
 
 namespace pycat {
@@ -59,6 +60,9 @@ PairOrder::PairOrder(const IndexedFile& src, const IndexedFile& tgt, const std::
     sort_pairs([](std::uint64_t i) { return i; });
   } else {
     src.require_ids(ids, num_ids);
+    Hash hash;
+    for (std::size_t i = 0; i < num_ids; ++i) hash.add(static_cast<std::uint64_t>(ids[i]));
+    choice_ = hash.value();
     // Bounded all the same: another thread may change them while they are sorted.
     sort_pairs([ids, last = src.num_sequences() - 1](std::uint64_t i) {
       return std::min(static_cast<std::uint64_t>(ids[i]), last);

@@ -34,6 +34,8 @@ class PairOrder {
     return src.identity() == src_ && tgt.identity() == tgt_;
   }
   std::uint64_t size() const noexcept { return size_; }
+  /// Tells which ids were sorted; 0 for all.
+  std::uint64_t choice() const noexcept { return choice_; }
   const std::vector<Cell>& cells() const noexcept { return cells_; }
   /// One past the last position of a cell.
   std::uint64_t end(std::size_t cell) const noexcept {
@@ -61,6 +63,7 @@ class PairOrder {
   std::array<MappedFile::Identity, 2> src_;
   std::array<MappedFile::Identity, 2> tgt_;
   std::uint64_t size_;
+  std::uint64_t choice_ = 0;
   bool wide_;
   ScratchFile order_;
   std::vector<Cell> cells_;

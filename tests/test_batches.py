@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pycat._core import BatchPlan, IndexedFile, IndexedWriter, PairOrder
+from pycat._core import BatchPlan, IndexedFile, IndexedWriter, PairOrder, read_batch
 from pycat._core import BatchStream as CoreStream
 from pycat.batches import Batch, from_capsules, length_mask
 from pycat.corpus import Corpus
@@ -323,3 +323,22 @@ def test_a_buffer_too_small_is_passed_over(
     while (capsules := stream.next()) is not None:
         ids += from_capsules(capsules).pair_ids.tolist()
     assert sorted(ids) == list(range(100))
+
+
+def test_a_plan_tells_subsets_of_equal_lengths_apart(tmp_path: Path) -> None:
+    with IndexedWriter(str(tmp_path / "side"), dtype="uint16") as writer:
+        writer.append(np.ones(60, dtype=np.int32), np.full(20, 3, dtype=np.int32))
+    side = IndexedFile(str(tmp_path / "side"))
+    plans = [
+        BatchPlan(PairOrder(side, side, ids, scratch_folder=tmp_path), batch_tokens=9, padded=False)
+        for ids in (np.arange(10), np.arange(10, 20), np.arange(20), None)
+    ]
+    assert len({plan.fingerprint for plan in plans}) == 4
+
+
+@pytest.mark.parametrize("pad_id", [-1, 2**31])
+def test_a_pad_id_that_is_no_token_is_refused(
+    sentences: tuple[IndexedFile, IndexedFile], pad_id: int
+) -> None:
+    with pytest.raises(ValueError, match=rf"^pad_id is {pad_id}, expected 0 or more and below"):
+        read_batch(*sentences, np.arange(2), padded=True, pad_id=pad_id)
