@@ -6,6 +6,7 @@ import os
 # another process takes a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from pycat.adapters import Adapter, Head
 from pycat.corpus import Corpus, open_corpus
 from pycat.errors import (
     CheckpointError,
@@ -24,10 +25,12 @@ from pycat.tokenizing import tokenize
 from pycat.training import Run, train
 
 __all__ = [
+    "Adapter",
     "CheckpointError",
     "Corpus",
     "CorpusError",
     "Evaluation",
+    "Head",
     "OutputError",
     "Pruned",
     "PycatError",
