@@ -19,11 +19,11 @@ from pycat.errors import PycatError
 from pycat.evaluation import BASELINES, Evaluation, TestSet, evaluate
 from pycat.model import PRESETS
 from pycat.pruning import prune
-from pycat.scoring import score
+from pycat.scoring import TOO_LONG, score
 from pycat.selection import Selection, select
 from pycat.tokenizer import MODEL_TYPES
 from pycat.tokenizing import tokenize
-from pycat.training import SCHEDULES, Run, train
+from pycat.training import SCHEDULES, train
 
 _REMEDIES = {
     errno.ENOSPC: "free some space or choose --out on another disk",
@@ -82,8 +82,6 @@ def _train(**options: Any) -> None:
 
 
 def _score(checkpoints: list[Path], **options: Any) -> None:
-    if len(checkpoints) == 1 and checkpoints[0].is_dir():
-        checkpoints = list(Run.open(checkpoints[0]).checkpoints)
     table = score(checkpoints=checkpoints, **options)
     print(f"{table.path}: {len(table):,} pairs under checkpoints at updates {table.steps}")
     for step, ppl in zip(table.steps, table.ppl.T, strict=True):
@@ -222,7 +220,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         nargs="+",
-        help="folder made by train, or two and more .safetensors files in training order",
+        help="folder made by train or by a Hugging Face Trainer, or two and more of their "
+        "checkpoints in training order",
     )
     _score_options(options)
     _device_option(own)
@@ -296,7 +295,11 @@ def _test_option(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def _tokenize_options(options: _Options) -> None:
-    options.add("tokenizer", "SentencePiece .model to use; without one it is trained", type=Path)
+    options.add(
+        "tokenizer",
+        "SentencePiece .model to use, or folder of a Hugging Face model; without one it is trained",
+        type=Path,
+    )
     options.add("vocab_size", "pieces to train, both languages together", type=int)
     options.add("model_type", "pieces to train", choices=MODEL_TYPES)
     options.add("max_tokens", "skip pairs with a side of more tokens", type=int)
@@ -305,6 +308,16 @@ def _tokenize_options(options: _Options) -> None:
         "names of source and target; default: the file names' suffixes",
         type=_pair,
         metavar="SRC,TGT",
+    )
+    code = "code that a Hugging Face tokenizer puts into its sequences, such as"
+    options.add("src_lang", f"{code} eng_Latn", metavar="CODE")
+    options.add("tgt_lang", f"{code} deu_Latn", metavar="CODE")
+    options.add(
+        "prompt",
+        "for causal Hugging Face models: text before the target, {src} standing for the source and "
+        r"\n for a line end",
+        type=_prompt,
+        metavar="TEXT",
     )
 
 
@@ -331,6 +344,9 @@ def _train_options(options: _Options) -> None:
 def _score_options(options: _Options) -> None:
     options.add("batch_tokens", "tokens of a batch's larger side, with padding", type=int)
     options.add("dtype", "of matrix products; auto: bfloat16 if the device has it", choices=DTYPES)
+    options.add(
+        "too_long", "pairs that exceed the model's positions: refuse, or cut", choices=TOO_LONG
+    )
 
 
 def _select_options(options: _Options) -> None:
@@ -380,6 +396,10 @@ def _pair(text: str) -> tuple[str, str]:
     if len(names) != 2 or not all(names):
         raise argparse.ArgumentTypeError(f"{text!r}: expected two names, such as en,de")
     return names[0], names[1]
+
+
+def _prompt(text: str) -> str:
+    return text.replace("\\n", "\n")
 
 
 def _steps(text: str) -> list[int]:

@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from pycat import _core
 from pycat.batches import Batch, BatchStream, from_capsules
 from pycat.errors import CorpusError, TextError
+from pycat.hf_tokenizer import HuggingFaceTokenizer
 from pycat.output import file_sha256, read_manifest
 from pycat.parallel_text import ParallelText
 from pycat.tokenizer import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.model"
+TOKENIZER_FOLDER = "tokenizer"
 SKIPPED_FILE = "skipped.tsv"
 INDEX_FILES = ("src.idx", "src.bin", "tgt.idx", "tgt.bin")
 
@@ -133,8 +135,12 @@ class Corpus:
         return self.lengths[1]
 
     @cached_property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> Tokenizer | HuggingFaceTokenizer:
         """The corpus's own tokenizer."""
+        if "template" in self.manifest:
+            options = {**self.manifest["recipe"]["tokenizer"]}
+            del options["sha256"]
+            return HuggingFaceTokenizer(self.path / TOKENIZER_FOLDER, **options)
         return Tokenizer(self.path / TOKENIZER_FILE)
 
     def subset(self, pair_ids: NDArray[np.int64]) -> "Corpus":

@@ -11,6 +11,7 @@ prompt.
 """
 
 import json
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -287,10 +288,12 @@ def _sha256(tokenizer: Any, path: Path) -> str:
 
 
 def _texts(lines: Sequence[str | bytes]) -> list[str]:
-    return [line.decode("utf-8") if isinstance(line, bytes) else line for line in lines]
+    """The lines as str, blank ones empty: some tokenizers make a token of a space alone."""
+    texts = (line.decode("utf-8") if isinstance(line, bytes) else line for line in lines)
+    return [text if text.strip() else "" for text in texts]
 
 
 def _some_codes(tokenizer: Any) -> str:
     special = [str(token) for token in tokenizer.get_added_vocab()]
-    codes = [token for token in special if any(char.islower() for char in token)]
+    codes = [token for token in special if re.fullmatch(r"\w+", token)]
     return ", ".join(codes[:3]) or "those of its special tokens"

@@ -1,6 +1,6 @@
 """Random-weight models of each architecture, a few thousand weights each, and corpora for them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,51 +62,41 @@ _CAUSAL: dict[str, Any] = {
     "initializer_range": _STD,
 }
 
-MODELS: dict[str, Callable[[], Any]] = {
-    "marian": lambda: transformers.MarianMTModel(
-        transformers.MarianConfig(
-            **{**_BART, "pad_token_id": 66, "decoder_start_token_id": 66, "eos_token_id": 0},
-            scale_embedding=True,
-        )
-    ),
-    "t5 tied": lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(**_T5)),
-    "t5 untied": lambda: transformers.T5ForConditionalGeneration(
-        transformers.T5Config(**_T5, tie_word_embeddings=False, feed_forward_proj="gated-gelu")
-    ),
-    "mt5": lambda: transformers.MT5ForConditionalGeneration(transformers.MT5Config(**_T5)),
-    "bart": lambda: transformers.BartForConditionalGeneration(transformers.BartConfig(**_BART)),
-    "mbart": lambda: transformers.MBartForConditionalGeneration(
-        transformers.MBartConfig(**_BART, scale_embedding=True)
-    ),
-    "m2m-100": lambda: transformers.M2M100ForConditionalGeneration(
-        transformers.M2M100Config(**_BART, scale_embedding=True)
-    ),
-    "gpt2": lambda: transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=VOCAB,
-            n_positions=POSITIONS,
-            n_embd=16,
-            n_layer=2,
-            n_head=2,
-            bos_token_id=0,
-            eos_token_id=2,
-            initializer_range=_STD,
-        )
-    ),
-    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**_CAUSAL)),
-    "qwen2": lambda: transformers.Qwen2ForCausalLM(
-        transformers.Qwen2Config(**_CAUSAL, tie_word_embeddings=True)
-    ),
-    "gemma2": lambda: transformers.Gemma2ForCausalLM(
-        transformers.Gemma2Config(**_CAUSAL, head_dim=8, final_logit_softcapping=3.0)
-    ),
+_MARIAN = {**_BART, "pad_token_id": 66, "decoder_start_token_id": 66, "eos_token_id": 0}
+_GPT2: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "n_positions": POSITIONS,
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "initializer_range": _STD,
+}
+_GATED = {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"}
+
+# The class of transformers, and the settings of its configuration.
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "marian": ("MarianMTModel", {**_MARIAN, "scale_embedding": True}),
+    "t5 tied": ("T5ForConditionalGeneration", _T5),
+    "t5 untied": ("T5ForConditionalGeneration", {**_T5, **_GATED}),
+    "mt5": ("MT5ForConditionalGeneration", _T5),
+    "bart": ("BartForConditionalGeneration", _BART),
+    "mbart": ("MBartForConditionalGeneration", {**_BART, "scale_embedding": True}),
+    "m2m-100": ("M2M100ForConditionalGeneration", {**_BART, "scale_embedding": True}),
+    "gpt2": ("GPT2LMHeadModel", _GPT2),
+    "llama": ("LlamaForCausalLM", _CAUSAL),
+    "qwen2": ("Qwen2ForCausalLM", {**_CAUSAL, "tie_word_embeddings": True}),
+    "gemma2": ("Gemma2ForCausalLM", {**_CAUSAL, "head_dim": 8, "final_logit_softcapping": 3.0}),
 }
 
 
-def make_model(family: str, seed: int = 0) -> Any:
+def make_model(family: str, seed: int = 0, **settings: Any) -> Any:
     """A model of that family with weights of its own; biases and norms too are random."""
+    name, usual = MODELS[family]
+    kind = getattr(transformers, name)
     torch.manual_seed(seed)
-    model = MODELS[family]().eval()
+    model = kind(kind.config_class(**{**usual, **settings})).eval()
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.dim() == 1:
