@@ -17,6 +17,7 @@ from pycat.errors import (
     TokenizerError,
 )
 from pycat.evaluation import Evaluation, evaluate
+from pycat.line_scores import score_lines
 from pycat.pruning import Pruned, prune
 from pycat.score_table import ScoreTable
 from pycat.scoring import score
@@ -43,6 +44,7 @@ __all__ = [
     "open_corpus",
     "prune",
     "score",
+    "score_lines",
     "select",
     "tokenize",
     "train",

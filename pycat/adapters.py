@@ -150,9 +150,10 @@ def load_adapters(
     given = _expand(checkpoints)
     paths = [item for item in given if isinstance(item, Path)]
     if len(given) < at_least:
+        why = ": how perplexity moves takes two points. Train with more --checkpoints"
         raise CheckpointError(
-            f"found {len(given)} checkpoints, expected at least {at_least}: how perplexity moves "
-            "takes two points. Train with more --checkpoints"
+            f"found {len(given)} checkpoints, expected at least {at_least}"
+            f"{why if at_least > 1 else ''}"
         )
     for i, item in enumerate(given):
         if any(_same(item, other) for other in given[:i]):
@@ -178,6 +179,12 @@ def load_adapters(
 def is_hugging_face(path: Path) -> bool:
     """Whether this is a folder that transformers saved a model in."""
     return (path / "config.json").is_file() or (path / "adapter_config.json").is_file()
+
+
+def own_tokenizer(checkpoints: Sequence[str | PathLike[str]]) -> Path | None:
+    """The first of these folders, or of the checkpoints in them, that holds a tokenizer."""
+    folders = [item for item in _expand(checkpoints) if isinstance(item, Path)]
+    return next((path for path in folders if (path / "tokenizer_config.json").is_file()), None)
 
 
 def _expand(checkpoints: Checkpoint | Sequence[Checkpoint]) -> list[Path | Adapter]:

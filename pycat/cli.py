@@ -5,7 +5,9 @@ import errno
 import inspect
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from pycat.adapters import own_tokenizer
+from pycat.corpus import Corpus
 from pycat.criteria import CRITERIA
 from pycat.device import DTYPES
 from pycat.errors import PycatError
 from pycat.evaluation import BASELINES, Evaluation, TestSet, evaluate
+from pycat.line_scores import FORMATS, score_lines
 from pycat.model import PRESETS
 from pycat.pruning import prune
 from pycat.scoring import TOO_LONG, score
@@ -81,11 +86,47 @@ def _train(**options: Any) -> None:
         print(f"  {path}  {loss:.3f} nats/token")
 
 
-def _score(checkpoints: list[Path], **options: Any) -> None:
-    table = score(checkpoints=checkpoints, **options)
+def _score(
+    corpus: Path | None, format: str | None, per_token: bool, text: dict[str, Any], **options: Any
+) -> None:
+    named = {name: value for name, value in text.items() if value is not None}
+    if corpus is not None and named:
+        raise PycatError(
+            f"score: --corpus is tokenized already; leave out {', '.join(map(_dashed, named))}"
+        )
+    if format is not None:
+        with ExitStack() as stack:
+            tokens = corpus or _tokenized_for(options["checkpoints"], named, stack)
+            paths = score_lines(tokens, format=format, per_token=per_token, **options)
+        for path in paths:
+            print(path)
+        return
+    if corpus is None or per_token:
+        raise PycatError(
+            "score: a table of scores needs --corpus, and text and --per-token go with --format; "
+            "pass --corpus FOLDER, or --format"
+        )
+    table = score(corpus, **options)
     print(f"{table.path}: {len(table):,} pairs under checkpoints at updates {table.steps}")
     for step, ppl in zip(table.steps, table.ppl.T, strict=True):
         print(f"  update {step:>7,}: median perplexity {np.median(ppl):,.1f}")
+
+
+def _tokenized_for(checkpoints: list[Path], text: dict[str, Any], stack: ExitStack) -> Corpus:
+    """A corpus of this text that lasts as long as the stack, by the checkpoints' own tokenizer."""
+    own = own_tokenizer(checkpoints)
+    if "tokenizer" not in text and own is None:
+        raise PycatError(
+            f"{checkpoints[0]}: has no tokenizer beside the weights; pass --tokenizer, or --corpus "
+            "with text that is tokenized"
+        )
+    text.setdefault("tokenizer", own)
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pycat-"))
+    return tokenize(out=Path(folder) / "corpus", **text)
+
+
+def _dashed(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _select(text: list[Path] | None, **options: Any) -> None:
@@ -214,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     _device_option(own)
 
     own, options = verb("score", score, _score, "sum each pair's nll under each checkpoint")
-    own.add_argument("--corpus", type=Path, required=True, help="folder made by tokenize")
+    own.add_argument("--corpus", type=Path, help="folder made by tokenize")
     own.add_argument(
         "--checkpoints",
         type=Path,
@@ -225,6 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _score_options(options)
     _device_option(own)
+    _line_score_options(own)
 
     own, options = verb("select", select, _select, "keep the highest-scoring pairs")
     own.add_argument("--scores", type=Path, required=True, help="folder made by score")
@@ -349,6 +391,34 @@ def _score_options(options: _Options) -> None:
     )
 
 
+def _line_score_options(parser: argparse.ArgumentParser) -> None:
+    lines = parser.add_argument_group(
+        "instead of a table, lines as other scorers write them",
+        "--out is a file then, and without it they go to standard output. Text may be given "
+        "in place of --corpus.",
+    )
+    lines.add_argument("--format", choices=FORMATS, help="of the lines")
+    lines.add_argument("--per-token", action="store_true", help="with jsonl: scores of tokens too")
+    for name, settings in (
+        ("src", {"type": Path, "metavar": "FILE"}),
+        ("tgt", {"type": Path, "metavar": "FILE"}),
+        ("tsv", {"type": Path, "metavar": "FILE"}),
+        ("tokenizer", {"type": Path, "metavar": "FILE"}),
+        ("max_tokens", {"type": int, "metavar": "N"}),
+        ("src_lang", {"metavar": "CODE"}),
+        ("tgt_lang", {"metavar": "CODE"}),
+        ("prompt", {"type": _prompt, "metavar": "TEXT"}),
+    ):
+        lines.add_argument(
+            _dashed(name),
+            dest="text",
+            action=_Gather,
+            default={},
+            help="by default the first checkpoint's own" if name == "tokenizer" else "as tokenize",
+            **settings,
+        )
+
+
 def _select_options(options: _Options) -> None:
     options.add("keep", "fraction of the pairs to keep, above 0 and at most 1", type=float)
     options.add("by", "criterion", choices=list(CRITERIA))
@@ -377,6 +447,14 @@ class _AddTest(argparse.Action):
         if name in getattr(namespace, self.dest):
             parser.error(f"--test: two sets are named {name!r}; name them: --test NAME=SRC,REF")
         setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: test})
+
+
+class _Gather(argparse.Action):
+    """Puts several options into one dictionary, by their own names."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        name = self.option_strings[0].removeprefix("--").replace("-", "_")
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: values})
 
 
 def _test_set(text: str) -> tuple[str, TestSet]:
