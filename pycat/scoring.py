@@ -224,7 +224,7 @@ def _batch_nll(
             nll.append(tokens if per_token else _sums(tokens, boundaries))
             continue
         stats = cat_linear_cross_entropy(
-            (hidden if head.scale == 1.0 else head.scale * hidden)[None],
+            (hidden if head.scale == 1.0 else head.scale * hidden.float())[None],
             head.weight[None],
             targets,
             boundaries,
