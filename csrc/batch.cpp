@@ -1,8 +1,11 @@
 #include "batch.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <utility>
 
@@ -38,6 +41,8 @@ BatchTensor tokens_tensor(const std::vector<Slice>& slices, BatchFormat format) 
   if (format.padded) {
     tensor.num_dimensions = 2;
     tensor.shape = {static_cast<std::int64_t>(slices.size()), extent.longest};
+    constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max() / 64;
+    if (extent.longest > 0 && tensor.shape[0] > kMost / extent.longest) throw std::bad_alloc();
   } else {
     tensor.shape[0] = extent.num_tokens;
   }
@@ -63,7 +68,7 @@ void write_boundaries(const std::vector<Slice>& slices, std::byte* output) {
 }  // namespace
 
 BlockPool::BlockPool(std::vector<Block> blocks, std::size_t max_free)
-    : free_(std::move(blocks)), max_free_(max_free) {
+    : process_(::getpid()), free_(std::move(blocks)), max_free_(max_free) {
   free_.reserve(std::max(max_free_, free_.size()));
 }
 
@@ -82,7 +87,10 @@ std::shared_ptr<const Block> BlockPool::take(std::size_t num_bytes) {
   if (block.data == nullptr) block = allocate(num_bytes);
   auto* taken = new Block(std::move(block));
   return {taken, [pool = weak_from_this()](Block* used) {
-            if (const auto alive = pool.lock()) alive->give_back(std::move(*used));
+            // In a forked process the lock may be held by a thread that is not there.
+            if (const auto alive = pool.lock(); alive && alive->process_ == ::getpid()) {
+              alive->give_back(std::move(*used));
+            }
             delete used;
           }};
 }
@@ -103,7 +111,9 @@ void BlockPool::give_back(Block block) {
 BatchReader::BatchReader(std::shared_ptr<const IndexedFile> src,
                          std::shared_ptr<const IndexedFile> tgt, BatchFormat format,
                          std::shared_ptr<BlockPool> pool)
-    : src_(std::move(src)), tgt_(std::move(tgt)), format_(format), pool_(std::move(pool)) {}
+    : src_(std::move(src)), tgt_(std::move(tgt)), format_(format), pool_(std::move(pool)) {
+  require_pairs(*src_, *tgt_);
+}
 
 Batch BatchReader::read(const std::vector<std::int64_t>& ids) {
   src_slices_.clear();

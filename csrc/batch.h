@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -29,6 +31,7 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
  private:
   void give_back(Block block);
 
+  const pid_t process_;
   std::mutex mutex_;
   std::vector<Block> free_;
   std::size_t max_free_;

@@ -1,6 +1,8 @@
 #include "batch_plan.h"
 
 #include <algorithm>
+#include <limits>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -70,6 +72,10 @@ BatchPlan::BatchPlan(std::shared_ptr<const PairOrder> order, PlanOptions options
     : order_(std::move(order)), options_(options) {
   require_at_least_one("batch_tokens", options_.batch_tokens);
   require_at_least_one("world_size", options_.world_size);
+  if (options_.batch_tokens > std::numeric_limits<std::int32_t>::max()) {
+    throw std::invalid_argument("batch_tokens is " + std::to_string(options_.batch_tokens) +
+                                ", expected at most 2147483647, since boundaries are int32");
+  }
   if (order_->size() == 0) throw std::invalid_argument("there are no pairs to batch");
   cut();
   cut_evenly();
@@ -196,20 +202,21 @@ void BatchPlan::pairs(Epoch epoch, std::uint64_t batch, std::vector<std::int64_t
   const std::uint64_t begin = run.begin + (batch - run.first_batch) * run.num_pairs;
   const std::uint64_t end = begin + run.num_pairs;
 
-  ids.clear();
+  ids.resize(run.num_pairs);
+  std::int64_t* id = ids.data();
   std::size_t cell = order_->cell_at(begin);
   for (std::uint64_t position = begin; position < end; ++cell) {
     const std::uint64_t cell_begin = order_->cells()[cell].begin;
     const std::uint64_t cell_end = order_->end(cell);
-    const std::uint64_t stop = std::min(end, cell_end);
-    if (!epoch.seed) {
-      for (; position < stop; ++position) ids.push_back(static_cast<std::int64_t>(position));
-      continue;
+    const std::uint64_t count = std::min(end, cell_end) - position;
+    if (epoch.seed) {
+      const Permutation permute(key(epoch, cell_begin), cell_end - cell_begin);
+      permute.apply(position - cell_begin, count, cell_begin, id);
+    } else {
+      std::iota(id, id + count, static_cast<std::int64_t>(position));
     }
-    const Permutation permute(key(epoch, cell_begin), cell_end - cell_begin);
-    for (; position < stop; ++position) {
-      ids.push_back(static_cast<std::int64_t>(cell_begin + permute(position - cell_begin)));
-    }
+    position += count;
+    id += count;
   }
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (i + kPrefetchAhead < ids.size()) {

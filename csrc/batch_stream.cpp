@@ -6,7 +6,10 @@
 #include <chrono>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
+
+#include "errors.h"
 
 namespace pycat {
 namespace {
@@ -34,6 +37,12 @@ BatchStream::BatchStream(std::shared_ptr<const IndexedFile> src,
     throw std::invalid_argument("first step is " + std::to_string(step_) + ", expected at most " +
                                 std::to_string(plan_->num_steps()) + ", the steps of an epoch");
   }
+  require_pairs(*src, *tgt);
+  if (!plan_->order().is_of(*src, *tgt)) {
+    throw CorpusError(src->prefix(),
+                      "the batches were planned from other files, or from these before they "
+                      "changed; plan them from the files that are to be read");
+  }
   options_.prefetch = std::max<std::size_t>(options_.prefetch, 1);
   const std::size_t num_readers = std::max<std::size_t>(options_.num_threads, 1);
   // Those that stand ready, that are being filled, and that the consumer holds two of.
@@ -46,67 +55,79 @@ BatchStream::BatchStream(std::shared_ptr<const IndexedFile> src,
 
 BatchStream::~BatchStream() { close(); }
 
+bool BatchStream::is_forked() const noexcept { return process_ != ::getpid(); }
+
 void BatchStream::close() {
-  if (process_ != ::getpid()) {
-    // The threads are the parent's: here there is nothing to stop or to wait for.
-    for (std::thread& thread : threads_) thread.detach();
-    threads_.clear();
-    return;
-  }
+  if (is_forked()) return;
+  std::vector<std::thread> threads;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = true;
+    threads.swap(threads_);
   }
   slot_free_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
-  threads_.clear();
+  slot_ready_.notify_all();
+  for (std::thread& thread : threads) thread.join();
+}
+
+void BatchStream::require_open() const {
+  if (stopping_) throw std::runtime_error("the batch stream is closed; make another");
 }
 
 std::optional<Batch> BatchStream::next(const std::function<void()>& while_waiting) {
-  if (process_ != ::getpid()) {
+  if (is_forked()) {
     throw std::runtime_error(
         "the batch stream was made in another process, whose threads are not in this one; make "
         "the stream after the process has forked");
   }
-  if (stopping_) throw std::runtime_error("the batch stream is closed; make another");
-  std::optional<Batch> batch;
+  if (options_.num_threads == 0) return read_next();
+  std::unique_lock<std::mutex> lock(mutex_);
+  require_open();
+  start();
   while (step_ < plan_->num_steps()) {
-    if (take(batch, while_waiting)) return batch;
-  }
-  return std::nullopt;
-}
-
-/// Moves on by one step; whether this rank has a batch in it.
-bool BatchStream::take(std::optional<Batch>& batch, const std::function<void()>& while_waiting) {
-  Slot slot;
-  if (options_.num_threads == 0) {
-    fill(slot, step_, 0);
-  } else {
-    start();
-    std::unique_lock<std::mutex> lock(mutex_);
-    Slot& next = slots_[step_ % slots_.size()];
-    while (!slot_ready_.wait_for(lock, kPatience, [&next] { return next.ready; })) {
+    // Looked up anew each time: while the lock was free, others may have closed or moved on.
+    Slot& slot = slots_[step_ % slots_.size()];
+    if (slot.error) std::rethrow_exception(slot.error);
+    if (slot.ready) {
+      Slot taken = std::exchange(slot, Slot{});
+      ++step_;
+      slot_free_.notify_one();
+      if (taken.batch) return std::move(taken.batch);
+    } else if (slot_ready_.wait_for(lock, kPatience) == std::cv_status::timeout) {
       lock.unlock();
       while_waiting();
       lock.lock();
     }
-    if (next.error) std::rethrow_exception(next.error);
-    slot = std::exchange(next, Slot{});
+    require_open();
   }
-  if (slot.error) std::rethrow_exception(slot.error);
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
+  return std::nullopt;
+}
+
+std::optional<Batch> BatchStream::read_next() {
+  const std::lock_guard<std::mutex> reading(reading_);
+  while (true) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      require_open();
+    }
+    if (step_ >= plan_->num_steps()) return std::nullopt;
+    Slot slot;
+    fill(slot, step_, 0);
+    if (slot.error) std::rethrow_exception(slot.error);
     ++step_;
+    if (slot.batch) return std::move(slot.batch);
   }
-  slot_free_.notify_one();
-  batch = std::move(slot.batch);
-  return batch.has_value();
 }
 
 void BatchStream::start() {
   if (!threads_.empty()) return;
   for (std::size_t i = 0; i < options_.num_threads; ++i) {
-    threads_.emplace_back(&BatchStream::fill_slots, this, i);
+    try {
+      threads_.emplace_back(&BatchStream::fill_slots, this, i);
+    } catch (const std::system_error&) {
+      if (i == 0) throw;
+      return;  // no more threads to be had; the batches are the same
+    }
   }
 }
 
@@ -124,7 +145,7 @@ void BatchStream::fill_slots(std::size_t thread) {
     fill(slot, step, thread);
     lock.lock();
     slots_[step % slots_.size()] = std::move(slot);
-    slot_ready_.notify_one();
+    slot_ready_.notify_all();
   }
   slot_free_.notify_all();
 }

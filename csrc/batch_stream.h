@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -21,7 +22,10 @@ namespace pycat {
 /// The batches of one rank in one epoch, in the plan's order, read ahead by threads.
 ///
 /// At most `prefetch` batches stand ready. Which batches come, and every byte of them, is the same
-/// for any number of threads, none included.
+/// for any number of threads, none included. Any thread may call; each batch goes to one of them.
+///
+/// In a forked process nothing but is_forked() and close() may be called, nor may it be destroyed:
+/// its threads are not there, but the copies of its locks are as they left them.
 class BatchStream {
  public:
   struct Options {
@@ -44,8 +48,9 @@ class BatchStream {
   std::optional<Batch> next(const std::function<void()>& while_waiting);
 
   /// Steps done: where another stream must begin to go on after the last batch returned.
-  std::uint64_t step() const noexcept { return step_; }
+  std::uint64_t step() const noexcept { return step_.load(); }
   void close();
+  bool is_forked() const noexcept;
 
  private:
   struct Slot {
@@ -54,19 +59,21 @@ class BatchStream {
     bool ready = false;
   };
 
+  void require_open() const;
+  std::optional<Batch> read_next();
   void start();
   void fill_slots(std::size_t thread);
   void fill(Slot& slot, std::uint64_t step, std::size_t thread);
-  bool take(std::optional<Batch>& batch, const std::function<void()>& while_waiting);
 
   std::shared_ptr<const BatchPlan> plan_;
   Options options_;
   pid_t process_;
-  std::uint64_t step_;  // of the batch that is returned next
+  std::atomic<std::uint64_t> step_;  // of the batch that is returned next
   std::vector<BatchReader> readers_;
   std::vector<std::vector<std::int64_t>> ids_;
 
-  std::mutex mutex_;
+  std::mutex reading_;  // without threads
+  std::mutex mutex_;    // of what follows, and of changes of step_
   std::condition_variable slot_ready_;
   std::condition_variable slot_free_;
   std::vector<Slot> slots_;

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cxxabi.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <unistd.h>
 
 #include <stdexcept>
 #include <string>
@@ -10,6 +12,28 @@ namespace pycat {
 
 /// A path or a message that names one; file names need not be UTF-8.
 pybind11::str decode_path(const std::string& text);
+
+/// Lets other Python threads run while it exists.
+///
+/// When the interpreter ends, Python (up to 3.13) ends the threads that wait to go on, by unwinding
+/// them: out of the destructor of pybind11's guard, which aborts the process. Here they stay where
+/// they are until the process is gone, as from Python 3.14 on.
+class ReleaseGil {
+ public:
+  ReleaseGil() : state_(PyEval_SaveThread()) {}
+  ReleaseGil(const ReleaseGil&) = delete;
+  ReleaseGil& operator=(const ReleaseGil&) = delete;
+  ~ReleaseGil() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (abi::__forced_unwind&) {
+      while (true) ::pause();
+    }
+  }
+
+ private:
+  PyThreadState* state_;
+};
 
 template <typename T>
 void require_vector(const pybind11::array_t<T, pybind11::array::c_style>& array, const char* name) {
@@ -25,5 +49,6 @@ void require_vector(const pybind11::array_t<T, pybind11::array::c_style>& array,
 void bind_errors(pybind11::module_& module);
 void bind_corpus(pybind11::module_& module);
 void bind_batches(pybind11::module_& module);
+void bind_cross_entropy(pybind11::module_& module);
 
 }  // namespace pycat

@@ -67,14 +67,26 @@ std::vector<std::int64_t> copy_ids(const Ids& ids) {
 
 /// Memory of an object with a writable buffer, such as a pinned tensor's.
 Block borrow(const py::array& array) {
-  py::array writable = array;
-  auto* object = new py::object(writable);
-  return {static_cast<std::byte*>(writable.mutable_data()),
-          static_cast<std::size_t>(writable.nbytes()),
-          std::shared_ptr<void>(object, [](void* held) {
+  py::array buffer = array;
+  constexpr std::uintptr_t kAlignment = alignof(std::int64_t);
+  if ((buffer.flags() & py::array::c_style) == 0 || !buffer.writeable() ||
+      reinterpret_cast<std::uintptr_t>(buffer.data()) % kAlignment != 0) {
+    throw std::invalid_argument(
+        "a buffer is not writable, C-contiguous and aligned to 8 bytes; pass new arrays");
+  }
+  return {static_cast<std::byte*>(buffer.mutable_data()), static_cast<std::size_t>(buffer.nbytes()),
+          std::shared_ptr<void>(new py::object(buffer), [](void* held) {
+            if (Py_IsInitialized() == 0) return;  // a tensor that outlives the interpreter
             const py::gil_scoped_acquire acquire;
             delete static_cast<py::object*>(held);
           })};
+}
+
+void delete_stream(BatchStream* stream) {
+  if (stream->is_forked()) return;
+  // Its threads may wait for the GIL, to let go of a buffer.
+  const ReleaseGil release;
+  delete stream;
 }
 
 std::shared_ptr<BatchStream> make_stream(
@@ -85,9 +97,10 @@ std::shared_ptr<BatchStream> make_stream(
   std::vector<Block> blocks;
   for (const py::array& buffer : buffers) blocks.push_back(borrow(buffer));
   const BatchFormat format{plan->options().padded, pad_id, output_type(dtype)};
-  return std::make_shared<BatchStream>(
-      std::move(src), std::move(tgt), std::move(plan), format, std::move(blocks),
-      BatchStream::Options{{seed, epoch}, rank, first_step, prefetch, num_threads});
+  const BatchStream::Options options{{seed, epoch}, rank, first_step, prefetch, num_threads};
+  return {new BatchStream(std::move(src), std::move(tgt), std::move(plan), format,
+                          std::move(blocks), options),
+          &delete_stream};
 }
 
 void throw_if_interrupted() {
@@ -98,7 +111,7 @@ void throw_if_interrupted() {
 py::object next_batch(BatchStream& stream) {
   std::optional<Batch> batch;
   {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     batch = stream.next(&throw_if_interrupted);
   }
   if (!batch) return py::none();
@@ -112,7 +125,7 @@ py::tuple read_batch(const std::shared_ptr<const IndexedFile>& src,
   const BatchFormat format{padded, pad_id, output_type(dtype)};
   Batch batch;
   {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     const auto pool = std::make_shared<BlockPool>(std::vector<Block>{}, 0);
     batch = BatchReader(src, tgt, format, pool).read(wanted);
   }
@@ -133,7 +146,7 @@ Ids batch_pairs(const BatchPlan& plan, std::uint64_t batch, std::optional<std::u
 }  // namespace
 
 void bind_batches(py::module_& module) {
-  using release_gil = py::call_guard<py::gil_scoped_release>;
+  using release_gil = py::call_guard<ReleaseGil>;
 
   py::class_<PairOrder, std::shared_ptr<PairOrder>>(module, "PairOrder")
       .def(py::init([](const IndexedFile& src, const IndexedFile& tgt,
@@ -141,7 +154,7 @@ void bind_batches(py::module_& module) {
              if (ids) require_vector(*ids, "ids");
              const std::int64_t* data = ids ? ids->data() : nullptr;
              const auto size = ids ? static_cast<std::size_t>(ids->size()) : 0;
-             const py::gil_scoped_release release;
+             const ReleaseGil release;
              return std::make_shared<PairOrder>(src, tgt, data, size, scratch);
            }),
            py::arg("src"), py::arg("tgt"), py::arg("ids").noconvert().none(true), py::kw_only(),
@@ -151,11 +164,11 @@ void bind_batches(py::module_& module) {
   py::class_<BatchPlan, std::shared_ptr<BatchPlan>>(module, "BatchPlan")
       .def(py::init([](std::shared_ptr<PairOrder> order, std::int64_t batch_tokens, bool padded,
                        std::int64_t world_size) {
-             const py::gil_scoped_release release;
+             const ReleaseGil release;
              return std::make_shared<BatchPlan>(std::move(order),
                                                 PlanOptions{batch_tokens, padded, world_size});
            }),
-           py::arg("order"), py::kw_only(), py::arg("batch_tokens"), py::arg("padded"),
+           py::arg("order").none(false), py::kw_only(), py::arg("batch_tokens"), py::arg("padded"),
            py::arg("world_size") = 1)
       .def("__len__", [](const BatchPlan& plan) { return plan.num_batches(); })
       .def_property_readonly("num_steps", &BatchPlan::num_steps)
@@ -169,17 +182,18 @@ void bind_batches(py::module_& module) {
            py::arg("epoch") = 0);
 
   py::class_<BatchStream, std::shared_ptr<BatchStream>>(module, "BatchStream")
-      .def(py::init(&make_stream), py::arg("src"), py::arg("tgt"), py::arg("plan"), py::kw_only(),
-           py::arg("seed") = py::none(), py::arg("epoch") = 0, py::arg("rank") = 0,
-           py::arg("first_step") = 0, py::arg("pad_id") = 0, py::arg("dtype") = "int64",
-           py::arg("prefetch") = 4, py::arg("num_threads") = 1, py::arg("buffers") = py::list())
+      .def(py::init(&make_stream), py::arg("src").none(false), py::arg("tgt").none(false),
+           py::arg("plan").none(false), py::kw_only(), py::arg("seed") = py::none(),
+           py::arg("epoch") = 0, py::arg("rank") = 0, py::arg("first_step") = 0,
+           py::arg("pad_id") = 0, py::arg("dtype") = "int64", py::arg("prefetch") = 4,
+           py::arg("num_threads") = 1, py::arg("buffers") = py::list())
       .def("next", &next_batch)
       .def_property_readonly("step", &BatchStream::step)
       .def("close", &BatchStream::close, release_gil());
 
-  module.def("read_batch", &read_batch, py::arg("src"), py::arg("tgt"), py::arg("ids").noconvert(),
-             py::kw_only(), py::arg("padded") = false, py::arg("pad_id") = 0,
-             py::arg("dtype") = "int64");
+  module.def("read_batch", &read_batch, py::arg("src").none(false), py::arg("tgt").none(false),
+             py::arg("ids").noconvert(), py::kw_only(), py::arg("padded") = false,
+             py::arg("pad_id") = 0, py::arg("dtype") = "int64");
 }
 
 }  // namespace pycat

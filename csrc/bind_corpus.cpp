@@ -33,7 +33,7 @@ py::tuple gather(const IndexedFile& file, const Array<std::int64_t>& ids) {
   std::vector<Slice> slices;
   Extent extent{};
   {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     file.locate(ids_data, num_ids, slices);
     extent = measure(slices);
   }
@@ -42,7 +42,7 @@ py::tuple gather(const IndexedFile& file, const Array<std::int64_t>& ids) {
   std::int32_t* tokens_data = tokens.mutable_data();
   std::int32_t* boundary = cu_seqlens.mutable_data();
   {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     file.copy(slices, {0, 0}, OutputType::kInt32, tokens_data,
               static_cast<std::size_t>(extent.num_tokens));
     *boundary = 0;
@@ -66,7 +66,7 @@ py::array lengths(const py::object& self) {
   const auto& file = self.cast<const IndexedFile&>();
   const std::byte* data = nullptr;
   {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     data = file.lengths();
   }
   return view(self, py::dtype::of<std::int32_t>(), file.num_sequences(), data);
@@ -87,14 +87,14 @@ void append(IndexedWriter& writer, const Array<std::int32_t>& tokens,
   const auto num_sequences = static_cast<std::size_t>(lengths.size());
   const std::int32_t* tokens_data = tokens.data();
   const std::int32_t* lengths_data = lengths.data();
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   writer.append(tokens_data, num_tokens, lengths_data, num_sequences);
 }
 
 void leave_context(IndexedWriter& writer, const py::object& type, const py::object& /*value*/,
                    const py::object& /*traceback*/) {
   const bool failed = !type.is_none();
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   if (failed) {
     writer.abort();
   } else {
@@ -105,12 +105,12 @@ void leave_context(IndexedWriter& writer, const py::object& type, const py::obje
 }  // namespace
 
 void bind_corpus(py::module_& module) {
-  using release_gil = py::call_guard<py::gil_scoped_release>;
+  using release_gil = py::call_guard<ReleaseGil>;
 
   py::class_<IndexedFile, std::shared_ptr<IndexedFile>>(module, "IndexedFile")
       .def(py::init([](const std::filesystem::path& prefix, std::optional<std::int64_t> vocab_size,
                        const std::optional<std::string>& layout) {
-             const py::gil_scoped_release release;
+             const ReleaseGil release;
              return std::make_shared<IndexedFile>(prefix, vocab_size, layout_named(layout));
            }),
            py::arg("prefix"), py::kw_only(), py::arg("vocab_size") = py::none(),
@@ -127,7 +127,8 @@ void bind_corpus(py::module_& module) {
                              })
       .def("lengths", &lengths)
       .def("sequence", &sequence, py::arg("id"))
-      .def("verify", &IndexedFile::verify, release_gil())
+      .def("verify", &IndexedFile::verify, py::kw_only(), py::arg("eos_id") = py::none(),
+           release_gil())
       .def("gather", &gather, py::arg("ids").noconvert());
 
   py::class_<IndexedWriter>(module, "IndexedWriter")

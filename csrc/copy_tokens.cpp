@@ -36,21 +36,36 @@ struct Job {
 template <typename Stored>
 using Maxima __attribute__((vector_size(kBlock * sizeof(Stored)))) = std::make_unsigned_t<Stored>;
 
+/// Writes a block of tokens, doubling their width step by step: GCC widens by more than two at a
+/// time through single numbers (16 tokens from 2 to 8 bytes: 60 instructions instead of 6).
+template <typename Stored, typename Output, typename Tokens>
+__attribute__((always_inline)) inline void widen_block(const Tokens& tokens, Output* to) noexcept {
+  using Twice = std::conditional_t<sizeof(Stored) == 1, std::int16_t, std::int32_t>;
+  if constexpr (sizeof(Output) > 2 * sizeof(Stored)) {
+    using Number = std::conditional_t<std::is_signed_v<Stored>, Twice, std::make_unsigned_t<Twice>>;
+    using Wider __attribute__((vector_size(kBlock * sizeof(Number)))) = Number;
+    const Wider wider = __builtin_convertvector(tokens, Wider);
+    widen_block<Number>(wider, to);
+  } else {
+    using Widened __attribute__((vector_size(kBlock * sizeof(Output)))) = Output;
+    const Widened widened = __builtin_convertvector(tokens, Widened);
+    std::memcpy(to, &widened, sizeof widened);
+  }
+}
+
 /// Widens `length` tokens in whole blocks, which have no remainder to treat apart.
 template <typename Stored, typename Output>
 __attribute__((always_inline)) inline void widen_blocks(const std::byte* from, std::size_t length,
                                                         Output* to,
                                                         Maxima<Stored>& maxima) noexcept {
   using Tokens __attribute__((vector_size(kBlock * sizeof(Stored)))) = Stored;
-  using Widened __attribute__((vector_size(kBlock * sizeof(Output)))) = Output;
   for (std::size_t begin = 0; begin < length; begin += kBlock) {
     Tokens tokens;
     std::memcpy(&tokens, from + begin * sizeof(Stored), sizeof tokens);
     Maxima<Stored> numbers;
     std::memcpy(&numbers, &tokens, sizeof tokens);
     maxima = numbers > maxima ? numbers : maxima;
-    const Widened widened = __builtin_convertvector(tokens, Widened);
-    std::memcpy(to + begin, &widened, sizeof widened);
+    widen_block<Stored>(tokens, to + begin);
   }
 }
 
@@ -66,16 +81,17 @@ std::make_unsigned_t<Stored> widen(const std::byte* from, std::size_t length, Ou
   return largest;
 }
 
-/// The first slice with a token above `max_token`.
-template <typename Stored>
-std::size_t first_bad(const Slice* slices, std::size_t num_slices, std::uint64_t max_token) {
-  for (std::size_t i = 0; i < num_slices; ++i) {
-    for (std::size_t at = 0; at < static_cast<std::size_t>(slices[i].length); ++at) {
-      const Stored token = load<Stored>(slices[i].tokens + at * sizeof(Stored));
-      if (static_cast<std::make_unsigned_t<Stored>>(token) > max_token) return i;
-    }
+/// Copies again, without a look at other sequences, up to the first slice with a bad token. What
+/// is written is what is checked, though the file be rewritten meanwhile.
+template <typename Stored, typename Output>
+std::size_t copy_exactly(const Job<Stored, Output>& job) noexcept {
+  Output* to = job.output;
+  for (std::size_t i = 0; i < job.num_slices; ++i) {
+    const auto length = static_cast<std::size_t>(job.slices[i].length);
+    if (widen<Stored, Output>(job.slices[i].tokens, length, to) > job.max_token) return i;
+    to += job.layout.row_length == 0 ? static_cast<std::int64_t>(length) : job.layout.row_length;
   }
-  return num_slices;
+  return job.num_slices;
 }
 
 template <typename Stored, typename Output>
@@ -111,7 +127,7 @@ __attribute__((always_inline)) inline std::size_t copy(const Job<Stored, Output>
   for (std::size_t i = 0; i < kBlock; ++i) largest = std::max(largest, maxima[i]);
   if (largest <= job.max_token) return job.num_slices;
   // A block may have seen a bad token of a sequence that was not asked for.
-  return first_bad<Stored>(job.slices, job.num_slices, job.max_token);
+  return copy_exactly<Stored, Output>(job);
 }
 
 #define PYCAT_COPY(Stored, Output)                                              \

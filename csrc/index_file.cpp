@@ -94,11 +94,9 @@ void IndexFile::read_counts() {
   }
 }
 
-/// Of a Megatron file with as many sequences and documents as this one says, or 0 if it cannot be
-/// one. The bytes of the document count mean something else in fairseq's layout.
-std::uint64_t IndexFile::megatron_bytes() const noexcept {
-  if (file_.size() < kHeaderBytes + kDocumentCountBytes) return 0;
-  const auto num_documents = load<std::uint64_t>(file_.data() + kHeaderBytes);
+/// Of a Megatron file with so many documents and as many sequences as this one says, or 0 if it
+/// cannot be one.
+std::uint64_t IndexFile::megatron_bytes(std::uint64_t num_documents) const noexcept {
   if (num_documents == 0 || num_documents > kMaxSequences) return 0;
   return kHeaderBytes + kDocumentCountBytes + kEntryBytes * num_sequences_ +
          kDocumentBytes * num_documents;
@@ -106,7 +104,12 @@ std::uint64_t IndexFile::megatron_bytes() const noexcept {
 
 void IndexFile::choose_layout(std::optional<Layout> layout) {
   const std::uint64_t fairseq = kHeaderBytes + kEntryBytes * num_sequences_;
-  const std::uint64_t megatron = megatron_bytes();
+  // In fairseq's layout these bytes mean something else. Read once: a file rewritten meanwhile must
+  // not be walked by another count than the one its size was compared with.
+  const auto num_documents = file_.size() < kHeaderBytes + kDocumentCountBytes
+                                 ? std::uint64_t{0}
+                                 : load<std::uint64_t>(file_.data() + kHeaderBytes);
+  const std::uint64_t megatron = megatron_bytes(num_documents);
   const bool is_fairseq = file_.size() == fairseq;
   const bool is_megatron =
       megatron != 0 && (file_.size() == megatron || file_.size() == megatron + num_sequences_);
@@ -114,7 +117,7 @@ void IndexFile::choose_layout(std::optional<Layout> layout) {
       layout.value_or(is_megatron && !is_fairseq ? Layout::kMegatron : Layout::kFairseq);
   if (wanted == Layout::kFairseq ? is_fairseq : is_megatron) {
     layout_ = wanted;
-    if (layout_ == Layout::kMegatron) verify_documents();
+    if (layout_ == Layout::kMegatron) verify_documents(num_documents);
     return;
   }
   std::string expected = text(fairseq);
@@ -129,8 +132,7 @@ void IndexFile::choose_layout(std::optional<Layout> layout) {
           (is_other ? "; it has the other layout: leave the layout to be recognised" : kRebuild));
 }
 
-void IndexFile::verify_documents() const {
-  const auto num_documents = load<std::uint64_t>(file_.data() + kHeaderBytes);
+void IndexFile::verify_documents(std::uint64_t num_documents) const {
   const std::byte* documents =
       file_.data() + kHeaderBytes + kDocumentCountBytes + kEntryBytes * num_sequences_;
   std::uint64_t before = 0;

@@ -44,11 +44,11 @@ class IndexFile {
   void verify_magic() const;
   void read_counts();
   void choose_layout(std::optional<Layout> layout);
-  void verify_documents() const;
+  void verify_documents(std::uint64_t num_documents) const;
   std::uint64_t first_bad_entry(std::uint64_t begin, std::uint64_t end,
                                 std::uint64_t tokens_bytes) const noexcept;
   [[noreturn]] void refuse_entry(std::uint64_t sequence, const MappedFile& tokens) const;
-  std::uint64_t megatron_bytes() const noexcept;
+  std::uint64_t megatron_bytes(std::uint64_t num_documents) const noexcept;
 
   MappedFile file_;
   Layout layout_{};

@@ -44,10 +44,11 @@ IndexedFile::IndexedFile(const std::filesystem::path& prefix,
   if (num_sequences() <= kVerifyOnOpening) require_verified();
 }
 
+// Threads that come first at the same time all verify: a lock would be held for ever in a process
+// that is forked meanwhile.
 void IndexedFile::require_verified() const {
+  LostPages::renew_handler();
   if (verified_.load(std::memory_order_acquire)) return;
-  const std::lock_guard<std::mutex> lock(verifying_);
-  if (verified_.load(std::memory_order_relaxed)) return;
   index_.verify_entries(tokens_);
   verified_.store(true, std::memory_order_release);
 }
@@ -57,25 +58,25 @@ void IndexedFile::require_unchanged() const {
   tokens_.require_unchanged();
 }
 
-void IndexedFile::verify() const {
-  index_.verify_entries(tokens_);
-  verified_.store(true, std::memory_order_release);
-  // Each thread widens into a buffer of its own, which copy_tokens checks on the way.
-  const std::uint64_t bad = parallel_min(
-      num_sequences(), kMinSequencesPerThread, [&](std::uint64_t begin, std::uint64_t end) {
-        std::vector<std::int64_t> widened;
-        for (std::uint64_t i = begin; i < end; ++i) {
-          const Slice slice{i, tokens_.data() + index_.pointer(i), length(i)};
-          widened.resize(std::max(widened.size(), static_cast<std::size_t>(slice.length)));
-          if (copy_tokens(&slice, 1, token_type(), tokens_.data() + tokens_.size(), max_token(),
-                          {0, 0}, OutputType::kInt64, widened.data(), widened.size()) == 0) {
-            return i;
-          }
-        }
-        return num_sequences();
-      });
+void IndexedFile::verify(std::optional<std::int64_t> eos_id) const {
+  verified_.store(false, std::memory_order_release);
+  require_verified();
+  const auto is_bad = [&](std::uint64_t sequence) {
+    const std::optional<Slice> found = slice(sequence);
+    return !found || first_bad_token(*found) || (eos_id && last_token(*found) != *eos_id);
+  };
+  const std::uint64_t bad = parallel_min(num_sequences(), kMinSequencesPerThread,
+                                         [&](std::uint64_t begin, std::uint64_t end) {
+                                           for (std::uint64_t i = begin; i < end; ++i) {
+                                             if (is_bad(i)) return i;
+                                           }
+                                           return num_sequences();
+                                         });
   require_unchanged();
-  if (bad < num_sequences()) refuse_token(locate(static_cast<std::int64_t>(bad)));
+  if (bad == num_sequences()) return;
+  const Slice slice = locate(static_cast<std::int64_t>(bad));
+  if (eos_id) refuse_end(slice, *eos_id);
+  refuse_token(slice);
 }
 
 const std::byte* IndexedFile::lengths() const {
@@ -102,24 +103,40 @@ void IndexedFile::locate(const std::int64_t* ids, std::size_t num_ids,
                          std::vector<Slice>& slices) const {
   require_verified();
   slices.reserve(slices.size() + num_ids);
-  const std::uint64_t num_bytes = token_type().num_bytes;
   for (std::size_t i = 0; i < num_ids; ++i) {
     if (i + kPrefetchAhead < num_ids) prefetch_entry(ids[i + kPrefetchAhead]);
     const std::int64_t id = ids[i];
     const auto sequence = static_cast<std::uint64_t>(id);
     if (sequence >= num_sequences()) refuse_id(id, i);  // negative ids are huge
-    const std::uint64_t begin = index_.pointer(sequence);
-    const std::int32_t length = index_.length(sequence);
-    // Verified before, but the file may have been rewritten in place since.
-    if (length < 1 || begin > tokens_.size() ||
-        static_cast<std::uint64_t>(length) > (tokens_.size() - begin) / num_bytes) {
-      require_unchanged();
-      throw CorpusError(index_.file().path(),
-                        "sequence " + text(sequence) +
-                            " lies outside the token file; the index has changed since it was "
-                            "opened: open it again");
-    }
-    slices.push_back({sequence, tokens_.data() + begin, length});
+    const std::optional<Slice> found = slice(sequence);
+    if (!found) refuse_slice(sequence);
+    slices.push_back(*found);
+  }
+}
+
+/// None if it lies outside the token file: verified before, but the index may have been rewritten
+/// in place since. Its entries are read once.
+std::optional<Slice> IndexedFile::slice(std::uint64_t sequence) const noexcept {
+  const std::uint64_t begin = index_.pointer(sequence);
+  const std::int32_t length = index_.length(sequence);
+  if (length < 1 || begin > tokens_.size() ||
+      static_cast<std::uint64_t>(length) > (tokens_.size() - begin) / token_type().num_bytes) {
+    return std::nullopt;
+  }
+  return Slice{sequence, tokens_.data() + begin, length};
+}
+
+void IndexedFile::refuse_slice(std::uint64_t sequence) const {
+  require_unchanged();
+  throw CorpusError(index_.file().path(),
+                    "sequence " + text(sequence) +
+                        " lies outside the token file; the index has changed since it was "
+                        "opened: open it again");
+}
+
+void IndexedFile::require_ids(const std::int64_t* ids, std::size_t num_ids) const {
+  for (std::size_t i = 0; i < num_ids; ++i) {
+    if (static_cast<std::uint64_t>(ids[i]) >= num_sequences()) refuse_id(ids[i], i);
   }
 }
 
@@ -144,22 +161,69 @@ void IndexedFile::refuse_id(std::int64_t id, std::size_t i) const {
                           ", the number of sequences");
 }
 
+/// In pieces: a sequence may be as long as the file.
+std::optional<IndexedFile::BadToken> IndexedFile::first_bad_token(
+    const Slice& slice) const noexcept {
+  constexpr std::int32_t kPiece = 4096;
+  std::array<std::int64_t, kPiece> widened;
+  for (std::int32_t begin = 0; begin < slice.length;) {
+    const std::int32_t length = std::min(kPiece, slice.length - begin);
+    const Slice piece{slice.sequence,
+                      slice.tokens + static_cast<std::uint64_t>(begin) * token_type().num_bytes,
+                      length};
+    if (copy_tokens(&piece, 1, token_type(), tokens_.data() + tokens_.size(), max_token(), {0, 0},
+                    OutputType::kInt64, widened.data(), widened.size()) == 0) {
+      const auto bad = std::find_if(
+          widened.begin(), widened.begin() + (length - 1),
+          [&](std::int64_t token) { return static_cast<std::uint64_t>(token) > max_token(); });
+      return BadToken{begin + static_cast<std::int32_t>(bad - widened.begin()), *bad};
+    }
+    begin += length;
+  }
+  return std::nullopt;
+}
+
 void IndexedFile::refuse_token(const Slice& slice) const {
-  std::vector<std::int64_t> tokens(static_cast<std::size_t>(slice.length));
-  copy_tokens(&slice, 1, token_type(), tokens_.data() + tokens_.size(), max_token(), {0, 0},
-              OutputType::kInt64, tokens.data(), tokens.size());
-  auto bad = std::find_if(tokens.begin(), tokens.end(), [&](std::int64_t token) {
-    return static_cast<std::uint64_t>(token) > max_token();
-  });
-  if (bad == tokens.end()) --bad;  // rewritten meanwhile
-  const std::string number =
-      token_type().name == "uint64" ? text(static_cast<std::uint64_t>(*bad)) : std::to_string(*bad);
+  const std::optional<BadToken> bad = first_bad_token(slice);
+  if (!bad) {
+    throw CorpusError(tokens_.path(), "was written to while it was read; open it again");
+  }
+  const std::string number = token_type().name == "uint64"
+                                 ? text(static_cast<std::uint64_t>(bad->number))
+                                 : std::to_string(bad->number);
   throw CorpusError(tokens_.path(),
-                    "token " + std::to_string(bad - tokens.begin()) + " of sequence " +
-                        text(slice.sequence) + " is " + number + ", expected 0 or more and below " +
+                    "token " + std::to_string(bad->place) + " of sequence " + text(slice.sequence) +
+                        " is " + number + ", expected 0 or more and below " +
                         (vocab_size_ ? std::to_string(*vocab_size_) + ", the vocab_size"
                                      : std::to_string(std::uint64_t{1} << 31)) +
                         "; open it with its own vocabulary, or rebuild it with 'pycat tokenize'");
+}
+
+std::int64_t IndexedFile::last_token(const Slice& slice) const noexcept {
+  const auto before = static_cast<std::uint64_t>(slice.length - 1) * token_type().num_bytes;
+  const Slice last{slice.sequence, slice.tokens + before, 1};
+  std::int64_t token = 0;
+  copy_tokens(&last, 1, token_type(), tokens_.data() + tokens_.size(), max_token(), {0, 0},
+              OutputType::kInt64, &token, 1);
+  return token;
+}
+
+/// Of a sequence that holds a bad token, or ends with another than EOS.
+void IndexedFile::refuse_end(const Slice& slice, std::int64_t eos_id) const {
+  if (first_bad_token(slice)) refuse_token(slice);
+  throw CorpusError(tokens_.path(), "sequence " + text(slice.sequence) + " ends with token " +
+                                        std::to_string(last_token(slice)) + ", expected " +
+                                        std::to_string(eos_id) +
+                                        ", the eos_id; open it with its own eos_id, or make it "
+                                        "with an EOS at the end of each sequence");
+}
+
+void require_pairs(const IndexedFile& src, const IndexedFile& tgt) {
+  if (src.num_sequences() == tgt.num_sequences()) return;
+  throw CorpusError(tgt.prefix(), "holds " + text(tgt.num_sequences()) + " sequences, expected " +
+                                      text(src.num_sequences()) + " as in " +
+                                      src.prefix().string() +
+                                      "; open two sides of the same corpus");
 }
 
 Extent measure(const std::vector<Slice>& slices) {

@@ -1,10 +1,10 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -32,10 +32,18 @@ class IndexedFile {
 
   /// Verifies the entries of the index unless that has been done.
   void require_verified() const;
+  /// Throws std::out_of_range unless all `ids` are sequences of this file.
+  void require_ids(const std::int64_t* ids, std::size_t num_ids) const;
   /// Throws CorpusError if either file changed since it was opened.
   void require_unchanged() const;
-  /// Verifies index and all tokens, whatever has been verified before.
-  void verify() const;
+  /// Verifies index and all tokens, whatever has been verified before; and, with an `eos_id`, that
+  /// every sequence ends with it.
+  void verify(std::optional<std::int64_t> eos_id) const;
+
+  /// Of both files, as they were opened.
+  std::array<MappedFile::Identity, 2> identity() const noexcept {
+    return {index_.file().identity(), tokens_.identity()};
+  }
 
   /// num_sequences() int32, not aligned, verified.
   const std::byte* lengths() const;
@@ -52,17 +60,29 @@ class IndexedFile {
             void* output, std::size_t output_size) const;
 
  private:
+  struct BadToken {
+    std::int32_t place;
+    std::int64_t number;
+  };
+
+  std::optional<Slice> slice(std::uint64_t sequence) const noexcept;
+  std::optional<BadToken> first_bad_token(const Slice& slice) const noexcept;
+  std::int64_t last_token(const Slice& slice) const noexcept;
+  [[noreturn]] void refuse_slice(std::uint64_t sequence) const;
   [[noreturn]] void refuse_id(std::int64_t id, std::size_t i) const;
   [[noreturn]] void refuse_token(const Slice& slice) const;
+  [[noreturn]] void refuse_end(const Slice& slice, std::int64_t eos_id) const;
   std::uint64_t max_token() const noexcept;
 
   std::filesystem::path prefix_;
   std::optional<std::int64_t> vocab_size_;
   IndexFile index_;
   MappedFile tokens_;
-  mutable std::mutex verifying_;
   mutable std::atomic<bool> verified_{false};
 };
+
+/// Throws CorpusError unless both hold equally many sequences.
+void require_pairs(const IndexedFile& src, const IndexedFile& tgt);
 
 /// Sum of the lengths of `slices`, which must stay below 2^31, and the longest.
 struct Extent {

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstdint>
 #include <mutex>
 #include <utility>
@@ -26,30 +27,47 @@ std::mutex mutex;
 std::atomic<WatchedRange*> ranges{nullptr};
 std::atomic<std::uintptr_t> page_bytes{0};
 struct sigaction previous{};
+bool previous_knows_us = false;
+
+// Set while a thread runs the handler before ours. Another TLS model may allocate on the first use.
+__attribute__((tls_model("initial-exec"))) thread_local volatile std::sig_atomic_t delegating = 0;
 
 WatchedRange* find(std::uintptr_t address) noexcept {
   for (WatchedRange* range = ranges.load(); range != nullptr; range = range->next) {
     const std::uintptr_t begin = range->begin.load();
-    if (begin != 0 && begin <= address && address < range->end.load()) return range;
+    if (begin == 0 || begin > address || address >= range->end.load()) continue;
+    if (range->begin.load() == begin) return range;  // else reused meanwhile, so not for `address`
   }
   return nullptr;
 }
 
-bool put_zeros(std::uintptr_t address) noexcept {
+/// From the page of `address` to the end: one by one, the pages of a large file would exceed the
+/// number of mappings a process may have.
+bool put_zeros(std::uintptr_t address, std::uintptr_t end) noexcept {
   const std::uintptr_t page = address - address % page_bytes.load();
-  return ::mmap(reinterpret_cast<void*>(page), page_bytes.load(), PROT_READ,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
+  return ::mmap(reinterpret_cast<void*>(page), end - page, PROT_READ,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
 }
 
-void call_previous(int signal, siginfo_t* info, void* context) {
-  if ((previous.sa_flags & SA_SIGINFO) != 0) return previous.sa_sigaction(signal, info, context);
-  if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
-    return previous.sa_handler(signal);
-  }
-  // The access is repeated on return, and ends the process as it would have without us.
+void end_process(int signal, const siginfo_t* info) {
   struct sigaction fallback{};
   fallback.sa_handler = SIG_DFL;
   ::sigaction(signal, &fallback, nullptr);
+  // An access is repeated on return, and ends the process as it would have without us.
+  if (info->si_code <= 0) ::raise(signal);
+}
+
+void call_previous(int signal, siginfo_t* info, void* context) {
+  const bool takes_info = (previous.sa_flags & SA_SIGINFO) != 0;
+  if (!takes_info && previous.sa_handler == SIG_IGN && info->si_code <= 0) return;
+  const bool exists =
+      takes_info || (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN);
+  if (!exists || delegating != 0) return end_process(signal, info);
+  // One that was set after ours may call ours in its turn, or set it again and raise the signal
+  // (faulthandler does): without end.
+  if (previous_knows_us) delegating = 1;
+  takes_info ? previous.sa_sigaction(signal, info, context) : previous.sa_handler(signal);
+  delegating = 0;
 }
 
 void handle(int signal, siginfo_t* info, void* context) {
@@ -57,22 +75,28 @@ void handle(int signal, siginfo_t* info, void* context) {
   const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
   // si_code is positive where the kernel raised it for an access; a signal sent has no address.
   WatchedRange* range = info->si_code > 0 ? find(address) : nullptr;
-  if (range != nullptr && put_zeros(address)) {
-    range->lost.store(true);
-  } else {
+  // Noted first: other threads may read the zeros as soon as they are there.
+  if (range != nullptr) range->lost.store(true);
+  if (range == nullptr || !put_zeros(address, range->end.load())) {
     call_previous(signal, info, context);
   }
   errno = saved_errno;
 }
 
+bool is_installed(struct sigaction& current) {
+  ::sigaction(SIGBUS, nullptr, &current);
+  return (current.sa_flags & SA_SIGINFO) != 0 && current.sa_sigaction == handle;
+}
+
 void install_handler() {
   struct sigaction current{};
-  ::sigaction(SIGBUS, nullptr, &current);
-  if ((current.sa_flags & SA_SIGINFO) != 0 && current.sa_sigaction == handle) return;
+  if (is_installed(current)) return;
+  static bool installed_before = false;
+  previous_knows_us = std::exchange(installed_before, true);
   previous = current;
   struct sigaction ours{};
   ours.sa_sigaction = handle;
-  ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;  // a handler before ours may raise it again
   ::sigemptyset(&ours.sa_mask);
   ::sigaction(SIGBUS, &ours, nullptr);
 }
@@ -113,6 +137,8 @@ LostPages::~LostPages() {
 bool LostPages::any() const noexcept { return range_ != nullptr && range_->lost.load(); }
 
 void LostPages::renew_handler() {
+  struct sigaction current{};
+  if (is_installed(current)) return;  // without the lock, which every read would take
   const std::lock_guard<std::mutex> lock(mutex);
   install_handler();
 }

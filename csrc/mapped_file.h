@@ -29,14 +29,21 @@ class MappedFile {
   /// mapped: else, what has been read is what was there on opening.
   void require_unchanged() const;
 
- private:
+  /// Which file this is, in which state.
   struct Identity {
     dev_t device;
     ino_t inode;
     off_t num_bytes;
     std::timespec modified;
-  };
 
+    bool operator==(const Identity& other) const noexcept {
+      return device == other.device && inode == other.inode && num_bytes == other.num_bytes &&
+             modified.tv_sec == other.modified.tv_sec && modified.tv_nsec == other.modified.tv_nsec;
+    }
+  };
+  const Identity& identity() const noexcept { return identity_; }
+
+ private:
   std::filesystem::path path_;
   FileDescriptor file_;
   Identity identity_{};

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -28,6 +29,10 @@ class PairOrder {
   PairOrder(const IndexedFile& src, const IndexedFile& tgt, const std::int64_t* ids,
             std::size_t num_ids, const std::filesystem::path& scratch_folder);
 
+  /// Whether it was sorted by these files, in this state.
+  bool is_of(const IndexedFile& src, const IndexedFile& tgt) const noexcept {
+    return src.identity() == src_ && tgt.identity() == tgt_;
+  }
   std::uint64_t size() const noexcept { return size_; }
   const std::vector<Cell>& cells() const noexcept { return cells_; }
   /// One past the last position of a cell.
@@ -53,6 +58,8 @@ class PairOrder {
   template <typename Number, typename PairAt>
   void sort_by_comparing(const IndexedFile& src, const IndexedFile& tgt, const PairAt& pair_at);
 
+  std::array<MappedFile::Identity, 2> src_;
+  std::array<MappedFile::Identity, 2> tgt_;
   std::uint64_t size_;
   bool wide_;
   ScratchFile order_;

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <functional>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -19,7 +19,13 @@ std::uint64_t parallel_min(std::uint64_t count, std::uint64_t min_share, const P
     results[share] = part(count * share / num_shares, count * (share + 1) / num_shares);
   };
   std::vector<std::thread> threads;
-  for (std::uint64_t share = 1; share < num_shares; ++share) threads.emplace_back(run, share);
+  threads.reserve(num_shares);
+  try {
+    while (threads.size() + 1 < num_shares) threads.emplace_back(run, threads.size() + 1);
+  } catch (const std::system_error&) {
+    // No more threads to be had: the rest is done here.
+  }
+  for (std::uint64_t share = threads.size() + 1; share < num_shares; ++share) run(share);
   run(0);
   for (std::thread& thread : threads) thread.join();
   return *std::min_element(results.begin(), results.end());

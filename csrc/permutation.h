@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -28,18 +29,41 @@ class Permutation {
   std::uint64_t operator()(std::uint64_t number) const noexcept {
     if (size_ < 2) return number;
     do {
-      std::uint64_t low = number & low_mask_;
-      std::uint64_t high = number >> low_bits_;
-      for (std::size_t round = 0; round < keys_.size(); round += 2) {
-        high ^= scramble(low, keys_[round]) & high_mask_;
-        low ^= scramble(high, keys_[round + 1]) & low_mask_;
-      }
-      number = high << low_bits_ | low;
+      number = walk(number);
     } while (number >= size_);
     return number;
   }
 
+  /// Where the `count` numbers from `begin` on go, each plus `offset`. All walk once before any is
+  /// asked whether it fell outside: one by one, half of the time would go to mispredicted branches.
+  void apply(std::uint64_t begin, std::uint64_t count, std::uint64_t offset,
+             std::int64_t* output) const noexcept {
+    constexpr std::uint64_t kBlock = 64;
+    std::array<std::uint64_t, kBlock> numbers;
+    while (count > 0) {
+      const std::uint64_t num = std::min(count, kBlock);
+      for (std::uint64_t i = 0; i < num; ++i) numbers[i] = walk(begin + i);
+      for (std::uint64_t i = 0; i < num; ++i) {
+        if (numbers[i] >= size_) numbers[i] = (*this)(numbers[i]);
+        output[i] = static_cast<std::int64_t>(offset + numbers[i]);
+      }
+      begin += num;
+      count -= num;
+      output += num;
+    }
+  }
+
  private:
+  std::uint64_t walk(std::uint64_t number) const noexcept {
+    std::uint64_t low = number & low_mask_;
+    std::uint64_t high = number >> low_bits_;
+    for (std::size_t round = 0; round < keys_.size(); round += 2) {
+      high ^= scramble(low, keys_[round]) & high_mask_;
+      low ^= scramble(high, keys_[round + 1]) & low_mask_;
+    }
+    return high << low_bits_ | low;
+  }
+
   static std::uint64_t scramble(std::uint64_t half, std::uint64_t key) noexcept {
     const std::uint64_t product = (half ^ key) * 0x9E3779B97F4A7C15u;
     return product >> 32 ^ product >> 15;

@@ -30,6 +30,7 @@ FileDescriptor open_nameless(const std::filesystem::path& folder) {
 
 ScratchFile::ScratchFile(const std::filesystem::path& folder, std::uint64_t num_bytes)
     : num_bytes_(num_bytes) {
+  if (num_bytes == 0) return;  // mmap refuses a length of 0
   void* address = nullptr;
   if (num_bytes <= kInMemory) {
     address =
@@ -37,7 +38,10 @@ ScratchFile::ScratchFile(const std::filesystem::path& folder, std::uint64_t num_
   } else {
     const FileDescriptor file = open_nameless(folder);
     // Reserved now: a disk that fills up later would end the process.
-    const int error = ::posix_fallocate(file.get(), 0, static_cast<off_t>(num_bytes));
+    int error = EINTR;
+    while (error == EINTR) {
+      error = ::posix_fallocate(file.get(), 0, static_cast<off_t>(num_bytes));
+    }
     if (error != 0) throw FileError(error, folder);
     address = ::mmap(nullptr, num_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
   }

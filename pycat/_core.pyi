@@ -52,8 +52,11 @@ class IndexedFile:
             IndexError: `id` lies outside [0, N).
         """
 
-    def verify(self) -> None:
+    def verify(self, *, eos_id: int | None = None) -> None:
         """Check the index and every token, on all cores.
+
+        Args:
+            eos_id: with which every sequence must end; None: with any token.
 
         Raises:
             CorpusError: something is wrong, or has changed since the file was opened.
@@ -123,6 +126,10 @@ class PairOrder:
         src, tgt: files of equally many sequences.
         ids: int64 (M,), the pairs to sort, each once; None for all.
         scratch_folder: where the mapped file lies if it is large.
+
+    Raises:
+        CorpusError: the sides hold unequal numbers of sequences, are damaged, or have changed.
+        IndexError: an id lies outside [0, N).
     """
 
     def __init__(
@@ -169,15 +176,16 @@ class BatchPlan:
         """Pair ids of a batch, counted in order of length: int64 (B,)."""
 
 class BatchStream:
-    """Reads the batches of one rank in one epoch ahead.
+    """Reads the batches of one rank in one epoch ahead; any thread may ask for the next.
 
     Args:
+        src, tgt: the files that `plan` was made from, in the same state; else a CorpusError.
         first_step: steps to leave out.
         pad_id: fills rows up where the plan is a padded one.
         dtype: "int64" or "int32", of tokens.
         prefetch: batches that stand ready at most.
         num_threads: that read; 0 reads when asked.
-        buffers: writable memory to use first.
+        buffers: writable memory to use first, contiguous and aligned to 8 bytes.
     """
 
     def __init__(
@@ -203,6 +211,7 @@ class BatchStream:
 
         Raises:
             CorpusError: a file is damaged or has changed; this batch is not given, ever.
+            RuntimeError: the stream is closed, or was made before the process forked.
         """
 
     @property
@@ -221,4 +230,70 @@ def read_batch(
     pad_id: int = 0,
     dtype: str = "int64",
 ) -> tuple[Any, ...]:
-    """The pairs `ids` in that order, as `BatchStream.next` gives them."""
+    """The pairs `ids` in that order, as `BatchStream.next` gives them.
+
+    Raises:
+        CorpusError: the sides hold unequal numbers of sequences, are damaged, or have changed.
+        IndexError: an id lies outside [0, N).
+    """
+
+# The kernels of pycat.kernels.ops, which says what they compute. Arrays are C-contiguous and
+# aligned; float32, float16, or uint16 for the bits of bfloat16. Results: sums (S, K, B),
+# num_tokens, ppl_mean, ppl_var, nll_per_token (K, T) or (0, 0), the first bad target or T.
+_Floats = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
+_Results = tuple[
+    NDArray[np.float64],
+    NDArray[np.int64],
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.float32],
+    int,
+]
+
+def cross_entropy(
+    logits: _Floats,
+    targets: NDArray[np.int64],
+    cu_seqlens: NDArray[np.int32],
+    *,
+    ignore_index: int,
+    all_stats: bool,
+    per_token: bool,
+    num_threads: int,
+) -> _Results: ...
+def linear_cross_entropy(
+    hidden: _Floats,
+    weight: _Floats,
+    bias: _Floats | None,
+    targets: NDArray[np.int64],
+    cu_seqlens: NDArray[np.int32],
+    *,
+    ignore_index: int,
+    all_stats: bool,
+    per_token: bool,
+    num_threads: int,
+) -> _Results: ...
+def packed_linear_cross_entropy(
+    hidden: _Floats,
+    tiles: NDArray[np.uint32],
+    isa: str,
+    vocab_size: int,
+    targets: NDArray[np.int64],
+    cu_seqlens: NDArray[np.int32],
+    *,
+    ignore_index: int,
+    all_stats: bool,
+    per_token: bool,
+    num_threads: int,
+) -> _Results: ...
+def pack_weight(weight: _Floats, bias: _Floats | None) -> NDArray[np.uint32]:
+    """Tiles (K, tiles, words) for `packed_linear_cross_entropy` on the instruction set in use."""
+
+def cpu_isa() -> str:
+    """The instruction set in use: the best supported, or the one PYCAT_CPU_ISA names.
+
+    Raises:
+        ValueError: PYCAT_CPU_ISA names one that is unknown or not supported.
+    """
+
+def supported_cpu_isas() -> list[str]:
+    """Of portable, avx2, avx512 and avx512_bf16, those that run here, weakest first."""

@@ -88,8 +88,13 @@ class Adapter(ABC):
 
     @property
     def vocab_size(self) -> int:
-        """V: ids lie below it."""
+        """V: ids of targets lie below it."""
         return len(self.head.weight)
+
+    @property
+    def src_vocab_size(self) -> int:
+        """Ids of sources lie below it."""
+        return self.vocab_size
 
     @abstractmethod
     def hidden(self, batch: Batch) -> Tensor:
@@ -120,6 +125,11 @@ class ProxyAdapter(Adapter):
             step=info.step,
             sha256=info.sha256,
         )
+
+    @property
+    def src_vocab_size(self) -> int:
+        """Of the source's own embedding, where it has one."""
+        return self.model.config.src_vocab_size or self.vocab_size
 
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states (T, D)."""
@@ -248,22 +258,25 @@ def _check_shape(adapter: Adapter, first: Adapter) -> None:
 
 def _check_vocabulary(adapter: Adapter, corpus: Corpus) -> None:
     """No token of the corpus is beyond the model's vocabulary."""
-    if corpus.vocab_size <= adapter.vocab_size:
+    bounds = adapter.src_vocab_size, adapter.vocab_size
+    src_vocab_size = corpus.src_vocab_size or corpus.vocab_size
+    if src_vocab_size <= bounds[0] and corpus.vocab_size <= bounds[1]:
         return
-    num_sides, example = 0, (0, 0)
+    num_sides, example = 0, (0, 0, 0)
     with corpus.batches() as stream:
         for batch in stream:
-            for tokens, cu_seqlens in (batch[:2], batch[2:4]):
-                beyond = (tokens >= adapter.vocab_size).nonzero()[:, 0]
+            sides = batch[:2], batch[2:4]
+            for (tokens, cu_seqlens), bound in zip(sides, bounds, strict=True):
+                beyond = (tokens >= bound).nonzero()[:, 0]
                 if len(beyond) == 0:
                     continue
                 rows = torch.searchsorted(cu_seqlens, beyond.int(), right=True) - 1
                 num_sides += len(np.unique(rows.numpy()))
-                example = (int(batch.pair_ids[rows[0]]), int(tokens[beyond[0]]))
+                example = (int(batch.pair_ids[rows[0]]), int(tokens[beyond[0]]), bound)
     if num_sides:
         raise CorpusError(
             f"{corpus.path}: token {example[1]:,} of pair {example[0]:,} is beyond the "
-            f"{adapter.vocab_size:,} that {adapter.name} knows ({num_sides:,} such sides in all); "
+            f"{example[2]:,} that {adapter.name} knows ({num_sides:,} such sides in all); "
             "tokenize the corpus with the model's own tokenizer"
         )
 

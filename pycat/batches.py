@@ -90,13 +90,14 @@ class BatchStream(Iterator[Batch]):
         if state is None:
             return 0
         known = {name: state.get(name) for name in self._facts}
-        if known != self._facts or not isinstance(state.get("step"), int):
+        step = state.get("step")
+        if known != self._facts or not isinstance(step, int) or step < 0:
             raise CorpusError(
                 f"the state {state} belongs to other batches; expected one with {self._facts}: "
                 "resume with the corpus, batch_tokens, padded, world_size, seed and epoch it was "
                 "taken with"
             )
-        return int(state["step"])
+        return step
 
     def __len__(self) -> int:
         """Batches of the whole epoch, whatever has been read of it."""

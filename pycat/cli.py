@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pycat.adapters import own_tokenizer
-from pycat.corpus import Corpus
+from pycat.corpus import Corpus, open_corpus
 from pycat.criteria import CRITERIA
 from pycat.device import DTYPES
 from pycat.errors import PycatError
@@ -30,6 +30,8 @@ from pycat.tokenizer import MODEL_TYPES
 from pycat.tokenizing import tokenize
 from pycat.training import SCHEDULES, train
 
+_OPEN_OPTIONS = ("split", "languages", "vocab_size", "eos_id", "pad_id", "tokenizer", "layout")
+_OPEN_LAYOUTS = ("fairseq", "megatron")
 _REMEDIES = {
     errno.ENOSPC: "free some space or choose --out on another disk",
     errno.EDQUOT: "free some space or choose --out on another disk",
@@ -80,47 +82,66 @@ def _tokenize(**options: Any) -> None:
 
 
 def _train(**options: Any) -> None:
-    run = train(**options)
+    run = train(_opened(options), **options)
     print(f"{run.path}: {run.manifest['parameters']:,} parameters; checkpoint, mean loss since:")
     for path, loss in zip(run.checkpoints, run.losses, strict=True):
         print(f"  {path}  {loss:.3f} nats/token")
 
 
 def _score(
-    corpus: Path | None, format: str | None, per_token: bool, text: dict[str, Any], **options: Any
+    format: str | None,
+    per_token: bool,
+    text: dict[str, Any],
+    checkpoints: list[Path],
+    **options: Any,
 ) -> None:
-    named = {name: value for name, value in text.items() if value is not None}
-    if corpus is not None and named:
-        raise PycatError(
-            f"score: --corpus is tokenized already; leave out {', '.join(map(_dashed, named))}"
-        )
-    if format is not None:
-        with ExitStack() as stack:
-            tokens = corpus or _tokenized_for(options["checkpoints"], named, stack)
-            paths = score_lines(tokens, format=format, per_token=per_token, **options)
-        for path in paths:
-            print(path)
-        return
-    if corpus is None or per_token:
+    if format is None and (options["corpus"] is None or per_token):
         raise PycatError(
             "score: a table of scores needs --corpus, and text and --per-token go with --format; "
             "pass --corpus FOLDER, or --format"
         )
-    table = score(corpus, **options)
+    if options["corpus"] is not None and text:
+        raise PycatError(
+            f"score: --corpus is tokenized already; leave out {', '.join(map(_dashed, text))}"
+        )
+    with ExitStack() as stack:
+        corpus = (
+            _tokenized_for(checkpoints, text, options, stack)
+            if options["corpus"] is None
+            else _opened(options)
+        )
+        if format is not None:
+            written = score_lines(
+                corpus, checkpoints, format=format, per_token=per_token, **options
+            )
+            for path in written:
+                print(path)
+            return
+    table = score(corpus, checkpoints, **options)
     print(f"{table.path}: {len(table):,} pairs under checkpoints at updates {table.steps}")
     for step, ppl in zip(table.steps, table.ppl.T, strict=True):
         print(f"  update {step:>7,}: median perplexity {np.median(ppl):,.1f}")
 
 
-def _tokenized_for(checkpoints: list[Path], text: dict[str, Any], stack: ExitStack) -> Corpus:
-    """A corpus of this text that lasts as long as the stack, by the checkpoints' own tokenizer."""
-    own = own_tokenizer(checkpoints)
-    if "tokenizer" not in text and own is None:
+def _tokenized_for(
+    checkpoints: list[Path], text: dict[str, Any], options: dict[str, Any], stack: ExitStack
+) -> Corpus:
+    """A corpus of this text that lasts as long as the stack, by the checkpoints' own tokenizer.
+
+    The `open_corpus` options are taken out of `options`; those that text has too are used.
+    """
+    del options["corpus"]
+    how = {name: options.pop(f"open.{name}") for name in _OPEN_OPTIONS}
+    text["languages"], text["tokenizer"] = how.pop("languages"), how.pop("tokenizer")
+    if strangers := [_dashed(name) for name, value in how.items() if value is not None]:
+        raise PycatError(f"score: {', '.join(strangers)} given without --corpus; leave them out")
+    if text["tokenizer"] is None and (own := own_tokenizer(checkpoints)) is not None:
+        text["tokenizer"] = own
+    elif text["tokenizer"] is None:
         raise PycatError(
             f"{checkpoints[0]}: has no tokenizer beside the weights; pass --tokenizer, or --corpus "
             "with text that is tokenized"
         )
-    text.setdefault("tokenizer", own)
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pycat-"))
     return tokenize(out=Path(folder) / "corpus", **text)
 
@@ -140,6 +161,23 @@ def _select(text: list[Path] | None, **options: Any) -> None:
         else:
             selection.write_tsv(text[0], overwrite=options["overwrite"])
         print("  text: " + ", ".join(map(str, text)))
+
+
+def _megatron_index(**options: Any) -> None:
+    for prefix in _opened(options).write_megatron_index():
+        print(f"{prefix}.idx, {prefix}.bin")
+
+
+def _opened(options: dict[str, Any]) -> Corpus:
+    """The corpus that the `open_corpus` options say, which are taken out of `options`."""
+    paths = options.pop("corpus")
+    if len(paths) > 2:
+        raise PycatError(
+            f"--corpus names {len(paths)} paths; expected a folder, or the prefixes of source "
+            "and target"
+        )
+    how = {name: options.pop(f"open.{name}") for name in _OPEN_OPTIONS}
+    return open_corpus(paths[0] if len(paths) == 1 else tuple(paths), **how)
 
 
 def _evaluate(**options: Any) -> None:
@@ -249,13 +287,13 @@ def _parser() -> argparse.ArgumentParser:
     _tokenize_options(options)
 
     own, options = verb("train", train, _train, "train a proxy model, keeping checkpoints")
-    own.add_argument("--corpus", type=Path, required=True, help="folder made by tokenize")
+    _corpus_options(own)
     _train_options(options)
     options.add("seed", "of weights, batch order and dropout", type=int)
     _device_option(own)
 
     own, options = verb("score", score, _score, "sum each pair's nll under each checkpoint")
-    own.add_argument("--corpus", type=Path, help="folder made by tokenize")
+    _corpus_options(own, required=False)
     own.add_argument(
         "--checkpoints",
         type=Path,
@@ -305,6 +343,11 @@ def _parser() -> argparse.ArgumentParser:
     _train_options(_Options(own, train, "train"))
     _score_options(_Options(own, score, "score", "score-"))
     _evaluate_options(_Options(own, evaluate, "evaluate", "evaluate-"))
+
+    text = "write beside a corpus what Megatron needs to open it: src.mcore.idx, tgt.mcore.idx"
+    own = verbs.add_parser("megatron-index", help=text, description=text)
+    own.set_defaults(run=_megatron_index)
+    _corpus_options(own)
     return parser
 
 
@@ -315,6 +358,30 @@ def _text_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tsv", type=Path, help="instead of both: source, tab, target; more columns are carried"
     )
+
+
+def _corpus_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    parser.add_argument(
+        "--corpus",
+        type=Path,
+        required=required,
+        nargs="+",
+        metavar="FOLDER",
+        help="made by tokenize or by fairseq-preprocess; or two prefixes of MMIDIDX files",
+    )
+    options = _Options(parser, open_corpus, "open")
+    options.add("split", 'of fairseq\'s folder, "train" unless named', metavar="NAME")
+    options.add(
+        "languages",
+        "those to open of fairseq's folder; names of two prefixes",
+        type=_pair,
+        metavar="SRC,TGT",
+    )
+    options.add("vocab_size", "of two prefixes: bound on the ids", type=int)
+    options.add("eos_id", "of two prefixes: the id that ends each sequence", type=int)
+    options.add("pad_id", "of two prefixes: pads batches; eos-id unless given", type=int)
+    options.add("tokenizer", "of two prefixes, instead of both: SentencePiece .model", type=Path)
+    options.add("layout", "of two prefixes, unless recognised", choices=_OPEN_LAYOUTS)
 
 
 def _device_option(parser: argparse.ArgumentParser) -> None:
@@ -395,7 +462,7 @@ def _line_score_options(parser: argparse.ArgumentParser) -> None:
     lines = parser.add_argument_group(
         "instead of a table, lines as other scorers write them",
         "--out is a file then, and without it they go to standard output. Text may be given "
-        "in place of --corpus.",
+        "in place of --corpus; --tokenizer is the first checkpoint's own then, unless named.",
     )
     lines.add_argument("--format", choices=FORMATS, help="of the lines")
     lines.add_argument("--per-token", action="store_true", help="with jsonl: scores of tokens too")
@@ -403,7 +470,6 @@ def _line_score_options(parser: argparse.ArgumentParser) -> None:
         ("src", {"type": Path, "metavar": "FILE"}),
         ("tgt", {"type": Path, "metavar": "FILE"}),
         ("tsv", {"type": Path, "metavar": "FILE"}),
-        ("tokenizer", {"type": Path, "metavar": "FILE"}),
         ("max_tokens", {"type": int, "metavar": "N"}),
         ("src_lang", {"metavar": "CODE"}),
         ("tgt_lang", {"metavar": "CODE"}),
@@ -414,7 +480,7 @@ def _line_score_options(parser: argparse.ArgumentParser) -> None:
             dest="text",
             action=_Gather,
             default={},
-            help="by default the first checkpoint's own" if name == "tokenizer" else "as tokenize",
+            help="as tokenize",
             **settings,
         )
 

@@ -2,14 +2,15 @@
 
 A corpus folder holds `corpus.json`, the tokenizer, `src` and `tgt` as MMIDIDX files (EOS ends every
 sequence), and `skipped.tsv`: the lines that are not in the corpus, and why. Pair ids count the
-pairs that are in it, from 0; `Corpus.lines` gives their line numbers.
+pairs that are in it, from 0; `Corpus.lines` gives their line numbers. What other tools binarised
+opens too: `fairseq` and `megatron` find its files and say what its ids mean.
 """
 
 import copy
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -19,11 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pycat import _core
+from pycat import _core, fairseq, megatron
 from pycat.batches import Batch, BatchStream, from_capsules
-from pycat.errors import CorpusError, TextError
-from pycat.hf_tokenizer import HuggingFaceTokenizer
-from pycat.output import file_sha256, read_manifest
+from pycat.errors import CorpusError, PycatError, TextError
+from pycat.hf_tokenizer import HuggingFaceTokenizer, Template
+from pycat.output import digest, file_sha256, read_manifest
 from pycat.parallel_text import ParallelText
 from pycat.tokenizer import Tokenizer
 
@@ -31,6 +32,8 @@ TOKENIZER_FILE = "tokenizer.model"
 TOKENIZER_FOLDER = "tokenizer"
 SKIPPED_FILE = "skipped.tsv"
 INDEX_FILES = ("src.idx", "src.bin", "tgt.idx", "tgt.bin")
+
+_PREFIX_OPTIONS = ("languages", "vocab_size", "eos_id", "pad_id", "tokenizer", "layout")
 
 
 class Corpus:
@@ -40,39 +43,41 @@ class Corpus:
     was on the disk when the corpus was opened: files that change after that are an error.
 
     Attributes:
-        path: the folder.
-        manifest: what `corpus.json` says.
+        path: the folder; of two prefixes, the one that holds both.
         languages: source and target.
         vocab_size: token ids lie below it.
+        src_vocab_size: bound on the ids of the source, where its ids mean other pieces than those
+            of the target; None where both share the vocabulary.
         eos_id: the token that ends every sequence.
         pad_id: fills padded batches up.
+        options: what `open_corpus` needs beside `path` to open others' data again.
     """
 
     def __init__(
         self,
         path: Path,
-        manifest: dict[str, Any],
+        facts: dict[str, Any],
         src: _core.IndexedFile,
         tgt: _core.IndexedFile,
-        *,
-        pad_id: int | None = None,
     ) -> None:
         """Corpora come from `open_corpus` and `tokenize`.
 
         Raises:
             CorpusError: the files hold unequal numbers of sequences.
         """
-        self.path, self.manifest = path, manifest
-        self.languages: tuple[str, str] = tuple(manifest["languages"])
-        self.vocab_size: int = manifest["vocab_size"]
-        self.eos_id: int = manifest["eos_id"]
-        self.pad_id = self.eos_id if pad_id is None else pad_id
+        self.path, self._facts = path, facts
+        self.languages: tuple[str, str] = tuple(facts["languages"])
+        self.vocab_size: int = facts["vocab_size"]
+        self.src_vocab_size: int | None = facts.get("src_vocab_size")
+        self.eos_id: int = facts["eos_id"]
+        self.pad_id: int = facts.get("pad_id", self.eos_id)
+        self.options: dict[str, Any] = facts.get("options", {})
         self._src, self._tgt = src, tgt
         self._view: NDArray[np.int64] | None = None
-        if not len(src) == len(tgt) == manifest.get("num_pairs", len(src)):
+        if not len(src) == len(tgt) == facts["num_pairs"]:
             raise CorpusError(
                 f"{path}: {src.prefix} holds {len(src):,} sequences and {tgt.prefix} {len(tgt):,}, "
-                f"expected {manifest.get('num_pairs', len(src)):,} of each; make the corpus again"
+                f"expected {facts['num_pairs']:,} of each; make the corpus again"
             )
 
     def __len__(self) -> int:
@@ -100,6 +105,27 @@ class Corpus:
         row = range(len(self))[index]
         pair = row if self._view is None else int(self._view[row])
         return self._src.sequence(pair), self._tgt.sequence(pair)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What `corpus.json` says; of others' data the facts that it would, with `id`.
+
+        Others' data have no id and no checksums on record, so the first use reads all of it: each
+        token is checked, as by `verify`, and the files are hashed.
+
+        Raises:
+            CorpusError: others' data hold a bad token, or a sequence that does not end with EOS.
+        """
+        if "id" not in self._facts:
+            self.verify()
+            files = [
+                file_sha256(Path(file.prefix + suffix))
+                for file in (self._src, self._tgt)
+                for suffix in (".idx", ".bin")
+            ]
+            _ = self._src.lengths(), self._tgt.lengths()  # hashed is what was opened
+            self._facts["id"] = digest([files, self._facts["tokenizer_sha256"]])
+        return self._facts
 
     @cached_property
     def id(self) -> str:
@@ -136,12 +162,21 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> Tokenizer | HuggingFaceTokenizer:
-        """The corpus's own tokenizer."""
-        if "template" in self.manifest:
-            options = {**self.manifest["recipe"]["tokenizer"]}
-            del options["sha256"]
-            return HuggingFaceTokenizer(self.path / TOKENIZER_FOLDER, **options)
-        return Tokenizer(self.path / TOKENIZER_FILE)
+        """The corpus's own tokenizer.
+
+        Raises:
+            CorpusError: others' data, opened without one.
+        """
+        if self.options and "tokenizer" not in self.options:
+            raise CorpusError(
+                f"{self.path}: no tokenizer is known for these tokens, which text needs; make a "
+                "corpus with 'pycat tokenize'"
+            )
+        if "template" in self._facts:
+            how = {**self._facts["recipe"]["tokenizer"]}
+            del how["sha256"]
+            return HuggingFaceTokenizer(self.path / TOKENIZER_FOLDER, **how)
+        return Tokenizer(self.path / self.options.get("tokenizer", TOKENIZER_FILE))
 
     def subset(self, pair_ids: NDArray[np.int64]) -> "Corpus":
         """A view of those pairs of this corpus; copies no tokens."""
@@ -225,20 +260,49 @@ class Corpus:
         return from_capsules(_core.read_batch(self._src, self._tgt, pair_ids))
 
     def verify(self) -> None:
-        """Check every byte: the index, each token against the vocabulary, the recorded checksums.
+        """Check every byte: the index, each token, the recorded checksums.
+
+        Tokens must lie in the vocabulary, and each sequence end with EOS; but a source only where
+        the model's own template does not end it otherwise.
 
         Raises:
             CorpusError: with the first file that is not as it was written.
         """
-        self._src.verify()
-        self._tgt.verify()
-        for name, recorded in self.manifest.get("sha256", {}).items():
+        ends = Template.of(self._facts).src_tail == 1
+        self._src.verify(eos_id=self.eos_id if ends else None)
+        self._tgt.verify(eos_id=self.eos_id)
+        for name, recorded in self._facts.get("sha256", {}).items():
             found = file_sha256(self.path / name)
             if found != recorded:
                 raise CorpusError(
                     f"{self.path / name}: SHA-256 is {found}, expected {recorded}, as recorded in "
                     "corpus.json; the file is damaged: run 'pycat tokenize' again"
                 )
+
+    def write_megatron_index(self) -> tuple[Path, Path]:
+        """Write `src.mcore.idx` and `tgt.mcore.idx`, so that Megatron opens what lies here.
+
+        Each stands beside a link `.mcore.bin` to the tokens, which are not copied, and appears
+        complete or not at all.
+
+        Returns:
+            The two prefixes, to pass to megatron-core's `IndexedDataset`.
+
+        Raises:
+            CorpusError: this is a subset, or the files have Megatron's layout already.
+            OutputError: a file stands where the link should.
+        """
+        if self._view is not None:
+            raise CorpusError(
+                f"{self.path}: this is a subset of {len(self):,} of {len(self._src):,} pairs, "
+                "expected all of them: an index of Megatron's covers the whole token file"
+            )
+        return megatron.write_index(self._src), megatron.write_index(self._tgt)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether this corpus was made from text by pycat."""
+        return "text" in self._facts
 
     @property
     def lines(self) -> NDArray[np.int64]:
@@ -290,10 +354,11 @@ class Corpus:
         return [wanted[line] for line in lines]
 
     def _require_text(self) -> None:
-        if "text" not in self.manifest:
+        if not self.has_text:
             raise CorpusError(
-                f"{self.path}: holds tokens only, so the text of its pairs is not known; for text, "
-                "make a corpus with 'pycat tokenize'"
+                f"{self.path}: holds tokens only, so the text of its pairs is not known; use their "
+                "pair_ids, which count the sequences from 0, or make a corpus of the text with "
+                "'pycat tokenize'"
             )
 
     def _rows(self, pair_ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -313,19 +378,90 @@ class Corpus:
         return rows
 
 
-def open_corpus(path: str | PathLike[str]) -> Corpus:
-    """Open a corpus folder.
+def open_corpus(
+    path: str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]],
+    *,
+    split: str | None = None,
+    languages: tuple[str, str] | None = None,
+    vocab_size: int | None = None,
+    eos_id: int | None = None,
+    pad_id: int | None = None,
+    tokenizer: str | PathLike[str] | None = None,
+    layout: str | None = None,
+) -> Corpus:
+    """Open a corpus folder, or data that fairseq or Megatron binarised.
 
     Reading is ready at once, whatever the size: a small index is verified here, a large one before
-    the first pair is read.
+    the first pair is read. Others' data hold tokens only: what needs text refuses them, and pair
+    ids count their sequences.
+
+    Where fairseq's dictionaries of source and target differ, one id means two pieces. Each side is
+    then checked against its own, and a proxy trained on it has an embedding for each; otherwise,
+    as for all other corpora, both sides share one.
+
+    Args:
+        path: a folder made by `tokenize`; a folder made by `fairseq-preprocess`; or the prefixes
+            (files without `.idx` and `.bin`) of source and target.
+        split: of fairseq's folder; "train" by default. Shards such as "train1" are splits.
+        languages: source and target. Of fairseq's folder those to open, either way round, needed
+            only where there are several; of prefixes their names.
+        vocab_size, eos_id: of prefixes: the bound on token ids of both sides, and the id that
+            ends each sequence.
+        pad_id: of prefixes: the id that fills padded batches up; `eos_id` by default.
+        tokenizer: of prefixes, instead of both: the SentencePiece model they were made with.
+        layout: of prefixes: "fairseq" or "megatron"; by default told by the size of the index.
 
     Raises:
         CorpusError: not a complete corpus folder, or a file of it is damaged.
+        PycatError: an option does not belong to this kind of corpus, or is missing.
     """
+    given: dict[str, Any] = {
+        "split": split,
+        "languages": None if languages is None else tuple(languages),
+        "vocab_size": vocab_size,
+        "eos_id": eos_id,
+        "pad_id": pad_id,
+        "tokenizer": None if tokenizer is None else Path(tokenizer),
+        "layout": layout,
+    }
+    if languages is not None and len(set(languages)) != 2:
+        raise PycatError(f"languages are {tuple(languages)}; expected two different names")
+    if isinstance(path, tuple):
+        src, tgt = map(Path, path)
+        _refuse_options(f"{src}, {tgt}", "two prefixes", given, _PREFIX_OPTIONS)
+        del given["split"]
+        return Corpus(*megatron.open_prefixes(src, tgt, **given))
     folder = Path(path)
+    if not (folder / "corpus.json").exists() and fairseq.is_data_bin(folder):
+        _refuse_options(folder, "a folder of fairseq's", given, ("split", "languages"))
+        split = "train" if split is None else split
+        return Corpus(folder, *fairseq.open_data_bin(folder, split, given["languages"]))
+    _refuse_options(folder, "a folder of pycat's", given, ())
     manifest = read_manifest(folder, "corpus", CorpusError)
-    src, tgt = (
+    sides = (
         _core.IndexedFile(str(folder / side), vocab_size=manifest["vocab_size"])
         for side in ("src", "tgt")
     )
-    return Corpus(folder, manifest, src, tgt)
+    return Corpus(folder, manifest, *sides)
+
+
+def reopen_corpus(folder: Path, options: Mapping[str, Any]) -> Corpus:
+    """Open what a folder recorded as a corpus's `path` and `options`."""
+    left = dict(options)
+    if "tokenizer" in left:
+        left["tokenizer"] = folder / left["tokenizer"]
+    if "prefixes" not in left:
+        return open_corpus(folder, **left)
+    src, tgt = left.pop("prefixes")
+    return open_corpus((folder / src, folder / tgt), **left)
+
+
+def _refuse_options(
+    path: object, kind: str, given: Mapping[str, Any], fitting: Sequence[str]
+) -> None:
+    strangers = [name for name, value in given.items() if value is not None and name not in fitting]
+    if strangers:
+        raise PycatError(
+            f"{path}: {', '.join(strangers)} given to open {kind}, expected "
+            f"{', '.join(fitting) or 'no options'}; leave the others out"
+        )

@@ -103,6 +103,7 @@ def evaluate(
 
     Raises:
         PycatError: no test set, or an unknown baseline.
+        CorpusError: the corpus has no tokenizer to read the test sets with.
         TextError: a test set cannot be read.
         OutputError: `out` holds something else, or an evaluation made with other options.
     """
@@ -124,6 +125,7 @@ def evaluate(
     if beam < 1:
         raise PycatError(f"beam is {beam}; expected at least 1")
     corpus = selection.corpus()
+    tokenizer = corpus.tokenizer
     arms = _arms(corpus, selection, baselines, seed)
     train_options: dict[str, Any] = {
         "preset": preset,
@@ -162,7 +164,7 @@ def evaluate(
                 if model is None:
                     model = load_model(read_info(run.checkpoints[-1]), choose_device(device))
                 hypotheses = translate(
-                    model, corpus.tokenizer, sources, beam=beam, length_penalty=length_penalty
+                    model, tokenizer, sources, beam=beam, length_penalty=length_penalty
                 )
                 with replacing(path) as temporary:
                     temporary.write_text("".join(line + "\n" for line in hypotheses), "utf-8")

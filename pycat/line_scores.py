@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from pycat.adapters import Adapter, Checkpoint, KeptLengths, load_adapters
 from pycat.corpus import SKIPPED_FILE, Corpus, open_corpus
 from pycat.device import choose_device, choose_dtype
-from pycat.errors import OutputError, PycatError, TokenizerError
+from pycat.errors import CorpusError, OutputError, PycatError, TokenizerError
 from pycat.output import replacing
 from pycat.progress import progress
 from pycat.scoring import batch_nll, check_too_long
@@ -199,7 +199,7 @@ class _Lines:
 
     def __init__(self, corpus: Corpus) -> None:
         self._reasons: dict[int, str] = {}
-        if "text" in corpus.manifest:
+        if corpus.has_text:
             self._lines, self._num_lines = corpus.lines, int(corpus.manifest["num_lines"])
             with (corpus.path / SKIPPED_FILE).open(encoding="utf-8") as file:
                 next(file)
@@ -226,7 +226,7 @@ def _piece_writer(corpus: Corpus) -> _Pieces:
     """A sentence's tokens as spelled in the vocabulary, and its text; ids where none is known."""
     try:
         tokenizer = corpus.tokenizer
-    except (TokenizerError, KeyError):
+    except (CorpusError, TokenizerError):
         tokenizer = None
 
     def write(tokens: NDArray[Any]) -> tuple[str, str]:

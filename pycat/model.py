@@ -1,6 +1,7 @@
 """The proxy: a pre-norm encoder-decoder Transformer with one embedding for all its ends.
 
-Source and target share a vocabulary; the embedding matrix is also the output layer. Sequences are
+Source and target share a vocabulary; the embedding matrix is also the output layer. Only a source
+whose ids mean other pieces than the target's has an embedding of its own. Sequences are
 padded on the right and end with EOS; the decoder starts from EOS. Nothing is ever read from a
 padded position, so any id may fill it.
 """
@@ -21,17 +22,22 @@ PRESETS: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a proxy. `num_layers` counts encoder layers; the decoder has as many."""
+    """The shape of a proxy.
+
+    `num_layers` counts encoder layers; the decoder has as many. `src_vocab_size` is None where
+    source and target share the vocabulary.
+    """
 
     vocab_size: int
     d_model: int
     num_heads: int
     d_ff: int
     num_layers: int
+    src_vocab_size: int | None = None
 
     def to_json(self) -> dict[str, int]:
-        """The fields as a JSON object."""
-        return asdict(self)
+        """The fields that are set, as a JSON object."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 class Dropout(nn.Module):
@@ -183,6 +189,11 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.src_embedding = (
+            None
+            if config.src_vocab_size is None
+            else nn.Embedding(config.src_vocab_size, config.d_model)
+        )
         layers = range(config.num_layers)
         self.encoder = nn.ModuleList(EncoderLayer(config, dropout) for _ in layers)
         self.decoder = nn.ModuleList(DecoderLayer(config, dropout) for _ in layers)
@@ -194,6 +205,8 @@ class Transformer(nn.Module):
                 nn.init.xavier_uniform_(parameter)
         # Tied to the output layer: std D^-1/2 keeps first logits near unit scale.
         nn.init.normal_(self.embedding.weight, std=config.d_model**-0.5)
+        if self.src_embedding is not None:
+            nn.init.normal_(self.src_embedding.weight, std=config.d_model**-0.5)
 
     @property
     def output_weight(self) -> Tensor:
@@ -215,7 +228,7 @@ class Transformer(nn.Module):
         """Encode the source: the state before the first target position."""
         positions = torch.arange(src.shape[1], device=src.device)
         mask = (positions < src_lengths[:, None])[:, None, None, :]
-        x = self._embed(src, 0)
+        x = self._embed(src, 0, self.src_embedding or self.embedding)
         for layer in self.encoder:
             x = layer(x, mask)
         x = self.encoder_norm(x)
@@ -230,15 +243,15 @@ class Transformer(nn.Module):
         return F.linear(hidden, self.output_weight)
 
     def _decode(self, tokens: Tensor, state: DecoderState) -> Tensor:
-        x = self._embed(tokens, state.position)
+        x = self._embed(tokens, state.position, self.embedding)
         for i, layer in enumerate(self.decoder):
             x, state.cache[i] = layer(x, state.memory[i], state.memory_mask, state.cache[i])
         hidden: Tensor = self.decoder_norm(x)
         return hidden
 
-    def _embed(self, tokens: Tensor, first_position: int) -> Tensor:
+    def _embed(self, tokens: Tensor, first_position: int, embedding: nn.Embedding) -> Tensor:
         d_model = self.config.d_model
-        x = self.embedding(tokens) * math.sqrt(d_model)
+        x = embedding(tokens) * math.sqrt(d_model)
         position = torch.arange(
             first_position, first_position + tokens.shape[1], device=x.device, dtype=torch.float32
         )

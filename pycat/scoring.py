@@ -95,6 +95,7 @@ def score(
         "steps": [model.step for model in models],
         "tokenizer_sha256": corpus.manifest["tokenizer_sha256"],
         "torch": torch.__version__,
+        "corpus_options": corpus.options,
     }
     starts = range(0, len(corpus), _PART_PAIRS)
     folder = None

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pycat.corpus import Corpus, open_corpus
+from pycat.corpus import Corpus, reopen_corpus
 from pycat.criteria import CRITERIA, Criterion, Scores, evaluate_criterion
 from pycat.errors import OutputError, PycatError
 from pycat.output import OutputFolder, digest, read_manifest, replacing
@@ -67,7 +67,7 @@ class Selection:
             CorpusError: it is gone or damaged.
             PycatError: another corpus stands in its place.
         """
-        corpus = open_corpus(self.corpus_path)
+        corpus = reopen_corpus(self.corpus_path, self.manifest.get("corpus_options", {}))
         if corpus.id != self.manifest["corpus"]:
             raise PycatError(
                 f"{self.corpus_path}: the corpus was made anew since these pairs were selected; "
@@ -83,6 +83,7 @@ class Selection:
         `.gz` and `.zst` names are compressed. Both files appear complete, or neither.
 
         Raises:
+            CorpusError: the corpus was not made from text by pycat.
             TextError: the original text is gone or changed.
             OutputError: a file exists and `overwrite` is not given, is the original text, or
                 both are one.
@@ -103,7 +104,7 @@ class Selection:
 
         Raises:
             PycatError: the text is two files.
-            TextError, OutputError, OSError: as `write_text`.
+            CorpusError, TextError, OutputError, OSError: as `write_text`.
         """
         text = self.corpus().text()
         if not text.is_tsv:
@@ -158,7 +159,7 @@ def select(
         "keep": keep,
         "seed": seed if by == "random" else None,
     }
-    corpus = open_corpus(table.corpus_path)
+    corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
     if corpus.manifest["id"] != table.manifest["corpus"]:
         raise PycatError(
             f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
@@ -177,13 +178,15 @@ def select(
         "num_tokens": int(table.num_tokens.sum()),
         "num_tokens_kept": int(table.num_tokens[rows].sum()),
         "threshold": float(values[rows].min()),
+        "corpus_options": corpus.options,
     }
     if folder is None:
         return Selection(pair_ids, {"recipe": recipe, **facts}, corpus.path.resolve())
     with replacing(folder.path / _KEPT_FILE) as temporary:
-        lines = corpus.subset(pair_ids).lines
-        columns = pa.table({"pair": pair_ids, "line": lines + 1})
-        pq.write_table(columns, temporary, write_page_checksum=True)
+        columns = {"pair": pair_ids}
+        if corpus.has_text:
+            columns["line"] = corpus.subset(pair_ids).lines + 1
+        pq.write_table(pa.table(columns), temporary, write_page_checksum=True)
     folder.finish(
         **facts,
         corpus_path=os.path.relpath(corpus.path.resolve(), folder.path.resolve()),

@@ -35,7 +35,14 @@ from pycat.tokenizer import MAX_TRAINING_BYTES, Tokenizer, train_tokenizer
 # A line longer than this is skipped unread by the tokenizer: no sentence is, and markup dumps are.
 MAX_LINE_BYTES = 65_536
 
-_OWNED = (*INDEX_FILES, TOKENIZER_FILE, f"{TOKENIZER_FOLDER}/*", SKIPPED_FILE)
+_OWNED = (
+    *INDEX_FILES,
+    "src.mcore.*",
+    "tgt.mcore.*",
+    TOKENIZER_FILE,
+    f"{TOKENIZER_FOLDER}/*",
+    SKIPPED_FILE,
+)
 
 
 def tokenize(

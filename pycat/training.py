@@ -172,7 +172,11 @@ class _Trainer:
         self.loss_steps = 0
         self.num_tokens = 0
         self.position: dict[str, Any] | None = None  # in the corpus, for the batch after this
-        config = ModelConfig(vocab_size=corpus.vocab_size, **PRESETS[self.recipe["preset"]])
+        config = ModelConfig(
+            vocab_size=corpus.vocab_size,
+            src_vocab_size=corpus.src_vocab_size,
+            **PRESETS[self.recipe["preset"]],
+        )
         with torch.random.fork_rng([]):
             torch.default_generator.manual_seed(self.recipe["seed"])
             model = Transformer(config, self.recipe["dropout"])

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from pycat._core import BatchPlan, IndexedFile, IndexedWriter, PairOrder
-from pycat.batches import Batch, length_mask
+from pycat._core import BatchStream as CoreStream
+from pycat.batches import Batch, from_capsules, length_mask
 from pycat.corpus import Corpus
 from pycat.errors import CorpusError
 
@@ -289,3 +290,36 @@ def test_long_documents_are_sorted_without_counters(tmp_path: Path) -> None:
     src, tgt = sides[0].lengths().tolist(), sides[1].lengths().tolist()
     expected = sorted(range(50), key=lambda i: (tgt[i], src[i] if tgt[i] % 2 == 0 else -src[i], i))
     assert plan.pairs(0).tolist() == expected
+
+
+def test_given_buffers_are_read_into(
+    sentences: tuple[IndexedFile, IndexedFile], tmp_path: Path
+) -> None:
+    order = PairOrder(*sentences, np.arange(2000), scratch_folder=tmp_path)
+    plan = BatchPlan(order, batch_tokens=2000, padded=True)
+    buffers = [np.zeros(plan.most_bytes, dtype=np.uint8) for _ in range(9)]
+    ranges = [(buffer.ctypes.data, buffer.ctypes.data + buffer.nbytes) for buffer in buffers]
+    stream = CoreStream(*sentences, plan, prefetch=4, num_threads=2, buffers=buffers)
+    del buffers  # the stream holds them
+    kept, found = [], []
+    while (capsules := stream.next()) is not None:
+        batch = from_capsules(capsules)
+        found.append(batch.pair_ids.tolist())
+        kept.append((batch, batch.tgt_tokens.clone()))
+        del kept[:-2]
+        address = batch.tgt_tokens.data_ptr()
+        assert any(begin <= address < end for begin, end in ranges)
+        assert all(torch.equal(one.tgt_tokens, copy) for one, copy in kept)
+    assert sorted(chain.from_iterable(found)) == list(range(2000))
+
+
+def test_a_buffer_too_small_is_passed_over(
+    sentences: tuple[IndexedFile, IndexedFile], tmp_path: Path
+) -> None:
+    order = PairOrder(*sentences, np.arange(100), scratch_folder=tmp_path)
+    plan = BatchPlan(order, batch_tokens=1000, padded=False)
+    stream = CoreStream(*sentences, plan, buffers=[np.zeros(64, dtype=np.uint8)])
+    ids = []
+    while (capsules := stream.next()) is not None:
+        ids += from_capsules(capsules).pair_ids.tolist()
+    assert sorted(ids) == list(range(100))

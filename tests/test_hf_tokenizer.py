@@ -324,3 +324,24 @@ def test_a_corpus_of_another_tokenizer_is_refused(
     message = r"checkpoint-1: has tokenizer \w{12}… beside the weights, but .*--tokenizer"
     with pytest.raises(CheckpointError, match=message):
         pycat.score(toy_corpus, tmp_path, device="cpu")
+    # Ids alone do not say what made them.
+    prefixes = corpus.path / "src", corpus.path / "tgt"
+    ids = pycat.open_corpus(prefixes, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id)
+    np.testing.assert_array_equal(
+        pycat.score(ids, tmp_path, device="cpu").nll,
+        pycat.score(corpus, tmp_path, device="cpu").nll,
+    )
+
+
+def test_verifying_knows_where_a_source_ends(tmp_path: Path) -> None:
+    mbart(tmp_path).save_pretrained(tmp_path / "mbart")
+    src, tgt = write_lines(tmp_path, PAIRS, "text")
+    corpus = pycat.tokenize(
+        *(src, tgt),
+        out=tmp_path / "corpus",
+        tokenizer=tmp_path / "mbart",
+        src_lang="en_XX",
+        tgt_lang="de_DE",
+    )
+    assert corpus[0][0][-1] != corpus.eos_id
+    corpus.verify()

@@ -1,0 +1,64 @@
+#include "cpu_isa.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace pycat {
+namespace {
+
+std::vector<CpuIsa> detect() {
+  std::vector<CpuIsa> isas = {CpuIsa::kPortable};
+#ifdef PYCAT_X86
+  __builtin_cpu_init();
+  // Each includes the one before it, also where a hypervisor hides a part.
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return isas;
+  if (!__builtin_cpu_supports("f16c")) return isas;
+  isas.push_back(CpuIsa::kAvx2);
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512dq")) return isas;
+  if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl")) return isas;
+  isas.push_back(CpuIsa::kAvx512);
+  if (__builtin_cpu_supports("avx512bf16")) isas.push_back(CpuIsa::kAvx512Bf16);
+#endif
+  return isas;
+}
+
+std::string names(const std::vector<CpuIsa>& isas) {
+  std::string list;
+  for (const CpuIsa isa : isas) list += (list.empty() ? "" : ", ") + std::string(isa_name(isa));
+  return list;
+}
+
+}  // namespace
+
+const char* isa_name(CpuIsa isa) {
+  switch (isa) {
+    case CpuIsa::kAvx2:
+      return "avx2";
+    case CpuIsa::kAvx512:
+      return "avx512";
+    case CpuIsa::kAvx512Bf16:
+      return "avx512_bf16";
+    case CpuIsa::kPortable:
+      break;
+  }
+  return "portable";
+}
+
+std::vector<CpuIsa> supported_isas() {
+  static const std::vector<CpuIsa> isas = detect();
+  return isas;
+}
+
+CpuIsa active_isa() {
+  const std::vector<CpuIsa> isas = supported_isas();
+  const char* wanted = std::getenv("PYCAT_CPU_ISA");
+  if (wanted == nullptr || *wanted == '\0') return isas.back();
+  for (const CpuIsa isa : isas) {
+    if (std::string(wanted) == isa_name(isa)) return isa;
+  }
+  throw std::invalid_argument("PYCAT_CPU_ISA is \"" + std::string(wanted) +
+                              "\"; this processor and build support " + names(isas) +
+                              ". Name one of these or leave it unset");
+}
+
+}  // namespace pycat

@@ -1,0 +1,52 @@
+#include "simd_avx512.h"
+
+namespace pycat {
+namespace {
+
+struct Dot {
+  using Unit = Floats;
+  static PYCAT_SIMD Unit load(const std::uint32_t* units) {
+    return _mm512_castsi512_ps(_mm512_loadu_si512(units));
+  }
+  static PYCAT_SIMD Unit spread(std::uint32_t unit) {
+    return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(unit)));
+  }
+  static PYCAT_SIMD Floats add(Floats sum, Unit a, Unit b) { return _mm512_fmadd_ps(a, b, sum); }
+};
+
+struct FromFloat32 {
+  using Element = float;
+  static constexpr Element kMinusInfinity = -__builtin_inff();
+  static PYCAT_SIMD Floats load(const Element* at) { return _mm512_loadu_ps(at); }
+};
+
+struct FromBFloat16 {
+  using Element = std::uint16_t;
+  static constexpr Element kMinusInfinity = 0xFF80;
+  static PYCAT_SIMD Floats load(const Element* at) {
+    const __m512i bits =
+        _mm512_maskz_cvtepu16_epi32(kAllLanes, _mm256_loadu_si256((const __m256i_u*)at));
+    return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(kAllLanes, bits, 16));
+  }
+};
+
+struct FromFloat16 {
+  using Element = std::uint16_t;
+  static constexpr Element kMinusInfinity = 0xFC00;
+  static PYCAT_SIMD Floats load(const Element* at) {
+    return _mm512_maskz_cvtph_ps(kAllLanes, _mm256_loadu_si256((const __m256i_u*)at));
+  }
+};
+
+}  // namespace
+}  // namespace pycat
+
+#include "logits_loop.h"
+
+namespace pycat {
+
+// As for pairs of bfloat16, the other kernel of this width.
+constexpr LinearKernel kLinear = {12, 32, false, score_linear<Dot, 12, 2>};
+const CrossEntropyKernels kAvx512Kernels = {kLinear, kLinear, score_logits};
+
+}  // namespace pycat

@@ -1,0 +1,469 @@
+"""Cross-entropy statistics summed per sequence for K checkpoints, on the tensors' own device.
+
+    cat_cross_entropy         logits in
+    cat_linear_cross_entropy  hidden states times weight in: logits never reach memory
+
+What they compute is written in `reference.py`; docs/kernels.md says how. On the CPU by the
+extension, on CUDA by Triton. Both are custom ops of torch (namespace "pycat"), so torch.compile
+sees them; no gradient flows through them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pycat.kernels.reference import STAT_NAMES, SequenceStats, Stats, wrong_target
+from torch import Tensor
+
+from pycat import _core
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+# sums (S, K, B), num_tokens, ppl_mean, ppl_var, nll per token (K, T) or (0, 0), first bad target.
+_Raw = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A weight (K, V, H) and its bias in the layout that the kernel of this device reads.
+
+    Made by `pack_weight`. `tiles` belongs to the instruction set `isa`; on CUDA, where the weight
+    is read as it is, `isa` is empty.
+    """
+
+    tiles: Tensor
+    bias: Tensor | None
+    isa: str
+    vocab_size: int
+    width: int
+    dtype: torch.dtype
+
+
+def pack_weight(weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
+    """Pack a weight (K, V, H) once for many calls; costs its size in memory once more on the CPU.
+
+    Results are bitwise those of the weight itself.
+
+    Raises:
+        ValueError: sizes, dtypes or devices are not what `cat_linear_cross_entropy` takes.
+    """
+    _check_floats("weight", weight, ("K", "V", "H"))
+    vocab_size, width = weight.shape[1:]
+    if bias is not None:
+        _check_bias(bias, weight.shape[0], vocab_size, weight.dtype)
+        _check_device("weight", weight, bias=bias)
+    if weight.device.type != "cpu":
+        whole = weight.detach().contiguous()
+        return PackedWeight(whole, bias, "", vocab_size, width, weight.dtype)
+    tiles = _core.pack_weight(_floats(weight), None if bias is None else _floats(bias))
+    # torch names no operation on uint32, but any on int32.
+    packed = torch.from_numpy(tiles.view(np.int32))
+    return PackedWeight(packed, None, _core.cpu_isa(), vocab_size, width, weight.dtype)
+
+
+def cat_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    *,
+    ignore_index: int = -100,
+    stats: Stats = "nll",
+    per_token: bool = False,
+    check: bool = True,
+) -> SequenceStats:
+    """Per-sequence statistics of targets under logits.
+
+    Args:
+        logits: (K, T, V) float32, bfloat16 or float16; K checkpoints, T tokens, V vocabulary.
+        targets: int64 (T,), ids in [0, V) or `ignore_index`.
+        cu_seqlens: int32 (B + 1,), rising from 0 to T.
+        ignore_index: targets counted neither in nll nor in num_tokens.
+        stats: "nll", or "all" for the other columns too, except grad_norm_bound.
+        per_token: also return nll_per_token (K, T).
+        check: refuse a target out of range, which on CUDA waits for the device; without it that
+            target's sequence has NaN results and nothing else changes.
+
+    Returns:
+        SequenceStats. float32 inside a token, float64 over tokens; bitwise repeatable, and the same
+        whatever else is in the batch and however many threads there are.
+
+    Raises:
+        ValueError: sizes, dtypes or devices disagree, cu_seqlens does not rise from 0 to T, or a
+            target is out of range (with its position).
+    """
+    _check_floats("logits", logits, ("K", "T", "V"))
+    _check_targets("logits", logits, targets, cu_seqlens)
+    raw: _Raw = torch.ops.pycat.cat_cross_entropy(
+        logits.detach(), targets, cu_seqlens, ignore_index, _is_all(stats), per_token
+    )
+    return _stats(raw, targets, logits.shape[2], ignore_index, per_token, check)
+
+
+def cat_linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor | PackedWeight,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    *,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    stats: Stats = "nll",
+    per_token: bool = False,
+    check: bool = True,
+) -> SequenceStats:
+    """Per-sequence statistics of targets under the logits `hidden @ weight.T + bias`.
+
+    Args:
+        hidden: (K, T, H) float32, bfloat16 or float16.
+        weight: (K, V, H) of the same dtype, or what `pack_weight` made of it.
+        targets: as `cat_cross_entropy`, like all that follow but
+        cu_seqlens: as there.
+        bias: (K, V) of the dtype of `weight` or float32, or None; with a packed weight, its own.
+        ignore_index: as there.
+        stats: "nll", or "all" for all columns.
+        per_token: as there.
+        check: as there.
+
+    Returns:
+        As `cat_cross_entropy`. Extra memory on the CPU: less than 32 MB.
+
+    Raises:
+        ValueError: as `cat_cross_entropy`, or the weight was packed for another processor.
+    """
+    packed = weight if isinstance(weight, PackedWeight) else None
+    if packed is not None:
+        if bias is not None:
+            raise ValueError("a packed weight holds its bias; give the bias to pack_weight instead")
+        shape, dtype = (packed.tiles.shape[0], packed.vocab_size, packed.width), packed.dtype
+        tensors = {"weight": packed.tiles}
+    else:
+        assert isinstance(weight, Tensor)
+        _check_floats("weight", weight, ("K", "V", "H"))
+        shape, dtype = (weight.shape[0], weight.shape[1], weight.shape[2]), weight.dtype
+        tensors = {"weight": weight}
+    _check_floats("hidden", hidden, ("K", "T", "H"))
+    if (hidden.shape[0], hidden.shape[2]) != (shape[0], shape[2]):
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)} and weight {shape} disagree; expected (K, T, H) and "
+            "(K, V, H)"
+        )
+    if hidden.dtype != dtype:
+        raise ValueError(f"hidden is {hidden.dtype} and weight {dtype}; expected one for both")
+    if bias is not None:
+        _check_bias(bias, shape[0], shape[1], dtype)
+        tensors["bias"] = bias
+    _check_device("hidden", hidden, **tensors)
+    _check_targets("hidden", hidden, targets, cu_seqlens)
+    options = (ignore_index, _is_all(stats), per_token)
+    raw: _Raw
+    if packed is not None and packed.isa:
+        raw = torch.ops.pycat.cat_packed_linear_cross_entropy(
+            *(hidden.detach(), packed.tiles, packed.isa, shape[1], targets, cu_seqlens, *options)
+        )
+    else:
+        plain = packed.tiles if packed is not None else tensors["weight"].detach()
+        bias = packed.bias if packed is not None else bias
+        bias = None if bias is None else bias.detach()
+        raw = torch.ops.pycat.cat_linear_cross_entropy(
+            hidden.detach(), plain, targets, cu_seqlens, bias, *options
+        )
+    return _stats(raw, targets, shape[1], ignore_index, per_token, check)
+
+
+def _is_all(stats: Literal["nll", "all"]) -> bool:
+    if stats not in ("nll", "all"):
+        raise ValueError(f'stats is {stats!r}; expected "nll" or "all"')
+    return stats == "all"
+
+
+def _check_floats(name: str, tensor: Tensor, axes: tuple[str, ...]) -> None:
+    if tensor.dtype not in _FLOATS:
+        raise ValueError(
+            f"{name} is {tensor.dtype}; expected float32, bfloat16 or float16: convert it first"
+        )
+    # T alone may be 0: an empty batch has a result.
+    if tensor.dim() != 3 or 0 in (tensor.shape[0], *(() if "T" in axes else (tensor.shape[1],))):
+        raise ValueError(f"{name} is {tuple(tensor.shape)}; expected ({', '.join(axes)})")
+    if axes[2] == "V" and tensor.shape[2] == 0:
+        raise ValueError(f"{name} is {tuple(tensor.shape)}; expected a vocabulary V of 1 or more")
+
+
+def _check_bias(bias: Tensor, num_checkpoints: int, vocab_size: int, dtype: torch.dtype) -> None:
+    if bias.shape != (num_checkpoints, vocab_size):
+        raise ValueError(
+            f"bias is {tuple(bias.shape)}; expected (K, V), here {(num_checkpoints, vocab_size)}"
+        )
+    if bias.dtype not in (dtype, torch.float32):
+        raise ValueError(f"bias is {bias.dtype}; expected {dtype}, as the weight, or float32")
+
+
+def _check_device(name: str, tensor: Tensor, **others: Tensor) -> None:
+    for other_name, other in others.items():
+        if other.device != tensor.device:
+            raise ValueError(
+                f"{name} is on {tensor.device} and {other_name} on {other.device}; move both to "
+                "one device"
+            )
+
+
+def _check_targets(name: str, tensor: Tensor, targets: Tensor, cu_seqlens: Tensor) -> None:
+    _check_device(name, tensor, targets=targets, cu_seqlens=cu_seqlens)
+    if targets.dtype != torch.int64 or targets.shape != tensor.shape[1:2]:
+        raise ValueError(
+            f"targets is {targets.dtype} {tuple(targets.shape)}; expected int64 (T,), here "
+            f"({tensor.shape[1]},)"
+        )
+    if cu_seqlens.dtype != torch.int32 or cu_seqlens.dim() != 1 or len(cu_seqlens) == 0:
+        raise ValueError(
+            f"cu_seqlens is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}; expected int32 (B + 1,)"
+        )
+
+
+def _stats(
+    raw: _Raw,
+    targets: Tensor,
+    vocab_size: int,
+    ignore_index: int,
+    per_token: bool,
+    check: bool,
+) -> SequenceStats:
+    sums, num_tokens, ppl_mean, ppl_var, nll_per_token, first_bad = raw
+    if check and (at := int(first_bad)) < len(targets):
+        raise ValueError(wrong_target(at, int(targets[at]), vocab_size, ignore_index))
+    columns = dict(zip(STAT_NAMES, sums, strict=False))
+    return SequenceStats(
+        num_tokens=num_tokens,
+        ppl_mean=ppl_mean,
+        ppl_var=ppl_var,
+        nll_per_token=nll_per_token if per_token else None,
+        **columns,
+    )
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Contiguous, and each element at a multiple of its size: a copy where it is not."""
+    tensor = tensor.detach().contiguous()
+    return tensor if tensor.data_ptr() % tensor.element_size() == 0 else tensor.clone()
+
+
+def _floats(
+    tensor: Tensor,
+) -> NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]:
+    whole = _whole(tensor)
+    # numpy has no bfloat16: the extension takes its bits.
+    return (whole.view(torch.uint16) if whole.dtype == torch.bfloat16 else whole).numpy()
+
+
+def _tensors(results: "_core._Results") -> _Raw:
+    sums, num_tokens, ppl_mean, ppl_var, nll_per_token, first_bad = results
+    return (
+        torch.from_numpy(sums),
+        torch.from_numpy(num_tokens),
+        torch.from_numpy(ppl_mean),
+        torch.from_numpy(ppl_var),
+        torch.from_numpy(nll_per_token),
+        torch.tensor(first_bad),
+    )
+
+
+def _fake(
+    num_checkpoints: int, targets: Tensor, cu_seqlens: Tensor, num_stats: int, per_token: bool
+) -> _Raw:
+    num_sequences = cu_seqlens.shape[0] - 1
+
+    def new(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=targets.device)
+
+    return (
+        new(num_stats, num_checkpoints, num_sequences),
+        new(num_sequences, dtype=torch.int64),
+        new(num_sequences),
+        new(num_sequences),
+        new(*((num_checkpoints, targets.shape[0]) if per_token else (0, 0)), dtype=torch.float32),
+        new(dtype=torch.int64),
+    )
+
+
+def _require_triton() -> None:
+    """Triton is imported when a CUDA tensor comes: without it all works on the CPU."""
+    try:
+        import triton
+    except ImportError:
+        found = "none"
+    else:
+        found = triton.__version__
+        if tuple(map(int, found.split(".")[:2])) >= (3, 6):
+            return
+    raise RuntimeError(
+        f"the fused kernels on CUDA need Triton 3.6 or newer, found {found}; pip install "
+        "'triton>=3.6', with a torch that goes with it"
+    )
+
+
+@torch.library.custom_op("pycat::cat_cross_entropy", mutates_args=(), device_types="cpu")
+def _logits_op(
+    logits: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    ignore_index: int,
+    all_stats: bool,
+    per_token: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _tensors(
+        _core.cross_entropy(
+            _floats(logits),
+            _whole(targets).numpy(),
+            _whole(cu_seqlens).numpy(),
+            ignore_index=ignore_index,
+            all_stats=all_stats,
+            per_token=per_token,
+            num_threads=torch.get_num_threads(),
+        )
+    )
+
+
+@_logits_op.register_fake
+def _(
+    logits: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    ignore_index: int,
+    all_stats: bool,
+    per_token: bool,
+) -> _Raw:
+    num_stats = len(STAT_NAMES) - 1 if all_stats else 1
+    return _fake(logits.shape[0], targets, cu_seqlens, num_stats, per_token)
+
+
+@_logits_op.register_kernel("cuda")
+def _(
+    logits: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    ignore_index: int,
+    all_stats: bool,
+    per_token: bool,
+) -> _Raw:
+    _require_triton()
+    from pycat.kernels import cross_entropy
+
+    raw: _Raw = cross_entropy.cross_entropy(
+        logits.contiguous(), targets.contiguous(), cu_seqlens, ignore_index, all_stats, per_token
+    )
+    return raw
+
+
+@torch.library.custom_op("pycat::cat_linear_cross_entropy", mutates_args=(), device_types="cpu")
+def _linear_op(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    all_stats: bool,
+    per_token: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _tensors(
+        _core.linear_cross_entropy(
+            _floats(hidden),
+            _floats(weight),
+            None if bias is None else _floats(bias),
+            _whole(targets).numpy(),
+            _whole(cu_seqlens).numpy(),
+            ignore_index=ignore_index,
+            all_stats=all_stats,
+            per_token=per_token,
+            num_threads=torch.get_num_threads(),
+        )
+    )
+
+
+@_linear_op.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    all_stats: bool,
+    per_token: bool,
+) -> _Raw:
+    num_stats = len(STAT_NAMES) if all_stats else 1
+    return _fake(hidden.shape[0], targets, cu_seqlens, num_stats, per_token)
+
+
+@_linear_op.register_kernel("cuda")
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    all_stats: bool,
+    per_token: bool,
+) -> _Raw:
+    _require_triton()
+    from pycat.kernels import linear_cross_entropy
+
+    raw: _Raw = linear_cross_entropy.linear_cross_entropy(
+        hidden.contiguous(),
+        weight.contiguous(),
+        targets.contiguous(),
+        cu_seqlens,
+        None if bias is None else bias.contiguous(),
+        ignore_index,
+        all_stats,
+        per_token,
+    )
+    return raw
+
+
+@torch.library.custom_op(
+    "pycat::cat_packed_linear_cross_entropy", mutates_args=(), device_types="cpu"
+)
+def _packed_op(
+    hidden: Tensor,
+    tiles: Tensor,
+    isa: str,
+    vocab_size: int,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    ignore_index: int,
+    all_stats: bool,
+    per_token: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _tensors(
+        _core.packed_linear_cross_entropy(
+            _floats(hidden),
+            tiles.numpy().view(np.uint32),
+            isa,
+            vocab_size,
+            _whole(targets).numpy(),
+            _whole(cu_seqlens).numpy(),
+            ignore_index=ignore_index,
+            all_stats=all_stats,
+            per_token=per_token,
+            num_threads=torch.get_num_threads(),
+        )
+    )
+
+
+@_packed_op.register_fake
+def _(
+    hidden: Tensor,
+    tiles: Tensor,
+    isa: str,
+    vocab_size: int,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    ignore_index: int,
+    all_stats: bool,
+    per_token: bool,
+) -> _Raw:
+    num_stats = len(STAT_NAMES) if all_stats else 1
+    return _fake(hidden.shape[0], targets, cu_seqlens, num_stats, per_token)

@@ -1,0 +1,124 @@
+"""Data of Megatron-LM: MMIDIDX files that know of documents, and of no vocabulary.
+
+`prefix.idx` may have either layout; the files that Megatron made before it had documents are like
+fairseq's. `write_index` makes what Megatron reads out of a corpus of ours.
+"""
+
+import os
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+from pycat._core import IndexedFile
+from pycat.errors import CorpusError, OutputError, PycatError
+from pycat.output import digest, replacing
+from pycat.tokenizer import Tokenizer
+
+_HEADER_BYTES = 26  # magic, version, dtype code, number of sequences
+_READABLE = ("uint8", "int8", "int16", "int32", "int64", "uint16")
+
+
+def open_prefixes(
+    src: Path,
+    tgt: Path,
+    *,
+    languages: tuple[str, str] | None,
+    vocab_size: int | None,
+    eos_id: int | None,
+    pad_id: int | None,
+    tokenizer: Path | None,
+    layout: str | None,
+) -> tuple[Path, dict[str, Any], IndexedFile, IndexedFile]:
+    """A pair of prefixes: the folder that holds both, and the facts that a corpus needs.
+
+    Raises:
+        PycatError: the vocabulary is not known from either `tokenizer` or numbers, or the
+            numbers are out of range.
+        CorpusError: a file is damaged.
+    """
+    given = vocab_size is not None or eos_id is not None
+    if given == (tokenizer is not None) or (given and (vocab_size is None or eos_id is None)):
+        raise PycatError(
+            f"{src}, {tgt}: vocab_size is {vocab_size}, eos_id {eos_id} and tokenizer {tokenizer}; "
+            "expected vocab_size and eos_id, or else a tokenizer, which says both"
+        )
+    if tokenizer is not None:
+        model = Tokenizer(tokenizer)
+        vocab_size, eos_id, identity = model.vocab_size, model.eos_id, model.sha256
+    else:
+        identity = digest({"vocab_size": vocab_size, "eos_id": eos_id})
+    for name, value in (("eos_id", eos_id), ("pad_id", pad_id)):
+        if value is not None and not 0 <= value < (vocab_size or 0):
+            raise PycatError(
+                f"{src}, {tgt}: {name} is {value}; expected 0 or more and below {vocab_size}, the "
+                "vocab_size"
+            )
+    names = languages or ("src", "tgt")
+    folder = src.parent
+    if tgt.parent != folder:
+        folder = Path(os.path.commonpath((src.parent.resolve(), tgt.parent.resolve())))
+    files = [IndexedFile(str(path), vocab_size=vocab_size, layout=layout) for path in (src, tgt)]
+    options: dict[str, Any] = {
+        "prefixes": [_relative(path, folder) for path in (src, tgt)],
+        "languages": names,
+        "pad_id": pad_id,
+        "layout": layout,
+    }
+    if tokenizer is not None:
+        options["tokenizer"] = _relative(tokenizer, folder)
+    else:
+        options |= {"vocab_size": vocab_size, "eos_id": eos_id}
+    facts = {
+        "languages": names,
+        "num_pairs": len(files[0]),
+        "vocab_size": vocab_size,
+        "eos_id": eos_id,
+        "pad_id": eos_id if pad_id is None else pad_id,
+        "tokenizer_sha256": identity,
+        "options": options,
+    }
+    return folder, facts, files[0], files[1]
+
+
+def write_index(file: IndexedFile) -> Path:
+    """Write `prefix.mcore.idx` and the link `prefix.mcore.bin`, which Megatron opens.
+
+    The index says the same as `prefix.idx`, and that all sequences are one document; it is copied
+    in memory constant in their number. Until it is complete, nothing of that name can be opened.
+
+    Returns:
+        The path without `.idx` and `.bin`.
+
+    Raises:
+        CorpusError: the file has Megatron's layout already, or tokens of a type that Megatron
+            does not know; or it has changed since it was opened.
+        OutputError: `prefix.mcore.bin` is a file, not such a link.
+    """
+    if file.layout != "fairseq" or file.dtype not in _READABLE:
+        found = "Megatron's layout already" if file.layout != "fairseq" else f"{file.dtype} tokens"
+        raise CorpusError(
+            f"{file.prefix}.idx: has {found}, expected fairseq's layout and one of the types "
+            f"{', '.join(_READABLE)}, of which an index for Megatron can be made"
+        )
+    file.lengths()  # verifies the index first
+    prefix = Path(f"{file.prefix}.mcore")
+    link, target = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
+    if link.exists() and not link.is_symlink():
+        raise OutputError(f"{link}: expected no file, or a link that pycat made; move it away")
+    target.unlink(missing_ok=True)
+    with replacing(link) as temporary:
+        temporary.symlink_to(f"{Path(file.prefix).name}.bin")
+    with replacing(target) as temporary:
+        with Path(f"{file.prefix}.idx").open("rb") as index, temporary.open("wb") as out:
+            out.write(index.read(_HEADER_BYTES) + struct.pack("<Q", 2))
+            shutil.copyfileobj(index, out, 1 << 20)
+            out.write(struct.pack("<2q", 0, len(file)))
+            out.flush()
+            os.fsync(out.fileno())
+        file.lengths()  # refuses an index that has changed since it was opened
+    return prefix
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return os.path.relpath(path.resolve(), folder.resolve())
