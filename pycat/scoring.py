@@ -210,9 +210,6 @@ def _batch_nll(
 ) -> Tensor:
     """Summed nll (K, B), or that of each target token (K, T), float64."""
     targets = batch.tgt_tokens[length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)]
-    # A token's own nll is the sum of a sequence of one.
-    ones = torch.arange(len(targets) + 1, dtype=torch.int32, device=device)
-    boundaries = ones if per_token else batch.tgt_cu_seqlens
     nll = []
     for model in models:
         with autocast(device, dtype):
@@ -221,24 +218,28 @@ def _batch_nll(
         # hidden states would cost K times the memory here.
         head = model.head
         if head.softcap is not None:
-            tokens = _capped_nll(head, hidden, targets, ones)
-            nll.append(tokens if per_token else _sums(tokens, boundaries))
+            tokens = _capped_nll(head, hidden, targets)
+            nll.append(tokens if per_token else _sums(tokens, batch.tgt_cu_seqlens))
             continue
         stats = cat_linear_cross_entropy(
             (hidden if head.scale == 1.0 else head.scale * hidden.float())[None],
             head.weight[None],
             targets,
-            boundaries,
+            batch.tgt_cu_seqlens,
             bias=None if head.bias is None else head.bias[None],
+            per_token=per_token,
             dtype=torch.float32,
         )
-        nll.append(stats.nll[0])
+        tokens = stats.nll if stats.nll_per_token is None else stats.nll_per_token
+        nll.append(tokens[0].double())
     return torch.stack(nll)
 
 
-def _capped_nll(head: Head, hidden: Tensor, targets: Tensor, ones: Tensor) -> Tensor:
+def _capped_nll(head: Head, hidden: Tensor, targets: Tensor) -> Tensor:
     """Nll (T,) by way of logits, which a soft cap needs, a block of tokens at a time."""
     size = max(1, _BLOCK_LOGITS // len(head.weight))
+    # A token's own nll is the sum of a sequence of one.
+    ones = torch.arange(len(targets) + 1, dtype=torch.int32, device=targets.device)
     blocks = [
         cat_cross_entropy(head.logits(rows.float())[None], some, ones[: len(some) + 1]).nll[0]
         for rows, some in zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
