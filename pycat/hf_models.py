@@ -110,7 +110,7 @@ class EncoderDecoderAdapter(_HuggingFaceAdapter):
             labels[row, : len(whole)] = torch.tensor(whole)
         src_mask = length_mask(batch.src_tokens, batch.src_cu_seqlens).long()
         logits: Tensor = self.model(
-            input_ids=batch.src_tokens, attention_mask=src_mask, labels=labels
+            input_ids=batch.src_tokens, attention_mask=src_mask, labels=labels, use_cache=False
         ).logits
         mine = logits[:, len(before) : len(before) + max(lengths)]
         return mine[length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)]

@@ -48,7 +48,8 @@ def score(
         corpus: an open Corpus of N pairs (or a subset), or the path of one.
         checkpoints: K >= 2 of them, in training order: files of `pycat train`, folders that
             Hugging Face's transformers saved, such as a Trainer's `checkpoint-*` (put in the order
-            of their updates), or `Adapter` objects; or the folder of a run that holds them.
+            of their updates), or `Adapter` objects; or the folder of a run that holds them. All are
+            in memory at once.
         out: the folder to make; without one, the table stays in memory. An interrupted run of
             the same input goes on in it, and a finished one is opened as it is.
         batch_tokens: tokens of the larger side of a batch, padding included; bounds memory and

@@ -187,7 +187,10 @@ def own_nll(
             labels[0, : len(before)] = -100
             labels[0, len(before) + len(target) :] = -100
             out = model(
-                input_ids=torch.tensor([list(source)]), decoder_input_ids=tgt_in, labels=labels
+                input_ids=torch.tensor([list(source)]),
+                decoder_input_ids=tgt_in,
+                labels=labels,
+                use_cache=False,
             )
         else:
             ids = torch.tensor([[*source, *target]])
