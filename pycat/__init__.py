@@ -6,6 +6,7 @@ import os
 # another process takes a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from pycat.adapters import Adapter, Head
 from pycat.corpus import Corpus, open_corpus
 from pycat.errors import (
     CheckpointError,
@@ -16,6 +17,7 @@ from pycat.errors import (
     TokenizerError,
 )
 from pycat.evaluation import Evaluation, evaluate
+from pycat.line_scores import score_lines
 from pycat.pruning import Pruned, prune
 from pycat.score_table import ScoreTable
 from pycat.scoring import score
@@ -24,10 +26,12 @@ from pycat.tokenizing import tokenize
 from pycat.training import Run, train
 
 __all__ = [
+    "Adapter",
     "CheckpointError",
     "Corpus",
     "CorpusError",
     "Evaluation",
+    "Head",
     "OutputError",
     "Pruned",
     "PycatError",
@@ -40,6 +44,7 @@ __all__ = [
     "open_corpus",
     "prune",
     "score",
+    "score_lines",
     "select",
     "tokenize",
     "train",

@@ -99,21 +99,13 @@ def load_model(info: CheckpointInfo, device: torch.device) -> Transformer:
 
 
 def read_infos(paths: Sequence[str | PathLike[str]], corpus: Corpus) -> list[CheckpointInfo]:
-    """The headers of K checkpoints that can score this corpus together, in the order given.
+    """The headers of checkpoints that can score this corpus together, in the order given.
 
     Raises:
-        CheckpointError: fewer than two, one given twice, of different shapes, or of a tokenizer
-            other than the corpus's.
+        CheckpointError: of different shapes, or of a tokenizer other than the corpus's.
     """
-    if len(paths) < 2:
-        raise CheckpointError(
-            f"found {len(paths)} checkpoints, expected at least 2: how perplexity moves takes two "
-            "points. Train with more --checkpoints"
-        )
     infos = [read_info(path) for path in paths]
-    for i, info in enumerate(infos):
-        if any(info.path.samefile(other.path) for other in infos[:i]):
-            raise CheckpointError(f"{info.path}: given twice; pass each checkpoint once")
+    for info in infos:
         if info.tokenizer_sha256 != corpus.manifest["tokenizer_sha256"]:
             raise CheckpointError(
                 f"{info.path}: trained with tokenizer {info.tokenizer_sha256[:12]}…, but "

@@ -5,7 +5,9 @@ import errno
 import inspect
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from pycat.adapters import own_tokenizer
 from pycat.corpus import Corpus, open_corpus
 from pycat.criteria import CRITERIA
 from pycat.device import DTYPES
 from pycat.errors import PycatError
 from pycat.evaluation import BASELINES, Evaluation, TestSet, evaluate
+from pycat.line_scores import FORMATS, score_lines
 from pycat.model import PRESETS
 from pycat.pruning import prune
-from pycat.scoring import score
+from pycat.scoring import TOO_LONG, score
 from pycat.selection import Selection, select
 from pycat.tokenizer import MODEL_TYPES
 from pycat.tokenizing import tokenize
-from pycat.training import SCHEDULES, Run, train
+from pycat.training import SCHEDULES, train
 
 _OPEN_OPTIONS = ("split", "languages", "vocab_size", "eos_id", "pad_id", "tokenizer", "layout")
 _OPEN_LAYOUTS = ("fairseq", "megatron")
@@ -84,13 +88,66 @@ def _train(**options: Any) -> None:
         print(f"  {path}  {loss:.3f} nats/token")
 
 
-def _score(checkpoints: list[Path], **options: Any) -> None:
-    if len(checkpoints) == 1 and checkpoints[0].is_dir():
-        checkpoints = list(Run.open(checkpoints[0]).checkpoints)
-    table = score(_opened(options), checkpoints, **options)
+def _score(
+    format: str | None,
+    per_token: bool,
+    text: dict[str, Any],
+    checkpoints: list[Path],
+    **options: Any,
+) -> None:
+    if format is None and (options["corpus"] is None or per_token):
+        raise PycatError(
+            "score: a table of scores needs --corpus, and text and --per-token go with --format; "
+            "pass --corpus FOLDER, or --format"
+        )
+    if options["corpus"] is not None and text:
+        raise PycatError(
+            f"score: --corpus is tokenized already; leave out {', '.join(map(_dashed, text))}"
+        )
+    with ExitStack() as stack:
+        corpus = (
+            _tokenized_for(checkpoints, text, options, stack)
+            if options["corpus"] is None
+            else _opened(options)
+        )
+        if format is not None:
+            written = score_lines(
+                corpus, checkpoints, format=format, per_token=per_token, **options
+            )
+            for path in written:
+                print(path)
+            return
+    table = score(corpus, checkpoints, **options)
     print(f"{table.path}: {len(table):,} pairs under checkpoints at updates {table.steps}")
     for step, ppl in zip(table.steps, table.ppl.T, strict=True):
         print(f"  update {step:>7,}: median perplexity {np.median(ppl):,.1f}")
+
+
+def _tokenized_for(
+    checkpoints: list[Path], text: dict[str, Any], options: dict[str, Any], stack: ExitStack
+) -> Corpus:
+    """A corpus of this text that lasts as long as the stack, by the checkpoints' own tokenizer.
+
+    The `open_corpus` options are taken out of `options`; those that text has too are used.
+    """
+    del options["corpus"]
+    how = {name: options.pop(f"open.{name}") for name in _OPEN_OPTIONS}
+    text["languages"], text["tokenizer"] = how.pop("languages"), how.pop("tokenizer")
+    if strangers := [_dashed(name) for name, value in how.items() if value is not None]:
+        raise PycatError(f"score: {', '.join(strangers)} given without --corpus; leave them out")
+    if text["tokenizer"] is None and (own := own_tokenizer(checkpoints)) is not None:
+        text["tokenizer"] = own
+    elif text["tokenizer"] is None:
+        raise PycatError(
+            f"{checkpoints[0]}: has no tokenizer beside the weights; pass --tokenizer, or --corpus "
+            "with text that is tokenized"
+        )
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pycat-"))
+    return tokenize(out=Path(folder) / "corpus", **text)
+
+
+def _dashed(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _select(text: list[Path] | None, **options: Any) -> None:
@@ -236,16 +293,18 @@ def _parser() -> argparse.ArgumentParser:
     _device_option(own)
 
     own, options = verb("score", score, _score, "sum each pair's nll under each checkpoint")
-    _corpus_options(own)
+    _corpus_options(own, required=False)
     own.add_argument(
         "--checkpoints",
         type=Path,
         required=True,
         nargs="+",
-        help="folder made by train, or two and more .safetensors files in training order",
+        help="folder made by train or by a Hugging Face Trainer, or two and more of their "
+        "checkpoints in training order",
     )
     _score_options(options)
     _device_option(own)
+    _line_score_options(own)
 
     own, options = verb("select", select, _select, "keep the highest-scoring pairs")
     own.add_argument("--scores", type=Path, required=True, help="folder made by score")
@@ -301,11 +360,11 @@ def _text_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _corpus_options(parser: argparse.ArgumentParser) -> None:
+def _corpus_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument(
         "--corpus",
         type=Path,
-        required=True,
+        required=required,
         nargs="+",
         metavar="FOLDER",
         help="made by tokenize or by fairseq-preprocess; or two prefixes of MMIDIDX files",
@@ -345,7 +404,11 @@ def _test_option(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def _tokenize_options(options: _Options) -> None:
-    options.add("tokenizer", "SentencePiece .model to use; without one it is trained", type=Path)
+    options.add(
+        "tokenizer",
+        "SentencePiece .model to use, or folder of a Hugging Face model; without one it is trained",
+        type=Path,
+    )
     options.add("vocab_size", "pieces to train, both languages together", type=int)
     options.add("model_type", "pieces to train", choices=MODEL_TYPES)
     options.add("max_tokens", "skip pairs with a side of more tokens", type=int)
@@ -354,6 +417,16 @@ def _tokenize_options(options: _Options) -> None:
         "names of source and target; default: the file names' suffixes",
         type=_pair,
         metavar="SRC,TGT",
+    )
+    code = "code that a Hugging Face tokenizer puts into its sequences, such as"
+    options.add("src_lang", f"{code} eng_Latn", metavar="CODE")
+    options.add("tgt_lang", f"{code} deu_Latn", metavar="CODE")
+    options.add(
+        "prompt",
+        "for causal Hugging Face models: text before the target, {src} standing for the source and "
+        r"\n for a line end",
+        type=_prompt,
+        metavar="TEXT",
     )
 
 
@@ -380,6 +453,36 @@ def _train_options(options: _Options) -> None:
 def _score_options(options: _Options) -> None:
     options.add("batch_tokens", "tokens of a batch's larger side, with padding", type=int)
     options.add("dtype", "of matrix products; auto: bfloat16 if the device has it", choices=DTYPES)
+    options.add(
+        "too_long", "pairs that exceed the model's positions: refuse, or cut", choices=TOO_LONG
+    )
+
+
+def _line_score_options(parser: argparse.ArgumentParser) -> None:
+    lines = parser.add_argument_group(
+        "instead of a table, lines as other scorers write them",
+        "--out is a file then, and without it they go to standard output. Text may be given "
+        "in place of --corpus; --tokenizer is the first checkpoint's own then, unless named.",
+    )
+    lines.add_argument("--format", choices=FORMATS, help="of the lines")
+    lines.add_argument("--per-token", action="store_true", help="with jsonl: scores of tokens too")
+    for name, settings in (
+        ("src", {"type": Path, "metavar": "FILE"}),
+        ("tgt", {"type": Path, "metavar": "FILE"}),
+        ("tsv", {"type": Path, "metavar": "FILE"}),
+        ("max_tokens", {"type": int, "metavar": "N"}),
+        ("src_lang", {"metavar": "CODE"}),
+        ("tgt_lang", {"metavar": "CODE"}),
+        ("prompt", {"type": _prompt, "metavar": "TEXT"}),
+    ):
+        lines.add_argument(
+            _dashed(name),
+            dest="text",
+            action=_Gather,
+            default={},
+            help="as tokenize",
+            **settings,
+        )
 
 
 def _select_options(options: _Options) -> None:
@@ -412,6 +515,14 @@ class _AddTest(argparse.Action):
         setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: test})
 
 
+class _Gather(argparse.Action):
+    """Puts several options into one dictionary, by their own names."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        name = self.option_strings[0].removeprefix("--").replace("-", "_")
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: values})
+
+
 def _test_set(text: str) -> tuple[str, TestSet]:
     name, equals, files = text.partition("=")
     files = files if equals else text
@@ -429,6 +540,10 @@ def _pair(text: str) -> tuple[str, str]:
     if len(names) != 2 or not all(names):
         raise argparse.ArgumentTypeError(f"{text!r}: expected two names, such as en,de")
     return names[0], names[1]
+
+
+def _prompt(text: str) -> str:
+    return text.replace("\\n", "\n")
 
 
 def _steps(text: str) -> list[int]:

@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 from pycat import _core, fairseq, megatron
 from pycat.batches import Batch, BatchStream, from_capsules
 from pycat.errors import CorpusError, PycatError, TextError
+from pycat.hf_tokenizer import HuggingFaceTokenizer, Template
 from pycat.output import digest, file_sha256, read_manifest
 from pycat.parallel_text import ParallelText
 from pycat.tokenizer import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.model"
+TOKENIZER_FOLDER = "tokenizer"
 SKIPPED_FILE = "skipped.tsv"
 INDEX_FILES = ("src.idx", "src.bin", "tgt.idx", "tgt.bin")
 
@@ -159,7 +161,7 @@ class Corpus:
         return self.lengths[1]
 
     @cached_property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> Tokenizer | HuggingFaceTokenizer:
         """The corpus's own tokenizer.
 
         Raises:
@@ -170,6 +172,10 @@ class Corpus:
                 f"{self.path}: no tokenizer is known for these tokens, which text needs; make a "
                 "corpus with 'pycat tokenize'"
             )
+        if "template" in self._facts:
+            how = {**self._facts["recipe"]["tokenizer"]}
+            del how["sha256"]
+            return HuggingFaceTokenizer(self.path / TOKENIZER_FOLDER, **how)
         return Tokenizer(self.path / self.options.get("tokenizer", TOKENIZER_FILE))
 
     def subset(self, pair_ids: NDArray[np.int64]) -> "Corpus":
@@ -256,12 +262,14 @@ class Corpus:
     def verify(self) -> None:
         """Check every byte: the index, each token, the recorded checksums.
 
-        Tokens must lie in the vocabulary, and each sequence end with EOS.
+        Tokens must lie in the vocabulary, and each sequence end with EOS; but a source only where
+        the model's own template does not end it otherwise.
 
         Raises:
             CorpusError: with the first file that is not as it was written.
         """
-        self._src.verify(eos_id=self.eos_id)
+        ends = Template.of(self._facts).src_tail == 1
+        self._src.verify(eos_id=self.eos_id if ends else None)
         self._tgt.verify(eos_id=self.eos_id)
         for name, recorded in self._facts.get("sha256", {}).items():
             found = file_sha256(self.path / name)

@@ -7,6 +7,7 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
+from pycat.hf_tokenizer import HuggingFaceTokenizer
 from pycat.model import Transformer
 from pycat.progress import progress
 from pycat.tokenizer import Tokenizer
@@ -14,7 +15,7 @@ from pycat.tokenizer import Tokenizer
 
 def translate(
     model: Transformer,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | HuggingFaceTokenizer,
     sentences: Sequence[str],
     *,
     beam: int = 5,

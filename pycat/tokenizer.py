@@ -41,7 +41,10 @@ class Tokenizer:
         vocab_size: ids run from 0 to `vocab_size - 1`.
         eos_id: ends every sequence, and starts the decoder.
         sha256: of the model file; corpora and checkpoints carry it.
+        shortest: tokens of a source and a target that hold any text.
     """
+
+    shortest = (2, 2)
 
     def __init__(self, path: str | PathLike[str]) -> None:
         """Load a model file.
@@ -82,6 +85,16 @@ class Tokenizer:
             list[Any](lines), num_threads=num_threads, add_eos=True
         )
         return rows
+
+    def encode_pairs(
+        self, src: Sequence[bytes], tgt: Sequence[bytes]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Ids of sources and of targets, each as `encode` gives them."""
+        return self.encode(src), self.encode(tgt)
+
+    def pieces(self, row: Sequence[int]) -> list[str]:
+        """The tokens of a row of ids as they are spelled in the vocabulary."""
+        return [self._processor.id_to_piece(token) for token in row]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Text of each row of ids; EOS, if there, is dropped."""

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,9 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat._core import IndexedWriter
-from pycat.corpus import INDEX_FILES, SKIPPED_FILE, TOKENIZER_FILE, Corpus, open_corpus
+from pycat.corpus import (
+    INDEX_FILES,
+    SKIPPED_FILE,
+    TOKENIZER_FILE,
+    TOKENIZER_FOLDER,
+    Corpus,
+    open_corpus,
+)
 from pycat.errors import CorpusError, PycatError, TextError
 from pycat.hashing import hash_files
+from pycat.hf_tokenizer import HuggingFaceTokenizer
 from pycat.output import OutputFolder, digest, read_manifest, replacing, write_json
 from pycat.parallel_text import Chunk, ParallelText, decode
 from pycat.progress import progress
@@ -26,7 +35,14 @@ from pycat.tokenizer import MAX_TRAINING_BYTES, Tokenizer, train_tokenizer
 # A line longer than this is skipped unread by the tokenizer: no sentence is, and markup dumps are.
 MAX_LINE_BYTES = 65_536
 
-_OWNED = (*INDEX_FILES, "src.mcore.*", "tgt.mcore.*", TOKENIZER_FILE, SKIPPED_FILE)
+_OWNED = (
+    *INDEX_FILES,
+    "src.mcore.*",
+    "tgt.mcore.*",
+    TOKENIZER_FILE,
+    f"{TOKENIZER_FOLDER}/*",
+    SKIPPED_FILE,
+)
 
 
 def tokenize(
@@ -40,21 +56,29 @@ def tokenize(
     model_type: str = "unigram",
     max_tokens: int = 512,
     languages: tuple[str, str] | None = None,
+    src_lang: str | None = None,
+    tgt_lang: str | None = None,
+    prompt: str | None = None,
     overwrite: bool = False,
     num_threads: int | None = None,
 ) -> Corpus:
-    """Tokenize parallel text into a corpus folder.
+    r"""Tokenize parallel text into a corpus folder.
 
     Args:
         src, tgt: UTF-8 files of equal line count; plain, `.gz` or `.zst`.
         tsv: instead of both, one file of source, tab, target; further columns are not read.
         out: the folder to make. One made before from the same input is opened as it is.
-        tokenizer: a SentencePiece `.model`; without one, it is trained on this text.
+        tokenizer: a SentencePiece `.model`, or a folder with the tokenizer of a Hugging Face model,
+            such as one of its checkpoints; without one, it is trained on this text.
         vocab_size: pieces of both languages together, when training ("unigram" may yield fewer).
         model_type: "unigram" or "bpe", when training.
         max_tokens: pairs with a longer side, EOS counted, are skipped, as are lines beyond
             65,536 bytes.
         languages: names of source and target; by default the file names' suffixes.
+        src_lang, tgt_lang: codes that a Hugging Face tokenizer puts into its sequences, such as
+            "eng_Latn".
+        prompt: for causal Hugging Face models, the text before the target, `{src}` standing for
+            the source, such as "Translate English to German: {src}\n".
         overwrite: replace a corpus made with other options.
         num_threads: cores to tokenize on, None for all this process may use; the corpus is the
             same for any number.
@@ -77,9 +101,9 @@ def tokenize(
     if num_threads is not None and num_threads < 1:
         raise PycatError(f"num_threads is {num_threads}; expected at least 1, or None for all")
     folder_path = Path(out)
-    given = None if tokenizer is None else Tokenizer(tokenizer)
+    given = _given_tokenizer(tokenizer, src_lang, tgt_lang, prompt)
     # Read before the folder is touched: overwriting may delete the very file.
-    model = None if given is None else given.path.read_bytes()
+    model = given.path.read_bytes() if isinstance(given, Tokenizer) else None
     prints = text.fingerprint(known_text(folder_path))
     folder = OutputFolder(
         folder_path,
@@ -87,7 +111,7 @@ def tokenize(
         {
             "text": [row["sha256"] for row in prints],
             "languages": names,
-            "tokenizer": given.sha256
+            "tokenizer": _tokenizer_recipe(given)
             if given
             else {"vocab_size": vocab_size, "model_type": model_type},
             "max_tokens": max_tokens,
@@ -100,7 +124,11 @@ def tokenize(
             write_json(folder_path / "corpus.json", {**folder.manifest, "text": prints})
         return open_corpus(folder_path)
     model_path = folder_path / TOKENIZER_FILE
-    if model is None:
+    pieces: Tokenizer | HuggingFaceTokenizer
+    if isinstance(given, HuggingFaceTokenizer):
+        pieces = given
+        given.save(folder_path / TOKENIZER_FOLDER)
+    elif model is None:
         pieces = train_tokenizer(
             _training_lines(text), model_path, vocab_size=vocab_size, model_type=model_type
         )
@@ -113,12 +141,17 @@ def tokenize(
             text, pieces, folder_path, max_tokens, num_threads or len(os.sched_getaffinity(0))
         )
     except TextError:
-        model_path.unlink()  # or the next call, with text or options mended, would be refused
+        # Or the next call, with text or options mended, would be refused.
+        model_path.unlink(missing_ok=True)
+        shutil.rmtree(folder_path / TOKENIZER_FOLDER, ignore_errors=True)
         raise
     hashes = hash_files([folder_path / name for name in INDEX_FILES], "hash corpus")
     files = dict(zip(INDEX_FILES, hashes, strict=True))
+    # The tokens around the targets decide their scores too.
+    around = {} if isinstance(pieces, Tokenizer) else {"template": pieces.template.to_json()}
     folder.finish(
-        id=digest([files, pieces.sha256]),
+        id=digest([files, pieces.sha256, *around.values()]),
+        **around,
         languages=names,
         num_lines=counts.pop("lines"),
         num_pairs=counts.pop("pairs"),
@@ -130,6 +163,28 @@ def tokenize(
         sha256=files,
     )
     return open_corpus(folder_path)
+
+
+def _given_tokenizer(
+    path: str | PathLike[str] | None,
+    src_lang: str | None,
+    tgt_lang: str | None,
+    prompt: str | None,
+) -> Tokenizer | HuggingFaceTokenizer | None:
+    if path is not None and Path(path).is_dir():
+        return HuggingFaceTokenizer(Path(path), src_lang=src_lang, tgt_lang=tgt_lang, prompt=prompt)
+    if (src_lang, tgt_lang, prompt) != (None, None, None):
+        raise PycatError(
+            "src_lang, tgt_lang and prompt go with the tokenizer of a Hugging Face model; pass its "
+            "folder (tokenizer, --tokenizer), or leave them out"
+        )
+    return None if path is None else Tokenizer(path)
+
+
+def _tokenizer_recipe(given: Tokenizer | HuggingFaceTokenizer) -> str | dict[str, str]:
+    if isinstance(given, Tokenizer):
+        return given.sha256
+    return {"sha256": given.sha256, **given.options}
 
 
 def _languages(text: ParallelText) -> tuple[str, str]:
@@ -200,18 +255,24 @@ class _Tokenized:
 
 
 def _tokenize_chunk(
-    text: ParallelText, chunk: Chunk, tokenizer: Tokenizer, max_tokens: int
+    text: ParallelText,
+    chunk: Chunk,
+    tokenizer: Tokenizer | HuggingFaceTokenizer,
+    max_tokens: int,
 ) -> _Tokenized:
     src_lines, tgt_lines, overlong = _sides(text, chunk, MAX_LINE_BYTES)
-    rows = [tokenizer.encode(lines) for lines in (src_lines, tgt_lines)]
+    rows = tokenizer.encode_pairs(src_lines, tgt_lines)
     src, tgt = (np.fromiter(map(len, side), np.int32, len(side)) for side in rows)
-    kept = (src > 1) & (tgt > 1) & (src <= max_tokens) & (tgt <= max_tokens)
+    blank_src, blank_tgt = (
+        side < least for side, least in zip((src, tgt), tokenizer.shortest, strict=True)
+    )
+    kept = ~blank_src & ~blank_tgt & (src <= max_tokens) & (tgt <= max_tokens)
     skipped = []
     for row in np.flatnonzero(~kept).tolist():
         if row in overlong:
             reason = f"a side of more than {MAX_LINE_BYTES} bytes"
-        elif src[row] == 1 or tgt[row] == 1:
-            reason = "empty source" if src[row] == 1 else "empty target"
+        elif blank_src[row] or blank_tgt[row]:
+            reason = "empty source" if blank_src[row] else "empty target"
         else:
             reason = f"a side of more than {max_tokens} tokens"
         skipped.append((chunk.first + row, reason))
@@ -223,7 +284,11 @@ def _tokenize_chunk(
 
 
 def _write_corpus(
-    text: ParallelText, tokenizer: Tokenizer, folder: Path, max_tokens: int, num_threads: int
+    text: ParallelText,
+    tokenizer: Tokenizer | HuggingFaceTokenizer,
+    folder: Path,
+    max_tokens: int,
+    num_threads: int,
 ) -> Counter[str]:
     """Write the index files and `skipped.tsv`; counts "lines", "pairs" and each skip reason."""
     dtype = "uint16" if tokenizer.vocab_size < 65_500 else "int32"

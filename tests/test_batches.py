@@ -285,7 +285,7 @@ def test_long_documents_are_sorted_without_counters(tmp_path: Path) -> None:
         with IndexedWriter(str(tmp_path / side), dtype="uint16") as writer:
             writer.append(np.ones(lengths.sum(), dtype=np.int32), lengths)
         sides.append(IndexedFile(str(tmp_path / side)))
-    order = PairOrder(*sides, None, scratch_folder=tmp_path)
+    order = PairOrder(sides[0], sides[1], None, scratch_folder=tmp_path)
     plan = BatchPlan(order, batch_tokens=10**9, padded=False)
     src, tgt = sides[0].lengths().tolist(), sides[1].lengths().tolist()
     expected = sorted(range(50), key=lambda i: (tgt[i], src[i] if tgt[i] % 2 == 0 else -src[i], i))

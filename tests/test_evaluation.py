@@ -14,6 +14,7 @@ from pycat.decoding import translate
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.evaluation import Evaluation, evaluate
 from pycat.selection import Selection, select
+from pycat.tokenizer import Tokenizer
 
 FAST: dict[str, Any] = {"updates": 3, "batch_tokens": 512, "beam": 2, "device": "cpu"}
 
@@ -119,6 +120,7 @@ def test_a_line_end_spelled_in_bytes_stays_one_line(
     selection: Selection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = selection.corpus().tokenizer
+    assert isinstance(tokenizer, Tokenizer)
     [ids] = tokenizer.encode(["one\u240atwo"])
     byte = {name: tokenizer._processor.piece_to_id(f"<0x{name}>") for name in ("0A", "0D", "41")}
     spelled = [ids[0], byte["41"], byte["0A"], byte["0D"], byte["41"]]

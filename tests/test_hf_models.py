@@ -1,0 +1,260 @@
+"""Adapters of Hugging Face models against the loss that each model computes itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from tiny_models import (
+    MODELS,
+    POSITIONS,
+    VOCAB,
+    make_corpus,
+    make_model,
+    own_nll,
+    random_rows,
+    save_checkpoints,
+    transformers,
+)
+
+import pycat
+from pycat.errors import CheckpointError, CorpusError
+
+TEMPLATES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "bart": ((0,), ()),  # <s> X </s>
+    "m2m-100": ((64,), ()),  # language X </s>
+    "mbart": ((), (64,)),  # X </s> language
+}
+
+
+def eos_of(family: str) -> int:
+    return {"marian": 0, "t5 tied": 1, "t5 untied": 1, "mt5": 1}.get(family, 2)
+
+
+def relative(table: pycat.ScoreTable, k: int, exact: NDArray[np.float64]) -> float:
+    return float(np.max(np.abs(table.nll[:, k] / exact - 1)))
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_scores_equal_the_models_own_loss(family: str, tmp_path: Path) -> None:
+    eos_id = eos_of(family)
+    before, after = TEMPLATES.get(family, ((), ()))
+    special = {0, 1, 2, 64, 66}
+    src, tgt = (random_rows(24, eos_id, seed=seed, special=[*special]) for seed in (1, 2))
+    template = {"tgt_before": before, "tgt_after": after, "src_tail": 1}
+    corpus = make_corpus(tmp_path / "corpus", src, tgt, eos_id=eos_id, template=template)
+    saved = save_checkpoints(family, tmp_path / "run")
+    table = pycat.score(corpus, tmp_path / "run", device="cpu", batch_tokens=64)
+    assert table.steps == [9, 10]
+    assert table.num_tokens.tolist() == [len(row) for row in tgt]
+    for k, (_, model) in enumerate(saved):
+        worst = relative(table, k, own_nll(model, src, tgt, before, after))
+        print(f"{family}: {worst:.1e}")
+        assert worst < 1e-5
+    alone = pycat.score(corpus, tmp_path / "run", device="cpu", batch_tokens=1)
+    np.testing.assert_allclose(alone.nll, table.nll, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def marian(tmp_path_factory: pytest.TempPathFactory) -> tuple[pycat.Corpus, list[Path]]:
+    """A corpus and three checkpoints."""
+    folder = tmp_path_factory.mktemp("marian")
+    src, tgt = (random_rows(12, 0, seed=seed) for seed in (1, 2))
+    corpus = make_corpus(folder / "corpus", src, tgt, eos_id=0)
+    saved = save_checkpoints("marian", folder / "run", steps=(9, 10, 100))
+    return corpus, [path for path, _ in saved]
+
+
+def test_folders_are_sorted_by_update_however_they_are_given(
+    marian: tuple[pycat.Corpus, list[Path]], tmp_path: Path
+) -> None:
+    corpus, paths = marian
+    whole = pycat.score(corpus, paths[0].parent, device="cpu")
+    assert whole.steps == [9, 10, 100]
+    # The order of a shell's checkpoint-*.
+    for given in ([paths[1], paths[2], paths[0]], [paths[0].parent]):
+        table = pycat.score(corpus, given, device="cpu", out=tmp_path / "scores")
+        np.testing.assert_array_equal(table.nll, whole.nll)
+    named = [tmp_path / name for name in ("early", "late")]
+    for path, target in zip(named, paths[1:], strict=True):
+        path.symlink_to(target)
+    (tmp_path / "state").mkdir()
+    table = pycat.score(corpus, named, device="cpu")
+    assert table.steps == [1, 2]
+    np.testing.assert_array_equal(table.nll, whole.nll[:, 1:])
+
+
+def copied(source: Path, target: Path) -> Path:
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def edited(source: Path, target: Path, change: Any) -> Path:
+    """A copy of a checkpoint with its tensors changed in place."""
+    copied(source, target)
+    tensors = load_file(target / "model.safetensors")
+    change(tensors)
+    save_file(tensors, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+def test_a_trainers_state_gives_the_step(
+    marian: tuple[pycat.Corpus, list[Path]], tmp_path: Path
+) -> None:
+    corpus, paths = marian
+    named = [copied(path, tmp_path / f"save{i}") for i, path in enumerate(paths[:2])]
+    for path, step in zip(named, (70, 140), strict=True):
+        (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    assert pycat.score(corpus, named, device="cpu").steps == [70, 140]
+
+
+def test_half_precision_weights_are_scored_in_float32(tmp_path: Path) -> None:
+    src, tgt = (random_rows(6, 2, seed=seed) for seed in (1, 2))
+    corpus = make_corpus(tmp_path / "corpus", src, tgt, eos_id=2)
+    for step in (1, 2):
+        model = make_model("llama", seed=step).to(torch.bfloat16)
+        model.save_pretrained(tmp_path / f"checkpoint-{step}")
+    table = pycat.score(corpus, tmp_path, device="cpu")
+    model = transformers.LlamaForCausalLM.from_pretrained(
+        tmp_path / "checkpoint-2", dtype=torch.float32
+    )
+    assert relative(table, 1, own_nll(model, src, tgt)) < 1e-5
+
+
+def test_bfloat16_scores_are_near(marian: tuple[pycat.Corpus, list[Path]]) -> None:
+    corpus, paths = marian
+    exact = pycat.score(corpus, paths, device="cpu")
+    rough = pycat.score(corpus, paths, device="cpu", dtype="bfloat16")
+    assert not np.array_equal(rough.nll, exact.nll)
+    np.testing.assert_allclose(rough.nll, exact.nll, rtol=0.05)
+
+
+def test_checkpoints_that_cannot_score_are_refused(
+    marian: tuple[pycat.Corpus, list[Path]], tmp_path: Path
+) -> None:
+    corpus, paths = marian
+    first = paths[0]
+
+    def poison(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.encoder.layers.0.fc1.weight"][3, 3] = float("nan")
+
+    def drop(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors["model.decoder.layers.1.fc2.weight"]
+
+    nan = edited(first, tmp_path / "nan", poison)
+    part = edited(first, tmp_path / "part", drop)
+    cut = copied(first, tmp_path / "cut")
+    weights = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").write_bytes(weights[:999])
+    wider = transformers.MarianConfig.from_pretrained(first)
+    wider.encoder_ffn_dim = 48
+    transformers.MarianMTModel(wider).save_pretrained(tmp_path / "wider")
+    peft = tmp_path / "peft"
+    peft.mkdir()
+    (peft / "adapter_config.json").write_text("{}")
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    for second, message in (
+        (nan, r"nan: model.encoder.layers.0.fc1.weight has weights that are not finite"),
+        (part, r"part: the weights lack 1 tensors .* such as model.decoder.layers.1.fc2.weight"),
+        (cut, "cut: transformers cannot load this model"),
+        (tmp_path / "wider", r"wider: .*fc1.* has shape .*48.* but .*checkpoint-9 has .*32"),
+        (peft, "peft: holds an adapter of another model"),
+        (tmp_path / "none", "none: no such checkpoint"),
+        (first, "given twice"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            pycat.score(corpus, [first, second], device="cpu")
+    with pytest.raises(CheckpointError, match="nothing: holds no checkpoints"):
+        pycat.score(corpus, nothing, device="cpu")
+    with pytest.raises(CheckpointError, match="found 1 checkpoints"):
+        pycat.score(corpus, first, device="cpu")
+
+
+def test_a_head_that_is_not_known_is_refused(
+    marian: tuple[pycat.Corpus, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, paths = marian
+    forward = transformers.MarianMTModel.forward
+
+    def shifted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        out = forward(self, *args, **kwargs)
+        out.logits = out.logits + torch.arange(VOCAB)
+        return out
+
+    monkeypatch.setattr(transformers.MarianMTModel, "forward", shifted)
+    message = "checkpoint-9: the output head of MarianMTModel is not known.*pycat.Adapter"
+    with pytest.raises(CheckpointError, match=message):
+        pycat.score(corpus, paths, device="cpu")
+    monkeypatch.setattr(transformers.MarianMTModel, "get_output_embeddings", lambda self: None)
+    with pytest.raises(CheckpointError, match="MarianMTModel has no linear output layer"):
+        pycat.score(corpus, paths, device="cpu")
+
+
+def test_tokens_beyond_the_vocabulary_are_refused(
+    marian: tuple[pycat.Corpus, list[Path]], tmp_path: Path
+) -> None:
+    _, paths = marian
+    src, tgt = (random_rows(5, 0, seed=seed) for seed in (1, 2))
+    fits = make_corpus(tmp_path / "fits", src, tgt, eos_id=0, vocab_size=500)
+    assert len(pycat.score(fits, paths, device="cpu")) == 5
+    tgt[3][0] = 67
+    corpus = make_corpus(tmp_path / "corpus", src, tgt, eos_id=0, vocab_size=500)
+    message = r"corpus: token 67 of pair 3 is beyond the 67 that .*checkpoint-9 knows \(1 such"
+    with pytest.raises(CorpusError, match=message):
+        pycat.score(corpus, paths, device="cpu")
+
+
+@pytest.mark.parametrize("family", ["marian", "bart", "llama"])
+def test_pairs_longer_than_the_positions(family: str, tmp_path: Path) -> None:
+    eos_id = eos_of(family)
+    before = (0,) if family == "bart" else ()
+    src, tgt = (random_rows(8, eos_id, seed=seed) for seed in (1, 2))
+    long = random_rows(40, eos_id, seed=3, most=1)
+    row = [row[0] for row in long]
+    src[2], tgt[2] = [*row[:38], eos_id], [*row[:1], eos_id]  # together more than 40
+    src[4], tgt[4] = [*row, *row[:20], eos_id] if family != "llama" else [*row[:30]], [*row, eos_id]
+    template = {"tgt_before": before, "tgt_after": (), "src_tail": 1}
+    corpus = make_corpus(tmp_path / "corpus", src, tgt, eos_id=eos_id, template=template)
+    saved = save_checkpoints(family, tmp_path / "run")
+    paths = [path for path, _ in saved]
+    message = r"corpus: 1 of 8 pairs are longer than the positions of .* such as pair 4 of"
+    with pytest.raises(CorpusError, match=message):
+        pycat.score(corpus, paths, device="cpu")
+    table = pycat.score(corpus, paths, device="cpu", too_long="truncate", batch_tokens=100)
+    assert table.manifest["num_truncated"] == 1
+    if family == "llama":
+        tgt[4] = tgt[4][: POSITIONS + 1 - len(src[4])]
+    else:
+        src[4] = [*src[4][: POSITIONS - 1], eos_id]
+        tgt[4] = tgt[4][: POSITIONS - len(before)]
+    assert table.num_tokens.tolist() == [len(row) for row in tgt]
+    assert table.num_src_tokens.tolist() == [len(row) for row in src]
+    assert table.manifest["num_tokens"] == sum(map(len, tgt))
+    assert relative(table, 0, own_nll(saved[0][1], src, tgt, before)) < 1e-5
+    with pytest.raises(pycat.PycatError, match="too_long is 'cut'; expected one of refuse"):
+        pycat.score(corpus, paths, device="cpu", too_long="cut")
+
+
+def test_a_prompt_that_fills_all_positions_is_refused(tmp_path: Path) -> None:
+    src, tgt = (random_rows(3, 2, seed=seed) for seed in (1, 2))
+    src[1] = [5] * 50
+    corpus = make_corpus(tmp_path / "corpus", src, tgt, eos_id=2)
+    save_checkpoints("gpt2", tmp_path / "run")
+    with pytest.raises(CorpusError, match="source of 1 pairs, such as pair 1, fills all positions"):
+        pycat.score(corpus, tmp_path / "run", device="cpu", too_long="truncate")
+
+
+def test_without_transformers_the_extra_is_named(
+    marian: tuple[pycat.Corpus, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, paths = marian
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(CheckpointError, match=r"pip install 'pycat-nmt\[hf\]'"):
+        pycat.score(corpus, paths, device="cpu")
