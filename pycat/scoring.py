@@ -17,7 +17,12 @@ from pycat.corpus import Corpus, open_corpus
 from pycat.device import autocast, choose_device, choose_dtype
 from pycat.errors import CheckpointError, PycatError
 from pycat.hf_tokenizer import Template
-from pycat.kernels.reference import cat_cross_entropy, cat_linear_cross_entropy
+from pycat.kernels.ops import (
+    PackedWeight,
+    cat_cross_entropy,
+    cat_linear_cross_entropy,
+    pack_weight,
+)
 from pycat.output import OutputFolder
 from pycat.progress import progress
 from pycat.score_table import ScoreTable, part_path, write_part
@@ -25,7 +30,7 @@ from pycat.score_table import ScoreTable, part_path, write_part
 # Pairs of one Parquet part: what an interrupted run can lose.
 _PART_PAIRS = 65_536
 
-# Logits of a capped head made at a time: in float64 they stay below what malloc reuses (32 MiB).
+# Logits of a capped head made at a time: in float32 they stay below what malloc reuses (32 MiB).
 _BLOCK_LOGITS = 4_000_000
 
 TOO_LONG = ("refuse", "truncate")
@@ -55,8 +60,8 @@ def score(
         batch_tokens: tokens of the larger side of a batch, padding included; bounds memory and
             does not change the scores beyond rounding.
         device: "cpu", "cuda" or "auto".
-        dtype: of the layers' matrix products: "float32", "bfloat16" or "auto" (bfloat16 where the
-            device has it). Logits are float32, sums over tokens float64.
+        dtype: of what matrix products read: "float32", "bfloat16" or "auto" (bfloat16 where the
+            device has it). Logits are float32 and never in memory, sums over tokens float64.
         too_long: what to do with pairs that exceed the model's positions: "refuse" the corpus, or
             "truncate" them and score what is left; `num_tokens` counts that, and the manifest
             says of how many pairs (`num_truncated`).
@@ -176,6 +181,7 @@ def batch_nll(
         T the tokens of each pair begin, then T, int32 (B + 1,).
     """
     tail = Template.of(corpus.manifest).src_tail
+    heads = [_pack(model.head, dtype) for model in models]
     for batch in corpus.batches(batch_tokens, padded=True, pin_memory=device.type == "cuda"):
         rows = np.searchsorted(corpus.pair_ids, batch.pair_ids.numpy())
         batch = batch.to(device)
@@ -184,7 +190,7 @@ def batch_nll(
                 torch.from_numpy(side[rows]).to(device) for side in (lengths.src, lengths.tgt)
             )
             batch = cut_batch(batch, src, tgt, tail)
-        nll = _batch_nll(models, batch, device, dtype, per_token=per_token).cpu().numpy()
+        nll = _batch_nll(models, heads, batch, device, dtype, per_token=per_token).cpu().numpy()
         boundaries = batch.tgt_cu_seqlens.cpu().numpy()
         for model, values in zip(models, nll, strict=True):
             if not np.isfinite(values).all():
@@ -200,9 +206,18 @@ def batch_nll(
         advance(int(boundaries[-1]) * len(models))
 
 
+def _pack(head: Head, dtype: torch.dtype) -> PackedWeight | None:
+    """The head as the fused kernel reads it; None for one with a soft cap, which goes by logits."""
+    if head.softcap is not None:
+        return None
+    bias = None if head.bias is None else head.bias.float()[None]
+    return pack_weight(head.weight.to(dtype)[None], bias)
+
+
 @torch.inference_mode()
 def _batch_nll(
     models: Sequence[Adapter],
+    heads: Sequence[PackedWeight | None],
     batch: Batch,
     device: torch.device,
     dtype: torch.dtype,
@@ -212,24 +227,18 @@ def _batch_nll(
     """Summed nll (K, B), or that of each target token (K, T), float64."""
     targets = batch.tgt_tokens[length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)]
     nll = []
-    for model in models:
+    for model, packed in zip(models, heads, strict=True):
         with autocast(device, dtype):
             hidden = model.hidden(batch)
-        # Outside autocast, which would round logits to bfloat16. One checkpoint at a time: stacked
-        # hidden states would cost K times the memory here.
-        head = model.head
-        if head.softcap is not None:
-            tokens = _capped_nll(head, hidden, targets)
+        if packed is None:
+            tokens = _capped_nll(model.head, hidden, targets)
             nll.append(tokens if per_token else _sums(tokens, batch.tgt_cu_seqlens))
             continue
+        if model.head.scale != 1.0:
+            hidden = model.head.scale * hidden.float()
+        # One checkpoint at a time: stacked hidden states would cost K times the memory here.
         stats = cat_linear_cross_entropy(
-            (hidden if head.scale == 1.0 else head.scale * hidden.float())[None],
-            head.weight[None],
-            targets,
-            batch.tgt_cu_seqlens,
-            bias=None if head.bias is None else head.bias[None],
-            per_token=per_token,
-            dtype=torch.float32,
+            hidden.to(dtype)[None], packed, targets, batch.tgt_cu_seqlens, per_token=per_token
         )
         tokens = stats.nll if stats.nll_per_token is None else stats.nll_per_token
         nll.append(tokens[0].double())
