@@ -48,5 +48,6 @@ def open_both(folder: str) -> tuple[_core.IndexedFile, _core.IndexedFile]:
 
 
 def open_corpus(folder: str) -> Corpus:
-    manifest = {"languages": ["src", "tgt"], "vocab_size": VOCAB_SIZE, "eos_id": 2}
-    return Corpus(Path(folder), manifest, *open_both(folder))
+    src, tgt = open_both(folder)
+    facts = {"languages": ["src", "tgt"], "vocab_size": VOCAB_SIZE, "eos_id": 2}
+    return Corpus(Path(folder), {**facts, "num_pairs": len(src)}, src, tgt)
