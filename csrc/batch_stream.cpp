@@ -14,6 +14,7 @@
 namespace pycat {
 namespace {
 
+constexpr std::chrono::microseconds kLooking{50};
 constexpr std::chrono::milliseconds kPatience{100};  // between looks for an interrupt
 
 }  // namespace
@@ -93,7 +94,8 @@ std::optional<Batch> BatchStream::next(const std::function<void()>& while_waitin
       ++step_;
       slot_free_.notify_one();
       if (taken.batch) return std::move(taken.batch);
-    } else if (slot_ready_.wait_for(lock, kPatience) == std::cv_status::timeout) {
+    } else if (!look_for_a_slot(lock) &&
+               slot_ready_.wait_for(lock, kPatience) == std::cv_status::timeout) {
       lock.unlock();
       while_waiting();
       lock.lock();
@@ -101,6 +103,17 @@ std::optional<Batch> BatchStream::next(const std::function<void()>& while_waitin
     require_open();
   }
   return std::nullopt;
+}
+
+/// Waits a little without sleeping: to be woken takes as long as to read a batch. Whether one has
+/// been read meanwhile.
+bool BatchStream::look_for_a_slot(std::unique_lock<std::mutex>& lock) {
+  const std::uint64_t seen = num_filled_;
+  lock.unlock();
+  const auto end = std::chrono::steady_clock::now() + kLooking;
+  while (num_filled_ == seen && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  lock.lock();
+  return num_filled_ != seen;
 }
 
 std::optional<Batch> BatchStream::read_next() {
@@ -145,6 +158,7 @@ void BatchStream::fill_slots(std::size_t thread) {
     fill(slot, step, thread);
     lock.lock();
     slots_[step % slots_.size()] = std::move(slot);
+    ++num_filled_;
     slot_ready_.notify_all();
   }
   slot_free_.notify_all();

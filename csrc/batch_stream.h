@@ -60,6 +60,7 @@ class BatchStream {
   };
 
   void require_open() const;
+  bool look_for_a_slot(std::unique_lock<std::mutex>& lock);
   std::optional<Batch> read_next();
   void start();
   void fill_slots(std::size_t thread);
@@ -78,6 +79,7 @@ class BatchStream {
   std::condition_variable slot_free_;
   std::vector<Slot> slots_;
   std::uint64_t step_to_fill_;
+  std::atomic<std::uint64_t> num_filled_{0};  // read without the lock too
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };
