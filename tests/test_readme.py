@@ -25,8 +25,9 @@ def here(tmp_path: Path) -> Path:
 
 
 def test_python_example_runs(here: Path) -> None:
-    [example] = blocks("python")
-    subprocess.run([sys.executable, "-c", example], cwd=here, check=True, timeout=250)
+    subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks("python"))], cwd=here, check=True, timeout=250
+    )
     assert len((here / "pruned.en").read_bytes().splitlines()) == 1200
     assert len((here / "pruned.de").read_bytes().splitlines()) == 1200
 
