@@ -7,6 +7,7 @@ A reader takes one side: `packed(ids)` gives tokens int64 (T,) and cu_seqlens in
 import os
 import time
 import warnings
+from abc import ABC, abstractmethod
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,14 +76,15 @@ class NumpyReader:
         return torch.from_numpy(tokens), torch.from_numpy(boundaries(lengths))
 
 
-class ListReader:
-    """Batches of what `sequences(ids)` of a child class returns: a list of arrays."""
+class ListReader(ABC):
+    """Batches of what a reader gives as a list of arrays."""
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
 
+    @abstractmethod
     def sequences(self, ids: Ids) -> list[NDArray[Any]]:
-        raise NotImplementedError
+        """Tokens of each sequence, in the order of `ids`."""
 
     def packed(self, ids: Ids) -> tuple[Tensor, Tensor]:
         rows = self.sequences(ids)
