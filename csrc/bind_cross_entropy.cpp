@@ -108,7 +108,7 @@ py::tuple from_logits(const py::array& logits, const Ids& targets, const Offsets
             all_stats ? kNumTokenStats - 1 : 1, per_token, num_threads);
   const CpuIsa isa = active_isa();
   {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     cross_entropy(isa, call.view, data, type, call.num_threads, call.results);
   }
   return call.outputs();
@@ -135,7 +135,7 @@ py::tuple from_hidden(const py::array& hidden, const py::array& weight,
             all_stats ? kNumTokenStats : 1, per_token, num_threads);
   const CpuIsa isa = active_isa();
   {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     linear_cross_entropy(isa, call.view, heads, call.num_threads, call.results);
   }
   return call.outputs();
@@ -161,7 +161,7 @@ py::tuple from_packed(const py::array& hidden, const Tiles& tiles, const std::st
   checked(tiles, "tiles", {hidden.shape(0), num_tiles, tile_words(kernel, heads.width)});
   heads.tiles = tiles.data();
   {
-    const py::gil_scoped_release release;
+    const ReleaseGil release;
     linear_cross_entropy(isa, call.view, heads, call.num_threads, call.results);
   }
   return call.outputs();
@@ -181,7 +181,7 @@ Tiles pack_weight(const py::array& weight, const std::optional<py::array>& bias)
   const std::int64_t words = tile_words(kernel, view.width);
   Tiles tiles(Sizes{num_checkpoints, num_tiles, words});
   std::uint32_t* out = tiles.mutable_data();
-  const py::gil_scoped_release release;
+  const ReleaseGil release;
   for (std::int64_t k = 0; k < num_checkpoints; ++k) {
     pack_tiles(view, kernel, 0, num_tiles, out + k * num_tiles * words);
     view.weight += view.vocab_size * view.width * size_of(view.type);

@@ -6,7 +6,8 @@
 
 // The loop is compiled for several instruction sets and chosen on loading. Not under sanitizers:
 // the choice is made before they are ready.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(PYCAT_SANITIZED)
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12 && \
+    !defined(PYCAT_SANITIZED)
 #define PYCAT_FOR_EACH_ISA \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else

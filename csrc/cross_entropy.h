@@ -23,7 +23,8 @@ struct LinearHeads {
 void cross_entropy(CpuIsa isa, const TokenTargets& targets, const char* logits, FloatType type,
                    std::int64_t num_threads, SequenceResults& results);
 
-/// Statistics of hidden times weight; logits are never stored. Extra memory: below 32 MB.
+/// Statistics of hidden times weight; logits are never stored. Extra memory: below
+/// 32 MB on up to 64 threads.
 void linear_cross_entropy(CpuIsa isa, const TokenTargets& targets, const LinearHeads& heads,
                           std::int64_t num_threads, SequenceResults& results);
 

@@ -117,7 +117,7 @@ void IndexFile::choose_layout(std::optional<Layout> layout) {
       layout.value_or(is_megatron && !is_fairseq ? Layout::kMegatron : Layout::kFairseq);
   if (wanted == Layout::kFairseq ? is_fairseq : is_megatron) {
     layout_ = wanted;
-    if (layout_ == Layout::kMegatron) verify_documents(num_documents);
+    if (layout_ == Layout::kMegatron) num_documents_ = num_documents;
     return;
   }
   std::string expected = text(fairseq);
@@ -132,14 +132,14 @@ void IndexFile::choose_layout(std::optional<Layout> layout) {
           (is_other ? "; it has the other layout: leave the layout to be recognised" : kRebuild));
 }
 
-void IndexFile::verify_documents(std::uint64_t num_documents) const {
+void IndexFile::verify_documents() const {
   const std::byte* documents =
       file_.data() + kHeaderBytes + kDocumentCountBytes + kEntryBytes * num_sequences_;
   std::uint64_t before = 0;
-  for (std::uint64_t i = 0; i < num_documents; ++i) {
+  for (std::uint64_t i = 0; i < num_documents_; ++i) {
     const auto document = load<std::uint64_t>(documents + kDocumentBytes * i);
     if ((i == 0 && document != 0) || document < before || document > num_sequences_ ||
-        (i == num_documents - 1 && document != num_sequences_)) {
+        (i == num_documents_ - 1 && document != num_sequences_)) {
       throw CorpusError(file_.path(), "document " + text(i) + " begins at sequence " +
                                           std::to_string(static_cast<std::int64_t>(document)) +
                                           ", expected the documents to rise from 0 to " +
@@ -151,6 +151,7 @@ void IndexFile::verify_documents(std::uint64_t num_documents) const {
 
 void IndexFile::verify_entries(const MappedFile& tokens) const {
   if (tokens.size() == 0) throw CorpusError(tokens.path(), std::string("is empty") + kRebuild);
+  verify_documents();
 
   // Each pointer is compared with its predecessor's end: together that is the sum of the lengths.
   std::uint64_t bad = pointer(0) == 0 ? num_sequences_ : 0;

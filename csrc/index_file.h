@@ -23,8 +23,9 @@ class IndexFile {
   const TokenType& token_type() const noexcept { return token_type_; }
   std::uint64_t num_sequences() const noexcept { return num_sequences_; }
 
-  /// Throws CorpusError unless every length is at least 1, every pointer the sum of the lengths
-  /// before it, and their sum the size of the `.bin` file. Splits the work over threads.
+  /// Throws CorpusError unless Megatron's documents rise over all sequences, every length is at
+  /// least 1, every pointer the sum of the lengths before it, and their sum the size of the `.bin`
+  /// file. Splits the work over threads.
   void verify_entries(const MappedFile& tokens) const;
 
   const std::byte* length_address(std::uint64_t sequence) const noexcept {
@@ -44,7 +45,7 @@ class IndexFile {
   void verify_magic() const;
   void read_counts();
   void choose_layout(std::optional<Layout> layout);
-  void verify_documents(std::uint64_t num_documents) const;
+  void verify_documents() const;
   std::uint64_t first_bad_entry(std::uint64_t begin, std::uint64_t end,
                                 std::uint64_t tokens_bytes) const noexcept;
   [[noreturn]] void refuse_entry(std::uint64_t sequence, const MappedFile& tokens) const;
@@ -54,6 +55,7 @@ class IndexFile {
   Layout layout_{};
   TokenType token_type_{};
   std::uint64_t num_sequences_ = 0;
+  std::uint64_t num_documents_ = 0;  // in Megatron's layout
   const std::byte* lengths_ = nullptr;
   const std::byte* pointers_ = nullptr;
 };

@@ -35,10 +35,8 @@ IndexedFile::IndexedFile(const std::filesystem::path& prefix,
                       "does not exist; give the path without '.idx' or '.bin', or make the "
                       "corpus with 'pycat tokenize'");
   }
-  const std::uint64_t least = num_sequences() > std::numeric_limits<std::uint64_t>::max() / 8
-                                  ? std::numeric_limits<std::uint64_t>::max()
-                                  : num_sequences() * token_type().num_bytes;
-  if (tokens_.size() < least || tokens_.size() % token_type().num_bytes != 0) {
+  if (tokens_.size() < num_sequences() * token_type().num_bytes ||
+      tokens_.size() % token_type().num_bytes != 0) {
     index_.verify_entries(tokens_);  // says what is missing
   }
   if (num_sequences() <= kVerifyOnOpening) require_verified();

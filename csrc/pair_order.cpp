@@ -16,18 +16,24 @@
 namespace pycat {
 namespace {
 
-// Counters of 8 bytes: 32 MB. Sentences stay far below; documents are sorted by comparing.
+// Counters of 4 bytes (8 from 2^32 pairs), 32 MB at most; sentences stay far below. Where lengths
+// would need more, pairs with a longer side are sorted by comparing.
 constexpr std::uint64_t kMaxCounters = 1 << 22;
+constexpr std::uint64_t kMaxCountedLength = 2047;
 
 constexpr std::uint64_t kMinPairsPerThread = 1 << 17;
 constexpr std::uint64_t kBlock = 64;  // pairs whose places are asked for before they are written
 
-std::uint64_t longest(const IndexedFile& file) {
+/// The longest side of `num_pairs` pairs.
+template <typename PairAt>
+std::uint64_t longest(const IndexedFile& side, std::uint64_t num_pairs, const PairAt& pair_at) {
   constexpr std::uint64_t kMax = std::numeric_limits<std::int32_t>::max();
-  const std::uint64_t least_missing = parallel_min(
-      file.num_sequences(), kMinPairsPerThread, [&](std::uint64_t begin, std::uint64_t end) {
+  const std::uint64_t least_missing =
+      parallel_min(num_pairs, kMinPairsPerThread, [&](std::uint64_t begin, std::uint64_t end) {
         std::int32_t result = 0;
-        for (std::uint64_t i = begin; i < end; ++i) result = std::max(result, file.length(i));
+        for (std::uint64_t i = begin; i < end; ++i) {
+          result = std::max(result, side.length(pair_at(i)));
+        }
         return kMax - static_cast<std::uint64_t>(result);
       });
   return kMax - least_missing;
@@ -86,24 +92,21 @@ std::size_t PairOrder::cell_at(std::uint64_t position) const noexcept {
 
 template <typename Number, typename PairAt>
 void PairOrder::sort(const IndexedFile& src, const IndexedFile& tgt, const PairAt& pair_at) {
-  if (!sort_by_counting<Number>(src, tgt, pair_at)) {
-    sort_by_comparing<Number>(src, tgt, pair_at);
+  std::uint64_t width = longest(src, size_, pair_at) + 1;
+  std::uint64_t height = longest(tgt, size_, pair_at) + 1;
+  if (width > kMaxCounters / height) {
+    width = std::min(width, kMaxCountedLength + 1);
+    height = std::min(height, kMaxCountedLength + 1);
   }
-}
-
-template <typename Number, typename PairAt>
-bool PairOrder::sort_by_counting(const IndexedFile& src, const IndexedFile& tgt,
-                                 const PairAt& pair_at) {
-  const std::uint64_t width = longest(src) + 1;
-  const std::uint64_t height = longest(tgt) + 1;
-  if (width > kMaxCounters / height) return false;
+  const std::uint64_t overlong = width * height;  // the counter behind all others
   // Source lengths rise in one target length and fall in the next, so that batches which span both
   // hold like ones.
   const auto counter_of = [&](std::uint64_t i) {
     const std::uint64_t pair = pair_at(i);
-    // Bounded although verified: the files may be rewritten in place while they are read.
-    const std::uint64_t row = std::min(static_cast<std::uint64_t>(tgt.length(pair)), height - 1);
-    const std::uint64_t column = std::min(static_cast<std::uint64_t>(src.length(pair)), width - 1);
+    // Lengths that a rewrite in place made negative count as overlong here, and are refused later.
+    const auto row = static_cast<std::uint64_t>(tgt.length(pair));
+    const auto column = static_cast<std::uint64_t>(src.length(pair));
+    if (__builtin_expect(row >= height || column >= width, 0)) return overlong;
     // In odd rows width - 1 - column, without a branch: it would be mispredicted every other time.
     const std::uint64_t odd = 0 - row % 2;
     return row * width + (column ^ odd) + (width & odd);
@@ -112,8 +115,8 @@ bool PairOrder::sort_by_counting(const IndexedFile& src, const IndexedFile& tgt,
   // ascending order, whatever the number of threads.
   const std::uint64_t cores = std::max(1u, std::thread::hardware_concurrency());
   const std::uint64_t num_shares = std::clamp<std::uint64_t>(
-      std::min(size_ / kMinPairsPerThread, kMaxCounters / (width * height)), 1, cores);
-  std::vector<std::vector<Number>> counters(num_shares, std::vector<Number>(width * height));
+      std::min(size_ / kMinPairsPerThread, kMaxCounters / (overlong + 1)), 1, cores);
+  std::vector<std::vector<Number>> counters(num_shares, std::vector<Number>(overlong + 1));
   const auto for_each_share = [&](const auto& work) {
     parallel_min(num_shares, 1, [&](std::uint64_t first, std::uint64_t last) {
       for (std::uint64_t share = first; share < last; ++share) {
@@ -126,12 +129,14 @@ bool PairOrder::sort_by_counting(const IndexedFile& src, const IndexedFile& tgt,
     for (std::uint64_t i = begin; i < end; ++i) ++counts[counter_of(i)];
   });
   std::uint64_t begin = 0;
-  for (std::uint64_t counter = 0; counter < width * height; ++counter) {
+  std::uint64_t first_overlong = 0;
+  for (std::uint64_t counter = 0; counter <= overlong; ++counter) {
     const std::uint64_t cell_begin = begin;
+    if (counter == overlong) first_overlong = begin;
     for (std::vector<Number>& counts : counters) {
       begin += std::exchange(counts[counter], static_cast<Number>(begin));
     }
-    if (begin == cell_begin) continue;
+    if (begin == cell_begin || counter == overlong) continue;
     const std::uint64_t row = counter / width;
     const std::uint64_t column = row % 2 == 0 ? counter % width : width - 1 - counter % width;
     cells_.push_back(
@@ -150,21 +155,23 @@ bool PairOrder::sort_by_counting(const IndexedFile& src, const IndexedFile& tgt,
         order[block[k]] = static_cast<Number>(pair_at(i));
     }
   });
-  return true;
+  sort_by_comparing<Number>(src, tgt, first_overlong);
 }
 
-template <typename Number, typename PairAt>
+/// Sorts what stands from position `first` on.
+template <typename Number>
 void PairOrder::sort_by_comparing(const IndexedFile& src, const IndexedFile& tgt,
-                                  const PairAt& pair_at) {
+                                  std::uint64_t first) {
   struct Row {
     std::int32_t tgt_length;
     std::int32_t src_length;
     Number pair;
   };
-  std::vector<Row> rows(size_);
-  for (std::uint64_t i = 0; i < size_; ++i) {
-    const std::uint64_t pair = pair_at(i);
-    rows[i] = {tgt.length(pair), src.length(pair), static_cast<Number>(pair)};
+  auto* order = reinterpret_cast<Number*>(order_.data());
+  std::vector<Row> rows(size_ - first);
+  for (std::uint64_t i = 0; i < rows.size(); ++i) {
+    const Number pair = order[first + i];
+    rows[i] = {tgt.length(pair), src.length(pair), pair};
   }
   std::sort(rows.begin(), rows.end(), [](const Row& one, const Row& other) {
     if (one.tgt_length != other.tgt_length) return one.tgt_length < other.tgt_length;
@@ -173,13 +180,12 @@ void PairOrder::sort_by_comparing(const IndexedFile& src, const IndexedFile& tgt
     }
     return one.pair < other.pair;
   });
-  auto* order = reinterpret_cast<Number*>(order_.data());
-  for (std::uint64_t i = 0; i < size_; ++i) {
+  for (std::uint64_t i = 0; i < rows.size(); ++i) {
     const Row& row = rows[i];
-    order[i] = row.pair;
-    if (cells_.empty() || cells_.back().tgt_length != row.tgt_length ||
-        cells_.back().src_length != row.src_length) {
-      cells_.push_back({row.tgt_length, row.src_length, i});
+    order[first + i] = row.pair;
+    if (i == 0 || rows[i - 1].tgt_length != row.tgt_length ||
+        rows[i - 1].src_length != row.src_length) {
+      cells_.push_back({row.tgt_length, row.src_length, first + i});
     }
   }
 }

@@ -13,6 +13,8 @@
 namespace pycat {
 
 /// Pairs sorted by target and source length, by counting: O(N), 4 bytes a pair (8 from 2^32 pairs).
+/// Where lengths differ too much to be counted, pairs with a side of more than 2047 tokens come
+/// last, sorted by comparing.
 ///
 /// The order stands in a mapped file, not in memory that belongs to the process, and never changes:
 /// batches and epochs are computed from it.
@@ -55,10 +57,8 @@ class PairOrder {
  private:
   template <typename Number, typename PairAt>
   void sort(const IndexedFile& src, const IndexedFile& tgt, const PairAt& pair_at);
-  template <typename Number, typename PairAt>
-  bool sort_by_counting(const IndexedFile& src, const IndexedFile& tgt, const PairAt& pair_at);
-  template <typename Number, typename PairAt>
-  void sort_by_comparing(const IndexedFile& src, const IndexedFile& tgt, const PairAt& pair_at);
+  template <typename Number>
+  void sort_by_comparing(const IndexedFile& src, const IndexedFile& tgt, std::uint64_t first);
 
   std::array<MappedFile::Identity, 2> src_;
   std::array<MappedFile::Identity, 2> tgt_;

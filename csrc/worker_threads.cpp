@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -25,8 +26,12 @@ void run_tasks(std::int64_t num_tasks, std::int64_t num_threads,
     for (std::int64_t task = next++; task < num_tasks; task = next++) work(task, worker);
   };
   Team team;
-  for (std::int64_t worker = 1; worker < std::min(num_threads, num_tasks); ++worker) {
-    team.threads.emplace_back(take_tasks, worker);
+  try {
+    for (std::int64_t worker = 1; worker < std::min(num_threads, num_tasks); ++worker) {
+      team.threads.emplace_back(take_tasks, worker);
+    }
+  } catch (const std::system_error&) {
+    // No more threads to be had: those there are do it all.
   }
   take_tasks(0);
 }

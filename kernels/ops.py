@@ -18,6 +18,7 @@ from pycat.kernels.reference import STAT_NAMES, SequenceStats, Stats, wrong_targ
 from torch import Tensor
 
 from pycat import _core
+from pycat.errors import PycatError
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -82,8 +83,8 @@ def cat_cross_entropy(
         ignore_index: targets counted neither in nll nor in num_tokens.
         stats: "nll", or "all" for the other columns too, except grad_norm_bound.
         per_token: also return nll_per_token (K, T).
-        check: refuse a target out of range, which on CUDA waits for the device; without it that
-            target's sequence has NaN results and nothing else changes.
+        check: refuse a target out of range, and on CUDA, which it waits for, cu_seqlens that do not
+            rise; without it the target's sequence has NaN results and nothing else changes.
 
     Returns:
         SequenceStats. float32 inside a token, float64 over tokens; bitwise repeatable, and the same
@@ -98,7 +99,7 @@ def cat_cross_entropy(
     raw: _Raw = torch.ops.pycat.cat_cross_entropy(
         logits.detach(), targets, cu_seqlens, ignore_index, _is_all(stats), per_token
     )
-    return _stats(raw, targets, logits.shape[2], ignore_index, per_token, check)
+    return _stats(raw, targets, cu_seqlens, logits.shape[2], ignore_index, per_token, check)
 
 
 def cat_linear_cross_entropy(
@@ -127,7 +128,8 @@ def cat_linear_cross_entropy(
         check: as there.
 
     Returns:
-        As `cat_cross_entropy`. Extra memory on the CPU: less than 32 MB.
+        As `cat_cross_entropy`. Extra memory on the CPU: less than 32 MB on up to 64 threads, and a
+        copy of each input that is not contiguous.
 
     Raises:
         ValueError: as `cat_cross_entropy`, or the weight was packed for another processor.
@@ -169,7 +171,7 @@ def cat_linear_cross_entropy(
         raw = torch.ops.pycat.cat_linear_cross_entropy(
             hidden.detach(), plain, targets, cu_seqlens, bias, *options
         )
-    return _stats(raw, targets, shape[1], ignore_index, per_token, check)
+    return _stats(raw, targets, cu_seqlens, shape[1], ignore_index, per_token, check)
 
 
 def _is_all(stats: Literal["nll", "all"]) -> bool:
@@ -221,15 +223,27 @@ def _check_targets(name: str, tensor: Tensor, targets: Tensor, cu_seqlens: Tenso
         )
 
 
+def _check_rising(cu_seqlens: Tensor, num_targets: int) -> None:
+    first, last, least = (int(x) for x in (cu_seqlens[0], cu_seqlens[-1], cu_seqlens.diff().min()))
+    if first != 0 or last != num_targets or least < 0:
+        raise ValueError(
+            f"cu_seqlens runs from {first} to {last}; expected it to rise from 0 to the "
+            f"{num_targets} targets"
+        )
+
+
 def _stats(
     raw: _Raw,
     targets: Tensor,
+    cu_seqlens: Tensor,
     vocab_size: int,
     ignore_index: int,
     per_token: bool,
     check: bool,
 ) -> SequenceStats:
     sums, num_tokens, ppl_mean, ppl_var, nll_per_token, first_bad = raw
+    if check and cu_seqlens.device.type != "cpu":  # the CPU kernels have looked at them
+        _check_rising(cu_seqlens, len(targets))
     if check and (at := int(first_bad)) < len(targets):
         raise ValueError(wrong_target(at, int(targets[at]), vocab_size, ignore_index))
     columns = dict(zip(STAT_NAMES, sums, strict=False))
@@ -286,8 +300,8 @@ def _fake(
     )
 
 
-def _require_triton() -> None:
-    """Triton is imported when a CUDA tensor comes: without it all works on the CPU."""
+def require_triton() -> None:
+    """Refuse CUDA without a Triton that has what the kernels use; the CPU needs none."""
     try:
         import triton
     except ImportError:
@@ -296,7 +310,7 @@ def _require_triton() -> None:
         found = triton.__version__
         if tuple(map(int, found.split(".")[:2])) >= (3, 6):
             return
-    raise RuntimeError(
+    raise PycatError(
         f"the fused kernels on CUDA need Triton 3.6 or newer, found {found}; pip install "
         "'triton>=3.6', with a torch that goes with it"
     )
@@ -346,7 +360,7 @@ def _(
     all_stats: bool,
     per_token: bool,
 ) -> _Raw:
-    _require_triton()
+    require_triton()
     from pycat.kernels import cross_entropy
 
     raw: _Raw = cross_entropy.cross_entropy(
@@ -407,7 +421,7 @@ def _(
     all_stats: bool,
     per_token: bool,
 ) -> _Raw:
-    _require_triton()
+    require_triton()
     from pycat.kernels import linear_cross_entropy
 
     raw: _Raw = linear_cross_entropy.linear_cross_entropy(

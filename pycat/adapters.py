@@ -298,6 +298,12 @@ class KeptLengths:
                 source leaves no position for its target.
         """
         src, tgt = corpus.lengths
+        if all(
+            limit is None
+            for adapter in adapters
+            for limit in (adapter.max_src_tokens, adapter.max_tgt_tokens, adapter.max_tokens)
+        ):
+            return cls(src, tgt, 0)  # copies nothing, however large the corpus
         most_src, most_tgt, most = (
             min((n for n in limits if n is not None), default=None)
             for limits in (

@@ -113,7 +113,8 @@ class BatchStream(Iterator[Batch]):
     def state(self) -> dict[str, Any]:
         """What `Corpus.batches(state=...)` needs to go on after the last batch returned.
 
-        A few numbers, the same on every rank; batches read ahead do not count.
+        A few numbers, the same on every rank as long as all have equally many batches (which only
+        fewer pairs than ranks prevent); batches read ahead do not count.
         """
         return {**self._facts, "step": self._stream.step}
 

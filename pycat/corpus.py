@@ -97,6 +97,8 @@ class Corpus:
         """
         if isinstance(index, slice):
             rows = range(len(self))[index]
+            if rows.step < 0:
+                raise ValueError(f"the step is {rows.step}; expected at least 1: views ascend")
             return self.subset(
                 np.arange(rows.start, rows.stop, rows.step)
                 if self._view is None
@@ -221,7 +223,8 @@ class Corpus:
             state: `BatchStream.state` of an earlier stream, to go on after its last batch.
             num_threads: that read ahead; with 0 each batch is read when it is asked for. The
                 batches are the same.
-            pin_memory: read into memory from which CUDA devices copy faster.
+            pin_memory: read into memory from which CUDA devices copy faster. Copy by `Batch.to`,
+                which waits: the memory is used again as soon as the batch is gone.
 
         Raises:
             CorpusError: the files are damaged or changed; `state` belongs to other batches.

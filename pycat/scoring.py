@@ -22,6 +22,7 @@ from pycat.kernels.ops import (
     cat_cross_entropy,
     cat_linear_cross_entropy,
     pack_weight,
+    require_triton,
 )
 from pycat.output import OutputFolder
 from pycat.progress import progress
@@ -82,6 +83,8 @@ def score(
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     check_too_long(too_long)
     torch_device = choose_device(device)
+    if torch_device.type == "cuda":
+        require_triton()
     torch_dtype = choose_dtype(dtype, torch_device)
     # Loaded before the folder is touched: overwriting for a damaged checkpoint would lose a table.
     models = [adapter.to(torch_device) for adapter in load_adapters(checkpoints, corpus)]

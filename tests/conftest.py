@@ -141,7 +141,7 @@ def shared_data() -> Path:
     """Real parallel text that lies beside the repository on some machines; none of it is in it."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("needs ../shared/data beside the repository")
+        pytest.skip("the real parallel text is not on this machine")
     return folder
 
 

@@ -402,7 +402,8 @@ void read_everything(const std::shared_ptr<IndexedFile>& file, const Input& inpu
   }
   require(file->num_tokens() == num_tokens, "another number of tokens");
   const std::vector<std::int64_t> ids = all_ids(sequences.size());
-  require(succeeds([&] { file->verify(); }) == valid_tokens(sequences, ids, input.vocab_size),
+  require(succeeds([&] { file->verify(std::nullopt); }) ==
+              valid_tokens(sequences, ids, input.vocab_size),
           "verify() is wrong");
 
   constexpr std::uint64_t kPad = 77;
@@ -440,7 +441,7 @@ void read_changed(const std::shared_ptr<IndexedFile>& file, std::size_t count, b
     require(!succeeds(action) || !must_fail, "a file that was cut short is read");
   };
   attempt([&] { file->lengths(); });
-  attempt([&] { file->verify(); });
+  attempt([&] { file->verify(std::nullopt); });
   attempt([&] {
     const auto pool = std::make_shared<BlockPool>(std::vector<Block>{}, 1);
     const Batch batch =

@@ -189,7 +189,7 @@ void large_files_are_verified_at_once(const std::string& prefix) {
   for (int round = 0; round < 3; ++round) {
     const Files file = open(prefix);
     on_threads(kThreads, [&](int i) {
-      if (i == 0) file->verify();
+      if (i == 0) file->verify(std::nullopt);
       if (i == 1) file->lengths();
       if (i == 2) PairOrder(*file, *file, nullptr, 0, "/");
       if (i == 3) {
@@ -219,7 +219,7 @@ void files_shrink_under_readers(const std::string& prefix, const std::string& ot
           const bool was_cut = cut.load();
           try {
             if (i == 2) {
-              file->verify();
+              file->verify(std::nullopt);
             } else if (!stream->next([] {})) {
               break;
             }

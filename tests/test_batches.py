@@ -276,7 +276,7 @@ def test_a_seed_spreads_each_pair_over_all_places_of_its_length(
     assert abs((scaled[:, 1:] * scaled[:, :-1]).mean() * 12) < 0.02
 
 
-def test_long_documents_are_sorted_without_counters(tmp_path: Path) -> None:
+def test_long_documents_come_last(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     sides = []
     for side in ("src", "tgt"):
@@ -288,7 +288,10 @@ def test_long_documents_are_sorted_without_counters(tmp_path: Path) -> None:
     order = PairOrder(sides[0], sides[1], None, scratch_folder=tmp_path)
     plan = BatchPlan(order, batch_tokens=10**9, padded=False)
     src, tgt = sides[0].lengths().tolist(), sides[1].lengths().tolist()
-    expected = sorted(range(50), key=lambda i: (tgt[i], src[i] if tgt[i] % 2 == 0 else -src[i], i))
+    expected = sorted(
+        range(50),
+        key=lambda i: (max(src[i], tgt[i]) > 2047, tgt[i], src[i] * (-1) ** (tgt[i] % 2), i),
+    )
     assert plan.pairs(0).tolist() == expected
 
 

@@ -119,3 +119,9 @@ def test_a_damaged_list_of_skipped_lines_is_refused(tmp_path: Path, toy_tokenize
         CorpusError, match=r"skipped.tsv: leaves 3 lines, expected 2; it is damaged"
     ):
         _ = pycat.open_corpus(tmp_path / "corpus").lines
+
+
+def test_a_view_that_would_descend_is_refused(toy_corpus: Corpus) -> None:
+    assert toy_corpus[10:20:3].pair_ids.tolist() == [10, 13, 16, 19]
+    with pytest.raises(ValueError, match=r"^the step is -1; expected at least 1: views ascend$"):
+        toy_corpus[20:10:-1]

@@ -687,3 +687,10 @@ def test_a_missing_or_old_triton_is_named(
         RuntimeError, match=rf"need Triton 3\.6 or newer, found {version or 'none'}"
     ):
         ops._require_triton()
+
+
+@pytest.mark.parametrize("boundaries", [[0, 50], [1, 77], [0, 50, 40, 77]])
+def test_boundaries_on_a_device_are_looked_at(boundaries: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"^cu_seqlens runs from .*expected it to rise from 0 to"):
+        ops._check_rising(torch.tensor(boundaries, dtype=torch.int32), 77)
+    ops._check_rising(torch.tensor([0, 50, 50, 77], dtype=torch.int32), 77)
