@@ -302,7 +302,13 @@ def _architecture(device: torch.device) -> str:
         return "sm_90"  # Triton's interpreter
     if torch.version.hip is not None:
         return "gfx9"
-    return "sm_90" if torch.cuda.get_device_capability(device)[0] in (9, 10) else "sm_80"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        raise ValueError(
+            f"{torch.cuda.get_device_name(device)} is sm_{major}{minor}; expected sm_80 or newer: "
+            "pass device 'cpu'"
+        )
+    return "sm_90" if major in (9, 10) else "sm_80"
 
 
 def _tiles_per_split(num_tiles: int) -> int:
