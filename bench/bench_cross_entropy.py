@@ -214,6 +214,8 @@ def time_interleaved(
     for round_ in range(num_rounds):
         first = round_ % len(names)
         for name in names[first:] + names[:first]:
+            # OpenMP's threads spin on after a rival: they would hold a core of the next variant's.
+            time.sleep(0.03)
             synchronize(device)
             start = time.perf_counter()
             variants[name]()
