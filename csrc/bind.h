@@ -50,5 +50,6 @@ void bind_errors(pybind11::module_& module);
 void bind_corpus(pybind11::module_& module);
 void bind_batches(pybind11::module_& module);
 void bind_cross_entropy(pybind11::module_& module);
+void bind_transformer(pybind11::module_& module);
 
 }  // namespace pycat

@@ -4,10 +4,9 @@
 #include <array>
 #include <cmath>
 #include <limits>
-#include <memory>
-#include <new>
 #include <vector>
 
+#include "aligned_array.h"
 #include "float_type.h"
 #include "token_stats.h"
 #include "worker_threads.h"
@@ -34,22 +33,6 @@ const CrossEntropyKernels& kernels_of(CpuIsa isa) {
 #endif
   return kPortableKernels;
 }
-
-template <class T>
-class AlignedArray {
- public:
-  explicit AlignedArray(std::int64_t size)
-      : data_(static_cast<T*>(::operator new(static_cast<std::size_t>(size) * sizeof(T), kLine))) {}
-
-  T* data() const { return data_.get(); }
-
- private:
-  static constexpr std::align_val_t kLine{64};  // vectors that cross cache lines cost twice
-  struct Delete {
-    void operator()(T* data) const { ::operator delete(data, kLine); }
-  };
-  std::unique_ptr<T, Delete> data_;
-};
 
 double norm(const char* row, FloatType type, std::int64_t width) {
   std::array<double, 4> sums{};  // independent chains; the order is fixed

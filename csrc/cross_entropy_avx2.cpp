@@ -1,56 +1,7 @@
-#include <immintrin.h>
-
-#include <cstdint>
-
-#include "exponential_series.h"
+#include "simd_avx2.h"
 
 namespace pycat {
 namespace {
-
-#define PYCAT_SIMD __attribute__((always_inline)) inline
-
-using Floats = __m256;
-constexpr int kLanes = 8;
-
-PYCAT_SIMD Floats load(const float* at) { return _mm256_loadu_ps(at); }
-PYCAT_SIMD void store(float* at, Floats a) { _mm256_storeu_ps(at, a); }
-PYCAT_SIMD Floats spread(float a) { return _mm256_set1_ps(a); }
-PYCAT_SIMD Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
-PYCAT_SIMD Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
-PYCAT_SIMD bool any_above(Floats a, Floats b) {
-  return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
-}
-PYCAT_SIMD Floats select_above(Floats a, Floats b, Floats x, Floats y) {
-  return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ));
-}
-
-PYCAT_SIMD Floats exponential(Floats d) {
-  const Floats smallest = spread(-126.0F);  // the least normal power of two
-  const Floats unbounded = d * spread(kLog2E);
-  const Floats x = larger(smallest, unbounded);
-  const Floats whole = _mm256_floor_ps(x);
-  const Floats f = x - whole;
-  Floats y = multiply_add(f, spread(kSeries5), spread(kSeries4));
-  y = multiply_add(f, y, spread(kSeries3));
-  y = multiply_add(f, y, spread(kSeries2));
-  y = multiply_add(f, y, spread(kSeries1));
-  y = multiply_add(f, y, spread(1.0F));
-  const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(whole), 23);
-  y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), exponent));
-  // Below it 0; NaN, which is not below, stays.
-  return _mm256_andnot_ps(_mm256_cmp_ps(unbounded, smallest, _CMP_LT_OQ), y);
-}
-
-struct Dot {
-  using Unit = Floats;
-  static PYCAT_SIMD Unit load(const std::uint32_t* units) {
-    return _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i_u*)units));
-  }
-  static PYCAT_SIMD Unit spread(std::uint32_t unit) {
-    return _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(unit)));
-  }
-  static PYCAT_SIMD Floats add(Floats sum, Unit a, Unit b) { return _mm256_fmadd_ps(a, b, sum); }
-};
 
 struct FromFloat32 {
   using Element = float;
@@ -83,7 +34,7 @@ struct FromFloat16 {
 namespace pycat {
 
 // 4 rows by 24 tokens: 12 sums, 3 vectors of tokens and 1 of a row fill the 16 registers.
-constexpr LinearKernel kLinear = {4, 24, false, score_linear<Dot, 4, 3>};
+constexpr LinearKernel kLinear = {4, 24, false, score_linear<FloatDot, 4, 3>};
 const CrossEntropyKernels kAvx2Kernels = {kLinear, kLinear, score_logits};
 
 }  // namespace pycat

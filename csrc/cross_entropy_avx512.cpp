@@ -3,17 +3,6 @@
 namespace pycat {
 namespace {
 
-struct Dot {
-  using Unit = Floats;
-  static PYCAT_SIMD Unit load(const std::uint32_t* units) {
-    return _mm512_castsi512_ps(_mm512_loadu_si512(units));
-  }
-  static PYCAT_SIMD Unit spread(std::uint32_t unit) {
-    return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(unit)));
-  }
-  static PYCAT_SIMD Floats add(Floats sum, Unit a, Unit b) { return _mm512_fmadd_ps(a, b, sum); }
-};
-
 struct FromFloat32 {
   using Element = float;
   static constexpr Element kMinusInfinity = -__builtin_inff();
@@ -46,7 +35,7 @@ struct FromFloat16 {
 namespace pycat {
 
 // As for pairs of bfloat16, the other kernel of this width.
-constexpr LinearKernel kLinear = {12, 32, false, score_linear<Dot, 12, 2>};
+constexpr LinearKernel kLinear = {12, 32, false, score_linear<FloatDot, 12, 2>};
 const CrossEntropyKernels kAvx512Kernels = {kLinear, kLinear, score_logits};
 
 }  // namespace pycat

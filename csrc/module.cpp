@@ -5,4 +5,5 @@ PYBIND11_MODULE(_core, module) {
   pycat::bind_corpus(module);
   pycat::bind_batches(module);
   pycat::bind_cross_entropy(module);
+  pycat::bind_transformer(module);
 }

@@ -1,7 +1,7 @@
 #pragma once
 
-// The product of packed rows and a packed panel, a register tile at a time. Included by the sources
-// of one instruction set each, after they define
+// Products of rows and lanes, a register tile at a time. Included by the sources of one instruction
+// set each, after they define
 //   Floats                    a vector of kLanes float32, with + - *
 //   spread(float)             in every lane
 //   Dot::Unit                 a vector of kLanes 32-bit units
@@ -13,6 +13,28 @@ namespace pycat {
 namespace {
 
 #define PYCAT_INLINE __attribute__((always_inline)) inline
+
+/// sums[r][c] += row r times lane group c, over `num_units`: unit u of row r at
+/// rows[r * row_stride + u * unit_stride], of the lanes at lanes[u * lane_stride].
+template <class Dot, int R, int C, class Sum>
+PYCAT_INLINE void add_products(const std::uint32_t* rows, std::int64_t row_stride,
+                               std::int64_t unit_stride, const std::uint32_t* lanes,
+                               std::int64_t lane_stride, std::int64_t num_units,
+                               Sum (&sums)[R][C]) {
+  for (std::int64_t u = 0; u < num_units; ++u) {
+    typename Dot::Unit columns[C];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) columns[c] = Dot::load(lanes + c * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const typename Dot::Unit row = Dot::spread(rows[r * row_stride]);
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) sums[r][c] = Dot::add(sums[r][c], columns[c], row);
+    }
+    rows += unit_stride;
+    lanes += lane_stride;
+  }
+}
 
 /// sums[r][c] = bias of row r + row r of the tile times token group c of the panel. What follows is
 /// up to the caller: the sums are in registers as long as it unrolls its loops over them too.
@@ -26,19 +48,7 @@ PYCAT_INLINE void multiply_tile(const std::uint32_t* tile, const std::uint32_t* 
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) sums[r][c] = spread(bias);
   }
-  for (std::int64_t u = 0; u < num_units; ++u) {
-    tile += R;
-    typename Dot::Unit tokens[C];
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) tokens[c] = Dot::load(panel + c * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const typename Dot::Unit row = Dot::spread(tile[r]);
-#pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) sums[r][c] = Dot::add(sums[r][c], tokens[c], row);
-    }
-    panel += C * kLanes;
-  }
+  add_products<Dot>(tile + R, 1, R, panel, C * kLanes, num_units, sums);
 }
 
 }  // namespace

@@ -37,5 +37,17 @@ PYCAT_SIMD Floats exponential(Floats d) {
   return _mm512_maskz_scalef_ps(kAllLanes, y, x);  // y 2^floor(x)
 }
 
+/// Products of float32.
+struct FloatDot {
+  using Unit = Floats;
+  static PYCAT_SIMD Unit load(const std::uint32_t* units) {
+    return _mm512_castsi512_ps(_mm512_loadu_si512(units));
+  }
+  static PYCAT_SIMD Unit spread(std::uint32_t unit) {
+    return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(unit)));
+  }
+  static PYCAT_SIMD Floats add(Floats sum, Unit a, Unit b) { return _mm512_fmadd_ps(a, b, sum); }
+};
+
 }  // namespace
 }  // namespace pycat

@@ -1,0 +1,209 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bind.h"
+#include "token_stats.h"
+#include "transformer.h"
+
+namespace py = pybind11;
+
+namespace pycat {
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style>;
+using Ids = py::array_t<std::int64_t, py::array::c_style>;
+using Offsets = py::array_t<std::int32_t, py::array::c_style>;
+
+/// Reads named arrays and keeps them alive.
+class WeightReader {
+ public:
+  explicit WeightReader(const py::dict& weights) : weights_(weights) {}
+
+  bool has(const std::string& name) const { return weights_.contains(name.c_str()); }
+
+  const float* read(const std::string& name, std::int64_t rows, std::int64_t columns) {
+    if (!has(name)) throw std::invalid_argument("weights lack " + name);
+    const py::object object = weights_[name.c_str()];
+    if (!py::isinstance<Floats>(object)) {
+      throw std::invalid_argument(name + " is no contiguous float32 array");
+    }
+    Floats array = py::cast<Floats>(object);
+    const bool fits = columns == 0 ? array.ndim() == 1 && array.shape(0) == rows
+                                   : array.ndim() == 2 && (rows == 0 || array.shape(0) == rows) &&
+                                         array.shape(1) == columns;
+    if (!fits) {
+      throw std::invalid_argument(name + " has another shape than the model's sizes ask for");
+    }
+    last_rows_ = array.shape(0);
+    kept_.push_back(array);
+    return array.data();
+  }
+
+  NormWeights norm(const std::string& name, std::int64_t width) {
+    if (!has(name + ".weight")) return {nullptr, nullptr};
+    return {read(name + ".weight", width, 0), read(name + ".bias", width, 0)};
+  }
+
+  LinearWeights linear(const std::string& name, std::int64_t rows, std::int64_t width) {
+    LinearWeights linear = {read(name + ".weight", rows, width), nullptr, 0, width};
+    linear.rows = last_rows_;
+    if (has(name + ".bias")) linear.bias = read(name + ".bias", linear.rows, 0);
+    return linear;
+  }
+
+  EmbeddingWeights embedding(const std::string& name, std::int64_t width) {
+    EmbeddingWeights embedding = {};
+    embedding.tokens = read(name + ".tokens", 0, width);
+    embedding.vocab_size = last_rows_;
+    embedding.positions = read(name + ".positions", 0, width);
+    embedding.num_positions = last_rows_;
+    embedding.norm = norm(name + ".norm", width);
+    return embedding;
+  }
+
+  std::vector<Floats> take() { return std::move(kept_); }
+
+ private:
+  const py::dict& weights_;
+  std::vector<Floats> kept_;
+  std::int64_t last_rows_ = 0;
+};
+
+LayerWeights read_layer(WeightReader& reader, const std::string& name, std::int64_t width,
+                        bool is_decoder, bool norm_first) {
+  LayerWeights layer = {};
+  layer.self.query = reader.linear(name + ".self.query_key_value", 3 * width, width);
+  layer.self.output = reader.linear(name + ".self.output", width, width);
+  layer.self.norm = reader.norm(name + ".self.norm", width);
+  if (is_decoder) {
+    layer.cross.query = reader.linear(name + ".cross.query", width, width);
+    layer.cross.key_value = reader.linear(name + ".cross.key_value", 2 * width, width);
+    layer.cross.output = reader.linear(name + ".cross.output", width, width);
+    layer.cross.norm = reader.norm(name + ".cross.norm", width);
+  }
+  layer.feed_forward.up = reader.linear(name + ".up", 0, width);
+  layer.feed_forward.down = reader.linear(name + ".down", width, layer.feed_forward.up.rows);
+  layer.feed_forward.norm = reader.norm(name + ".feed_forward.norm", width);
+  static_cast<void>(norm_first);
+  return layer;
+}
+
+Finish activation_of(const std::string& name) {
+  if (name == "relu") return Finish::kRelu;
+  if (name == "silu") return Finish::kSilu;
+  if (name == "gelu") return Finish::kGelu;
+  throw std::invalid_argument("activation is \"" + name + "\"; expected relu, silu or gelu");
+}
+
+Precision precision_of(const std::string& name) {
+  if (name == "float32") return Precision::kFloat32;
+  if (name == "bfloat16") return Precision::kBFloat16;
+  if (name == "int8") return Precision::kInt8;
+  throw std::invalid_argument("dtype is \"" + name + "\"; expected float32, bfloat16 or int8");
+}
+
+/// A Transformer and the arrays it reads.
+struct HeldTransformer {
+  std::vector<Floats> arrays;
+  std::unique_ptr<Transformer> model;
+};
+
+HeldTransformer make(const py::dict& arrays, const std::string& dtype, std::int64_t num_heads,
+                     bool norm_first, const std::string& activation, float epsilon,
+                     float embedding_scale, float head_scale) {
+  WeightReader reader(arrays);
+  TransformerWeights weights = {};
+  if (!reader.has("head.weight")) throw std::invalid_argument("weights lack head.weight");
+  const py::array head = arrays["head.weight"];
+  if (head.ndim() != 2) throw std::invalid_argument("head.weight is no matrix");
+  weights.d_model = head.shape(1);
+  weights.num_heads = num_heads;
+  weights.norm_first = norm_first;
+  weights.activation = activation_of(activation);
+  weights.epsilon = epsilon;
+  weights.embedding_scale = embedding_scale;
+  weights.head_scale = head_scale;
+  weights.source = reader.embedding("source", weights.d_model);
+  weights.target = reader.embedding("target", weights.d_model);
+  for (const bool is_decoder : {false, true}) {
+    const std::string side = is_decoder ? "decoder." : "encoder.";
+    std::vector<LayerWeights>& layers = is_decoder ? weights.decoder : weights.encoder;
+    while (reader.has(side + std::to_string(layers.size()) + ".up.weight")) {
+      layers.push_back(read_layer(reader, side + std::to_string(layers.size()), weights.d_model,
+                                  is_decoder, norm_first));
+    }
+  }
+  weights.encoder_norm = reader.norm("encoder.norm", weights.d_model);
+  weights.decoder_norm = reader.norm("decoder.norm", weights.d_model);
+  weights.head = reader.linear("head", 0, weights.d_model);
+  HeldTransformer held;
+  held.arrays = reader.take();
+  const Precision precision = precision_of(dtype);
+  const CpuIsa isa = active_isa();
+  const ReleaseGil release;
+  held.model = std::make_unique<Transformer>(weights, precision, isa);
+  return held;
+}
+
+py::tuple score(const HeldTransformer& held, const Ids& src_tokens, const Offsets& src_cu_seqlens,
+                const Ids& tgt_inputs, const Ids& targets, const Offsets& tgt_cu_seqlens,
+                std::int64_t ignore_index, bool all_stats, bool per_token) {
+  require_vector(src_tokens, "src_tokens");
+  require_vector(src_cu_seqlens, "src_cu_seqlens");
+  require_vector(tgt_inputs, "tgt_inputs");
+  require_vector(targets, "targets");
+  require_vector(tgt_cu_seqlens, "tgt_cu_seqlens");
+  const std::int64_t num_sequences = tgt_cu_seqlens.size() - 1;
+  if (num_sequences < 0 || src_cu_seqlens.size() != tgt_cu_seqlens.size() ||
+      tgt_inputs.size() != targets.size()) {
+    throw std::invalid_argument("source, inputs and targets differ in how many they are");
+  }
+  const std::int64_t num_stats = all_stats ? kNumTokenStats : 1;
+  const TokenTargets wanted = {targets.data(),
+                               targets.size(),
+                               tgt_cu_seqlens.data(),
+                               num_sequences,
+                               ignore_index,
+                               held.model->vocab_size(),
+                               1,
+                               num_stats};
+  py::array_t<double> sums(std::vector<py::ssize_t>{num_stats, num_sequences});
+  py::array_t<std::int64_t> num_tokens(num_sequences);
+  py::array_t<double> ppl_mean(num_sequences);
+  py::array_t<double> ppl_var(num_sequences);
+  py::array_t<float> nll_per_token(per_token ? targets.size() : 0);
+  SequenceResults results = {sums.mutable_data(),
+                             num_tokens.mutable_data(),
+                             ppl_mean.mutable_data(),
+                             ppl_var.mutable_data(),
+                             per_token ? nll_per_token.mutable_data() : nullptr,
+                             0};
+  const PackedTokens source = {src_tokens.data(), src_tokens.size(), src_cu_seqlens.data(),
+                               num_sequences};
+  const std::int64_t* inputs = tgt_inputs.data();
+  {
+    const ReleaseGil release;
+    held.model->score(source, inputs, wanted, results);
+  }
+  return py::make_tuple(sums, nll_per_token, results.first_bad);
+}
+
+}  // namespace
+
+void bind_transformer(py::module_& module) {
+  py::class_<HeldTransformer>(module, "Transformer")
+      .def(py::init(&make), py::arg("weights"), py::kw_only(), py::arg("dtype"),
+           py::arg("num_heads"), py::arg("norm_first"), py::arg("activation"), py::arg("epsilon"),
+           py::arg("embedding_scale"), py::arg("head_scale"))
+      .def("score", &score, py::arg("src_tokens").noconvert(),
+           py::arg("src_cu_seqlens").noconvert(), py::arg("tgt_inputs").noconvert(),
+           py::arg("targets").noconvert(), py::arg("tgt_cu_seqlens").noconvert(), py::kw_only(),
+           py::arg("ignore_index"), py::arg("all_stats"), py::arg("per_token"));
+}
+
+}  // namespace pycat

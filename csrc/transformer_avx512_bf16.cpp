@@ -1,0 +1,40 @@
+#include "simd_avx512_bf16.h"
+
+#include "transformer_product.h"
+
+namespace pycat {
+namespace {
+
+struct BFloat16Format {
+  static constexpr std::int64_t kHeaderWords = 1;
+  static constexpr bool kActivatesUnits = true;
+
+  template <int R, int C>
+  static PYCAT_INLINE void multiply(const std::uint32_t* tile, const PanelProduct& product,
+                                    Floats (&sums)[R][C]) {
+    multiply_tile<PairDot>(tile, product.units, product.num_units, sums);
+  }
+
+  template <int C>
+  static PYCAT_INLINE void put(void* out, std::int64_t row, int c, Floats even, Floats odd) {
+    // Element i of `even`, then of `odd`, for every i.
+    const __m512i places =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
+    std::uint32_t* at = static_cast<std::uint32_t*>(out) + (row / 2 * C + c) * kLanes;
+    _mm512_storeu_si512(at, _mm512_permutexvar_epi16(places, halves));
+  }
+
+  template <int C>
+  static void to_units(const float* rows, std::int64_t row_stride, std::int64_t width,
+                       std::uint32_t* units, float* /*scales*/) {
+    put_rows<BFloat16Format, C>(rows, row_stride, width, units);
+  }
+};
+
+}  // namespace
+
+const PanelFormat kAvx512BFloat16 = panel_format<BFloat16Format, 12, 2>(2);
+
+}  // namespace pycat

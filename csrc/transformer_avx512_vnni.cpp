@@ -1,0 +1,86 @@
+#include "simd_avx512.h"
+
+#include "transformer_product.h"
+
+namespace pycat {
+namespace {
+
+/// Four products of a byte and a signed byte in one instruction.
+struct ByteDot {
+  using Unit = __m512i;
+  static PYCAT_SIMD Unit load(const std::uint32_t* units) { return _mm512_loadu_si512(units); }
+  static PYCAT_SIMD Unit spread(std::uint32_t unit) {
+    return _mm512_set1_epi32(static_cast<int>(unit));
+  }
+  static PYCAT_SIMD Unit add(Unit sum, Unit a, Unit b) { return _mm512_dpbusd_epi32(sum, a, b); }
+};
+
+/// Tokens are bytes with an offset of 128 and a scale each, rows signed bytes with a scale each:
+/// the products are exact, and become float32 in the registers they were summed in.
+struct Int8Format : Float32Rows {
+  static constexpr std::int64_t kHeaderWords = 3;
+  static constexpr bool kActivatesUnits = false;
+
+  template <int R, int C>
+  static PYCAT_INLINE void multiply(const std::uint32_t* tile, const PanelProduct& product,
+                                    Floats (&sums)[R][C]) {
+    __m512i whole[R][C];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) whole[r][c] = ByteDot::spread(tile[2 * R + r]);
+    }
+    add_products<ByteDot>(tile + 3 * R, 1, R, product.units, C * kLanes, product.num_units, whole);
+    Floats scales[C];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) scales[c] = load(product.scales + c * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Floats bias = _mm512_castsi512_ps(ByteDot::spread(tile[r]));
+      const Floats scale = _mm512_castsi512_ps(ByteDot::spread(tile[R + r]));
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) {
+        const Floats sum = _mm512_maskz_cvtepi32_ps(kAllLanes, whole[r][c]);
+        sums[r][c] = multiply_add(sum * scale, scales[c], bias);
+      }
+    }
+  }
+
+  template <int C>
+  static void to_units(const float* rows, std::int64_t row_stride, std::int64_t width,
+                       std::uint32_t* units, float* scales) {
+    Floats inverse[C];
+    for (int c = 0; c < C; ++c) {
+      Floats most = spread(1e-30F);
+      for (std::int64_t row = 0; row < width; ++row) {
+        const Floats x = load(rows + row * row_stride + c * kLanes);
+        most = larger(most, larger(x, spread(0.0F) - x));
+      }
+      store(scales + c * kLanes, most * spread(1.0F / 127.0F));
+      inverse[c] = spread(127.0F) / most;
+    }
+    const __m512i offset = _mm512_set1_epi32(128);
+    for (std::int64_t row = 0; row < width; row += 4) {
+      for (int c = 0; c < C; ++c) {
+        __m512i bytes[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          const Floats x = load(rows + (row + i) * row_stride + c * kLanes) * inverse[c];
+          bytes[i] = _mm512_add_epi32(_mm512_maskz_cvtps_epi32(kAllLanes, x), offset);
+        }
+        const auto shifted = [](__m512i x, unsigned bits) {
+          return _mm512_maskz_slli_epi32(kAllLanes, x, bits);
+        };
+        const __m512i low = _mm512_or_si512(bytes[0], shifted(bytes[1], 8));
+        const __m512i high = _mm512_or_si512(shifted(bytes[2], 16), shifted(bytes[3], 24));
+        _mm512_storeu_si512(units + (row / 4 * C + c) * kLanes, _mm512_or_si512(low, high));
+      }
+    }
+  }
+};
+
+}  // namespace
+
+const PanelFormat kAvx512Int8 = panel_format<Int8Format, 12, 2>(4);
+
+}  // namespace pycat

@@ -1,0 +1,11 @@
+#include "simd_portable.h"
+
+#include "transformer_math.h"
+#include "transformer_product.h"
+
+namespace pycat {
+
+const PanelMath kPortableMath = {8, kLanes, normalize<2>, attend<2>};
+const PanelFormat kPortableFloat32 = panel_format<Float32Format, 4, 2>(1);
+
+}  // namespace pycat
