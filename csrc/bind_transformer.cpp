@@ -19,14 +19,15 @@ using Floats = py::array_t<float, py::array::c_style>;
 using Ids = py::array_t<std::int64_t, py::array::c_style>;
 using Offsets = py::array_t<std::int32_t, py::array::c_style>;
 
-/// Reads named arrays and keeps them alive.
+/// Reads named arrays. Those that are not packed, embeddings and norms, it keeps alive.
 class WeightReader {
  public:
   explicit WeightReader(const py::dict& weights) : weights_(weights) {}
 
   bool has(const std::string& name) const { return weights_.contains(name.c_str()); }
 
-  const float* read(const std::string& name, std::int64_t rows, std::int64_t columns) {
+  const float* read(const std::string& name, std::int64_t rows, std::int64_t columns,
+                    bool is_packed = false) {
     if (!has(name)) throw std::invalid_argument("weights lack " + name);
     const py::object object = weights_[name.c_str()];
     if (!py::isinstance<Floats>(object)) {
@@ -40,19 +41,22 @@ class WeightReader {
       throw std::invalid_argument(name + " has another shape than the model's sizes ask for");
     }
     last_rows_ = array.shape(0);
-    kept_.push_back(array);
+    if (!is_packed) kept_.push_back(array);
     return array.data();
   }
 
   NormWeights norm(const std::string& name, std::int64_t width) {
-    if (!has(name + ".weight")) return {nullptr, nullptr};
     return {read(name + ".weight", width, 0), read(name + ".bias", width, 0)};
   }
 
+  NormWeights optional_norm(const std::string& name, std::int64_t width) {
+    return has(name + ".weight") ? norm(name, width) : NormWeights{};
+  }
+
   LinearWeights linear(const std::string& name, std::int64_t rows, std::int64_t width) {
-    LinearWeights linear = {read(name + ".weight", rows, width), nullptr, 0, width};
+    LinearWeights linear = {read(name + ".weight", rows, width, true), nullptr, 0, width};
     linear.rows = last_rows_;
-    if (has(name + ".bias")) linear.bias = read(name + ".bias", linear.rows, 0);
+    if (has(name + ".bias")) linear.bias = read(name + ".bias", linear.rows, 0, true);
     return linear;
   }
 
@@ -62,7 +66,7 @@ class WeightReader {
     embedding.vocab_size = last_rows_;
     embedding.positions = read(name + ".positions", 0, width);
     embedding.num_positions = last_rows_;
-    embedding.norm = norm(name + ".norm", width);
+    embedding.norm = optional_norm(name + ".norm", width);
     return embedding;
   }
 
@@ -75,7 +79,7 @@ class WeightReader {
 };
 
 LayerWeights read_layer(WeightReader& reader, const std::string& name, std::int64_t width,
-                        bool is_decoder, bool norm_first) {
+                        bool is_decoder) {
   LayerWeights layer = {};
   layer.self.query = reader.linear(name + ".self.query_key_value", 3 * width, width);
   layer.self.output = reader.linear(name + ".self.output", width, width);
@@ -89,7 +93,6 @@ LayerWeights read_layer(WeightReader& reader, const std::string& name, std::int6
   layer.feed_forward.up = reader.linear(name + ".up", 0, width);
   layer.feed_forward.down = reader.linear(name + ".down", width, layer.feed_forward.up.rows);
   layer.feed_forward.norm = reader.norm(name + ".feed_forward.norm", width);
-  static_cast<void>(norm_first);
   return layer;
 }
 
@@ -134,12 +137,12 @@ HeldTransformer make(const py::dict& arrays, const std::string& dtype, std::int6
     const std::string side = is_decoder ? "decoder." : "encoder.";
     std::vector<LayerWeights>& layers = is_decoder ? weights.decoder : weights.encoder;
     while (reader.has(side + std::to_string(layers.size()) + ".up.weight")) {
-      layers.push_back(read_layer(reader, side + std::to_string(layers.size()), weights.d_model,
-                                  is_decoder, norm_first));
+      layers.push_back(
+          read_layer(reader, side + std::to_string(layers.size()), weights.d_model, is_decoder));
     }
   }
-  weights.encoder_norm = reader.norm("encoder.norm", weights.d_model);
-  weights.decoder_norm = reader.norm("decoder.norm", weights.d_model);
+  weights.encoder_norm = reader.optional_norm("encoder.norm", weights.d_model);
+  weights.decoder_norm = reader.optional_norm("decoder.norm", weights.d_model);
   weights.head = reader.linear("head", 0, weights.d_model);
   HeldTransformer held;
   held.arrays = reader.take();

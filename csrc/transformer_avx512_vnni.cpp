@@ -12,7 +12,11 @@ struct ByteDot {
   static PYCAT_SIMD Unit spread(std::uint32_t unit) {
     return _mm512_set1_epi32(static_cast<int>(unit));
   }
-  static PYCAT_SIMD Unit add(Unit sum, Unit a, Unit b) { return _mm512_dpbusd_epi32(sum, a, b); }
+  static PYCAT_SIMD Unit add(Unit sum, Unit a, Unit b) {
+    // As an intrinsic GCC 12 copies every sum before it adds, and half of them to memory.
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+  }
 };
 
 /// Tokens are bytes with an offset of 128 and a scale each, rows signed bytes with a scale each:

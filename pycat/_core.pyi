@@ -297,3 +297,58 @@ def cpu_isa() -> str:
 
 def supported_cpu_isas() -> list[str]:
     """Of portable, avx2, avx512 and avx512_bf16, those that run here, weakest first."""
+
+class Transformer:
+    """One checkpoint of an encoder-decoder Transformer, packed for this processor.
+
+    Args:
+        weights: float32 arrays, C-contiguous. `<side>.tokens` (vocabulary, D) and
+            `<side>.positions` (positions, D) of side "source" and "target"; of each layer i of
+            "encoder" and "decoder", as `<stack>.<i>.<name>.weight` and, but for norms optional,
+            `.bias`: `self.query_key_value` (3 D, D), `self.output` (D, D), `self.norm` (D), `up`
+            (F, D), `down` (D, F), `feed_forward.norm`, and in the decoder `cross.query` (D, D),
+            `cross.key_value` (2 D, D), `cross.output`, `cross.norm`; `head` (V, D). Where the model
+            has them, the norms `<side>.norm` of embeddings and `<stack>.norm` behind the layers.
+        dtype: of the products: "float32", "bfloat16", or "int8" (the head then in bfloat16).
+        num_heads: of every attention; their width is a multiple of 8.
+        norm_first: whether sublayers are normed before (else after the residual).
+        activation: "relu", "silu" or "gelu".
+
+    Raises:
+        ValueError: an array is missing or of another shape, or the processor lacks the dtype.
+    """
+
+    def __init__(
+        self,
+        weights: dict[str, NDArray[np.float32]],
+        *,
+        dtype: str,
+        num_heads: int,
+        norm_first: bool,
+        activation: str,
+        epsilon: float,
+        embedding_scale: float,
+        head_scale: float,
+    ) -> None: ...
+    def score(
+        self,
+        src_tokens: NDArray[np.int64],
+        src_cu_seqlens: NDArray[np.int32],
+        tgt_inputs: NDArray[np.int64],
+        targets: NDArray[np.int64],
+        tgt_cu_seqlens: NDArray[np.int32],
+        *,
+        ignore_index: int,
+        all_stats: bool,
+        per_token: bool,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32], int]:
+        """Statistics of packed sequences, on the calling thread, without the GIL.
+
+        Returns:
+            Sums (S, B) over each sequence's targets, S as in `reference.STAT_NAMES` or nll alone;
+            nll of each target (T,), or nothing; and the first target out of range, T if none.
+
+        Raises:
+            ValueError: sequences that do not fit together, a token outside of the vocabulary, or
+                more tokens than positions.
+        """

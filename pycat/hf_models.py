@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -23,9 +24,12 @@ from torch import Tensor, nn
 from pycat.adapters import Adapter, Head
 from pycat.batches import Batch, length_mask
 from pycat.corpus import Corpus
+from pycat.cpu_forward import CpuForward
 from pycat.errors import CheckpointError
 from pycat.hf_tokenizer import Template, folder_sha256
+from pycat.hf_weights import encoder_decoder_weights
 from pycat.output import digest, file_sha256
+from pycat.transformer_weights import TransformerWeights
 
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.index.json")
 
@@ -97,6 +101,23 @@ class EncoderDecoderAdapter(_HuggingFaceAdapter):
             use_cache=False,
         ).last_hidden_state
         return states[:, len(self._prefix) - 1 :][length_mask(tgt, batch.tgt_cu_seqlens)]
+
+    def transformer_weights(self, num_positions: int) -> TransformerWeights | None:
+        """Of the models that `hf_weights` knows, if the extension finds the same nll by them."""
+        weights = encoder_decoder_weights(self.model, self.head, tuple(self._prefix))
+        if weights is None:
+            return None
+        probe = _probe(self.vocab_size, self.eos_id, self.model.config)
+        sides = ((probe.src_tokens, probe.src_cu_seqlens), (probe.tgt_tokens, probe.tgt_cu_seqlens))
+        src, tgt = (tokens[length_mask(tokens, ends)] for tokens, ends in sides)
+        packed = probe._replace(src_tokens=src, tgt_tokens=tgt)
+        _, found = CpuForward([weights], "float32").score(packed, per_token=True)
+        with torch.inference_mode():
+            logits = self.head.logits(self.hidden(probe))
+        expected = nn.functional.cross_entropy(logits, tgt, reduction="none").numpy()
+        return (
+            weights if found is not None and np.allclose(found[0], expected, 1e-4, 1e-4) else None
+        )
 
     def own_logits(self, batch: Batch) -> Tensor:
         """The logits (T, V) of the model itself, which makes its decoder's input from labels."""

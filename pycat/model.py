@@ -252,13 +252,14 @@ class Transformer(nn.Module):
     def _embed(self, tokens: Tensor, first_position: int, embedding: nn.Embedding) -> Tensor:
         d_model = self.config.d_model
         x = embedding(tokens) * math.sqrt(d_model)
-        position = torch.arange(
-            first_position, first_position + tokens.shape[1], device=x.device, dtype=torch.float32
-        )
-        rates = torch.exp(
-            torch.arange(0, d_model, 2, device=x.device) * (-math.log(10_000.0) / d_model)
-        )
-        angles = position[:, None] * rates
-        x = x + torch.cat((angles.sin(), angles.cos()), dim=-1).to(x.dtype)
-        dropped: Tensor = self.dropout(x)
+        table = positions(first_position, tokens.shape[1], d_model, x.device)
+        dropped: Tensor = self.dropout(x + table.to(x.dtype))
         return dropped
+
+
+def positions(first: int, count: int, d_model: int, device: torch.device) -> Tensor:
+    """Sinusoids of `count` positions from `first` on: sines, then cosines (count, D)."""
+    position = torch.arange(first, first + count, device=device, dtype=torch.float32)
+    rates = torch.exp(torch.arange(0, d_model, 2, device=device) * (-math.log(10_000.0) / d_model))
+    angles = position[:, None] * rates
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)

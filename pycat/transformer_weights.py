@@ -1,0 +1,113 @@
+"""Encoder-decoder Transformers as plain arrays, which the extension's forward pass reads."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pycat.model import DecoderLayer, EncoderLayer, Transformer, positions
+
+
+@dataclass(frozen=True)
+class TransformerWeights:
+    """One checkpoint of a model that `_core.Transformer` can run.
+
+    Attributes:
+        arrays: float32, by the names that `_core.Transformer` asks for: `source.tokens`,
+            `encoder.0.self.query_key_value.weight` and so on.
+        num_heads: of every attention.
+        norm_first: whether a sublayer is normed before it (else after).
+        activation: "relu", "silu" or "gelu".
+        epsilon: of every norm.
+        embedding_scale: of token embeddings, before positions are added.
+        head_scale: of the last hidden states.
+        prefix: what the decoder reads before the first target token.
+    """
+
+    arrays: dict[str, NDArray[np.float32]]
+    num_heads: int
+    norm_first: bool
+    activation: str
+    epsilon: float
+    embedding_scale: float
+    head_scale: float
+    prefix: tuple[int, ...]
+
+
+def proxy_weights(model: Transformer, eos_id: int, num_positions: int) -> TransformerWeights:
+    """The weights of a proxy, for sequences of up to `num_positions` tokens."""
+    config = model.config
+    table = as_array(positions(0, num_positions, config.d_model, torch.device("cpu")))
+    target = as_array(model.embedding.weight)
+    source = target if model.src_embedding is None else as_array(model.src_embedding.weight)
+    arrays = {
+        "source.tokens": source,
+        "source.positions": table,
+        "target.tokens": target,
+        "target.positions": table,
+        "head.weight": target,
+    }
+    for i, module in enumerate(model.encoder):
+        arrays.update(_layer(f"encoder.{i}", cast(EncoderLayer, module)))
+    for i, module in enumerate(model.decoder):
+        layer = cast(DecoderLayer, module)
+        arrays.update(_layer(f"decoder.{i}", layer))
+        cross = layer.cross_attention
+        arrays.update(linear(f"decoder.{i}.cross.query", cross.query))
+        arrays.update(linear(f"decoder.{i}.cross.key_value", cross.key_value))
+        arrays.update(linear(f"decoder.{i}.cross.output", cross.output))
+        arrays.update(norm(f"decoder.{i}.cross.norm", cast(nn.LayerNorm, layer.norms[1])))
+    arrays.update(norm("encoder.norm", model.encoder_norm))
+    arrays.update(norm("decoder.norm", model.decoder_norm))
+    return TransformerWeights(
+        arrays,
+        num_heads=config.num_heads,
+        norm_first=True,
+        activation="relu",
+        epsilon=model.encoder_norm.eps,
+        embedding_scale=math.sqrt(config.d_model),
+        head_scale=1.0,
+        prefix=(eos_id,),
+    )
+
+
+def _layer(
+    name: str, layer: EncoderLayer | DecoderLayer
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    attention, norms = layer.self_attention, [cast(nn.LayerNorm, norm) for norm in layer.norms]
+    up, _, down = layer.feed_forward
+    yield from linear(f"{name}.self.query_key_value", attention.query, attention.key_value)
+    yield from linear(f"{name}.self.output", attention.output)
+    yield from norm(f"{name}.self.norm", norms[0])
+    yield from linear(f"{name}.up", cast(nn.Linear, up))
+    yield from linear(f"{name}.down", cast(nn.Linear, down))
+    yield from norm(f"{name}.feed_forward.norm", norms[-1])
+
+
+def linear(name: str, *layers: nn.Linear) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Weight and bias of linear layers of the same input, one above the other."""
+    yield f"{name}.weight", as_array(*(layer.weight for layer in layers))
+    if any(layer.bias is not None for layer in layers):
+        biases = (
+            layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+            for layer in layers
+        )
+        yield f"{name}.bias", as_array(*biases)
+
+
+def norm(name: str, layer: nn.LayerNorm) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Weight and bias of a layer norm."""
+    yield f"{name}.weight", as_array(layer.weight)
+    yield f"{name}.bias", as_array(layer.bias)
+
+
+def as_array(*tensors: Tensor) -> NDArray[np.float32]:
+    """Tensors one above the other, float32; the memory of a single one where it can be."""
+    whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+    array: NDArray[np.float32] = whole.detach().float().contiguous().numpy()
+    return array

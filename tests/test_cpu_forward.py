@@ -1,0 +1,230 @@
+"""The extension's forward pass against PyTorch's, and what its scores must not depend on."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from pycat.kernels.reference import STAT_NAMES, cat_linear_cross_entropy
+
+from pycat import _core
+from pycat.batches import Batch
+from pycat.cpu_forward import CpuForward, on_workers
+from pycat.errors import PycatError
+from pycat.model import ModelConfig, Transformer
+from pycat.transformer_weights import proxy_weights
+
+EOS = 2
+ISAS = _core.supported_cpu_isas()
+# Widths that are no multiple of a tile's rows, a vocabulary that leaves a ragged last tile.
+CONFIG = ModelConfig(vocab_size=101, d_model=40, num_heads=5, d_ff=72, num_layers=2)
+
+
+def _model(config: ModelConfig = CONFIG, seed: int = 0) -> Transformer:
+    """Peaked distributions, and biases and norms that do something."""
+    torch.manual_seed(seed)
+    model = Transformer(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        model.embedding.weight.mul_(4.0)
+    return model
+
+
+def _batch(lengths: list[tuple[int, int]], seed: int = 0, vocab_size: int = 101) -> Batch:
+    """Pairs of these (source, target) lengths, packed."""
+    rng = np.random.default_rng(seed)
+    sides = []
+    for side in range(2):
+        rows = [np.append(rng.integers(3, vocab_size, pair[side] - 1), EOS) for pair in lengths]
+        ends = np.cumsum([0, *map(len, rows)])
+        sides += [torch.from_numpy(np.concatenate(rows)), torch.from_numpy(ends).int()]
+    return Batch(*sides, torch.arange(len(lengths)))
+
+
+def _lengths(count: int, longest: int, seed: int = 0) -> list[tuple[int, int]]:
+    rng = np.random.default_rng(seed)
+    return [(int(a), int(b)) for a, b in rng.integers(1, longest + 1, (count, 2))]
+
+
+@torch.no_grad()
+def _expected(model: Transformer, batch: Batch) -> dict[str, NDArray[np.float64]]:
+    """By float64 layers, one sentence at a time."""
+    model = model.double()
+    sums = []
+    for b in range(len(batch.pair_ids)):
+        src = batch.src_tokens[batch.src_cu_seqlens[b] : batch.src_cu_seqlens[b + 1]]
+        tgt = batch.tgt_tokens[batch.tgt_cu_seqlens[b] : batch.tgt_cu_seqlens[b + 1]]
+        tgt_in = torch.cat((torch.tensor([EOS]), tgt[:-1]))
+        hidden = model(src[None], torch.tensor([len(src)]), tgt_in[None])
+        ends = torch.tensor([0, len(tgt)], dtype=torch.int32)
+        weight = model.output_weight[None]
+        stats = cat_linear_cross_entropy(hidden, weight, tgt, ends, stats="all")
+        sums.append([getattr(stats, name)[0, 0].item() for name in STAT_NAMES])
+    model.float()
+    return dict(zip(STAT_NAMES, np.array(sums).T, strict=True))
+
+
+def _forward(model: Transformer, dtype: str = "float32") -> CpuForward:
+    return CpuForward([proxy_weights(model, EOS, 600)], dtype)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_all_statistics_equal_the_float64_model(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYCAT_CPU_ISA", isa)
+    model, batch = _model(), _batch([(1, 1), (1, 9), (33, 2), *_lengths(30, 40)])
+    found, _ = _forward(model).score(batch, all_stats=True)
+    expected = _expected(model, batch)
+    assert list(found) == list(STAT_NAMES)
+    assert expected["nll"].std() > 1  # else agreement would say little
+    for name in STAT_NAMES:
+        np.testing.assert_allclose(found[name][0], expected[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("longest", [31, 32, 33, 150])
+def test_sentences_that_cross_panels_of_any_width(heads: int, longest: int) -> None:
+    config = ModelConfig(vocab_size=101, d_model=16 * heads, num_heads=heads, d_ff=32, num_layers=1)
+    model = _model(config)
+    batch = _batch([(longest, longest), *_lengths(6, longest), (1, longest), (longest, 1)])
+    found, _ = _forward(model).score(batch)
+    np.testing.assert_allclose(found["nll"][0], _expected(model, batch)["nll"], rtol=1e-5)
+
+
+def test_a_source_with_a_vocabulary_of_its_own() -> None:
+    config = ModelConfig(50, 16, 2, 32, 1, src_vocab_size=101)
+    model, batch = _model(config), _batch(_lengths(9, 20))
+    batch = batch._replace(tgt_tokens=batch.tgt_tokens % 50)
+    found, _ = _forward(model).score(batch)
+    np.testing.assert_allclose(found["nll"][0], _expected(model, batch)["nll"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_scores_do_not_depend_on_company_or_order(dtype: str) -> None:
+    _skip_without(dtype)
+    forward, batch = _forward(_model(), dtype), _batch(_lengths(20, 50))
+    together, tokens = forward.score(batch, all_stats=True, per_token=True)
+    assert tokens is not None
+    for b in [3, 0, 19, 7]:
+        src, tgt = (slice(*ends[b : b + 2].tolist()) for ends in (batch[1], batch[3]))
+        alone = Batch(
+            batch.src_tokens[src],
+            torch.tensor([0, src.stop - src.start], dtype=torch.int32),
+            batch.tgt_tokens[tgt],
+            torch.tensor([0, tgt.stop - tgt.start], dtype=torch.int32),
+            batch.pair_ids[b : b + 1],
+        )
+        sums, of_tokens = forward.score(alone, all_stats=True, per_token=True)
+        assert of_tokens is not None
+        np.testing.assert_array_equal(of_tokens[0], tokens[0, tgt])
+        for name in STAT_NAMES:
+            assert sums[name][0, 0] == together[name][0, b], name
+
+
+def test_per_token_nll_adds_up() -> None:
+    batch = _batch(_lengths(8, 12))
+    sums, tokens = _forward(_model()).score(batch, per_token=True)
+    assert tokens is not None
+    added = np.add.reduceat(tokens[0].astype(np.float64), batch.tgt_cu_seqlens[:-1].numpy())
+    np.testing.assert_allclose(added, sums["nll"][0], rtol=1e-6)
+
+
+def test_checkpoints_stay_apart() -> None:
+    models, batch = [_model(seed=seed) for seed in (0, 1)], _batch(_lengths(8, 12))
+    both, _ = CpuForward([proxy_weights(model, EOS, 64) for model in models], "float32").score(
+        batch
+    )
+    for k, model in enumerate(models):
+        np.testing.assert_array_equal(both["nll"][k], _forward(model).score(batch)[0]["nll"][0])
+
+
+def test_a_prefix_is_read_and_not_counted() -> None:
+    """As language tags are: nll of the rest given the prefix."""
+    model, batch = _model(), _batch([(4, 3), (2, 6)])
+    weights = proxy_weights(model, EOS, 64)
+    prefixed = CpuForward([_with_prefix(weights, (EOS, 17, 23))], "float32")
+    sums, tokens = prefixed.score(batch, per_token=True)
+    whole_tgt = [torch.tensor([17, 23, *row.tolist()]) for row in _rows(batch)]
+    ends = torch.tensor([0, 5, 13], dtype=torch.int32)
+    whole = batch._replace(tgt_tokens=torch.cat(whole_tgt), tgt_cu_seqlens=ends)
+    _, expected = _forward(model).score(whole, per_token=True)
+    assert tokens is not None and expected is not None
+    np.testing.assert_array_equal(tokens[0], np.concatenate((expected[0, 2:5], expected[0, 7:])))
+    np.testing.assert_allclose(
+        sums["nll"][0], [tokens[0, :3].sum(), tokens[0, 3:].sum()], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 4e-3), ("int8", 1e-2)])
+def test_reduced_precision_is_near(dtype: str, tolerance: float) -> None:
+    _skip_without(dtype)
+    model, batch = _model(ModelConfig(500, 64, 4, 256, 2)), _batch(_lengths(64, 40), vocab_size=500)
+    exact = _forward(model).score(batch)[0]["nll"][0]
+    reduced = _forward(model, dtype).score(batch)[0]["nll"][0]
+    error = np.abs(reduced - exact) / exact
+    assert 0 < error.mean() < tolerance
+
+
+def test_a_dtype_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYCAT_CPU_ISA", "portable")
+    with pytest.raises(PycatError, match=r"instruction set portable.* has no int8 products; use"):
+        _forward(_model(), "int8")
+
+
+def test_models_it_cannot_run_are_refused() -> None:
+    weights = proxy_weights(_model(ModelConfig(50, 24, 2, 32, 1)), EOS, 64)
+    with pytest.raises(PycatError, match="width 24 with 2 heads; expected heads whose width is a"):
+        CpuForward([weights], "float32")
+
+
+def test_tokens_and_positions_beyond_the_model_are_named() -> None:
+    forward = CpuForward([proxy_weights(_model(), EOS, 8)], "float32")
+    with pytest.raises(ValueError, match="a source has 9 tokens; the model has 8 positions"):
+        forward.score(_batch([(9, 3)]))
+    batch = _batch([(3, 3)])
+    with pytest.raises(
+        ValueError, match=r"token 101 of a source is outside of .* vocabulary of 101"
+    ):
+        forward.score(batch._replace(src_tokens=torch.tensor([101, 5, EOS])))
+    broken = torch.tensor([0, 4], dtype=torch.int32)
+    with pytest.raises(ValueError, match=r"cu_seqlens runs from 0 to 4; expected .* the 3 tokens"):
+        forward.score(batch._replace(src_cu_seqlens=broken))
+
+
+def test_damaged_weights_give_nan_and_harm_nobody_else() -> None:
+    model, batch = _model(), _batch(_lengths(8, 12))
+    healthy = _forward(model).score(batch)[0]["nll"]
+    with torch.no_grad():
+        model.embedding.weight[int(batch.src_tokens[0]), 3] = torch.nan
+    nll = _forward(model).score(batch)[0]["nll"]
+    assert np.isnan(nll[0, 0])
+    assert np.isfinite(healthy).all()
+
+
+def test_workers_keep_the_order_and_pass_errors_on() -> None:
+    assert list(on_workers(lambda x: x * x, range(50), 4)) == [x * x for x in range(50)]
+
+    def work(x: int) -> int:
+        if x == 7:
+            raise ValueError("seven")
+        return x
+
+    with pytest.raises(ValueError, match="seven"):
+        list(on_workers(work, range(50), 2))
+
+
+def _rows(batch: Batch) -> list[torch.Tensor]:
+    return list(torch.split(batch.tgt_tokens, batch.tgt_cu_seqlens.diff().tolist()))
+
+
+def _with_prefix(weights, prefix):  # type: ignore[no-untyped-def]
+    from dataclasses import replace
+
+    return replace(weights, prefix=prefix)
+
+
+def _skip_without(dtype: str) -> None:
+    try:
+        _forward(_model(), dtype)
+    except PycatError as error:
+        pytest.skip(str(error))
