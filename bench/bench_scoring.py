@@ -1,0 +1,380 @@
+"""Time `pycat.score` against Hugging Face loops, CTranslate2 and the bound of its matrix products.
+
+python bench/bench_scoring.py [--preset tiny|base] [--pairs N] [--checkpoints K] [--threads N]
+                              [--rounds N] [--quick]
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from proxies import random_proxy, save_ctranslate2, translation_lengths, write_corpus
+from scorers import (
+    NAIVE_BATCH,
+    Answer,
+    CTranslate2,
+    HuggingFace,
+    Process,
+    Product,
+    Pycat,
+)
+
+from pycat.checkpoint import save_checkpoint
+from pycat.corpus import Corpus
+from pycat.criteria import cat_var
+from pycat.errors import PycatError
+from pycat.model import PRESETS, ModelConfig
+
+VOCAB_SIZES = {"tiny": 8_000, "base": 32_000}
+NUM_PAIRS = {"tiny": 1000, "base": 192}
+ROUNDS = {"tiny": 3, "base": 2}
+# Tokens of a batch, from which each rival gets its best, and which are tried on ours.
+BUDGETS = (512, 1024, 2048, 4096)
+OUR_BUDGETS = (1024, 2048, 8192, 16_384)
+SQUARES = (2048, 4096)  # sides of the large products
+DEFAULT_BATCH, ONE_THREAD = "default batch", "one thread"
+TOLERANCE = 1e-4  # relative, of a sentence's nll in float32
+
+# By default glibc gives large blocks back at once, and the arenas of its threads hold none above
+# 64 MB: the kernel then takes up to 0.45 of CTranslate2's time (base, int8) to map them again. Nor
+# does it choose AVX-512 by itself.
+TUNED = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+}
+
+# Keys of the result.
+RIVALS = {
+    "hf_naive": "Hugging Face naive",
+    "hf_sorted": "Hugging Face sorted float32",
+    "hf_sorted_bf16": "Hugging Face sorted bfloat16",
+    "ct2_float32": "CTranslate2 float32 tuned",
+    "ct2_int8": "CTranslate2 int8 tuned",
+    "ct2_float32_untuned": "CTranslate2 float32",
+    "ct2_int8_untuned": "CTranslate2 int8",
+}
+
+
+@dataclass
+class Variant:
+    """One way to score: by which process, how, what share of the pairs, and what it took."""
+
+    process: Process
+    options: dict[str, Any]
+    pairs: int
+    checkpoints: int
+    scale: float = 1.0  # from its pairs to all of them, by target tokens
+    answers: list[Answer] = field(default_factory=list)
+
+    def ask(self, pairs: int, checkpoints: int) -> Answer:
+        return self.process.ask(pairs=pairs, checkpoints=checkpoints, **self.options)
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """Of each round, for all pairs."""
+        return self.scale * np.array([answer.elapsed_s for answer in self.answers])
+
+
+def forward_flops(config: ModelConfig, src: NDArray[Any], tgt: NDArray[Any]) -> float:
+    """Operations in the matrix products of one forward pass over pairs of these lengths.
+
+    Two for each multiplication. A causal position sees only what is before it, and itself.
+    """
+    d, layers = config.d_model, config.num_layers
+    s, t = src.astype(np.float64), tgt.astype(np.float64)
+    feed_forward = 2 * d * config.d_ff
+    encoder = (4 * d * d + feed_forward) * s + 2 * d * s * s
+    decoder = (6 * d * d + feed_forward) * t + 2 * d * d * s + d * t * (t + 1) + 2 * d * s * t
+    return float(2 * (layers * (encoder + decoder) + d * config.vocab_size * t).sum())
+
+
+def relative(nll: NDArray[np.float64], exact: NDArray[np.float64]) -> NDArray[np.float64]:
+    pairs, checkpoints = nll.shape
+    found: NDArray[np.float64] = np.abs(nll / exact[:pairs, :checkpoints] - 1)
+    return found
+
+
+def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    ranks = np.stack([x.argsort().argsort() for x in (a, b)])
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def cpu_facts() -> tuple[str, bool, bool]:
+    """The processor's name, and whether it has AVX-512 and bfloat16 products."""
+    name, flags = platform.machine(), ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            name = line.partition(":")[2].strip()
+        elif line.startswith("flags"):
+            flags = f"{line} "
+    return name, " avx512f " in flags, " avx512_bf16 " in flags or " amx_bf16 " in flags
+
+
+class Bench:
+    """The processes of one run, and what they are asked."""
+
+    def __init__(
+        self, folder: Path, config: ModelConfig, corpus: Corpus, checkpoints: int, threads: int
+    ) -> None:
+        self.corpus, self.checkpoints, self.threads = corpus, checkpoints, threads
+        self.pairs = len(corpus)
+        _, has_avx512, _ = cpu_facts()
+        avx512 = {"CT2_FORCE_CPU_ISA": "AVX512"} if has_avx512 else {}
+        given = folder, checkpoints, config.vocab_size
+
+        self.ours = Process(Pycat, *given, threads=threads)
+        self.ours_on_one = Process(Pycat, *given, threads=1)
+        self.hugging_face = Process(HuggingFace, *given, threads=threads)
+        self.product = Process(Product, threads=threads)
+        self.ct2 = Process(CTranslate2, *given, threads=threads)
+        self.ct2_tuned = Process(
+            CTranslate2, *given, threads=threads, environment={**TUNED, **avx512}
+        )
+        self.variants: dict[str, Variant] = {}
+
+    def add(self, name: str, process: Process, pairs: int | None = None, **options: Any) -> None:
+        """A variant that scores all pairs, or the first ones."""
+        checkpoints = options.pop("checkpoints", self.checkpoints)
+        pairs = min(pairs or self.pairs, self.pairs)
+        tokens = self.corpus.num_tokens
+        scale = float(tokens.sum() / tokens[:pairs].sum())
+        self.variants[name] = Variant(process, options, pairs, checkpoints, scale)
+
+    def takes(self, dtype: str) -> bool:
+        """Whether `pycat.score` computes in this type."""
+        try:
+            self.ours.ask(pairs=2, checkpoints=2, dtype=dtype)
+        except PycatError:
+            return False
+        return True
+
+    def fastest(
+        self, process: Process, dtype: str, pairs: int, layouts: list[dict[str, int]]
+    ) -> dict[str, Any]:
+        """Batch size and layout that a rival is fastest with, on one checkpoint."""
+        tried = []
+        for batch_tokens in BUDGETS:
+            for layout in layouts:
+                options = {"dtype": dtype, "batch_tokens": batch_tokens, **layout}
+                process.ask(pairs=max(1, pairs // 4), checkpoints=1, **options)  # warms up
+                answer = process.ask(pairs=pairs, checkpoints=1, **options)
+                tried.append((answer.elapsed_s, options))
+        return min(tried, key=lambda pair: pair[0])[1]
+
+    def add_all(self, dtypes: list[str], best: str) -> None:
+        """Ours in all types; what is asked of our batches, in the best; the rivals."""
+        for dtype in dtypes:
+            self.add(f"pycat {dtype}", self.ours, dtype=dtype)
+        few: dict[str, Any] = {"checkpoints": 2, "dtype": best}
+        if self.threads > 1:
+            self.add(ONE_THREAD, self.ours_on_one, **few)
+        self.add(DEFAULT_BATCH, self.ours, **few)
+        for batch_tokens in OUR_BUDGETS:
+            self.add(f"{batch_tokens} tokens", self.ours, batch_tokens=batch_tokens, **few)
+        theirs, half = self.hugging_face, self.pairs // 2
+        # Whole batches: their padding is what makes this one slow.
+        few_batches = NAIVE_BATCH * max(2, round(self.pairs / 12 / NAIVE_BATCH))
+        self.add("Hugging Face naive", theirs, few_batches, dtype="float32", batch_tokens=None)
+        for dtype in ("float32", "bfloat16"):
+            options = self.fastest(theirs, dtype, half, [{}])
+            self.add(f"Hugging Face sorted {dtype}", theirs, half, **options)
+        layouts = [{"workers": n} for n in {1, self.threads}]
+        for dtype in ("float32", "int8"):
+            self.add(f"CTranslate2 {dtype}", self.ct2, half, dtype=dtype, batch_tokens=None)
+            options = self.fastest(self.ct2_tuned, dtype, self.pairs, layouts)
+            self.add(f"CTranslate2 {dtype} tuned", self.ct2_tuned, **options)
+
+    def check(self) -> None:
+        """Warm up, and refuse to time float32 scores that are not ours."""
+        pairs = max(2, self.pairs // 8)
+        exact = self.variants["pycat float32"].ask(pairs, self.checkpoints).nll
+        for name, variant in self.variants.items():
+            off = relative(variant.ask(pairs, variant.checkpoints).nll, exact).max()
+            dtype = variant.options["dtype"]
+            if not off <= (TOLERANCE if dtype == "float32" else 0.05):
+                sys.exit(f"{name}: the nll of a sentence is {off:.1e} from ours in float32")
+
+    def run(self, rounds: int) -> dict[str, float]:
+        """Time all in turn; operations a second of the large products, by type."""
+        names = list(self.variants)
+        rates: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+        for round_ in range(rounds):
+            for dtype, found in rates.items():
+                found.append(
+                    max(
+                        2 * size**3 / self.product.ask(dtype=dtype, size=size).elapsed_s
+                        for size in SQUARES * 3
+                    )
+                )
+            first = round_ * len(names) // rounds
+            for name in names[first:] + names[:first]:
+                variant = self.variants[name]
+                # OpenMP's threads spin on for up to 0.2 s: they would hold the next one's cores.
+                time.sleep(0.25)
+                variant.answers.append(variant.ask(variant.pairs, variant.checkpoints))
+        return {dtype: float(np.median(found)) for dtype, found in rates.items()}
+
+    def peak_mb(self, dtype: str) -> float:
+        """Memory that scoring adds to a process with its checkpoints loaded, if asked first."""
+        return self.ours.ask(pairs=self.pairs, checkpoints=self.checkpoints, dtype=dtype).peak_mb
+
+    def over(self, name: str, ours: str) -> float:
+        """Their time over ours: the median over rounds, whose disturbances both share."""
+        return round(float(np.median(self.variants[name].seconds / self.variants[ours].seconds)), 3)
+
+    def close(self) -> None:
+        for process in (
+            *(self.ours, self.ours_on_one, self.hugging_face),
+            *(self.product, self.ct2, self.ct2_tuned),
+        ):
+            process.close()
+
+
+def describe(options: dict[str, Any]) -> str:
+    workers = f", {options['workers']} workers" if options.get("workers", 1) > 1 else ""
+    return f"{options['batch_tokens']} tokens{workers}" if options.get("batch_tokens") else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", choices=tuple(VOCAB_SIZES), default="tiny")
+    parser.add_argument("--pairs", type=int, help="1000 (tiny) or 192 (base) by default")
+    parser.add_argument("--checkpoints", type=int, help="5 by default, at least 2")
+    parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
+    parser.add_argument("--rounds", type=int, help="3 (tiny) or 2 (base) by default")
+    parser.add_argument("--quick", action="store_true", help="2 checkpoints, few pairs, 2 rounds")
+    options = parser.parse_args()
+    if (options.checkpoints or 2) < 2 or (options.pairs or 2) < 2:
+        parser.error("expected at least 2 pairs and 2 checkpoints")
+    pairs = options.pairs or NUM_PAIRS[options.preset] // (10 if options.quick else 1)
+    checkpoints = options.checkpoints or (2 if options.quick else 5)
+    rounds = options.rounds or (2 if options.quick else ROUNDS[options.preset])
+    config = ModelConfig(VOCAB_SIZES[options.preset], **PRESETS[options.preset])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        corpus = write_corpus(folder, translation_lengths(pairs), config.vocab_size)
+        for k in range(checkpoints):
+            model = random_proxy(config, seed=k, learned=(k + 1) / checkpoints)
+            path = folder / f"{k}.safetensors"
+            save_checkpoint(path, model, step=k + 1, tokenizer_sha256="none")
+            save_ctranslate2(model, folder / str(k))
+        bench = Bench(folder, config, corpus, checkpoints, options.threads)
+        try:
+            facts = {"bench": "scoring", "preset": options.preset}
+            print(json.dumps(facts | run(bench, config, rounds)))
+        finally:
+            bench.close()
+
+
+def run(bench: Bench, config: ModelConfig, rounds: int) -> dict[str, Any]:
+    machine, _, has_bfloat16 = cpu_facts()
+    best = "bfloat16" if has_bfloat16 else "float32"
+    peak_mb = bench.peak_mb(best)
+    dtypes = ["float32", "bfloat16", *(["int8"] if bench.takes("int8") else [])]
+    bench.add_all(dtypes, best)
+    bench.check()
+    rates = bench.run(rounds)
+
+    flops = bench.checkpoints * forward_flops(config, *bench.corpus.lengths)
+    floor_s = {dtype: flops / rate for dtype, rate in rates.items()}
+    tokens = bench.checkpoints * int(bench.corpus.num_tokens.sum())
+    scored = {
+        name: variant
+        for name, variant in bench.variants.items()
+        if name.startswith(("pycat", "Hugging Face", "CTranslate2"))
+    }
+    median_s = {name: float(np.median(variant.seconds)) for name, variant in bench.variants.items()}
+    print(
+        f"{machine}, {bench.threads} threads; d={config.d_model}, {config.num_layers} layers, "
+        f"V={config.vocab_size:,}; {bench.pairs:,} pairs, {bench.checkpoints} checkpoints, "
+        f"{tokens:,} target tokens in all; medians of {rounds} rounds\n"
+        f"large products {rates['float32'] / 1e9:.0f} (float32) and "
+        f"{rates['bfloat16'] / 1e9:.0f} GFLOP/s (bfloat16); the forward's are "
+        f"{flops / 1e9:.0f} GFLOP\n"
+        f"{'':30}{'seconds':>9}{'p10':>8}{'p90':>8}{'tokens/s':>10}{'x naive':>9}"
+        f"{'of fp32':>9}{'of bf16':>9}{'mean off':>10}{'max off':>9}"
+    )
+    exact = scored["pycat float32"].answers[0].nll
+    for name, variant in scored.items():
+        p10, p90 = np.percentile(variant.seconds, [10, 90])
+        off = relative(variant.answers[0].nll, exact)
+        print(
+            f"{name:30}{median_s[name]:9.3f}{p10:8.3f}{p90:8.3f}{tokens / median_s[name]:10,.0f}"
+            f"{bench.over('Hugging Face naive', name):9.2f}"
+            + "".join(f"{seconds / median_s[name]:9.3f}" for seconds in floor_s.values())
+            + f"{off.mean():10.1e}{off.max():9.1e}  {describe(variant.options)}"
+        )
+    tried = [DEFAULT_BATCH, *(f"{batch_tokens} tokens" for batch_tokens in OUR_BUDGETS)]
+    fastest = min(tried, key=lambda name: median_s[name])
+    ours = scored[f"pycat {best}"].answers
+    faults_per_s = float(np.median([answer.faults_per_s for answer in ours]))
+    system_share = float(np.median([answer.system_share for answer in ours]))
+    others = [*tried, *([ONE_THREAD] if bench.threads > 1 else [])]
+    print(
+        f"\npycat {best}, 2 checkpoints, seconds: "
+        + ", ".join(f"{name} {median_s[name]:.3f}" for name in others)
+        + f"\npycat {best} adds {peak_mb:.0f} MB to a process; {faults_per_s:,.0f} page faults a "
+        f"second, {100 * system_share:.1f} % of the processor's time in the kernel"
+    )
+    var = {
+        dtype: cat_var(
+            np.exp(scored[f"pycat {dtype}"].answers[0].nll / bench.corpus.num_tokens[:, None])
+        )
+        for dtype in dtypes
+    }
+    result: dict[str, Any] = {
+        "pairs": bench.pairs,
+        "checkpoints": bench.checkpoints,
+        "threads": bench.threads,
+        "rounds": rounds,
+        "best_dtype": best,
+    }
+    for prefix, dtype in (("", best), ("float32_", "float32"), ("int8_", "int8")):
+        if dtype in dtypes:
+            for key, name in RIVALS.items():
+                result[f"{prefix}over_{key}"] = bench.over(name, f"pycat {dtype}")
+    return result | {
+        # int8 is held against the bound of bfloat16.
+        "over_floor": {
+            dtype: round(
+                floor_s["float32" if dtype == "float32" else "bfloat16"]
+                / median_s[f"pycat {dtype}"],
+                3,
+            )
+            for dtype in dtypes
+        },
+        **{
+            f"spearman_{short}": round(spearman(var["float32"], var[dtype]), 6)
+            for short, dtype in (("bf16", "bfloat16"), ("int8", "int8"))
+            if dtype in dtypes
+        },
+        "default_over_best_batch": bench.over(fastest, DEFAULT_BATCH),
+        "two_over_one_thread": (
+            bench.over(ONE_THREAD, DEFAULT_BATCH) if bench.threads > 1 else None
+        ),
+        "peak_mb": round(peak_mb),
+        "tokens_per_s": {dtype: round(tokens / median_s[f"pycat {dtype}"]) for dtype in dtypes},
+        "faults_per_s": round(faults_per_s),
+        "system_share": round(system_share, 4),
+        "machine": machine,
+        "versions": {"python": platform.python_version()}
+        | {
+            name: version(name)
+            for name in ("pycat-nmt", "torch", "transformers", "ctranslate2", "numpy")
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()

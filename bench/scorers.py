@@ -1,0 +1,270 @@
+"""pycat and its rivals as scorers, each in a process of its own and all asked the same way.
+
+A scorer is made of a folder with a corpus and, for each checkpoint k, `<k>.safetensors` and the
+CTranslate2 model `<k>`. Its `prepare` is outside the time; what that returns is timed, and gives
+the nll (n, k) of the first n pairs under the first k checkpoints. The rivals hold the corpus in
+memory as it suits them, tensors or words; pycat reads its own.
+"""
+
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from proxies import EOS_ID, PAD_ID, reopen, to_hugging_face, words
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+import pycat
+from pycat.adapters import ProxyAdapter
+from pycat.checkpoint import load_model, read_info
+
+NAIVE_BATCH = 32  # sentences
+CPU = torch.device("cpu")
+
+Nll = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of one scoring: its nll, its time, and what the process took for it.
+
+    `peak_mb` is the most memory resident above what was before; `system_share` the share of the
+    processor's time that was spent in the kernel, page faults among it.
+    """
+
+    nll: Nll
+    elapsed_s: float
+    faults_per_s: float
+    system_share: float
+    peak_mb: float
+
+
+class Process:
+    """A scorer in a new process on so many cores, with variables added to its environment."""
+
+    def __init__(
+        self,
+        scorer: Callable[..., Any],
+        *arguments: object,
+        threads: int,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        added = {"OMP_NUM_THREADS": str(threads), **(environment or {})}
+        before = {name: os.environ.get(name) for name in added}
+        os.environ.update(added)
+        self._pool = ProcessPoolExecutor(
+            max_workers=1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=partial(_begin, scorer, threads, *arguments),
+        )
+        # Begins it, now that the environment is set.
+        self._begun = self._pool.submit(os.getpid)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+    def ask(self, **options: Any) -> Answer:
+        self._begun.result()
+        return self._pool.submit(_answer, options).result()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+_scorer: Any
+
+
+def _begin(scorer: Callable[..., Any], threads: int, *arguments: object) -> None:
+    global _scorer
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    torch.set_num_threads(threads)
+    _scorer = scorer(*arguments)
+
+
+def _answer(options: dict[str, Any]) -> Answer:
+    work = _scorer.prepare(**options)
+    Path("/proc/self/clear_refs").write_text("5")  # restarts the peak
+    resident = _resident_mb("VmRSS")
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    start = time.perf_counter()
+    nll = work()
+    elapsed_s = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    system_s = after.ru_stime - before.ru_stime
+    cpu_s = system_s + after.ru_utime - before.ru_utime
+    return Answer(
+        nll,
+        elapsed_s,
+        faults_per_s=(after.ru_minflt - before.ru_minflt) / elapsed_s,
+        system_share=system_s / cpu_s if cpu_s else 0.0,
+        peak_mb=max(0.0, _resident_mb("VmHWM") - resident),
+    )
+
+
+def _resident_mb(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+class Pycat:
+    """`pycat.score` with checkpoints in memory; what it makes of them is in the time."""
+
+    def __init__(self, folder: Path, num_checkpoints: int, vocab_size: int) -> None:
+        self._corpus = reopen(folder, vocab_size)
+        _ = self._corpus.id  # hashed once
+        paths = [folder / f"{k}.safetensors" for k in range(num_checkpoints)]
+        self._adapters = [ProxyAdapter(read_info(path), EOS_ID) for path in paths]
+
+    def prepare(self, *, pairs: int, checkpoints: int, **options: Any) -> Callable[[], Nll]:
+        corpus = self._corpus[:pairs]
+        _ = corpus.id
+        models = self._adapters[:checkpoints]
+        return lambda: pycat.score(corpus, models, device="cpu", **options).nll
+
+
+class HuggingFace:
+    """M2M-100 with the same weights: in the order of the corpus, or sorted under a token budget."""
+
+    def __init__(self, folder: Path, num_checkpoints: int, vocab_size: int) -> None:
+        corpus = reopen(folder, vocab_size)
+        pairs = [corpus[row] for row in range(len(corpus))]
+        self._src, self._tgt = (
+            [torch.from_numpy(pair[side].astype(np.int64)) for pair in pairs] for side in (0, 1)
+        )
+        self._lengths = np.array([[len(side) for side in pair] for pair in pairs])
+        infos = [read_info(folder / f"{k}.safetensors") for k in range(num_checkpoints)]
+        self._models = {"float32": [to_hugging_face(load_model(info, CPU)) for info in infos]}
+
+    def prepare(
+        self, *, pairs: int, checkpoints: int, dtype: str, batch_tokens: int | None
+    ) -> Callable[[], Nll]:
+        """Without a budget: batches of NAIVE_BATCH sentences as they come."""
+        if dtype not in self._models:
+            self._models[dtype] = [_cast(model, dtype) for model in self._models["float32"]]
+        models = self._models[dtype][:checkpoints]
+        return partial(self._score, models, pairs, batch_tokens)
+
+    @torch.inference_mode()
+    def _score(self, models: Sequence[Any], pairs: int, batch_tokens: int | None) -> Nll:
+        nll = np.empty((pairs, len(models)))
+        for k, model in enumerate(models):
+            for rows in self._batches(pairs, batch_tokens):
+                nll[rows, k] = self._nll(model, rows).numpy()
+        return nll
+
+    def _batches(self, pairs: int, batch_tokens: int | None) -> list[NDArray[np.int64]]:
+        if batch_tokens is None:
+            return np.split(np.arange(pairs), range(NAIVE_BATCH, pairs, NAIVE_BATCH))
+        lengths = self._lengths[:pairs]
+        order = np.lexsort((lengths[:, 0], lengths[:, 1]))
+        cuts, first, longest = [], 0, 0
+        for i, row in enumerate(order):
+            longest = max(longest, int(lengths[row].max()))
+            if longest * (i + 1 - first) > batch_tokens and i > first:
+                cuts.append(i)
+                first, longest = i, int(lengths[row].max())
+        return np.split(order, cuts)
+
+    def _nll(self, model: Any, rows: NDArray[np.int64]) -> Tensor:
+        src = pad_sequence([self._src[row] for row in rows], True, PAD_ID)
+        tgt = pad_sequence([self._tgt[row] for row in rows], True, PAD_ID)
+        tgt_in = F.pad(tgt[:, :-1], (1, 0), value=EOS_ID)
+        mask = src != PAD_ID
+        logits = model(
+            input_ids=src, attention_mask=mask, decoder_input_ids=tgt_in, use_cache=False
+        ).logits
+        # In float32: a sum of bfloat16 exponentials says little.
+        tokens = F.cross_entropy(
+            logits.float().flatten(0, 1), tgt.flatten(), reduction="none", ignore_index=PAD_ID
+        )
+        return tokens.view(tgt.shape).double().sum(1)
+
+
+def _cast(model: Any, dtype: str) -> Any:
+    theirs = type(model)(model.config).eval()
+    theirs.load_state_dict(model.state_dict())
+    for side in ("encoder", "decoder"):
+        mine = getattr(model.model, side).embed_positions.weights
+        getattr(theirs.model, side).embed_positions.weights = mine.clone()
+    return theirs.to(getattr(torch, dtype))
+
+
+class CTranslate2:
+    """`Translator.score_batch` under a token budget, or `score_iterable` as it comes."""
+
+    def __init__(self, folder: Path, num_checkpoints: int, vocab_size: int) -> None:
+        self._src, self._tgt = words(reopen(folder, vocab_size))
+        self._paths = [folder / str(k) for k in range(num_checkpoints)]
+        self._translators: dict[tuple[str, int], tuple[int, ctranslate2.Translator]] = {}
+
+    def prepare(
+        self,
+        *,
+        pairs: int,
+        checkpoints: int,
+        dtype: str,
+        batch_tokens: int | None,
+        workers: int = 1,
+    ) -> Callable[[], Nll]:
+        """So many workers share the threads."""
+        models = [self._translator(k, dtype, workers) for k in range(checkpoints)]
+        src, tgt = self._src[:pairs], self._tgt[:pairs]
+
+        def score() -> Nll:
+            found = []
+            for model in models:
+                if batch_tokens is None:
+                    results = model.score_iterable(src, tgt)
+                else:
+                    results = model.score_batch(
+                        src, tgt, max_batch_size=batch_tokens, batch_type="tokens"
+                    )
+                found.append([-sum(result.log_probs) for result in results])
+            return np.array(found).T
+
+        return score
+
+    def _translator(self, k: int, dtype: str, workers: int) -> ctranslate2.Translator:
+        known = self._translators.get((dtype, k))
+        if known is None or known[0] != workers:
+            known = (
+                workers,
+                ctranslate2.Translator(
+                    str(self._paths[k]),
+                    compute_type=dtype,
+                    inter_threads=workers,
+                    intra_threads=torch.get_num_threads() // workers,
+                ),
+            )
+            self._translators[dtype, k] = known
+        return known[1]
+
+
+class Product:
+    """No scorer but its bound: torch's product of two large square matrices."""
+
+    def prepare(self, *, dtype: str, size: int) -> Callable[[], Nll]:
+        a = torch.randn(size, size).to(getattr(torch, dtype))
+        out = torch.mm(a, a)
+
+        def multiply() -> Nll:
+            torch.mm(a, a, out=out)
+            return np.empty((0, 0))
+
+        return multiply
