@@ -121,7 +121,8 @@ def test_a_damaged_part_is_refused_by_name(folder: Path, damage: str) -> None:
 def test_no_flipped_bit_becomes_a_score(folder: Path) -> None:
     part = part_path(folder, 0)
     data = part.read_bytes()
-    expected = ScoreTable.open(folder)
+    whole = ScoreTable.open(folder)
+    expected = [whole.column(name).tolist() for name in whole.names]
     refused = 0
     for position in range(0, len(data), 7):
         flipped = bytearray(data)
@@ -129,14 +130,12 @@ def test_no_flipped_bit_becomes_a_score(folder: Path) -> None:
         part.write_bytes(flipped)
         try:
             table = ScoreTable.open(folder)
+            found = [table.column(name).tolist() for name in table.names]
         except OutputError:
             refused += 1
             continue
         # Some bytes carry nothing that is read, such as statistics; then the values are right.
-        assert table.nll.tolist() == expected.nll.tolist()
-        assert table.num_tokens.tolist() == expected.num_tokens.tolist()
-        assert table.num_src_tokens.tolist() == expected.num_src_tokens.tolist()
-        assert table.pair_ids.tolist() == expected.pair_ids.tolist()
+        assert found == expected
     assert refused > 0.8 * len(data) / 7
 
 
