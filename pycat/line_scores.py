@@ -32,8 +32,8 @@ from pycat.device import choose_device, choose_dtype
 from pycat.errors import CorpusError, OutputError, PycatError, TokenizerError
 from pycat.output import replacing
 from pycat.progress import progress
-from pycat.scoring import batch_sums, check_too_long
-from pycat.torch_forward import Forward, TorchForward
+from pycat.scoring import batch_sums, check_too_long, make_forward
+from pycat.torch_forward import Forward
 
 FORMATS = ("fairseq", "marian", "jsonl")
 
@@ -100,7 +100,7 @@ def score_lines(
     pieces = _piece_writer(corpus) if format == "fairseq" else None
     lines = _Lines(corpus)
     with_tokens = per_token or format == "fairseq"
-    forward = TorchForward(models, torch_device, torch_dtype, per_token=with_tokens)
+    forward = make_forward(models, torch_device, torch_dtype, per_token=with_tokens)
     with (
         progress("score", int(kept.tgt.sum()) * len(models), "tokens") as advance,
         ExitStack() as stack,

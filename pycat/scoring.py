@@ -141,7 +141,7 @@ def score(
         for first, is_finished in zip(starts, finished, strict=True)
         if is_finished
     )
-    forward = TorchForward(models, torch_device, torch_dtype, stats=stats)
+    forward = make_forward(models, torch_device, torch_dtype, stats=stats)
     tables, flops = [], 0
     total = facts["num_tokens"] * len(models)
     with progress("score", total, "tokens x checkpoints", done * len(models)) as advance:
@@ -161,8 +161,8 @@ def score(
     scoring_s = time.perf_counter() - started if folder is None else folder.elapsed_s
     facts |= {"tokens_per_s": round(total / scoring_s, 1), "model_flops": flops}
     if scoring_s >= _LEAST_UTILIZATION_S:
-        rate = product_rate(torch_device, torch_dtype)
-        facts["flop_utilization"] = round(flops / scoring_s / rate, 4)
+        of_products = flops / scoring_s / product_rate(torch_device, torch_dtype)
+        facts["flop_utilization"] = round(of_products, 4)
     if torch_dtype != torch.float32:
         del forward  # its packed weights
         source = tables if folder is None else [path for path in paths if path is not None]
@@ -187,6 +187,18 @@ def check_too_long(too_long: str) -> None:
         raise PycatError(f"too_long is {too_long!r}; expected one of {', '.join(TOO_LONG)}")
 
 
+def make_forward(
+    models: Sequence[Adapter],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    stats: Stats = "nll",
+    per_token: bool = False,
+) -> Forward:
+    """What runs these models, which are on `device`; arguments as for `TorchForward`."""
+    return TorchForward(models, device, dtype, stats=stats, per_token=per_token)
+
+
 def _agreement(
     corpus: Corpus,
     models: Sequence[Adapter],
@@ -206,7 +218,7 @@ def _agreement(
     sample = pa.concat_tables(tables)
     some = corpus.subset(sample["pair"].to_numpy())
     lengths = KeptLengths(kept.src[rows], kept.tgt[rows], kept.num_cut)
-    forward = TorchForward(models, device, torch.float32)
+    forward = make_forward(models, device, torch.float32)
     exact = _sums(some, models, lengths, forward, device, batch_tokens, lambda count: None)[0].T
     nll = np.column_stack([sample[name].to_numpy() for name in names[1:]])
     return rank_agreement(nll, exact, lengths.tgt)
@@ -272,6 +284,7 @@ def batch_sums(
         rows = np.searchsorted(corpus.pair_ids, batch.pair_ids.numpy())
         batch = batch.to(device)
         if lengths.num_cut:
+            assert forward.padded  # only what has no bound on its positions reads packed batches
             src, tgt = (
                 torch.from_numpy(side[rows]).to(device) for side in (lengths.src, lengths.tgt)
             )
