@@ -146,7 +146,7 @@ class ScoreTable:
                 first = rows.stop
 
     def rows(self, names: Sequence[str], first: int, end: int) -> pa.Table:
-        """Rows first to end of these columns; reads the parts that hold them."""
+        """Rows first to end of columns in `names`; reads the parts that hold them."""
         read, start = [], 0
         for part in self._parts:
             lower, upper = max(first - start, 0), min(end - start, part.num_rows)
@@ -263,7 +263,7 @@ class ScoreTable:
                 checkpoints fit neither way.
             OutputError: `out` holds something else, or a table made from other input.
         """
-        from pycat.score_merge import merge
+        from pycat.score_merge import merge  # which makes tables
 
         opened = [table if isinstance(table, ScoreTable) else cls.open(table) for table in tables]
         return merge(opened, None if out is None else Path(out), overwrite)
@@ -298,12 +298,7 @@ class ScoreTable:
             or any(_is_of(name, stat) for stat in STAT_NAMES)
         ):
             raise PycatError(f"column {name}: the table has or keeps this name; choose another")
-        try:
-            values = pa.array(column)
-        except pa.ArrowException as error:
-            raise PycatError(
-                f"column {name}: expected numbers, booleans or text ({error})"
-            ) from None
+        values = _arrow(name, column)
         if self.path is None:
             [part] = self._parts
             assert part.table is not None
@@ -332,8 +327,13 @@ class ScoreTable:
             return [name]
         if name in self.statistics:
             return [f"{name}_{k}" for k in range(self.num_checkpoints)]
-        missing = name in STAT_NAMES or any(_is_of(name, stat) for stat in STAT_NAMES)
-        remedy = "score again with --stats all (stats='all')" if missing else "add() it first"
+        stat = next((stat for stat in STAT_NAMES if name == stat or _is_of(name, stat)), None)
+        if stat is None:
+            remedy = "add() it first"
+        elif stat in self.statistics:
+            remedy = f"checkpoints count from 0 to {self.num_checkpoints - 1}"
+        else:
+            remedy = "score again with --stats all (stats='all')"
         raise PycatError(
             f"{self.path or 'score table'}: found no column {name!r}, only "
             f"{', '.join((*self.statistics, *_PAIR_COLUMNS, *self._added))}; {remedy}"
@@ -352,6 +352,21 @@ class ScoreTable:
             for file in files:
                 file.unlink(missing_ok=True)
             raise
+
+
+def _arrow(name: str, column: NDArray[Any]) -> pa.Array:
+    """The values of an added column as they are stored; only text may be None."""
+    try:
+        values = pa.array(column)
+    except pa.ArrowException as error:
+        raise PycatError(f"column {name}: expected numbers, booleans or text ({error})") from None
+    is_text = pa.types.is_string(values.type)
+    is_number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+    if not (is_text or is_number or pa.types.is_boolean(values.type)):
+        raise PycatError(f"column {name}: found {values.type}, expected numbers, booleans or text")
+    if values.null_count and not is_text:
+        raise PycatError(f"column {name}: {values.null_count:,} values are None; give NaN instead")
+    return values
 
 
 def column_names(stats: Sequence[str], num_checkpoints: int) -> list[str]:

@@ -215,6 +215,7 @@ def test_columns_are_read_when_asked_for(folder: Path, toy_corpus: Corpus) -> No
         ("el2n", r"score again with --stats all \(stats='all'\)"),
         ("margin_0", r"score again with --stats all \(stats='all'\)"),
         ("labse", r"add\(\) it first"),
+        ("nll_3", "checkpoints count from 0 to 2"),
     ],
 )
 def test_a_missing_column_says_how_to_get_it(folder: Path, name: str, remedy: str) -> None:
@@ -328,8 +329,15 @@ def test_what_cannot_be_added_is_refused(
 
 def test_values_without_a_type_and_chunks_are_refused(parts: Path) -> None:
     table = ScoreTable.open(parts)
-    with pytest.raises(PycatError, match="column odd: expected numbers, booleans or text"):
-        table.add("odd", np.array([object()] * 300))
+    for values, message in (
+        ([object()] * 300, "column odd: expected numbers, booleans or text"),
+        ([b"bytes"] * 300, "column odd: found binary, expected numbers, booleans or text"),
+        ([True, None] * 150, "column odd: 150 values are None; give NaN instead"),
+    ):
+        with pytest.raises(PycatError, match=message):
+            table.add("odd", np.array(values, dtype=object))
+    table.add("domain", np.array(["news", None] * 150, dtype=object))
+    assert table.column("domain").tolist() == ["news", None] * 150
     _, chunk = next(table.chunks())
     with pytest.raises(PycatError, match=r"column late: this is a chunk of .*; add to the whole"):
         chunk.add("late", np.zeros(120))
