@@ -278,27 +278,39 @@ def batch_sums(
     Raises:
         CheckpointError: an nll is not finite; names the checkpoint of `models`.
     """
+    batches = _run(corpus, lengths, forward, device, batch_tokens)
+    for pair_ids, found, boundaries in batches:
+        for model, nll in zip(models, found.sums[0].numpy(), strict=True):
+            if not np.isfinite(nll).all():
+                at = int(np.flatnonzero(~np.isfinite(nll))[0])
+                raise CheckpointError(
+                    f"{model.name}: the nll of pair {int(pair_ids[at]):,} is not a finite number; "
+                    "the weights are damaged or the training diverged: leave this checkpoint out"
+                )
+        yield np.searchsorted(corpus.pair_ids, pair_ids), found, boundaries
+        advance(int(boundaries[-1]) * len(models))
+
+
+def _run(
+    corpus: Corpus,
+    lengths: KeptLengths,
+    forward: Forward,
+    device: torch.device,
+    batch_tokens: int,
+) -> Iterator[tuple[NDArray[np.int64], BatchSums, NDArray[np.int32]]]:
+    """Pair ids int64 (B,) of each batch, and the rest as `batch_sums`."""
     tail = Template.of(corpus.manifest).src_tail
     pinned = device.type == "cuda"
     for batch in corpus.batches(batch_tokens, padded=forward.padded, pin_memory=pinned):
-        rows = np.searchsorted(corpus.pair_ids, batch.pair_ids.numpy())
+        pair_ids = batch.pair_ids.numpy()
         batch = batch.to(device)
         if lengths.num_cut:
             assert forward.padded  # only what has no bound on its positions reads packed batches
+            rows = np.searchsorted(corpus.pair_ids, pair_ids)
             src, tgt = (
                 torch.from_numpy(side[rows]).to(device) for side in (lengths.src, lengths.tgt)
             )
             batch = cut_batch(batch, src, tgt, tail)
         sums, tokens = forward(batch)
         found = BatchSums(sums.cpu(), None if tokens is None else tokens.cpu())
-        for model, nll in zip(models, found.sums[0].numpy(), strict=True):
-            if not np.isfinite(nll).all():
-                at = int(np.flatnonzero(~np.isfinite(nll))[0])
-                raise CheckpointError(
-                    f"{model.name}: the nll of pair {int(batch.pair_ids[at]):,} is not a finite "
-                    "number; the weights are damaged or the training diverged: leave this "
-                    "checkpoint out"
-                )
-        boundaries = batch.tgt_cu_seqlens.cpu().numpy()
-        yield rows, found, boundaries
-        advance(int(boundaries[-1]) * len(models))
+        yield pair_ids, found, batch.tgt_cu_seqlens.cpu().numpy()
