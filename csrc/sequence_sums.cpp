@@ -16,7 +16,7 @@ constexpr std::int64_t kRangeValues = 1 << 19;  // 4 MB of float64
 }  // namespace
 
 void check_cu_seqlens(const std::int32_t* cu_seqlens, std::int64_t num_sequences,
-                      std::int64_t num_tokens) {
+                      std::int64_t num_tokens, const char* tokens) {
   bool rises = cu_seqlens[0] == 0 && cu_seqlens[num_sequences] == num_tokens;
   for (std::int64_t b = 0; b < num_sequences; ++b) {
     rises = rises && cu_seqlens[b] <= cu_seqlens[b + 1];
@@ -25,12 +25,12 @@ void check_cu_seqlens(const std::int32_t* cu_seqlens, std::int64_t num_sequences
   throw std::invalid_argument("cu_seqlens runs from " + std::to_string(cu_seqlens[0]) + " to " +
                               std::to_string(cu_seqlens[num_sequences]) +
                               "; expected it to rise from 0 to the " + std::to_string(num_tokens) +
-                              " tokens");
+                              " " + tokens);
 }
 
 SequenceSums::SequenceSums(const TokenTargets& targets, SequenceResults& results)
     : targets_(targets), results_(results) {
-  check_cu_seqlens(targets.cu_seqlens, targets.num_sequences, targets.num_tokens);
+  check_cu_seqlens(targets.cu_seqlens, targets.num_sequences, targets.num_tokens, "targets");
   const std::int64_t rows = targets.num_stats * targets.num_checkpoints;
   range_tokens_ = std::min(targets.num_tokens, std::max<std::int64_t>(64, kRangeValues / rows));
   tokens_.reserve(static_cast<std::size_t>(range_tokens_));

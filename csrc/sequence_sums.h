@@ -27,9 +27,10 @@ struct SequenceResults {
   std::int64_t first_bad;    // the first target out of range, T if none
 };
 
-/// Throws std::invalid_argument unless `cu_seqlens` (B + 1) rises from 0 to the number of tokens.
+/// Throws std::invalid_argument unless `cu_seqlens` (B + 1) rises from 0 to the number of `tokens`,
+/// which the message calls so.
 void check_cu_seqlens(const std::int32_t* cu_seqlens, std::int64_t num_sequences,
-                      std::int64_t num_tokens);
+                      std::int64_t num_tokens, const char* tokens);
 
 /// Takes the tokens' statistics a range of tokens at a time, so that memory does not grow with T,
 /// and adds them up in float64 in the order of the tokens, whoever computed them.

@@ -216,7 +216,7 @@ class Transformer::Pass {
   };
 
   Side side(const PackedTokens& tokens) const {
-    check_cu_seqlens(tokens.cu_seqlens, tokens.num_sequences, tokens.num_tokens);
+    check_cu_seqlens(tokens.cu_seqlens, tokens.num_sequences, tokens.num_tokens, "tokens");
     return {tokens, tokens.num_tokens, divide_up(tokens.num_tokens, lanes_)};
   }
 

@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ from pycat.evaluation import BASELINES, Evaluation, TestSet, evaluate
 from pycat.line_scores import FORMATS, score_lines
 from pycat.model import PRESETS
 from pycat.pruning import prune
-from pycat.scoring import TOO_LONG, score
+from pycat.scoring import STATS, TOO_LONG, score
 from pycat.selection import Selection, select
 from pycat.tokenizer import MODEL_TYPES
 from pycat.tokenizing import tokenize
@@ -111,6 +111,7 @@ def _score(
             else _opened(options)
         )
         if format is not None:
+            del options["stats"]  # lines hold nll alone
             written = score_lines(
                 corpus, checkpoints, format=format, per_token=per_token, **options
             )
@@ -119,8 +120,33 @@ def _score(
             return
     table = score(corpus, checkpoints, **options)
     print(f"{table.path}: {len(table):,} pairs under checkpoints at updates {table.steps}")
-    for step, ppl in zip(table.steps, table.ppl.T, strict=True):
-        print(f"  update {step:>7,}: median perplexity {np.median(ppl):,.1f}")
+    num_tokens = table.num_tokens
+    for k, step in enumerate(table.steps):
+        with np.errstate(over="ignore"):
+            median = np.median(np.exp(table.column(f"nll_{k}") / num_tokens))
+        print(f"  update {step:>7,}: median perplexity {median:,.1f}")
+    if "tokens_per_s" in table.manifest:
+        print(_speed(table.manifest))
+    if "rank_agreement" in table.manifest:
+        print(_agreement(table.manifest))
+
+
+def _speed(facts: Mapping[str, Any]) -> str:
+    share = facts.get("flop_utilization")
+    return f"  {facts['tokens_per_s']:,.0f} target tokens x checkpoints a second" + (
+        "" if share is None else f", {share:.0%} of the rate of a large matrix product"
+    )
+
+
+def _agreement(facts: Mapping[str, Any]) -> str:
+    agreement = facts["rank_agreement"]
+    spearman = agreement["spearman"]
+    return (
+        f"  {facts['recipe']['dtype']} against float32, {agreement['num_pairs']:,} pairs: rank "
+        f"correlation of {agreement['criterion']} "
+        f"{'undefined' if spearman is None else f'{spearman:.5f}'}, nll differs by "
+        f"{agreement['mean_relative_nll_difference']:.1e} of it on average"
+    )
 
 
 def _tokenized_for(
@@ -451,6 +477,7 @@ def _train_options(options: _Options) -> None:
 
 
 def _score_options(options: _Options) -> None:
+    options.add("stats", "nll alone, or all statistics that criteria are made of", choices=STATS)
     options.add("batch_tokens", "tokens of a batch's larger side, with padding", type=int)
     options.add("dtype", "of matrix products; auto: bfloat16 if the device has it", choices=DTYPES)
     options.add(

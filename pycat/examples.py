@@ -40,6 +40,7 @@ def examples(corpus: Corpus, scores: ScoreTable, ranking: Ranking) -> dict[str, 
     texts, problem = _texts(corpus, scores.pair_ids[rows])
     lines = corpus.lines[rows] + 1
     ppl = perplexity(ranking.surprise[rows])
+    num_src_tokens, num_tokens = scores.num_src_tokens[rows], scores.num_tokens[rows]
     pairs = {
         row: {
             "rank": int(ranks[row]),
@@ -48,8 +49,8 @@ def examples(corpus: Corpus, scores: ScoreTable, ranking: Ranking) -> dict[str, 
             "score": float(ranking.values[row]),
             "first": float(ppl[i, 0]),
             "last": float(ppl[i, -1]),
-            "num_src_tokens": int(scores.num_src_tokens[row]),
-            "num_tokens": int(scores.num_tokens[row]),
+            "num_src_tokens": int(num_src_tokens[i]),
+            "num_tokens": int(num_tokens[i]),
             "sides": [_cut(side) for side in texts[i]],
         }
         for i, row in enumerate(rows.tolist())

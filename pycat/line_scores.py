@@ -32,7 +32,8 @@ from pycat.device import choose_device, choose_dtype
 from pycat.errors import CorpusError, OutputError, PycatError, TokenizerError
 from pycat.output import replacing
 from pycat.progress import progress
-from pycat.scoring import batch_nll, check_too_long
+from pycat.scoring import batch_sums, check_too_long, make_forward
+from pycat.torch_forward import Forward
 
 FORMATS = ("fairseq", "marian", "jsonl")
 
@@ -98,6 +99,8 @@ def score_lines(
             )
     pieces = _piece_writer(corpus) if format == "fairseq" else None
     lines = _Lines(corpus)
+    with_tokens = per_token or format == "fairseq"
+    forward = make_forward(models, torch_device, torch_dtype, per_token=with_tokens)
     with (
         progress("score", int(kept.tgt.sum()) * len(models), "tokens") as advance,
         ExitStack() as stack,
@@ -116,9 +119,11 @@ def score_lines(
                 part,
                 models,
                 lengths,
-                (torch_device, torch_dtype, batch_tokens),
+                forward,
+                torch_device,
+                batch_tokens,
                 advance,
-                per_token=per_token or format == "fairseq",
+                per_token=with_tokens,
             )
             for row in range(len(part)):
                 some = None if tokens is None else tokens[:, starts[row] : starts[row + 1]]
@@ -172,7 +177,9 @@ def _part_nll(
     part: Corpus,
     models: Sequence[Adapter],
     lengths: KeptLengths,
-    settings: tuple[torch.device, torch.dtype, int],
+    forward: Forward,
+    device: torch.device,
+    batch_tokens: int,
     advance: Callable[[int], None],
     *,
     per_token: bool,
@@ -181,12 +188,13 @@ def _part_nll(
     starts = np.concatenate(([0], np.cumsum(lengths.tgt, dtype=np.int64)))
     nll = np.empty((len(models), len(part)))
     tokens = np.empty((len(models), starts[-1])) if per_token else None
-    for rows, values, boundaries in batch_nll(
-        part, models, lengths, *settings, advance, per_token=per_token
+    for rows, found, boundaries in batch_sums(
+        part, models, lengths, forward, device, batch_tokens, advance
     ):
-        if tokens is None:
-            nll[:, rows] = values
+        if tokens is None or found.nll_per_token is None:
+            nll[:, rows] = found.sums[0].numpy()
             continue
+        values = found.nll_per_token.numpy()
         for i, row in enumerate(rows.tolist()):
             own = values[:, boundaries[i] : boundaries[i + 1]]
             tokens[:, starts[row] : starts[row + 1]] = own

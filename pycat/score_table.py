@@ -1,13 +1,15 @@
 """The score table: per pair and checkpoint the raw sums that every criterion is made of.
 
 A folder of Parquet parts, rows in pair order, and `scores.json`. Columns: `pair` int64,
-`num_src_tokens` and `num_tokens` int32 (EOS counted), and per checkpoint k `nll_k` float64: the sum
-over target tokens of -log p, in nats. Any Parquet reader opens the parts without pycat.
+`num_src_tokens` and `num_tokens` int32 (EOS counted), and per statistic and checkpoint k the sum
+over target tokens: `nll_k` float64, -log p in nats, and those of `pycat.score(stats="all")`. A
+column added later is a file of its own beside each part. Any Parquet reader opens all of them
+without pycat. Here the files stay closed until a column is asked for.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,40 +17,165 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from pycat.errors import OutputError
-from pycat.output import read_manifest, replacing
+from pycat.errors import OutputError, PycatError
+from pycat.kernels.reference import STAT_NAMES
+from pycat.output import read_manifest, replacing, write_json
 
-_COLUMNS = ("pair", "num_src_tokens", "num_tokens")
+# Pairs of one Parquet part: what an interrupted run can lose, and what streaming holds.
+PART_PAIRS = 65_536
+
+# What a scores folder may hold beside its manifest.
+SCORE_FILES = ("part-*.parquet", "column-*.parquet")
+
+_PAIR_COLUMNS = ("pair", "num_src_tokens", "num_tokens")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
+class _Part:
+    """Rows that lie together: in memory, or in files that are read when asked for."""
+
+    num_rows: int
+    table: pa.Table | None = None
+    path: Path | None = None
+
+    def read(self, names: Sequence[str], added: Sequence[str]) -> pa.Table:
+        """The columns `names`, of which those in `added` have files of their own."""
+        if self.table is not None:
+            return self.table.select(names)
+        assert self.path is not None
+        own = [name for name in names if name not in added]
+        columns = dict(zip(own, read_part(self.path, own).columns, strict=True)) if own else {}
+        for name in names:
+            if name in added:
+                columns[name] = read_part(column_path(self.path, name), [name])[name]
+        return pa.table({name: columns[name] for name in names})
+
+
 class ScoreTable:
     """Statistics of N pairs under K checkpoints, in pair order.
 
+    Opening reads no column, and each use of one reads it anew: keep what is used twice. `chunks`
+    streams tables that do not fit into memory.
+
     Attributes:
-        pair_ids: int64 (N,), ascending.
-        num_src_tokens, num_tokens: int32 (N,), EOS counted.
-        nll: float64 (N, K) in nats, checkpoints in training order.
         manifest: hashes of corpus, tokenizer and checkpoints, dtype, device, versions.
         path: the folder, or None for a table in memory.
     """
 
-    pair_ids: NDArray[np.int64]
-    num_src_tokens: NDArray[np.int32]
-    num_tokens: NDArray[np.int32]
-    nll: NDArray[np.float64]
-    manifest: Mapping[str, Any]
-    path: Path | None = None
+    def __init__(
+        self,
+        parts: Sequence[_Part],
+        names: Sequence[str],
+        manifest: Mapping[str, Any],
+        path: Path | None = None,
+    ) -> None:
+        """Tables come from `score`, `open`, `from_arrow` and `merge`."""
+        self._parts, self._own_names = list(parts), tuple(names)
+        self.manifest, self.path = manifest, path
+        self._num_pairs = sum(part.num_rows for part in parts)
 
     def __len__(self) -> int:
-        return len(self.pair_ids)
+        return self._num_pairs
 
     def __repr__(self) -> str:
-        return f"ScoreTable({len(self):,} pairs, {self.nll.shape[1]} checkpoints, {self.path})"
+        return f"ScoreTable({len(self):,} pairs, {self.num_checkpoints} checkpoints, {self.path})"
 
-    @cached_property
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all columns: `pair`, `num_src_tokens`, `num_tokens`, `nll_0`, …, then added ones."""
+        return (*self._own_names, *self._added)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Bare names of what was summed under every checkpoint: `nll`, and with it maybe more."""
+        return tuple(name for name in STAT_NAMES if f"{name}_0" in self._own_names)
+
+    @property
+    def num_checkpoints(self) -> int:
+        """K."""
+        return sum(_is_of(name, "nll") for name in self._own_names)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A column (N,), or a statistic of all checkpoints (N, K) by its bare name.
+
+        Args:
+            name: one of `names` or `statistics`.
+
+        Returns:
+            In the type stored; text as Python strings (dtype object).
+
+        Raises:
+            PycatError: no such column.
+            OutputError: a part is gone or damaged.
+        """
+        names = self._columns_of(name)
+        values: NDArray[Any] | None = None
+        first = 0
+        for part in self._parts:
+            read = part.read(names, self._added)
+            if read.num_rows != part.num_rows:
+                raise OutputError(
+                    f"{part.path}: found {read.num_rows:,} rows of {name}, expected "
+                    f"{part.num_rows:,}; delete the table's folder and run 'pycat score' again"
+                )
+            if values is None:
+                dtype = read.schema.types[0].to_pandas_dtype()
+                values = np.empty((len(self), len(names)), dtype)
+            for k, column in enumerate(read.columns):
+                values[first : first + part.num_rows, k] = column.to_numpy()
+            first += part.num_rows
+        assert values is not None
+        return values if name not in self.names else values[:, 0]
+
+    def chunks(self) -> Iterator[tuple[slice, "ScoreTable"]]:
+        """Each part in pair order: its rows of this table, and a table of them alone."""
+        first = 0
+        for part in self._parts:
+            if part.table is None:
+                pieces = [part]
+            else:
+                starts = range(0, part.num_rows, PART_PAIRS)
+                tables = [part.table.slice(start, PART_PAIRS) for start in starts]
+                pieces = [_Part(table.num_rows, table) for table in tables]
+            for piece in pieces:
+                rows = slice(first, first + piece.num_rows)
+                yield rows, ScoreTable([piece], self._own_names, self.manifest, self.path)
+                first = rows.stop
+
+    def rows(self, names: Sequence[str], first: int, end: int) -> pa.Table:
+        """Rows first to end of columns in `names`; reads the parts that hold them."""
+        read, start = [], 0
+        for part in self._parts:
+            lower, upper = max(first - start, 0), min(end - start, part.num_rows)
+            if lower < upper:
+                read.append(part.read(names, self._added).slice(lower, upper - lower))
+            start += part.num_rows
+        return pa.concat_tables(read or [self._parts[0].read(names, self._added).slice(0, 0)])
+
+    @property
+    def pair_ids(self) -> NDArray[np.int64]:
+        """int64 (N,), ascending."""
+        return self.column("pair")
+
+    @property
+    def num_src_tokens(self) -> NDArray[np.int32]:
+        """Source tokens of each pair, int32 (N,), EOS counted."""
+        return self.column("num_src_tokens")
+
+    @property
+    def num_tokens(self) -> NDArray[np.int32]:
+        """Target tokens of each pair, int32 (N,), EOS counted."""
+        return self.column("num_tokens")
+
+    @property
+    def nll(self) -> NDArray[np.float64]:
+        """Float64 (N, K) in nats, checkpoints in training order."""
+        return self.column("nll")
+
+    @property
     def ppl(self) -> NDArray[np.float64]:
         """Perplexity exp(nll / num_tokens), (N, K)."""
         with np.errstate(over="ignore"):
@@ -68,49 +195,193 @@ class ScoreTable:
 
     @classmethod
     def open(cls, path: str | PathLike[str]) -> "ScoreTable":
-        """Open a folder.
+        """Open a folder; reads what the parts say of themselves, and no column.
 
         Raises:
             OutputError: not a complete table, or a part is missing or damaged.
         """
         folder = Path(path)
         manifest = read_manifest(folder, "scores")
-        parts = [read_part(part_path(folder, i)) for i in range(manifest["num_parts"])]
-        columns = [*_COLUMNS, *(f"nll_{k}" for k in range(len(manifest["steps"])))]
-        for i, part in enumerate(parts):
-            if part.column_names != columns:
+        num_checkpoints = len(manifest["steps"])
+        parts: list[_Part] = []
+        expected: list[str] = []
+        for i in range(manifest["num_parts"]):
+            file = part_path(folder, i)
+            names, num_rows = _read_schema(file)
+            if not expected:
+                stats = [name for name in STAT_NAMES if name == "nll" or f"{name}_0" in names]
+                expected = column_names(stats, num_checkpoints)
+            if names != expected:
                 raise OutputError(
-                    f"{part_path(folder, i)}: found columns {', '.join(part.column_names)}, "
-                    f"expected {', '.join(columns)}; delete the table's folder and run "
-                    "'pycat score' again"
+                    f"{file}: found columns {', '.join(names)}, expected {', '.join(expected)}; "
+                    "delete the table's folder and run 'pycat score' again"
                 )
-        table = pa.concat_tables(parts)
-        if table.num_rows != manifest["num_pairs"]:
+            for name in manifest.get("columns", ()):
+                found = _read_schema(column_path(file, name))
+                if found != (["pair", name], num_rows):
+                    raise OutputError(
+                        f"{column_path(file, name)}: found columns {', '.join(found[0])} and "
+                        f"{found[1]:,} rows, expected pair, {name} and {num_rows:,}; it belongs to "
+                        f"another table: take {name} out of the manifest's columns and add it again"
+                    )
+            parts.append(_Part(num_rows, path=file))
+        table = cls(parts, expected, manifest, folder)
+        if len(table) != manifest["num_pairs"]:
             raise OutputError(
-                f"{folder}: the parts hold {table.num_rows:,} rows, expected "
+                f"{folder}: the parts hold {len(table):,} rows, expected "
                 f"{manifest['num_pairs']:,}; delete the folder and run 'pycat score' again"
             )
-        return cls.from_arrow(table, manifest, folder)
+        return table
 
     @classmethod
-    def from_arrow(
-        cls, table: pa.Table, manifest: Mapping[str, Any], path: Path | None = None
+    def from_arrow(cls, table: pa.Table, manifest: Mapping[str, Any]) -> "ScoreTable":
+        """The table that these columns are, in memory."""
+        return cls([_Part(table.num_rows, table)], table.column_names, manifest)
+
+    @classmethod
+    def merge(
+        cls,
+        tables: Sequence["ScoreTable | str | PathLike[str]"],
+        *,
+        out: str | PathLike[str] | None = None,
+        overwrite: bool = False,
     ) -> "ScoreTable":
-        """The table that these columns are."""
-        num_checkpoints = sum(name.startswith("nll_") for name in table.column_names)
-        return cls(
-            table["pair"].to_numpy(),
-            table["num_src_tokens"].to_numpy(),
-            table["num_tokens"].to_numpy(),
-            np.column_stack([table[f"nll_{k}"].to_numpy() for k in range(num_checkpoints)]),
-            manifest,
-            path,
+        """One table of several: other pairs of a corpus, or other checkpoints on the same pairs.
+
+        With the same checkpoints no pair may be in two tables; the rows are put in pair order. With
+        other checkpoints the pairs must be the same; the checkpoints are put in the order of their
+        updates, equal ones as given. Added columns are left behind.
+
+        Args:
+            tables: two or more, or their paths.
+            out: the folder to make; without one, the table is in memory. Holds the pair ids and a
+                few parts at a time.
+            overwrite: replace a table made from other input.
+
+        Raises:
+            PycatError: fewer than two, of different corpora, dtypes or statistics, or pairs and
+                checkpoints fit neither way.
+            OutputError: `out` holds something else, or a table made from other input.
+        """
+        from pycat.score_merge import merge  # which makes tables
+
+        opened = [table if isinstance(table, ScoreTable) else cls.open(table) for table in tables]
+        return merge(opened, None if out is None else Path(out), overwrite)
+
+    def add(self, name: str, values: ArrayLike) -> int:
+        """Add a column: of a table on the disk as a file beside each part, all or none of them.
+
+        Args:
+            name: letters, digits and `_`; not that of a column or statistic.
+            values: (N,) numbers, booleans or text, in the order of the pairs.
+
+        Returns:
+            How many of the values are NaN.
+
+        Raises:
+            PycatError: the name is taken or not allowed, or the values have another shape or type.
+            OSError: a file cannot be written; it is named, and none is left.
+        """
+        column = np.asarray(values)
+        if column.shape != (len(self),):
+            raise PycatError(
+                f"column {name}: found shape {column.shape}, expected ({len(self)},), one value a "
+                "pair of the table"
+            )
+        if not _NAME.fullmatch(name):
+            raise PycatError(f"column {name!r}: expected a letter, then letters, digits and '_'")
+        # Read again: another process may have added one since.
+        manifest = dict(self.manifest if self.path is None else read_manifest(self.path, "scores"))
+        if (
+            name in (*self._own_names, *manifest.get("columns", ()))
+            or name in STAT_NAMES
+            or any(_is_of(name, stat) for stat in STAT_NAMES)
+        ):
+            raise PycatError(f"column {name}: the table has or keeps this name; choose another")
+        values = _arrow(name, column)
+        if self.path is None:
+            [part] = self._parts
+            assert part.table is not None
+            self._parts = [_Part(part.num_rows, part.table.append_column(name, values))]
+            self._own_names = (*self._own_names, name)
+        else:
+            if len(self) != manifest["num_pairs"]:
+                raise PycatError(
+                    f"column {name}: this is a chunk of {self.path}; add to the whole table, as "
+                    "ScoreTable.open returns it"
+                )
+            self._write_column(name, values)
+            manifest["columns"] = [*manifest.get("columns", ()), name]
+            write_json(self.path / "scores.json", manifest)
+            self.manifest = manifest
+        return int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0
+
+    @property
+    def _added(self) -> Sequence[str]:
+        """Columns in files of their own."""
+        added: Sequence[str] = () if self.path is None else self.manifest.get("columns", ())
+        return added
+
+    def _columns_of(self, name: str) -> list[str]:
+        if name in self.names:
+            return [name]
+        if name in self.statistics:
+            return [f"{name}_{k}" for k in range(self.num_checkpoints)]
+        stat = next((stat for stat in STAT_NAMES if name == stat or _is_of(name, stat)), None)
+        if stat is None:
+            remedy = "add() it first"
+        elif stat in self.statistics:
+            remedy = f"checkpoints count from 0 to {self.num_checkpoints - 1}"
+        else:
+            remedy = "score again with --stats all (stats='all')"
+        raise PycatError(
+            f"{self.path or 'score table'}: found no column {name!r}, only "
+            f"{', '.join((*self.statistics, *_PAIR_COLUMNS, *self._added))}; {remedy}"
         )
+
+    def _write_column(self, name: str, values: pa.Array) -> None:
+        files = [column_path(part.path, name) for part in self._parts if part.path is not None]
+        first = 0
+        try:
+            for part, file in zip(self._parts, files, strict=True):
+                pairs = part.read(["pair"], ())["pair"]
+                columns = {"pair": pairs, name: values.slice(first, part.num_rows)}
+                write_part(pa.table(columns), file)
+                first += part.num_rows
+        except BaseException:
+            for file in files:
+                file.unlink(missing_ok=True)
+            raise
+
+
+def _arrow(name: str, column: NDArray[Any]) -> pa.Array:
+    """The values of an added column as they are stored; only text may be None."""
+    try:
+        values = pa.array(column)
+    except pa.ArrowException as error:
+        raise PycatError(f"column {name}: expected numbers, booleans or text ({error})") from None
+    is_text = pa.types.is_string(values.type)
+    is_number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+    if not (is_text or is_number or pa.types.is_boolean(values.type)):
+        raise PycatError(f"column {name}: found {values.type}, expected numbers, booleans or text")
+    if values.null_count and not is_text:
+        raise PycatError(f"column {name}: {values.null_count:,} values are None; give NaN instead")
+    return values
+
+
+def column_names(stats: Sequence[str], num_checkpoints: int) -> list[str]:
+    """Columns of a table of these statistics, in order."""
+    return [*_PAIR_COLUMNS, *(f"{stat}_{k}" for stat in stats for k in range(num_checkpoints))]
 
 
 def part_path(folder: Path, index: int) -> Path:
     """Where part `index` of a table lies."""
     return folder / f"part-{index:05}.parquet"
+
+
+def column_path(part: Path, name: str) -> Path:
+    """Where an added column of the pairs of `part` lies."""
+    return part.with_name(part.name.replace("part", f"column-{name}", 1))
 
 
 def write_part(table: pa.Table, path: Path) -> None:
@@ -119,18 +390,40 @@ def write_part(table: pa.Table, path: Path) -> None:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
-def read_part(path: Path) -> pa.Table:
-    """Read a part.
+def read_part(path: Path, names: Sequence[str] | None = None) -> pa.Table:
+    """Read a part, or these columns of it.
 
     Raises:
         OutputError: missing or damaged.
     """
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        # Not read_table, which looks for a data set around the file first.
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(None if names is None else list(names))
         table.column_names  # noqa: B018  damaged names decode on first use
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise OutputError(
-            f"{path}: this part of the score table cannot be read ({error}); delete the table's "
-            "folder and run 'pycat score' again"
-        ) from None
+        raise _unreadable(path, error) from None
+    if names is not None and table.column_names != list(names):
+        raise _unreadable(path, KeyError(", ".join(names)))
     return table
+
+
+def _read_schema(path: Path) -> tuple[list[str], int]:
+    """Names of the columns and number of rows of a part."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return list(file.schema_arrow.names), file.metadata.num_rows
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> OutputError:
+    return OutputError(
+        f"{path}: this part of the score table cannot be read ({error}); delete the table's "
+        "folder and run 'pycat score' again"
+    )
+
+
+def _is_of(name: str, stat: str) -> bool:
+    """Whether a column is this statistic under some checkpoint."""
+    return name.startswith(f"{stat}_") and name[len(stat) + 1 :].isdigit()

@@ -1,40 +1,43 @@
 """Score every pair of a corpus under every checkpoint."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from pycat.adapters import Adapter, Checkpoint, Head, KeptLengths, cut_batch, load_adapters
-from pycat.batches import Batch, length_mask
+from pycat.adapters import Adapter, Checkpoint, KeptLengths, cut_batch, load_adapters
 from pycat.corpus import Corpus, open_corpus
-from pycat.device import autocast, choose_device, choose_dtype
+from pycat.device import choose_device, choose_dtype
 from pycat.errors import CheckpointError, PycatError
+from pycat.flops import model_flops, product_rate
 from pycat.hf_tokenizer import Template
-from pycat.kernels.ops import (
-    PackedWeight,
-    cat_cross_entropy,
-    cat_linear_cross_entropy,
-    pack_weight,
-    require_triton,
-)
+from pycat.kernels.ops import require_triton
+from pycat.kernels.reference import STAT_NAMES, Stats
 from pycat.output import OutputFolder
 from pycat.progress import progress
-from pycat.score_table import ScoreTable, part_path, write_part
+from pycat.rank_agreement import rank_agreement, sample_rows
+from pycat.score_table import (
+    PART_PAIRS,
+    SCORE_FILES,
+    ScoreTable,
+    part_path,
+    read_part,
+    write_part,
+)
+from pycat.torch_forward import BatchSums, Forward, TorchForward
 
-# Pairs of one Parquet part: what an interrupted run can lose.
-_PART_PAIRS = 65_536
-
-# Logits of a capped head made at a time: in float32 they stay below what malloc reuses (32 MiB).
-_BLOCK_LOGITS = 4_000_000
+# Below so many seconds of scoring, how well the device is used says little.
+_LEAST_UTILIZATION_S = 5.0
 
 TOO_LONG = ("refuse", "truncate")
+STATS: tuple[Stats, ...] = get_args(Stats)
 
 
 def score(
@@ -42,13 +45,18 @@ def score(
     checkpoints: Checkpoint | Sequence[Checkpoint],
     *,
     out: str | PathLike[str] | None = None,
+    stats: Stats = "all",
     batch_tokens: int = 4096,
     device: str = "auto",
     dtype: str = "float32",
     too_long: str = "refuse",
     overwrite: bool = False,
 ) -> ScoreTable:
-    """Sum each pair's negative log-likelihood under each checkpoint.
+    """Sum each pair's negative log-likelihood, and more, under each checkpoint.
+
+    Memory is that of the checkpoints, of the hidden states and attention of one batch, which grow
+    with `batch_tokens`, and of 65,536 pairs' results. With `out` it does not grow with the corpus,
+    but for 8 bytes a pair where the model's positions are bounded.
 
     Args:
         corpus: an open Corpus of N pairs (or a subset), or the path of one.
@@ -58,18 +66,26 @@ def score(
             in memory at once.
         out: the folder to make; without one, the table stays in memory. An interrupted run of
             the same input goes on in it, and a finished one is opened as it is.
+        stats: "nll" alone, or "all": also `p_target`, `correct`, `el2n`, `margin`, `entropy` and
+            `grad_norm_bound` as `kernels.reference.SequenceStats` defines them.
         batch_tokens: tokens of the larger side of a batch, padding included; bounds memory and
             does not change the scores beyond rounding.
         device: "cpu", "cuda" or "auto".
         dtype: of what matrix products read: "float32", "bfloat16" or "auto" (bfloat16 where the
-            device has it). Logits are float32 and never in memory, sums over tokens float64.
+            device has it). Logits are float32 and never in memory, sums over tokens float64. Where
+            it is not float32, a sample is scored in float32 too: 2 % of the pairs or 200, whichever
+            is more, at most 2,000. The manifest's `rank_agreement` says how both rank it.
         too_long: what to do with pairs that exceed the model's positions: "refuse" the corpus, or
             "truncate" them and score what is left; `num_tokens` counts that, and the manifest
             says of how many pairs (`num_truncated`).
         overwrite: replace a table made from other input.
 
     Returns:
-        The table, rows in pair order.
+        The table, rows in pair order. In its manifest `tokens_per_s` counts target tokens times
+        checkpoints in a second of scoring; `model_flops` is what `flops.model_flops` counts, for
+        all checkpoints; `flop_utilization` is the share it had of the rate of a large matrix
+        product, measured afterwards in this process (left out below 5 s of scoring). An
+        interrupted run's time counts up to its last part.
 
     Raises:
         CheckpointError: fewer than two, of different shapes, of another tokenizer, damaged, or
@@ -82,6 +98,8 @@ def score(
     """
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     check_too_long(too_long)
+    if stats not in STATS:
+        raise PycatError(f"stats is {stats!r}; expected one of {', '.join(STATS)}")
     torch_device = choose_device(device)
     if torch_device.type == "cuda":
         require_triton()
@@ -94,9 +112,11 @@ def score(
         "checkpoints": [model.sha256 for model in models],
         "device": torch_device.type,
         "dtype": str(torch_dtype).removeprefix("torch."),
+        # Only what is not as it was before there was a choice: older tables open as they are.
+        **({} if stats == "nll" else {"stats": stats}),
         **({} if too_long == "refuse" else {"too_long": too_long}),
     }
-    facts = {
+    facts: dict[str, Any] = {
         "corpus": corpus.manifest["id"],
         "num_pairs": len(corpus),
         "num_tokens": int(kept.tgt.sum()),
@@ -106,36 +126,53 @@ def score(
         "torch": torch.__version__,
         "corpus_options": corpus.options,
     }
-    starts = range(0, len(corpus), _PART_PAIRS)
+    starts = range(0, len(corpus), PART_PAIRS)
     folder = None
     if out is not None:
-        folder = OutputFolder(Path(out), "scores", recipe, ("part-*.parquet",), overwrite)
+        folder = OutputFolder(Path(out), "scores", recipe, SCORE_FILES, overwrite)
         if folder.manifest is not None:
             return ScoreTable.open(folder.path)
-    tables = []
-    with progress("score", facts["num_tokens"] * len(models), "tokens") as advance:
-        for i, first in enumerate(starts):
-            part = corpus[first : first + _PART_PAIRS]
+    started = time.perf_counter()
+    paths = [None if folder is None else part_path(folder.path, i) for i in range(len(starts))]
+    resumes = folder is not None and folder.resumes
+    finished = [resumes and path is not None and path.is_file() for path in paths]
+    done = sum(
+        int(kept.rows(first, PART_PAIRS).tgt.sum())
+        for first, is_finished in zip(starts, finished, strict=True)
+        if is_finished
+    )
+    forward = make_forward(models, torch_device, torch_dtype, stats=stats)
+    tables, flops = [], 0
+    total = facts["num_tokens"] * len(models)
+    with progress("score", total, "tokens x checkpoints", done * len(models)) as advance:
+        for first, path, is_finished in zip(starts, paths, finished, strict=True):
+            part = corpus[first : first + PART_PAIRS]
             lengths = kept.rows(first, len(part))
-            path = None if folder is None else part_path(folder.path, i)
-            if path is not None and folder is not None and folder.resumes and path.is_file():
-                advance(int(lengths.tgt.sum()) * len(models))
+            flops += len(models) * model_flops(models[0], lengths.src, lengths.tgt)
+            if is_finished:
                 continue
-            nll = _nll(part, models, lengths, torch_device, torch_dtype, batch_tokens, advance)
-            columns = {
-                "pair": part.pair_ids,
-                "num_src_tokens": lengths.src,
-                "num_tokens": lengths.tgt,
-                **{f"nll_{k}": nll[:, k] for k in range(len(models))},
-            }
+            sums = _sums(part, models, lengths, forward, torch_device, batch_tokens, advance)
+            table = pa.table(_columns(part, lengths, sums))
             if folder is None or path is None:
-                tables.append(pa.table(columns))
+                tables.append(table)
             else:
-                write_part(pa.table(columns), path)
+                write_part(table, path)
                 folder.record()
+    scoring_s = time.perf_counter() - started if folder is None else folder.elapsed_s
+    facts |= {"tokens_per_s": round(total / scoring_s, 1), "model_flops": flops}
+    if scoring_s >= _LEAST_UTILIZATION_S:
+        of_products = flops / scoring_s / product_rate(torch_device, torch_dtype)
+        facts["flop_utilization"] = round(of_products, 4)
+    if torch_dtype != torch.float32:
+        del forward  # its packed weights
+        source = tables if folder is None else [path for path in paths if path is not None]
+        facts["rank_agreement"] = _agreement(
+            corpus, models, kept, source, torch_device, batch_tokens
+        )
     if folder is None:
-        manifest = {"recipe": recipe, **facts, "corpus_path": str(corpus.path.resolve())}
-        return ScoreTable.from_arrow(pa.concat_tables(tables), manifest)
+        elapsed_s = round(time.perf_counter() - started, 3)
+        where = {"corpus_path": str(corpus.path.resolve()), "elapsed_s": elapsed_s}
+        return ScoreTable.from_arrow(pa.concat_tables(tables), {"recipe": recipe, **facts, **where})
     folder.finish(
         **facts,
         num_parts=len(starts),
@@ -150,118 +187,130 @@ def check_too_long(too_long: str) -> None:
         raise PycatError(f"too_long is {too_long!r}; expected one of {', '.join(TOO_LONG)}")
 
 
-def _nll(
+def make_forward(
+    models: Sequence[Adapter],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    stats: Stats = "nll",
+    per_token: bool = False,
+) -> Forward:
+    """What runs these models, which are on `device`; arguments as for `TorchForward`."""
+    return TorchForward(models, device, dtype, stats=stats, per_token=per_token)
+
+
+def _agreement(
+    corpus: Corpus,
+    models: Sequence[Adapter],
+    kept: KeptLengths,
+    parts: Sequence[pa.Table] | Sequence[Path],
+    device: torch.device,
+    batch_tokens: int,
+) -> dict[str, Any]:
+    """How a sample of what `parts` hold ranks in float32, which scores it again."""
+    names = ["pair", *(f"nll_{k}" for k in range(len(models)))]
+    rows = sample_rows(len(corpus))
+    tables = []
+    for i, part in enumerate(parts):
+        own = rows[rows // PART_PAIRS == i] - i * PART_PAIRS
+        table = read_part(part, names) if isinstance(part, Path) else part.select(names)
+        tables.append(table.take(own))
+    sample = pa.concat_tables(tables)
+    some = corpus.subset(sample["pair"].to_numpy())
+    lengths = KeptLengths(kept.src[rows], kept.tgt[rows], kept.num_cut)
+    forward = make_forward(models, device, torch.float32)
+    exact = _sums(some, models, lengths, forward, device, batch_tokens, lambda count: None)[0].T
+    nll = np.column_stack([sample[name].to_numpy() for name in names[1:]])
+    return rank_agreement(nll, exact, lengths.tgt)
+
+
+def _sums(
     corpus: Corpus,
     models: Sequence[Adapter],
     lengths: KeptLengths,
+    forward: Forward,
     device: torch.device,
-    dtype: torch.dtype,
     batch_tokens: int,
     advance: Callable[[int], None],
 ) -> NDArray[np.float64]:
-    """Summed nll (N, K) of the corpus's pairs, in their order."""
-    nll = np.empty((len(corpus), len(models)))
-    for rows, sums, _ in batch_nll(corpus, models, lengths, device, dtype, batch_tokens, advance):
-        nll[rows] = sums.T
-    return nll
+    """Sums (S, K, N) of the corpus's pairs, in their order."""
+    sums: NDArray[np.float64] | None = None
+    batches = batch_sums(corpus, models, lengths, forward, device, batch_tokens, advance)
+    for rows, batch, _ in batches:
+        if sums is None:
+            sums = np.empty((*batch.sums.shape[:2], len(corpus)))
+        sums[:, :, rows] = batch.sums.numpy()
+    assert sums is not None
+    return sums
 
 
-def batch_nll(
+def _columns(
+    corpus: Corpus, lengths: KeptLengths, sums: NDArray[np.float64]
+) -> dict[str, NDArray[Any]]:
+    """The columns of a part."""
+    dtypes: dict[str, type] = {"nll": np.float64, "correct": np.int32}
+    columns: dict[str, NDArray[Any]] = {
+        "pair": corpus.pair_ids,
+        "num_src_tokens": lengths.src,
+        "num_tokens": lengths.tgt,
+    }
+    for stat, rows in zip(STAT_NAMES, sums, strict=False):
+        for k, values in enumerate(rows):
+            columns[f"{stat}_{k}"] = values.astype(dtypes.get(stat, np.float32))
+    return columns
+
+
+def batch_sums(
     corpus: Corpus,
     models: Sequence[Adapter],
     lengths: KeptLengths,
+    forward: Forward,
     device: torch.device,
-    dtype: torch.dtype,
     batch_tokens: int,
     advance: Callable[[int], None],
-    *,
-    per_token: bool = False,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int32]]]:
-    """Nll of each pair or target token, batch by batch, pairs in no particular order.
+) -> Iterator[tuple[NDArray[np.int64], BatchSums, NDArray[np.int32]]]:
+    """Sums of each pair, batch by batch, pairs in no particular order.
 
     Yields:
-        rows int64 (B,) of the corpus; nll, of pairs (K, B) or of tokens (K, T); and where in those
-        T the tokens of each pair begin, then T, int32 (B + 1,).
+        rows int64 (B,) of the corpus; their sums, on the CPU; and where in the batch's target
+        tokens those of each pair begin, then their number, int32 (B + 1,).
+
+    Raises:
+        CheckpointError: an nll is not finite; names the checkpoint of `models`.
     """
+    batches = _run(corpus, lengths, forward, device, batch_tokens)
+    for pair_ids, found, boundaries in batches:
+        for model, nll in zip(models, found.sums[0].numpy(), strict=True):
+            if not np.isfinite(nll).all():
+                at = int(np.flatnonzero(~np.isfinite(nll))[0])
+                raise CheckpointError(
+                    f"{model.name}: the nll of pair {int(pair_ids[at]):,} is not a finite number; "
+                    "the weights are damaged or the training diverged: leave this checkpoint out"
+                )
+        yield np.searchsorted(corpus.pair_ids, pair_ids), found, boundaries
+        advance(int(boundaries[-1]) * len(models))
+
+
+def _run(
+    corpus: Corpus,
+    lengths: KeptLengths,
+    forward: Forward,
+    device: torch.device,
+    batch_tokens: int,
+) -> Iterator[tuple[NDArray[np.int64], BatchSums, NDArray[np.int32]]]:
+    """Pair ids int64 (B,) of each batch, and the rest as `batch_sums`."""
     tail = Template.of(corpus.manifest).src_tail
-    heads = [_pack(model.head, dtype) for model in models]
-    for batch in corpus.batches(batch_tokens, padded=True, pin_memory=device.type == "cuda"):
-        rows = np.searchsorted(corpus.pair_ids, batch.pair_ids.numpy())
+    pinned = device.type == "cuda"
+    for batch in corpus.batches(batch_tokens, padded=forward.padded, pin_memory=pinned):
+        pair_ids = batch.pair_ids.numpy()
         batch = batch.to(device)
         if lengths.num_cut:
+            assert forward.padded  # only what has no bound on its positions reads packed batches
+            rows = np.searchsorted(corpus.pair_ids, pair_ids)
             src, tgt = (
                 torch.from_numpy(side[rows]).to(device) for side in (lengths.src, lengths.tgt)
             )
             batch = cut_batch(batch, src, tgt, tail)
-        nll = _batch_nll(models, heads, batch, device, dtype, per_token=per_token).cpu().numpy()
-        boundaries = batch.tgt_cu_seqlens.cpu().numpy()
-        for model, values in zip(models, nll, strict=True):
-            if not np.isfinite(values).all():
-                at = int(np.flatnonzero(~np.isfinite(values))[0])
-                if per_token:
-                    at = int(np.searchsorted(boundaries, at, side="right")) - 1
-                raise CheckpointError(
-                    f"{model.name}: the nll of pair {int(batch.pair_ids[at]):,} is not a finite "
-                    "number; the weights are damaged or the training diverged: leave this "
-                    "checkpoint out"
-                )
-        yield rows, nll, boundaries
-        advance(int(boundaries[-1]) * len(models))
-
-
-def _pack(head: Head, dtype: torch.dtype) -> PackedWeight | None:
-    """The head as the fused kernel reads it; None for one with a soft cap, which goes by logits."""
-    if head.softcap is not None:
-        return None
-    bias = None if head.bias is None else head.bias.float()[None]
-    return pack_weight(head.weight.to(dtype)[None], bias)
-
-
-@torch.inference_mode()
-def _batch_nll(
-    models: Sequence[Adapter],
-    heads: Sequence[PackedWeight | None],
-    batch: Batch,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    per_token: bool,
-) -> Tensor:
-    """Summed nll (K, B), or that of each target token (K, T), float64."""
-    targets = batch.tgt_tokens[length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)]
-    nll = []
-    for model, packed in zip(models, heads, strict=True):
-        with autocast(device, dtype):
-            hidden = model.hidden(batch)
-        if packed is None:
-            tokens = _capped_nll(model.head, hidden, targets)
-            nll.append(tokens if per_token else _sums(tokens, batch.tgt_cu_seqlens))
-            continue
-        if model.head.scale != 1.0:
-            hidden = model.head.scale * hidden.float()
-        # One checkpoint at a time: stacked hidden states would cost K times the memory here.
-        stats = cat_linear_cross_entropy(
-            hidden.to(dtype)[None], packed, targets, batch.tgt_cu_seqlens, per_token=per_token
-        )
-        tokens = stats.nll if stats.nll_per_token is None else stats.nll_per_token
-        nll.append(tokens[0].double())
-    return torch.stack(nll)
-
-
-def _capped_nll(head: Head, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Nll (T,) by way of logits, which a soft cap needs, a block of tokens at a time."""
-    size = max(1, _BLOCK_LOGITS // len(head.weight))
-    # A token's own nll is the sum of a sequence of one.
-    ones = torch.arange(len(targets) + 1, dtype=torch.int32, device=targets.device)
-    blocks = [
-        cat_cross_entropy(head.logits(rows.float())[None], some, ones[: len(some) + 1]).nll[0]
-        for rows, some in zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
-    ]
-    return torch.cat(blocks)
-
-
-def _sums(tokens: Tensor, boundaries: Tensor) -> Tensor:
-    """Of the tokens of each sequence."""
-    lengths = boundaries.diff().long()
-    rows = torch.repeat_interleave(torch.arange(len(lengths), device=tokens.device), lengths)
-    return tokens.new_zeros(len(lengths)).index_add_(0, rows, tokens)
+        sums, tokens = forward(batch)
+        found = BatchSums(sums.cpu(), None if tokens is None else tokens.cpu())
+        yield pair_ids, found, batch.tgt_cu_seqlens.cpu().numpy()

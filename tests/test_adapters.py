@@ -65,6 +65,24 @@ def test_any_module_scores_through_the_protocol(
                 logits = softcap * torch.tanh(logits / softcap)
             exact = nn.functional.cross_entropy(logits, pair.tgt_tokens, reduction="sum").item()
             assert abs(table.nll[row, k] / exact - 1) < 1e-5
+            # The other statistics, straight from their definitions.
+            rows, shares = torch.arange(len(logits)), logits.softmax(1)
+            of_target = shares[rows, pair.tgt_tokens]
+            others = logits.clone()
+            others[rows, pair.tgt_tokens] = -torch.inf
+            margins = logits[rows, pair.tgt_tokens] - others.amax(1)
+            el2n = (shares - nn.functional.one_hot(pair.tgt_tokens, 340)).norm(dim=1)
+            expected = {
+                "p_target": of_target,
+                "correct": (margins >= 0).double(),
+                "el2n": el2n,
+                "margin": margins,
+                "entropy": -(shares * shares.log()).sum(1),
+                "grad_norm_bound": el2n * 3.0 * states.norm(dim=1),
+            }
+            for name, values in expected.items():
+                found = table.column(f"{name}_{k}")[row]
+                assert abs(found - values.sum().item()) < 1e-4 * values.abs().sum().item() + 1e-9
     # The same weights are known again; others are not taken for them.
     again = pycat.score(
         some, [adapter(340, seed, softcap) for seed in (1, 2)], out=tmp_path / "scores"

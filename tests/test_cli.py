@@ -62,7 +62,17 @@ def test_prune_passes_every_group_of_options_on(
     status = run(
         *("prune", "--src", src, "--tgt", tgt, "--out", tmp_path / "work", "--keep", 0.1),
         *("--vocab-size", 340, "--checkpoint-steps", "1,2", "--batch-tokens", 512, "--seed", 5),
-        *("--score-dtype", "bfloat16", "--device", "cpu", "--evaluate", "--evaluate-updates", 2),
+        *(
+            "--score-dtype",
+            "bfloat16",
+            "--score-stats",
+            "nll",
+            "--device",
+            "cpu",
+            "--evaluate",
+            "--evaluate-updates",
+            2,
+        ),
         *("--test", f"{test_src},{test_tgt}", "--evaluate-baselines", "none"),
         *("--evaluate-batch-tokens", 64, "--evaluate-beam", 1),
     )
@@ -75,8 +85,30 @@ def test_prune_passes_every_group_of_options_on(
     assert (recipe["seed"], recipe["checkpoint_steps"]) == (5, [1, 2])
     table = pycat.ScoreTable.open(work / "scores")
     assert table.manifest["recipe"]["dtype"] == "bfloat16"
+    assert table.statistics == ("nll",)
     evaluation = pycat.Evaluation.open(work / "evaluation")
     assert [(row.arm, row.test, row.updates) for row in evaluation.rows] == [("cat_var", "test", 2)]
+
+
+def test_score_says_how_fast_it_was_and_how_exact(
+    toy_corpus: pycat.Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = pycat.train(
+        toy_corpus, out=tmp_path / "proxy", checkpoint_steps=[1, 3], device="cpu"
+    ).checkpoints
+    command = ("score", "--corpus", toy_corpus.path, "--checkpoints", *checkpoints)
+    options = ("--device", "cpu", "--dtype", "bfloat16", "--out", tmp_path / "scores")
+    assert run(*command, *options) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^  [\d,]+ target tokens x checkpoints a second", printed, re.MULTILINE)
+    assert re.search(
+        r"^  bfloat16 against float32, 200 pairs: rank correlation of cat_var [01]\.\d{5}, nll "
+        r"differs by \d\.\de-\d\d of it on average$",
+        printed,
+        re.MULTILINE,
+    )
+    assert run(*command, *options) == 0  # says the same of what is there
+    assert capsys.readouterr().out == printed
 
 
 def test_errors_are_one_line_and_status_1(

@@ -1,5 +1,7 @@
 """The extension's forward pass against PyTorch's, and what its scores must not depend on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -142,7 +144,7 @@ def test_a_prefix_is_read_and_not_counted() -> None:
     """As language tags are: nll of the rest given the prefix."""
     model, batch = _model(), _batch([(4, 3), (2, 6)])
     weights = proxy_weights(model, EOS, 64)
-    prefixed = CpuForward([_with_prefix(weights, (EOS, 17, 23))], "float32")
+    prefixed = CpuForward([replace(weights, prefix=(EOS, 17, 23))], "float32")
     sums, tokens = prefixed.score(batch, per_token=True)
     whole_tgt = [torch.tensor([17, 23, *row.tolist()]) for row in _rows(batch)]
     ends = torch.tensor([0, 5, 13], dtype=torch.int32)
@@ -191,14 +193,21 @@ def test_tokens_and_positions_beyond_the_model_are_named() -> None:
         forward.score(batch._replace(src_cu_seqlens=broken))
 
 
-def test_damaged_weights_give_nan_and_harm_nobody_else() -> None:
-    model, batch = _model(), _batch(_lengths(8, 12))
-    healthy = _forward(model).score(batch)[0]["nll"]
+def test_damaged_weights_harm_only_what_they_touch() -> None:
+    model, batch = (
+        _model(ModelConfig(101, 16, 2, 32, 1, src_vocab_size=101)),
+        _batch(_lengths(8, 12)),
+    )
+    healthy = _forward(model).score(batch)[0]["nll"][0]
+    token = int(batch.src_tokens[0])
+    assert model.src_embedding is not None
     with torch.no_grad():
-        model.embedding.weight[int(batch.src_tokens[0]), 3] = torch.nan
-    nll = _forward(model).score(batch)[0]["nll"]
-    assert np.isnan(nll[0, 0])
-    assert np.isfinite(healthy).all()
+        model.src_embedding.weight[token, 3] = torch.nan
+    sources = torch.split(batch.src_tokens, batch.src_cu_seqlens.diff().tolist())
+    touched = np.array([bool((source == token).any()) for source in sources])
+    nll = _forward(model).score(batch)[0]["nll"][0]
+    np.testing.assert_array_equal(np.isnan(nll), touched)
+    np.testing.assert_array_equal(nll[~touched], healthy[~touched])
 
 
 def test_workers_keep_the_order_and_pass_errors_on() -> None:
@@ -215,12 +224,6 @@ def test_workers_keep_the_order_and_pass_errors_on() -> None:
 
 def _rows(batch: Batch) -> list[torch.Tensor]:
     return list(torch.split(batch.tgt_tokens, batch.tgt_cu_seqlens.diff().tolist()))
-
-
-def _with_prefix(weights, prefix):  # type: ignore[no-untyped-def]
-    from dataclasses import replace
-
-    return replace(weights, prefix=prefix)
 
 
 def _skip_without(dtype: str) -> None:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import MakeScores
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ from pycat.score_table import ScoreTable
 def table(nll: NDArray[np.float64], num_tokens: list[int], first_pair: int = 0) -> ScoreTable:
     pairs = np.arange(first_pair, first_pair + len(nll))
     tokens = np.array(num_tokens, dtype=np.int32)
-    return ScoreTable(pairs, tokens, tokens, nll, {})
+    columns = {"pair": pairs, "num_src_tokens": tokens, "num_tokens": tokens}
+    sums = {f"nll_{k}": nll[:, k] for k in range(nll.shape[1])}
+    return ScoreTable.from_arrow(pa.table(columns | sums), {})
 
 
 # Rows of ppl over three checkpoints.
@@ -58,13 +61,14 @@ def test_ppl_is_exp_of_nll_per_token_eos_counted() -> None:
 
 
 def test_named_criteria_use_the_right_columns() -> None:
-    scores = ScoreTable(
-        np.array([4, 8, 9]),
-        np.array([1, 1, 1], dtype=np.int32),
-        np.array([7, 5, 6], dtype=np.int32),
-        np.log(PPL) * np.array([[7], [5], [6]]),
-        {},
-    )
+    columns = {
+        "pair": np.array([4, 8, 9]),
+        "num_src_tokens": np.array([1, 1, 1], dtype=np.int32),
+        "num_tokens": np.array([7, 5, 6], dtype=np.int32),
+    }
+    nll = np.log(PPL) * np.array([[7], [5], [6]])
+    sums = {f"nll_{k}": nll[:, k] for k in range(nll.shape[1])}
+    scores = ScoreTable.from_arrow(pa.table(columns | sums), {})
     np.testing.assert_allclose(evaluate_criterion(scores, "cat_var"), VARIANCES, atol=1e-13)
     np.testing.assert_allclose(evaluate_criterion(scores, "cat_diff"), DIFFERENCES, atol=1e-13)
     assert evaluate_criterion(scores, "length").tolist() == [7.0, 5.0, 6.0]

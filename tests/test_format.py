@@ -1,16 +1,23 @@
 """The bytes shown in docs/format.md are those that pycat writes."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from pycat.kernels.reference import Stats
 from test_fairseq import write_indexed
 
+from pycat import scoring
 from pycat._core import IndexedWriter
 from pycat.checkpoint import save_checkpoint
-from pycat.corpus import open_corpus
+from pycat.corpus import Corpus, open_corpus
 from pycat.model import ModelConfig, Transformer
+from pycat.scoring import score
+from pycat.training import train
 
 FORMAT = Path(__file__).parents[1] / "docs" / "format.md"
 SHOWN = dict(re.findall(r"```(\S+\.\S+)\n(.*?)```", FORMAT.read_text("utf-8"), re.DOTALL))
@@ -51,6 +58,36 @@ def test_checkpoints(tmp_path: Path) -> None:
     assert header_bytes % 8 == 0
     num_floats = sum(weight.numel() for weight in Transformer(shape).parameters())
     assert len(written) == 8 + header_bytes + 4 * num_floats
+
+
+@pytest.mark.parametrize("stats", ["nll", "all"])
+def test_scores(
+    toy_corpus: Corpus, tmp_path: Path, stats: Stats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "_LEAST_UTILIZATION_S", 0.0)
+    steps = [1, 2]
+    run = train(toy_corpus, out=tmp_path / "proxy", checkpoint_steps=steps, device="cpu")
+    out = tmp_path / "scores"
+    options: dict[str, Any] = {"stats": stats, "device": "cpu", "dtype": "bfloat16"}
+    score(toy_corpus, run.checkpoints, out=out, **options).add("mine", np.zeros(300))
+    text = FORMAT.read_text("utf-8").split("## Scores\n")[1].split("### Lines")[0]
+    shown = dict(re.findall(r"^\| (`.*`) +\| (int32|int64|float32|float64) \|", text, re.MULTILINE))
+    types = {
+        name.strip("`").replace("_k", "_0"): kind
+        for names, kind in shown.items()
+        for name in re.split(", | … ", names)
+    }
+    schema = pq.read_schema(out / "part-00000.parquet")
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if not name.endswith("_1"):
+            assert types[name] == {"float": "float32", "double": "float64"}.get(str(kind), kind)
+    assert {path.name for path in out.iterdir()} == {
+        *("scores.json", "part-00000.parquet", "column-mine-00000.parquet"),
+    }
+    manifest = json.loads((out / "scores.json").read_text())
+    described = set(re.findall(r"`(\w+)`", text)) | {"format", "version", "complete"}
+    assert {*manifest, *manifest["recipe"]} - {"checkpoints"} <= described
+    assert {*manifest["rank_agreement"]} <= described
 
 
 def test_every_example_is_tested() -> None:

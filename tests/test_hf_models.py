@@ -20,9 +20,12 @@ from tiny_models import (
     save_checkpoints,
     transformers,
 )
+from torch.utils.flop_counter import FlopCounterMode
 
 import pycat
+from pycat.adapters import load_adapters
 from pycat.errors import CheckpointError, CorpusError
+from pycat.flops import model_flops
 
 TEMPLATES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "bart": ((0,), ()),  # <s> X </s>
@@ -209,6 +212,28 @@ def test_tokens_beyond_the_vocabulary_are_refused(
     message = r"corpus: token 67 of pair 3 is beyond the 67 that .*checkpoint-9 knows \(1 such"
     with pytest.raises(CorpusError, match=message):
         pycat.score(corpus, paths, device="cpu")
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_operations_are_those_that_torch_counts(family: str, tmp_path: Path) -> None:
+    eos_id = eos_of(family)
+    rows = [[5, 6, 7, 8, 9, eos_id]]
+    template = {"tgt_before": (), "tgt_after": (), "src_tail": 1}
+    corpus = make_corpus(tmp_path / "corpus", rows, rows, eos_id=eos_id, template=template)
+    save_checkpoints(family, tmp_path / "run")
+    adapter = load_adapters(tmp_path / "run", corpus)[0]
+    [batch] = corpus.batches(64, padded=True)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        adapter.hidden(batch)
+    counted = sum(
+        flops
+        for operator, flops in counter.get_flop_counts()["Global"].items()
+        if operator in (torch.ops.aten.addmm, torch.ops.aten.mm)
+    )
+    layers = model_flops(adapter, *corpus.lengths) - 2 * adapter.head.weight.numel() * 6
+    # A causal model does not read the last of the 12 tokens.
+    is_causal = adapter.max_tokens is not None
+    assert counted == (layers * 11 // 12 if is_causal else layers)
 
 
 @pytest.mark.parametrize("family", ["marian", "bart", "llama"])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
@@ -131,7 +132,13 @@ def table(corpus: Corpus, nll: NDArray[np.float64], steps: list[int] | None = No
         "steps": steps or [100 * (k + 1) for k in range(num_checkpoints)],
         "torch": "2.x",
     }
-    return ScoreTable(corpus.pair_ids, corpus.num_src_tokens, corpus.num_tokens, nll, manifest)
+    columns = {
+        "pair": corpus.pair_ids,
+        "num_src_tokens": corpus.num_src_tokens,
+        "num_tokens": corpus.num_tokens,
+        **{f"nll_{k}": nll[:, k] for k in range(num_checkpoints)},
+    }
+    return ScoreTable.from_arrow(pa.table(columns), manifest)
 
 
 def invented(count: int) -> list[tuple[str, str]]:
@@ -442,7 +449,8 @@ def test_page_stays_small_and_names_its_files(tmp_path: Path, make: Callable[...
 
 def test_a_selection_of_another_table_is_refused(tmp_path: Path, make: Callable[..., Made]) -> None:
     corpus, scores = make(invented(8))
-    other = replace(scores, manifest={**scores.manifest, "recipe": {"corpus": corpus.id}})
+    other = table(corpus, scores.nll)
+    other.manifest = {**scores.manifest, "recipe": {"corpus": corpus.id}}
     with pytest.raises(PycatError, match="made from another score table than the one given"):
         write(tmp_path, select(scores, keep=0.5), other)
     assert not (tmp_path / "report.html").exists()

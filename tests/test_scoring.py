@@ -5,19 +5,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pycat.kernels import reference
+from pycat.kernels.reference import STAT_NAMES
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pycat import scoring
+from pycat._core import IndexedWriter
+from pycat.adapters import Adapter, Head, load_adapters
+from pycat.batches import Batch
 from pycat.checkpoint import load_model, read_info
-from pycat.corpus import Corpus
+from pycat.corpus import Corpus, open_corpus
 from pycat.criteria import cat_var
-from pycat.errors import CheckpointError, OutputError
-from pycat.score_table import ScoreTable
+from pycat.errors import CheckpointError, OutputError, PycatError
+from pycat.flops import model_flops
+from pycat.rank_agreement import sample_rows
+from pycat.score_table import ScoreTable, write_part
 from pycat.scoring import score
 from pycat.training import Run, train
 
@@ -116,9 +124,9 @@ def test_a_sure_model_scores_near_zero_and_never_below(
 def test_an_interrupted_table_goes_on_part_by_part(
     toy_corpus: Corpus, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "_PART_PAIRS", 100)
+    monkeypatch.setattr(scoring, "PART_PAIRS", 100)
     whole = score(toy_corpus, run.checkpoints, out=tmp_path / "whole", device="cpu")
-    compute, calls = scoring._nll, []
+    compute, calls = scoring._sums, []
 
     def stop_in_the_second(corpus: Corpus, *rest: Any) -> NDArray[np.float64]:
         calls.append(corpus.pair_ids[0])
@@ -126,7 +134,7 @@ def test_an_interrupted_table_goes_on_part_by_part(
             raise KeyboardInterrupt
         return compute(corpus, *rest)
 
-    monkeypatch.setattr(scoring, "_nll", stop_in_the_second)
+    monkeypatch.setattr(scoring, "_sums", stop_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         score(toy_corpus, run.checkpoints, out=tmp_path / "cut", device="cpu")
     with pytest.raises(OutputError, match="incomplete"):
@@ -136,6 +144,158 @@ def test_an_interrupted_table_goes_on_part_by_part(
     np.testing.assert_array_equal(cut.nll, whole.nll)
     for name in ("part-00000.parquet", "part-00001.parquet", "part-00002.parquet"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("finished_parts", [1, 3])
+def test_the_time_of_interrupted_runs_adds_up(
+    toy_corpus: Corpus,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    finished_parts: int,
+) -> None:
+    monkeypatch.setattr(scoring, "PART_PAIRS", 100)
+    out = tmp_path / "scores"
+    score(toy_corpus, run.checkpoints, out=out, device="cpu")
+    for i in range(finished_parts, 3):
+        (out / f"part-{i:05}.parquet").unlink()
+    manifest = json.loads((out / "scores.json").read_text())
+    halfway = manifest | {"complete": False, "elapsed_s": 1000.0}
+    (out / "scores.json").write_text(json.dumps(halfway))
+    facts = score(toy_corpus, run.checkpoints, out=out, device="cpu").manifest
+    most = toy_corpus.num_tokens.sum() * 3 / 1000
+    assert 0.5 * most < facts["tokens_per_s"] <= most
+    assert facts["elapsed_s"] > 1000
+    assert facts["model_flops"] == manifest["model_flops"]
+    assert 0 < facts["flop_utilization"] < 1  # measured from 5 s on
+
+
+def test_facts_about_speed(toy_corpus: Corpus, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "_LEAST_UTILIZATION_S", 1e9)
+    facts = score(toy_corpus, run.checkpoints, device="cpu").manifest
+    assert facts["tokens_per_s"] * facts["elapsed_s"] == pytest.approx(
+        3 * int(toy_corpus.num_tokens.sum()), rel=0.05
+    )
+    assert "flop_utilization" not in facts
+    model = load_adapters(run.checkpoints, toy_corpus)[0]
+    assert facts["model_flops"] == 3 * model_flops(model, *toy_corpus.lengths)
+
+
+def test_nll_alone_is_the_same_nll(toy_corpus: Corpus, run: Run, tmp_path: Path) -> None:
+    every = score(toy_corpus, run.checkpoints, device="cpu")
+    alone = score(toy_corpus, run.checkpoints, device="cpu", stats="nll")
+    assert alone.statistics == ("nll",)
+    assert every.statistics == STAT_NAMES
+    np.testing.assert_array_equal(alone.nll, every.nll)
+    dtypes = {every.column(stat).dtype.name for stat in STAT_NAMES[1:]}
+    assert dtypes == {"float32", "int32"}
+    assert every.column("correct").dtype == np.int32
+    with pytest.raises(PycatError, match=r"stats is 'some'; expected one of nll, all"):
+        score(toy_corpus, run.checkpoints, device="cpu", stats="some")  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+def test_all_statistics_equal_the_reference(toy_corpus: Corpus, run: Run) -> None:
+    some = toy_corpus.subset(np.arange(0, 300, 13))
+    found = score(some, run.checkpoints, device="cpu", batch_tokens=100)
+    for k, checkpoint in enumerate(run.checkpoints):
+        model = load_model(read_info(checkpoint), torch.device("cpu")).double()
+        for row, pair_id in enumerate(some.pair_ids):
+            pair = some.read(np.array([pair_id]))
+            src, tgt = pair.src_tokens[None], pair.tgt_tokens[None]
+            tgt_in = torch.cat((torch.tensor([[some.eos_id]]), tgt[:, :-1]), dim=1)
+            hidden = model(src, torch.tensor([src.shape[1]]), tgt_in)
+            expected = reference.cat_linear_cross_entropy(
+                hidden, model.output_weight[None], tgt[0], pair.tgt_cu_seqlens, stats="all"
+            )
+            for stat in STAT_NAMES:
+                exact = getattr(expected, stat).item()
+                value = found.column(f"{stat}_{k}")[row]
+                # A margin is the difference of two logits of that many units.
+                assert value == pytest.approx(exact, rel=1e-4, abs=1e-4 * tgt.numel()), stat
+
+
+def test_a_table_without_further_statistics_is_known_again(
+    toy_corpus: Corpus, run: Run, tmp_path: Path
+) -> None:
+    table = score(toy_corpus, run.checkpoints, out=tmp_path / "nll", device="cpu", stats="nll")
+    # What an earlier pycat wrote: no word of statistics.
+    assert "stats" not in table.manifest["recipe"]
+    parts = [path.stat().st_mtime_ns for path in (tmp_path / "nll").glob("part-*")]
+    score(toy_corpus, run.checkpoints, out=tmp_path / "nll", device="cpu", stats="nll")
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "nll").glob("part-*")] == parts
+    with pytest.raises(OutputError, match='stats was null, now "all"'):
+        score(toy_corpus, run.checkpoints, out=tmp_path / "nll", device="cpu")
+
+
+def test_rank_agreement_survives_an_interruption(
+    toy_corpus: Corpus, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "PART_PAIRS", 100)
+    options: dict[str, Any] = {"device": "cpu", "dtype": "bfloat16"}
+    memory = score(toy_corpus, run.checkpoints, **options)
+    agreement = memory.manifest["rank_agreement"]
+    assert (agreement["criterion"], agreement["num_pairs"]) == ("cat_var", 200)
+    assert 0.999 < agreement["spearman"] < 1
+    rows = sample_rows(300)
+    exact = score(toy_corpus.subset(rows), run.checkpoints, device="cpu")
+    assert "rank_agreement" not in exact.manifest
+    difference = np.abs(memory.nll[rows] / exact.nll - 1).mean()
+    assert agreement["mean_relative_nll_difference"] == pytest.approx(difference, rel=1e-3)
+
+    def stop(*_: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "rank_agreement", stop)
+        with pytest.raises(KeyboardInterrupt):
+            score(toy_corpus, run.checkpoints, out=tmp_path / "cut", **options)
+    assert len([*(tmp_path / "cut").glob("part-*")]) == 3
+    monkeypatch.setattr(scoring, "write_part", stop)  # no part is made again
+    cut = score(toy_corpus, run.checkpoints, out=tmp_path / "cut", **options)
+    assert cut.manifest["rank_agreement"] == agreement
+    np.testing.assert_array_equal(cut.nll, memory.nll)
+
+
+def test_memory_does_not_grow_with_the_corpus(
+    toy_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Forty parts; all of their columns together would be 18 MB.
+    num_pairs, num_parts = 160_000, 40
+    rng = np.random.default_rng(0)
+    for side in ("src", "tgt"):
+        tokens = rng.integers(4, 40, (num_pairs, 4), dtype=np.int32)
+        tokens[:, -1] = 2
+        with IndexedWriter(tmp_path / side, dtype="uint16") as writer:
+            writer.append(tokens.ravel(), np.full(num_pairs, 4, np.int32))
+    corpus = open_corpus((tmp_path / "src", tmp_path / "tgt"), vocab_size=40, eos_id=2)
+    models = [CountingAdapter(seed) for seed in range(2)]
+    monkeypatch.setattr(scoring, "PART_PAIRS", num_pairs // num_parts)
+    kilobytes = []
+
+    def write(table: pa.Table, path: Path) -> None:
+        write_part(table, path)
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                kilobytes.append(int(line.split()[1]))
+
+    monkeypatch.setattr(scoring, "write_part", write)
+    score(corpus, models, out=tmp_path / "scores", device="cpu")
+    assert len(kilobytes) == num_parts
+    assert kilobytes[-1] - kilobytes[num_parts // 4] < 4096
+
+
+class CountingAdapter(Adapter):
+    """Hidden states that say where in the batch a token stands, and nothing else."""
+
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        module = torch.nn.Linear(4, 40, bias=False)
+        super().__init__(module, Head(module.weight), name=f"seed {seed}", step=seed)
+
+    def hidden(self, batch: Batch) -> torch.Tensor:
+        num_tokens = int(batch.tgt_cu_seqlens[-1])
+        return torch.arange(num_tokens)[:, None] % torch.tensor([2.0, 3.0, 5.0, 7.0])
 
 
 def test_manifest_names_what_was_scored(toy_corpus: Corpus, run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""Arithmetic of a forward pass, and the rate at which the device does matrix products."""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pycat.adapters import Adapter, ProxyAdapter
+from pycat.model import ModelConfig
+
+# Seconds of products that are measured, after one that is not; and their size.
+_MEASURE_S = 0.2
+_CPU_SIZE, _CUDA_SIZE = 2048, 8192
+
+
+def model_flops(adapter: Adapter, src: NDArray[np.int32], tgt: NDArray[np.int32]) -> int:
+    """Floating-point operations of scoring pairs under one checkpoint, padding left out.
+
+    Two for each multiply-add of the matrix products: linear layers, attention and output layer. A
+    proxy's are counted from its shape, causal attention as half a square. Of other modules only
+    weights are known, attention is left out: each weight matrix that is no embedding counts once a
+    source token if it lies in a submodule named `encoder`, once a target token if in one named
+    `decoder` (keys and values of the source too), and else once a token of either side; the output
+    layer counts once a target token.
+
+    Args:
+        adapter: the checkpoint.
+        src, tgt: int32 (N,), tokens of each pair.
+    """
+    if isinstance(adapter, ProxyAdapter):
+        return 2 * _proxy_products(adapter.model.config, src.astype(float), tgt.astype(float))
+    num_src, num_tgt = int(src.sum()), int(tgt.sum())
+    products = adapter.head.weight.numel() * num_tgt
+    for name, module in adapter.module.named_modules():
+        weight = getattr(module, "weight", None)
+        if (
+            isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+            or not isinstance(weight, torch.Tensor)
+            or weight.dim() != 2
+            or weight is adapter.head.weight
+        ):
+            continue
+        side = next((part for part in name.split(".") if part in ("encoder", "decoder")), None)
+        products += weight.numel() * (
+            {"encoder": num_src, "decoder": num_tgt}.get(side or "", num_src + num_tgt)
+        )
+    return 2 * products
+
+
+def _proxy_products(config: ModelConfig, src: NDArray[Any], tgt: NDArray[Any]) -> int:
+    """Multiply-adds of `model.Transformer` and its output layer."""
+    width, layers = config.d_model, config.num_layers
+    linear = 4 * width * width + 2 * width * config.d_ff
+    # Per source token the encoder, and keys and values for each decoder layer; per target token
+    # the decoder with queries and output of its attention over the source.
+    tokens = src.sum() * layers * (linear + 2 * width * width)
+    tokens += tgt.sum() * (layers * (linear + 2 * width * width) + width * config.vocab_size)
+    # Two products each: queries x keys, weights x values.
+    squares = 2 * src @ src + tgt @ tgt + 2 * src @ tgt
+    return int(tokens + layers * width * squares)
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a large square product, the best of 0.2 s, with the threads in use."""
+    size = _CPU_SIZE if device.type == "cpu" else _CUDA_SIZE
+    square = torch.randn(size, size, device=device).to(dtype)
+    best, begin = float("inf"), None
+    while begin is None or time.perf_counter() - begin < _MEASURE_S:
+        started = time.perf_counter()
+        square @ square
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if begin is None:  # the first one also loads what it needs
+            begin = time.perf_counter()
+            continue
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best

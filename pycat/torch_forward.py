@@ -1,0 +1,142 @@
+"""The forward pass of scoring: a batch in, sums over each pair's target tokens out.
+
+`TorchForward` runs adapters of any kind in torch, one checkpoint after the other. Whatever else
+is a `Forward` can stand in its place.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from pycat.adapters import Adapter, Head
+from pycat.batches import Batch, length_mask
+from pycat.device import autocast
+from pycat.kernels.ops import (
+    PackedWeight,
+    cat_cross_entropy,
+    cat_linear_cross_entropy,
+    pack_weight,
+)
+from pycat.kernels.reference import STAT_NAMES, Stats
+
+# Logits of a capped head made at a time: in float32 they stay below what malloc reuses (32 MiB).
+_BLOCK_LOGITS = 4_000_000
+
+
+class BatchSums(NamedTuple):
+    """What K checkpoints make of a batch of B pairs with T target tokens.
+
+    Attributes:
+        sums: float64 (S, K, B), over the target tokens of each pair: the statistics of
+            `kernels.reference.STAT_NAMES` in that order, or nll alone. `grad_norm_bound` of a head
+            with a soft cap leaves out the cap's slope, which is at most 1: a bound still.
+        nll_per_token: (K, T), pair after pair, where asked for.
+    """
+
+    sums: Tensor
+    nll_per_token: Tensor | None
+
+
+class Forward(Protocol):
+    """K checkpoints on a batch; made once for many batches.
+
+    Attributes:
+        padded: whether the batches it takes are padded, or packed.
+    """
+
+    padded: bool
+
+    def __call__(self, batch: Batch) -> BatchSums:
+        """The sums of a batch that lies on the device of the models."""
+        ...
+
+
+class TorchForward:
+    """Adapters of any kind, on padded batches.
+
+    Args:
+        models: K, on `device`.
+        device: where the batches are.
+        dtype: of what matrix products read.
+        stats: "nll" or "all".
+        per_token: whether nll of single tokens is wanted too.
+    """
+
+    padded = True
+
+    def __init__(
+        self,
+        models: Sequence[Adapter],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        stats: Stats = "nll",
+        per_token: bool = False,
+    ) -> None:
+        self._models, self._device, self._dtype = models, device, dtype
+        self._stats, self._per_token = stats, per_token
+        self._names = STAT_NAMES if stats == "all" else STAT_NAMES[:1]
+        self._heads = [self._pack(model.head) for model in models]
+
+    @torch.inference_mode()
+    def __call__(self, batch: Batch) -> BatchSums:
+        """The sums of a padded batch."""
+        targets = batch.tgt_tokens[length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)]
+        sums, tokens = [], []
+        for model, packed in zip(self._models, self._heads, strict=True):
+            with autocast(self._device, self._dtype):
+                hidden = model.hidden(batch)
+            if packed is None:
+                values = self._by_logits(model.head, hidden, targets)
+                sums.append(_sums(values, batch.tgt_cu_seqlens))
+                tokens.append(values[0])
+                continue
+            if model.head.scale != 1.0:
+                hidden = model.head.scale * hidden.float()
+            # One checkpoint at a time: stacked hidden states would cost K times the memory here.
+            stats = cat_linear_cross_entropy(
+                hidden.to(self._dtype)[None],
+                packed,
+                targets,
+                batch.tgt_cu_seqlens,
+                stats=self._stats,
+                per_token=self._per_token,
+            )
+            sums.append(torch.stack([getattr(stats, name)[0] for name in self._names]))
+            if stats.nll_per_token is not None:
+                tokens.append(stats.nll_per_token[0].double())
+        return BatchSums(torch.stack(sums, dim=1), torch.stack(tokens) if self._per_token else None)
+
+    def _pack(self, head: Head) -> PackedWeight | None:
+        """The head as the fused kernel reads it; None for one with a soft cap, made of logits."""
+        if head.softcap is not None:
+            return None
+        bias = None if head.bias is None else head.bias.float()[None]
+        return pack_weight(head.weight.to(self._dtype)[None], bias)
+
+    def _by_logits(self, head: Head, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Statistics (S, T) of tokens by way of logits, a block of tokens at a time."""
+        size = max(1, _BLOCK_LOGITS // len(head.weight))
+        # A token's own values are the sums of a sequence of one.
+        ones = torch.arange(len(targets) + 1, dtype=torch.int32, device=targets.device)
+        blocks = []
+        pieces = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
+        for rows, some in pieces:
+            states = rows.float()
+            stats = cat_cross_entropy(
+                head.logits(states)[None], some, ones[: len(some) + 1], stats=self._stats
+            )
+            if stats.el2n is not None:
+                norm = head.scale * states.double().norm(dim=1)
+                stats = stats._replace(grad_norm_bound=stats.el2n * norm)
+            blocks.append(torch.stack([getattr(stats, name)[0] for name in self._names]))
+        return torch.cat(blocks, dim=1)
+
+
+def _sums(values: Tensor, boundaries: Tensor) -> Tensor:
+    """Of the tokens (S, T) of each sequence: (S, B)."""
+    lengths = boundaries.diff().long()
+    rows = torch.repeat_interleave(torch.arange(len(lengths), device=values.device), lengths)
+    return values.new_zeros(len(values), len(lengths)).index_add_(1, rows, values)

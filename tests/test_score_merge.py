@@ -1,0 +1,102 @@
+"""Merging score tables: rows of other pairs, columns of other checkpoints, nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import MakeScores
+from numpy.typing import NDArray
+
+from pycat import score_merge, score_table
+from pycat.corpus import Corpus
+from pycat.errors import PycatError
+from pycat.score_table import ScoreTable
+
+NLL = np.random.default_rng(0).uniform(1, 50, (300, 4))
+
+
+class Make:
+    """Tables of some pairs and checkpoints of NLL, in memory."""
+
+    def __init__(self, corpus: Corpus, make_scores: MakeScores) -> None:
+        self.corpus, self.make_scores = corpus, make_scores
+
+    def __call__(
+        self, pairs: NDArray[np.int64], checkpoints: list[int], **recipe: Any
+    ) -> ScoreTable:
+        table = self.make_scores(self.corpus.subset(pairs), NLL[pairs][:, checkpoints])
+        table.manifest = {
+            **table.manifest,
+            "recipe": {"checkpoints": [f"sha {k}" for k in checkpoints], "dtype": "x", **recipe},
+            "steps": [100 * (k + 1) for k in checkpoints],
+        }
+        return table
+
+
+@pytest.fixture
+def make(toy_corpus: Corpus, make_scores: MakeScores) -> Make:
+    return Make(toy_corpus, make_scores)
+
+
+EVERY = np.arange(300)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_other_pairs_come_in_pair_order(
+    make: Make, tmp_path: Path, on_disk: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (score_merge, score_table):
+        monkeypatch.setattr(module, "PART_PAIRS", 64)
+    shards = [make(EVERY[rank::3], [0, 1], device="cpu") for rank in (2, 0, 1)]
+    out = tmp_path / "merged" if on_disk else None
+    merged = ScoreTable.merge(shards, out=out)
+    whole = make(EVERY, [0, 1])
+    for name in whole.names:
+        assert merged.column(name).tolist() == whole.column(name).tolist()
+        assert merged.column(name).dtype == whole.column(name).dtype
+    assert merged.steps == [100, 200]
+    assert merged.manifest["num_tokens"] == int(whole.num_tokens.sum())
+    assert merged.manifest["recipe"]["checkpoints"] == ["sha 0", "sha 1"]
+    assert merged.corpus_path == whole.corpus_path
+    if out is not None:
+        assert len([*out.glob("part-*.parquet")]) == 5
+        again = ScoreTable.merge(shards[::-1], out=out)  # known again, in whatever order
+        assert again.manifest == merged.manifest
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_other_checkpoints_come_in_the_order_of_their_updates(
+    make: Make, tmp_path: Path, on_disk: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_merge, "PART_PAIRS", 64)
+    out = tmp_path / "merged" if on_disk else None
+    merged = ScoreTable.merge([make(EVERY, [1, 3]), make(EVERY, [0, 2])], out=out)
+    assert merged.nll.tolist() == NLL.tolist()
+    assert merged.steps == [100, 200, 300, 400]
+    assert merged.manifest["recipe"]["checkpoints"] == ["sha 0", "sha 1", "sha 2", "sha 3"]
+    assert merged.names == (
+        *("pair", "num_src_tokens", "num_tokens", "nll_0", "nll_1", "nll_2", "nll_3"),
+    )
+
+
+def test_tables_that_do_not_belong_together_are_refused(make: Make) -> None:
+    first = make(EVERY[:200], [0, 1])
+    foreign = make(EVERY[200:], [0, 1])
+    foreign.manifest = {**foreign.manifest, "corpus": "another"}
+    other_stats = make(EVERY[200:], [0, 1])
+    columns = other_stats.rows(other_stats.names, 0, 100)
+    for k in range(2):
+        columns = columns.append_column(f"el2n_{k}", columns["nll_0"])
+    other_stats = ScoreTable.from_arrow(columns, other_stats.manifest)
+    for others, message in (
+        ([other_stats], r"found statistics \('nll', 'el2n'\), but table in memory has \('nll',\)"),
+        ([], "found 1 score tables to merge, expected two or more"),
+        ([foreign], "table in memory: found corpus another, but table in memory has "),
+        ([make(EVERY[200:], [0, 1], dtype="y")], "found dtype y, but table in memory has x"),
+        ([make(EVERY[199:], [0, 1])], "pair 199 is in two of the tables, which have the same"),
+        ([make(EVERY[200:], [2])], "has other checkpoints than table in memory and other pairs"),
+        ([make(EVERY[:200], [1, 2])], "a checkpoint is in two of the tables"),
+    ):
+        with pytest.raises(PycatError, match=message):
+            ScoreTable.merge([first, *others])
