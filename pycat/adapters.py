@@ -366,7 +366,7 @@ class KeptLengths:
         return KeptLengths(src, tgt, self.num_cut)
 
 
-def cut_batch(batch: Batch, src: Tensor, tgt: Tensor, src_tail: int) -> Batch:
+def cut_padded(batch: Batch, src: Tensor, tgt: Tensor, src_tail: int) -> Batch:
     """A padded batch with so many tokens (B,) left of each side.
 
     The source keeps its last `src_tail` tokens, EOS among them, and loses those before; the target
@@ -382,6 +382,22 @@ def cut_batch(batch: Batch, src: Tensor, tgt: Tensor, src_tail: int) -> Batch:
         tgt_tokens=batch.tgt_tokens[:, : int(tgt.max())],
         tgt_cu_seqlens=_boundaries(tgt),
     )
+
+
+def cut_packed(batch: Batch, src: Tensor, tgt: Tensor, src_tail: int) -> Batch:
+    """As `cut_padded`, of a packed batch."""
+    sides = []
+    for tokens, ends, kept, tail in (
+        (batch.src_tokens, batch.src_cu_seqlens, src, src_tail),
+        (batch.tgt_tokens, batch.tgt_cu_seqlens, tgt, 0),
+    ):
+        lengths = ends.diff().long()
+        at = torch.arange(len(tokens)) - torch.repeat_interleave(ends[:-1].long(), lengths)
+        begin, end = kept.long() - tail, lengths - tail
+        begin, end = (torch.repeat_interleave(limit, lengths) for limit in (begin, end))
+        sides += [tokens[(at < begin) | (at >= end)] if tail else tokens[at < begin]]
+        sides += [_boundaries(kept)]
+    return Batch(*sides, batch.pair_ids)
 
 
 def _boundaries(lengths: Tensor) -> Tensor:

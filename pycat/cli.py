@@ -18,7 +18,7 @@ import torch
 from pycat.adapters import own_tokenizer
 from pycat.corpus import Corpus, open_corpus
 from pycat.criteria import CRITERIA
-from pycat.device import DTYPES
+from pycat.device import DTYPES, SCORING_DTYPES
 from pycat.errors import PycatError
 from pycat.evaluation import BASELINES, Evaluation, TestSet, evaluate
 from pycat.line_scores import FORMATS, score_lines
@@ -478,8 +478,14 @@ def _train_options(options: _Options) -> None:
 
 def _score_options(options: _Options) -> None:
     options.add("stats", "nll alone, or all statistics that criteria are made of", choices=STATS)
-    options.add("batch_tokens", "tokens of a batch's larger side, with padding", type=int)
-    options.add("dtype", "of matrix products; auto: bfloat16 if the device has it", choices=DTYPES)
+    options.add(
+        "batch_tokens", "tokens of a batch's larger side; default: what is fastest", type=int
+    )
+    options.add(
+        "dtype",
+        "of matrix products; auto: bfloat16 if the device has it; int8: fastest on newer CPUs",
+        choices=SCORING_DTYPES,
+    )
     options.add(
         "too_long", "pairs that exceed the model's positions: refuse, or cut", choices=TOO_LONG
     )

@@ -1,7 +1,7 @@
 """The forward pass of encoder-decoder models on the CPU: the extension's, free of padding.
 
 Each batch is read once and goes through all K checkpoints, from token ids to the sums of every
-sentence; each worker is one thread with memory of its own that it keeps. See docs/kernels.md.
+sentence; each worker is one thread with memory of its own that it keeps. See docs/forward.md.
 """
 
 from collections import deque
@@ -15,12 +15,9 @@ from numpy.typing import NDArray
 from pycat import _core
 from pycat.batches import Batch
 from pycat.errors import PycatError
-from pycat.kernels.reference import STAT_NAMES
+from pycat.kernels.reference import Stats
+from pycat.torch_forward import BatchSums
 from pycat.transformer_weights import TransformerWeights
-
-# What a forward pass of one batch holds stays in the second-level cache's reach: 4,096 tokens take
-# a tenth longer, and more memory.
-BATCH_TOKENS = 1024
 
 _IGNORED = -100
 
@@ -31,31 +28,45 @@ _Out = TypeVar("_Out")
 class CpuForward:
     """K checkpoints, packed for this processor.
 
-    Extra memory of a call: about 40 * D + 32 * V / 1000 bytes a token and thread.
+    Args:
+        checkpoints: of one shape.
+        dtype: of products: "float32", "bfloat16" or "int8".
+        stats: "nll" or "all".
+        per_token: whether nll of single tokens is wanted too.
+        num_workers: threads that take batches.
+
+    Raises:
+        PycatError: this processor has no instructions for `dtype`.
     """
 
-    def __init__(self, checkpoints: Sequence[TransformerWeights], dtype: str) -> None:
-        """Pack the weights for products in `dtype`: "float32", "bfloat16" or "int8".
+    padded = False
+    # What goes through a layer stays near the processor: 4,096 tokens take up to a tenth longer.
+    batch_tokens = 1024
 
-        Raises:
-            PycatError: this processor has no instructions for `dtype`.
-        """
+    def __init__(
+        self,
+        checkpoints: Sequence[TransformerWeights],
+        dtype: str,
+        *,
+        stats: Stats = "nll",
+        per_token: bool = False,
+        num_workers: int = 1,
+    ) -> None:
         try:
             self._models = [_pack(weights, dtype) for weights in checkpoints]
         except ValueError as error:
             raise PycatError(f"dtype {dtype!r} on this CPU: {error}") from None
         self._prefix = np.array(checkpoints[0].prefix, dtype=np.int64)
+        self._all_stats, self._per_token = stats == "all", per_token
+        self._num_workers = num_workers
 
-    def score(
-        self, batch: Batch, *, all_stats: bool = False, per_token: bool = False
-    ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float32] | None]:
-        """Statistics of a packed batch.
+    def run(self, batches: Iterable[Batch]) -> Iterator[BatchSums]:
+        """The sums of packed batches, in their order."""
+        return on_workers(self.score, batches, self._num_workers)
 
-        Returns:
-            float64 (K, B) by name, sums over each sentence's target tokens; and nll of each target
-            token float32 (K, T), if asked for.
-        """
-        src, src_ends, tgt, tgt_ends = (tensor.numpy() for tensor in batch[:4])
+    def score(self, batch: Batch) -> BatchSums:
+        """The sums of a packed batch."""
+        src, src_ends, tgt, tgt_ends, pair_ids = (tensor.numpy() for tensor in batch)
         inputs, targets, ends = _decoder_tokens(tgt, tgt_ends, self._prefix)
         sums, tokens = [], []
         for model in self._models:
@@ -66,14 +77,14 @@ class CpuForward:
                 targets,
                 ends,
                 ignore_index=_IGNORED,
-                all_stats=all_stats,
-                per_token=per_token,
+                all_stats=self._all_stats,
+                per_token=self._per_token,
             )
             sums.append(of_model)
-            tokens.append(of_tokens[targets != _IGNORED] if per_token else of_tokens)
-        stacked = np.stack(sums, axis=1)
-        columns = dict(zip(STAT_NAMES, stacked, strict=False))
-        return columns, np.stack(tokens) if per_token else None
+            if self._per_token:
+                tokens.append(of_tokens[targets != _IGNORED].astype(np.float64))
+        of_pairs = np.stack(sums, axis=1)
+        return BatchSums(pair_ids, of_pairs, np.stack(tokens) if tokens else None, tgt_ends)
 
 
 def _pack(weights: TransformerWeights, dtype: str) -> _core.Transformer:
@@ -116,6 +127,9 @@ def on_workers(
     work: Callable[[_In], _Out], items: Iterable[_In], num_workers: int
 ) -> Iterator[_Out]:
     """Results of `work` in the order of the items, a few items ahead, on threads of their own."""
+    if num_workers == 1:
+        yield from map(work, items)
+        return
     with ThreadPoolExecutor(num_workers, thread_name_prefix="pycat-score") as pool:
         ahead: deque[Future[_Out]] = deque()
         try:

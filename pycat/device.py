@@ -1,6 +1,7 @@
 """Which device computes, in which precision."""
 
 import ctypes
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 from pycat.errors import PycatError
 
 DTYPES = ("auto", "float32", "bfloat16")
+# Training and translating have no use for int8.
+SCORING_DTYPES = (*DTYPES, "int8")
 
 # glibc's mallopt: https://www.gnu.org/software/libc/manual/html_node/Malloc-Tunable-Parameters.html
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -36,10 +39,10 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+def choose_dtype(dtype: str, device: torch.device, allowed: Sequence[str] = DTYPES) -> torch.dtype:
     """The dtype of matrix products; "auto" is bfloat16 where the device multiplies in it."""
-    if dtype not in DTYPES:
-        raise PycatError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    if dtype not in allowed:
+        raise PycatError(f"dtype is {dtype!r}; expected one of {', '.join(allowed)}")
     if dtype == "auto":
         has_bfloat16 = (
             torch.cuda.is_bf16_supported(including_emulation=False)
@@ -47,7 +50,8 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
             else _cpu_bfloat16()
         )
         return torch.bfloat16 if has_bfloat16 else torch.float32
-    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    chosen: torch.dtype = getattr(torch, dtype)
+    return chosen
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:

@@ -111,7 +111,7 @@ class EncoderDecoderAdapter(_HuggingFaceAdapter):
         sides = ((probe.src_tokens, probe.src_cu_seqlens), (probe.tgt_tokens, probe.tgt_cu_seqlens))
         src, tgt = (tokens[length_mask(tokens, ends)] for tokens, ends in sides)
         packed = probe._replace(src_tokens=src, tgt_tokens=tgt)
-        _, found = CpuForward([weights], "float32").score(packed, per_token=True)
+        found = CpuForward([weights], "float32", per_token=True).score(packed).nll_per_token
         with torch.inference_mode():
             logits = self.head.logits(self.hidden(probe))
         expected = nn.functional.cross_entropy(logits, tgt, reduction="none").numpy()

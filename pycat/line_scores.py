@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pycat.adapters import Adapter, Checkpoint, KeptLengths, load_adapters
 from pycat.corpus import SKIPPED_FILE, Corpus, open_corpus
-from pycat.device import choose_device, choose_dtype
+from pycat.device import SCORING_DTYPES, choose_device, choose_dtype
 from pycat.errors import CorpusError, OutputError, PycatError, TokenizerError
 from pycat.output import replacing
 from pycat.progress import progress
@@ -50,7 +49,7 @@ def score_lines(
     format: str,
     out: str | PathLike[str] | None = None,
     per_token: bool = False,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     device: str = "auto",
     dtype: str = "float32",
     too_long: str = "refuse",
@@ -84,7 +83,7 @@ def score_lines(
     check_too_long(too_long)
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     torch_device = choose_device(device)
-    torch_dtype = choose_dtype(dtype, torch_device)
+    torch_dtype = choose_dtype(dtype, torch_device, SCORING_DTYPES)
     models = [
         adapter.to(torch_device) for adapter in load_adapters(checkpoints, corpus, at_least=1)
     ]
@@ -100,7 +99,7 @@ def score_lines(
     pieces = _piece_writer(corpus) if format == "fairseq" else None
     lines = _Lines(corpus)
     with_tokens = per_token or format == "fairseq"
-    forward = make_forward(models, torch_device, torch_dtype, per_token=with_tokens)
+    forward = make_forward(models, kept, torch_device, torch_dtype, per_token=with_tokens)
     with (
         progress("score", int(kept.tgt.sum()) * len(models), "tokens") as advance,
         ExitStack() as stack,
@@ -120,7 +119,6 @@ def score_lines(
                 models,
                 lengths,
                 forward,
-                torch_device,
                 batch_tokens,
                 advance,
                 per_token=with_tokens,
@@ -178,8 +176,7 @@ def _part_nll(
     models: Sequence[Adapter],
     lengths: KeptLengths,
     forward: Forward,
-    device: torch.device,
-    batch_tokens: int,
+    batch_tokens: int | None,
     advance: Callable[[int], None],
     *,
     per_token: bool,
@@ -188,13 +185,11 @@ def _part_nll(
     starts = np.concatenate(([0], np.cumsum(lengths.tgt, dtype=np.int64)))
     nll = np.empty((len(models), len(part)))
     tokens = np.empty((len(models), starts[-1])) if per_token else None
-    for rows, found, boundaries in batch_sums(
-        part, models, lengths, forward, device, batch_tokens, advance
-    ):
-        if tokens is None or found.nll_per_token is None:
-            nll[:, rows] = found.sums[0].numpy()
+    for rows, found in batch_sums(part, models, lengths, forward, batch_tokens, advance):
+        values, boundaries = found.nll_per_token, found.tgt_cu_seqlens
+        if tokens is None or values is None:
+            nll[:, rows] = found.sums[0]
             continue
-        values = found.nll_per_token.numpy()
         for i, row in enumerate(rows.tolist()):
             own = values[:, boundaries[i] : boundaries[i + 1]]
             tokens[:, starts[row] : starts[row + 1]] = own

@@ -12,9 +12,19 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pycat.adapters import Adapter, Checkpoint, KeptLengths, cut_batch, load_adapters
+from pycat import _core
+from pycat.adapters import (
+    Adapter,
+    Checkpoint,
+    KeptLengths,
+    cut_packed,
+    cut_padded,
+    load_adapters,
+)
+from pycat.batches import Batch
 from pycat.corpus import Corpus, open_corpus
-from pycat.device import choose_device, choose_dtype
+from pycat.cpu_forward import CpuForward
+from pycat.device import SCORING_DTYPES, choose_device, choose_dtype
 from pycat.errors import CheckpointError, PycatError
 from pycat.flops import model_flops, product_rate
 from pycat.hf_tokenizer import Template
@@ -46,7 +56,7 @@ def score(
     *,
     out: str | PathLike[str] | None = None,
     stats: Stats = "all",
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     device: str = "auto",
     dtype: str = "float32",
     too_long: str = "refuse",
@@ -68,12 +78,13 @@ def score(
             the same input goes on in it, and a finished one is opened as it is.
         stats: "nll" alone, or "all": also `p_target`, `correct`, `el2n`, `margin`, `entropy` and
             `grad_norm_bound` as `kernels.reference.SequenceStats` defines them.
-        batch_tokens: tokens of the larger side of a batch, padding included; bounds memory and
-            does not change the scores beyond rounding.
+        batch_tokens: tokens of the larger side of a batch, padding included where there is any;
+            bounds memory. By default what is fastest. Does not change the scores beyond rounding.
         device: "cpu", "cuda" or "auto".
-        dtype: of what matrix products read: "float32", "bfloat16" or "auto" (bfloat16 where the
-            device has it). Logits are float32 and never in memory, sums over tokens float64. Where
-            it is not float32, a sample is scored in float32 too: 2 % of the pairs or 200, whichever
+        dtype: of what matrix products read: "float32", "bfloat16", "auto" (bfloat16 where the
+            device has it), or "int8" on a CPU with AVX-512 VNNI and bfloat16 (the output layer then
+            in bfloat16). Logits are float32 and never in memory, sums over tokens float64. Where it
+            is not float32, a sample is scored in float32 too: 2 % of the pairs or 200, whichever
             is more, at most 2,000. The manifest's `rank_agreement` says how both rank it.
         too_long: what to do with pairs that exceed the model's positions: "refuse" the corpus, or
             "truncate" them and score what is left; `num_tokens` counts that, and the manifest
@@ -103,7 +114,7 @@ def score(
     torch_device = choose_device(device)
     if torch_device.type == "cuda":
         require_triton()
-    torch_dtype = choose_dtype(dtype, torch_device)
+    torch_dtype = choose_dtype(dtype, torch_device, SCORING_DTYPES)
     # Loaded before the folder is touched: overwriting for a damaged checkpoint would lose a table.
     models = [adapter.to(torch_device) for adapter in load_adapters(checkpoints, corpus)]
     kept = KeptLengths.of(corpus, models, too_long)
@@ -141,7 +152,7 @@ def score(
         for first, is_finished in zip(starts, finished, strict=True)
         if is_finished
     )
-    forward = make_forward(models, torch_device, torch_dtype, stats=stats)
+    forward = make_forward(models, kept, torch_device, torch_dtype, stats=stats)
     tables, flops = [], 0
     total = facts["num_tokens"] * len(models)
     with progress("score", total, "tokens x checkpoints", done * len(models)) as advance:
@@ -151,7 +162,7 @@ def score(
             flops += len(models) * model_flops(models[0], lengths.src, lengths.tgt)
             if is_finished:
                 continue
-            sums = _sums(part, models, lengths, forward, torch_device, batch_tokens, advance)
+            sums = _sums(part, models, lengths, forward, batch_tokens, advance)
             table = pa.table(_columns(part, lengths, sums))
             if folder is None or path is None:
                 tables.append(table)
@@ -189,13 +200,36 @@ def check_too_long(too_long: str) -> None:
 
 def make_forward(
     models: Sequence[Adapter],
+    lengths: KeptLengths,
     device: torch.device,
     dtype: torch.dtype,
     *,
     stats: Stats = "nll",
     per_token: bool = False,
 ) -> Forward:
-    """What runs these models, which are on `device`; arguments as for `TorchForward`."""
+    """What runs these models, which are on `device`, over pairs of these lengths.
+
+    Raises:
+        PycatError: `dtype` is beyond the device or the models.
+    """
+    if device.type == "cpu":
+        longest = int(max(lengths.src.max(), lengths.tgt.max()))
+        weights = [model.transformer_weights(longest) for model in models]
+        known = [checkpoint for checkpoint in weights if checkpoint is not None]
+        has_dtype = dtype != torch.bfloat16 or _core.cpu_isa() == "avx512_bf16"
+        if len(known) == len(models) and has_dtype:
+            return CpuForward(
+                known,
+                str(dtype).removeprefix("torch."),
+                stats=stats,
+                per_token=per_token,
+                num_workers=torch.get_num_threads(),
+            )
+    if dtype == torch.int8:
+        raise PycatError(
+            "dtype 'int8' is for encoder-decoder models that the extension runs on the CPU "
+            f"(docs/forward.md), and {models[0].name} is none on {device.type}; use 'auto'"
+        )
     return TorchForward(models, device, dtype, stats=stats, per_token=per_token)
 
 
@@ -205,7 +239,7 @@ def _agreement(
     kept: KeptLengths,
     parts: Sequence[pa.Table] | Sequence[Path],
     device: torch.device,
-    batch_tokens: int,
+    batch_tokens: int | None,
 ) -> dict[str, Any]:
     """How a sample of what `parts` hold ranks in float32, which scores it again."""
     names = ["pair", *(f"nll_{k}" for k in range(len(models)))]
@@ -218,8 +252,8 @@ def _agreement(
     sample = pa.concat_tables(tables)
     some = corpus.subset(sample["pair"].to_numpy())
     lengths = KeptLengths(kept.src[rows], kept.tgt[rows], kept.num_cut)
-    forward = make_forward(models, device, torch.float32)
-    exact = _sums(some, models, lengths, forward, device, batch_tokens, lambda count: None)[0].T
+    forward = make_forward(models, lengths, device, torch.float32)
+    exact = _sums(some, models, lengths, forward, batch_tokens, lambda count: None)[0].T
     nll = np.column_stack([sample[name].to_numpy() for name in names[1:]])
     return rank_agreement(nll, exact, lengths.tgt)
 
@@ -229,17 +263,16 @@ def _sums(
     models: Sequence[Adapter],
     lengths: KeptLengths,
     forward: Forward,
-    device: torch.device,
-    batch_tokens: int,
+    batch_tokens: int | None,
     advance: Callable[[int], None],
 ) -> NDArray[np.float64]:
     """Sums (S, K, N) of the corpus's pairs, in their order."""
     sums: NDArray[np.float64] | None = None
-    batches = batch_sums(corpus, models, lengths, forward, device, batch_tokens, advance)
-    for rows, batch, _ in batches:
+    batches = batch_sums(corpus, models, lengths, forward, batch_tokens, advance)
+    for rows, batch in batches:
         if sums is None:
             sums = np.empty((*batch.sums.shape[:2], len(corpus)))
-        sums[:, :, rows] = batch.sums.numpy()
+        sums[:, :, rows] = batch.sums
     assert sums is not None
     return sums
 
@@ -265,52 +298,35 @@ def batch_sums(
     models: Sequence[Adapter],
     lengths: KeptLengths,
     forward: Forward,
-    device: torch.device,
-    batch_tokens: int,
+    batch_tokens: int | None,
     advance: Callable[[int], None],
-) -> Iterator[tuple[NDArray[np.int64], BatchSums, NDArray[np.int32]]]:
-    """Sums of each pair, batch by batch, pairs in no particular order.
-
-    Yields:
-        rows int64 (B,) of the corpus; their sums, on the CPU; and where in the batch's target
-        tokens those of each pair begin, then their number, int32 (B + 1,).
+) -> Iterator[tuple[NDArray[np.int64], BatchSums]]:
+    """Rows int64 (B,) of the corpus and their sums, batch by batch, in no particular order.
 
     Raises:
         CheckpointError: an nll is not finite; names the checkpoint of `models`.
     """
-    batches = _run(corpus, lengths, forward, device, batch_tokens)
-    for pair_ids, found, boundaries in batches:
-        for model, nll in zip(models, found.sums[0].numpy(), strict=True):
+    for found in forward.run(_batches(corpus, lengths, forward, batch_tokens)):
+        for model, nll in zip(models, found.sums[0], strict=True):
             if not np.isfinite(nll).all():
                 at = int(np.flatnonzero(~np.isfinite(nll))[0])
                 raise CheckpointError(
-                    f"{model.name}: the nll of pair {int(pair_ids[at]):,} is not a finite number; "
-                    "the weights are damaged or the training diverged: leave this checkpoint out"
+                    f"{model.name}: the nll of pair {int(found.pair_ids[at]):,} is not a finite "
+                    "number; the weights are damaged or the training diverged: leave this "
+                    "checkpoint out"
                 )
-        yield np.searchsorted(corpus.pair_ids, pair_ids), found, boundaries
-        advance(int(boundaries[-1]) * len(models))
+        yield np.searchsorted(corpus.pair_ids, found.pair_ids), found
+        advance(int(found.tgt_cu_seqlens[-1]) * len(models))
 
 
-def _run(
-    corpus: Corpus,
-    lengths: KeptLengths,
-    forward: Forward,
-    device: torch.device,
-    batch_tokens: int,
-) -> Iterator[tuple[NDArray[np.int64], BatchSums, NDArray[np.int32]]]:
-    """Pair ids int64 (B,) of each batch, and the rest as `batch_sums`."""
+def _batches(
+    corpus: Corpus, lengths: KeptLengths, forward: Forward, batch_tokens: int | None
+) -> Iterator[Batch]:
+    """Batches as the forward pass reads them, cut to what the models have positions for."""
     tail = Template.of(corpus.manifest).src_tail
-    pinned = device.type == "cuda"
-    for batch in corpus.batches(batch_tokens, padded=forward.padded, pin_memory=pinned):
-        pair_ids = batch.pair_ids.numpy()
-        batch = batch.to(device)
+    for batch in corpus.batches(batch_tokens or forward.batch_tokens, padded=forward.padded):
         if lengths.num_cut:
-            assert forward.padded  # only what has no bound on its positions reads packed batches
-            rows = np.searchsorted(corpus.pair_ids, pair_ids)
-            src, tgt = (
-                torch.from_numpy(side[rows]).to(device) for side in (lengths.src, lengths.tgt)
-            )
-            batch = cut_batch(batch, src, tgt, tail)
-        sums, tokens = forward(batch)
-        found = BatchSums(sums.cpu(), None if tokens is None else tokens.cpu())
-        yield pair_ids, found, batch.tgt_cu_seqlens.cpu().numpy()
+            rows = np.searchsorted(corpus.pair_ids, batch.pair_ids.numpy())
+            src, tgt = (torch.from_numpy(side[rows]) for side in (lengths.src, lengths.tgt))
+            batch = (cut_padded if forward.padded else cut_packed)(batch, src, tgt, tail)
+        yield batch

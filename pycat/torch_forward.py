@@ -1,13 +1,11 @@
-"""The forward pass of scoring: a batch in, sums over each pair's target tokens out.
+"""What runs models over batches: `Forward`, and the one that runs any of them, in torch."""
 
-`TorchForward` runs adapters of any kind in torch, one checkpoint after the other. Whatever else
-is a `Forward` can stand in its place.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pycat.adapters import Adapter, Head
@@ -29,27 +27,33 @@ class BatchSums(NamedTuple):
     """What K checkpoints make of a batch of B pairs with T target tokens.
 
     Attributes:
+        pair_ids: int64 (B,).
         sums: float64 (S, K, B), over the target tokens of each pair: the statistics of
             `kernels.reference.STAT_NAMES` in that order, or nll alone. `grad_norm_bound` of a head
             with a soft cap leaves out the cap's slope, which is at most 1: a bound still.
-        nll_per_token: (K, T), pair after pair, where asked for.
+        nll_per_token: float64 (K, T), pair after pair, where asked for.
+        tgt_cu_seqlens: int32 (B + 1,): where the tokens of each pair begin, then T.
     """
 
-    sums: Tensor
-    nll_per_token: Tensor | None
+    pair_ids: NDArray[np.int64]
+    sums: NDArray[np.float64]
+    nll_per_token: NDArray[np.float64] | None
+    tgt_cu_seqlens: NDArray[np.int32]
 
 
 class Forward(Protocol):
-    """K checkpoints on a batch; made once for many batches.
+    """K checkpoints, made ready once for many batches.
 
     Attributes:
         padded: whether the batches it takes are padded, or packed.
+        batch_tokens: tokens of the larger side of a batch that it is fastest with.
     """
 
     padded: bool
+    batch_tokens: int
 
-    def __call__(self, batch: Batch) -> BatchSums:
-        """The sums of a batch that lies on the device of the models."""
+    def run(self, batches: Iterable[Batch]) -> Iterator[BatchSums]:
+        """The sums of batches as they come from the corpus, in their order."""
         ...
 
 
@@ -58,13 +62,14 @@ class TorchForward:
 
     Args:
         models: K, on `device`.
-        device: where the batches are.
+        device: where they compute.
         dtype: of what matrix products read.
         stats: "nll" or "all".
         per_token: whether nll of single tokens is wanted too.
     """
 
     padded = True
+    batch_tokens = 4096
 
     def __init__(
         self,
@@ -80,9 +85,14 @@ class TorchForward:
         self._names = STAT_NAMES if stats == "all" else STAT_NAMES[:1]
         self._heads = [self._pack(model.head) for model in models]
 
+    def run(self, batches: Iterable[Batch]) -> Iterator[BatchSums]:
+        """The sums of padded batches, one after the other."""
+        return map(self._score, batches)
+
     @torch.inference_mode()
-    def __call__(self, batch: Batch) -> BatchSums:
-        """The sums of a padded batch."""
+    def _score(self, batch: Batch) -> BatchSums:
+        pair_ids, ends = batch.pair_ids.numpy(), batch.tgt_cu_seqlens.numpy()
+        batch = batch.to(self._device)
         targets = batch.tgt_tokens[length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)]
         sums, tokens = [], []
         for model, packed in zip(self._models, self._heads, strict=True):
@@ -107,7 +117,8 @@ class TorchForward:
             sums.append(torch.stack([getattr(stats, name)[0] for name in self._names]))
             if stats.nll_per_token is not None:
                 tokens.append(stats.nll_per_token[0].double())
-        return BatchSums(torch.stack(sums, dim=1), torch.stack(tokens) if self._per_token else None)
+        of_tokens = torch.stack(tokens).cpu().numpy() if self._per_token else None
+        return BatchSums(pair_ids, torch.stack(sums, dim=1).cpu().numpy(), of_tokens, ends)
 
     def _pack(self, head: Head) -> PackedWeight | None:
         """The head as the fused kernel reads it; None for one with a soft cap, made of logits."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pycat.kernels.reference import STAT_NAMES, cat_linear_cross_entropy
+from pycat.kernels.reference import STAT_NAMES, Stats, cat_linear_cross_entropy
 
 from pycat import _core
 from pycat.batches import Batch
@@ -50,8 +50,8 @@ def _lengths(count: int, longest: int, seed: int = 0) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def _expected(model: Transformer, batch: Batch) -> dict[str, NDArray[np.float64]]:
-    """By float64 layers, one sentence at a time."""
+def _expected(model: Transformer, batch: Batch) -> NDArray[np.float64]:
+    """Sums (S, B) by float64 layers, one sentence at a time."""
     model = model.double()
     sums = []
     for b in range(len(batch.pair_ids)):
@@ -64,23 +64,25 @@ def _expected(model: Transformer, batch: Batch) -> dict[str, NDArray[np.float64]
         stats = cat_linear_cross_entropy(hidden, weight, tgt, ends, stats="all")
         sums.append([getattr(stats, name)[0, 0].item() for name in STAT_NAMES])
     model.float()
-    return dict(zip(STAT_NAMES, np.array(sums).T, strict=True))
+    return np.array(sums).T
 
 
-def _forward(model: Transformer, dtype: str = "float32") -> CpuForward:
-    return CpuForward([proxy_weights(model, EOS, 600)], dtype)
+def _score(
+    model: Transformer, batch: Batch, dtype: str = "float32", stats: Stats = "nll"
+) -> NDArray[np.float64]:
+    """Sums (S, B)."""
+    forward = CpuForward([proxy_weights(model, EOS, 600)], dtype, stats=stats)
+    return forward.score(batch).sums[:, 0]
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_all_statistics_equal_the_float64_model(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYCAT_CPU_ISA", isa)
     model, batch = _model(), _batch([(1, 1), (1, 9), (33, 2), *_lengths(30, 40)])
-    found, _ = _forward(model).score(batch, all_stats=True)
-    expected = _expected(model, batch)
-    assert list(found) == list(STAT_NAMES)
-    assert expected["nll"].std() > 1  # else agreement would say little
-    for name in STAT_NAMES:
-        np.testing.assert_allclose(found[name][0], expected[name], rtol=1e-5, atol=1e-5)
+    found, expected = _score(model, batch, stats="all"), _expected(model, batch)
+    assert expected[0].std() > 1  # else agreement would say little
+    for name, sums, exact in zip(STAT_NAMES, found, expected, strict=True):
+        np.testing.assert_allclose(sums, exact, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("heads", [1, 2])
@@ -89,24 +91,23 @@ def test_sentences_that_cross_panels_of_any_width(heads: int, longest: int) -> N
     config = ModelConfig(vocab_size=101, d_model=16 * heads, num_heads=heads, d_ff=32, num_layers=1)
     model = _model(config)
     batch = _batch([(longest, longest), *_lengths(6, longest), (1, longest), (longest, 1)])
-    found, _ = _forward(model).score(batch)
-    np.testing.assert_allclose(found["nll"][0], _expected(model, batch)["nll"], rtol=1e-5)
+    np.testing.assert_allclose(_score(model, batch)[0], _expected(model, batch)[0], rtol=1e-5)
 
 
 def test_a_source_with_a_vocabulary_of_its_own() -> None:
     config = ModelConfig(50, 16, 2, 32, 1, src_vocab_size=101)
     model, batch = _model(config), _batch(_lengths(9, 20))
     batch = batch._replace(tgt_tokens=batch.tgt_tokens % 50)
-    found, _ = _forward(model).score(batch)
-    np.testing.assert_allclose(found["nll"][0], _expected(model, batch)["nll"], rtol=1e-5)
+    np.testing.assert_allclose(_score(model, batch)[0], _expected(model, batch)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_scores_do_not_depend_on_company_or_order(dtype: str) -> None:
     _skip_without(dtype)
-    forward, batch = _forward(_model(), dtype), _batch(_lengths(20, 50))
-    together, tokens = forward.score(batch, all_stats=True, per_token=True)
-    assert tokens is not None
+    weights, batch = proxy_weights(_model(), EOS, 50), _batch(_lengths(20, 50))
+    forward = CpuForward([weights], dtype, stats="all", per_token=True)
+    together = forward.score(batch)
+    assert together.nll_per_token is not None
     for b in [3, 0, 19, 7]:
         src, tgt = (slice(*ends[b : b + 2].tolist()) for ends in (batch[1], batch[3]))
         alone = Batch(
@@ -116,53 +117,50 @@ def test_scores_do_not_depend_on_company_or_order(dtype: str) -> None:
             torch.tensor([0, tgt.stop - tgt.start], dtype=torch.int32),
             batch.pair_ids[b : b + 1],
         )
-        sums, of_tokens = forward.score(alone, all_stats=True, per_token=True)
-        assert of_tokens is not None
-        np.testing.assert_array_equal(of_tokens[0], tokens[0, tgt])
-        for name in STAT_NAMES:
-            assert sums[name][0, 0] == together[name][0, b], name
+        found = forward.score(alone)
+        assert found.nll_per_token is not None
+        np.testing.assert_array_equal(found.nll_per_token[0], together.nll_per_token[0, tgt])
+        np.testing.assert_array_equal(found.sums[:, :, 0], together.sums[:, :, b])
 
 
 def test_per_token_nll_adds_up() -> None:
-    batch = _batch(_lengths(8, 12))
-    sums, tokens = _forward(_model()).score(batch, per_token=True)
-    assert tokens is not None
-    added = np.add.reduceat(tokens[0].astype(np.float64), batch.tgt_cu_seqlens[:-1].numpy())
-    np.testing.assert_allclose(added, sums["nll"][0], rtol=1e-6)
+    forward = CpuForward([proxy_weights(_model(), EOS, 12)], "float32", per_token=True)
+    found = forward.score(_batch(_lengths(8, 12)))
+    assert found.nll_per_token is not None
+    tokens = found.nll_per_token[0].astype(np.float64)
+    added = np.add.reduceat(tokens, found.tgt_cu_seqlens[:-1])
+    np.testing.assert_allclose(added, found.sums[0, 0], rtol=1e-6)
 
 
 def test_checkpoints_stay_apart() -> None:
     models, batch = [_model(seed=seed) for seed in (0, 1)], _batch(_lengths(8, 12))
-    both, _ = CpuForward([proxy_weights(model, EOS, 64) for model in models], "float32").score(
-        batch
-    )
+    both = CpuForward([proxy_weights(model, EOS, 64) for model in models], "float32").score(batch)
     for k, model in enumerate(models):
-        np.testing.assert_array_equal(both["nll"][k], _forward(model).score(batch)[0]["nll"][0])
+        np.testing.assert_array_equal(both.sums[:, k], _score(model, batch))
 
 
 def test_a_prefix_is_read_and_not_counted() -> None:
     """As language tags are: nll of the rest given the prefix."""
-    model, batch = _model(), _batch([(4, 3), (2, 6)])
-    weights = proxy_weights(model, EOS, 64)
-    prefixed = CpuForward([replace(weights, prefix=(EOS, 17, 23))], "float32")
-    sums, tokens = prefixed.score(batch, per_token=True)
-    whole_tgt = [torch.tensor([17, 23, *row.tolist()]) for row in _rows(batch)]
-    ends = torch.tensor([0, 5, 13], dtype=torch.int32)
-    whole = batch._replace(tgt_tokens=torch.cat(whole_tgt), tgt_cu_seqlens=ends)
-    _, expected = _forward(model).score(whole, per_token=True)
-    assert tokens is not None and expected is not None
-    np.testing.assert_array_equal(tokens[0], np.concatenate((expected[0, 2:5], expected[0, 7:])))
-    np.testing.assert_allclose(
-        sums["nll"][0], [tokens[0, :3].sum(), tokens[0, 3:].sum()], rtol=1e-6
+    weights, batch = proxy_weights(_model(), EOS, 64), _batch([(4, 3), (2, 6)])
+    prefixed = replace(weights, prefix=(EOS, 17, 23))
+    found = CpuForward([prefixed], "float32", per_token=True).score(batch)
+    rows = torch.split(batch.tgt_tokens, batch.tgt_cu_seqlens.diff().tolist())
+    whole = batch._replace(
+        tgt_tokens=torch.cat([torch.tensor([17, 23, *row.tolist()]) for row in rows]),
+        tgt_cu_seqlens=torch.tensor([0, 5, 13], dtype=torch.int32),
     )
+    expected = CpuForward([weights], "float32", per_token=True).score(whole).nll_per_token
+    assert expected is not None and found.nll_per_token is not None
+    tokens = found.nll_per_token[0]
+    np.testing.assert_array_equal(tokens, np.concatenate((expected[0, 2:5], expected[0, 7:])))
+    np.testing.assert_allclose(found.sums[0, 0], [tokens[:3].sum(), tokens[3:].sum()], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 4e-3), ("int8", 1e-2)])
 def test_reduced_precision_is_near(dtype: str, tolerance: float) -> None:
     _skip_without(dtype)
     model, batch = _model(ModelConfig(500, 64, 4, 256, 2)), _batch(_lengths(64, 40), vocab_size=500)
-    exact = _forward(model).score(batch)[0]["nll"][0]
-    reduced = _forward(model, dtype).score(batch)[0]["nll"][0]
+    exact, reduced = _score(model, batch)[0], _score(model, batch, dtype)[0]
     error = np.abs(reduced - exact) / exact
     assert 0 < error.mean() < tolerance
 
@@ -170,7 +168,7 @@ def test_reduced_precision_is_near(dtype: str, tolerance: float) -> None:
 def test_a_dtype_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYCAT_CPU_ISA", "portable")
     with pytest.raises(PycatError, match=r"instruction set portable.* has no int8 products; use"):
-        _forward(_model(), "int8")
+        CpuForward([proxy_weights(_model(), EOS, 8)], "int8")
 
 
 def test_models_it_cannot_run_are_refused() -> None:
@@ -198,14 +196,14 @@ def test_damaged_weights_harm_only_what_they_touch() -> None:
         _model(ModelConfig(101, 16, 2, 32, 1, src_vocab_size=101)),
         _batch(_lengths(8, 12)),
     )
-    healthy = _forward(model).score(batch)[0]["nll"][0]
+    healthy = _score(model, batch)[0]
     token = int(batch.src_tokens[0])
     assert model.src_embedding is not None
     with torch.no_grad():
         model.src_embedding.weight[token, 3] = torch.nan
     sources = torch.split(batch.src_tokens, batch.src_cu_seqlens.diff().tolist())
     touched = np.array([bool((source == token).any()) for source in sources])
-    nll = _forward(model).score(batch)[0]["nll"][0]
+    nll = _score(model, batch)[0]
     np.testing.assert_array_equal(np.isnan(nll), touched)
     np.testing.assert_array_equal(nll[~touched], healthy[~touched])
 
@@ -222,12 +220,8 @@ def test_workers_keep_the_order_and_pass_errors_on() -> None:
         list(on_workers(work, range(50), 2))
 
 
-def _rows(batch: Batch) -> list[torch.Tensor]:
-    return list(torch.split(batch.tgt_tokens, batch.tgt_cu_seqlens.diff().tolist()))
-
-
 def _skip_without(dtype: str) -> None:
     try:
-        _forward(_model(), dtype)
+        CpuForward([proxy_weights(_model(), EOS, 8)], dtype)
     except PycatError as error:
         pytest.skip(str(error))
