@@ -5,8 +5,8 @@ A folder of Parquet parts, rows in pair order, and `scores.json`. Columns: `pair
 over target tokens of -log p, in nats. Any Parquet reader opens the parts without pycat.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pycat.errors import OutputError
 from pycat.output import read_manifest, replacing
 
+_CHUNK_PAIRS = 65_536
 _COLUMNS = ("pair", "num_src_tokens", "num_tokens")
 
 
@@ -41,6 +42,7 @@ class ScoreTable:
     nll: NDArray[np.float64]
     manifest: Mapping[str, Any]
     path: Path | None = None
+    more: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -54,6 +56,35 @@ class ScoreTable:
         with np.errstate(over="ignore"):
             ppl: NDArray[np.float64] = np.exp(self.nll / self.num_tokens[:, None])
         return ppl
+
+    @property
+    def names(self) -> list[str]:
+        """The columns, those of each checkpoint and added ones included."""
+        return [*_COLUMNS, *(f"nll_{k}" for k in range(self.nll.shape[1])), *self.more]
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One column (N,); a per-checkpoint statistic by its bare name, (N, K)."""
+        known = {"pair": self.pair_ids, "nll": self.nll, **self.more}
+        if name in known:
+            return known[name]
+        if name in _COLUMNS:
+            return np.asarray(getattr(self, name))
+        stat, _, k = name.rpartition("_")
+        if stat == "nll":
+            return self.nll[:, int(k)]
+        return np.column_stack([self.more[f"{name}_{k}"] for k in range(self.nll.shape[1])])
+
+    def chunks(self) -> Iterator[tuple[slice, "ScoreTable"]]:
+        """The rows in pair order, about a part at a time."""
+        for first in range(0, len(self), _CHUNK_PAIRS):
+            rows = slice(first, min(first + _CHUNK_PAIRS, len(self)))
+            columns = self.pair_ids, self.num_src_tokens, self.num_tokens, self.nll
+            more = {name: values[rows] for name, values in self.more.items()}
+            yield rows, ScoreTable(*(c[rows] for c in columns), self.manifest, more=more)
+
+    def add(self, name: str, values: NDArray[Any]) -> None:
+        """Add a column (N,), in memory."""
+        self.__dict__["more"] = {**self.more, name: values}
 
     @property
     def steps(self) -> list[int]:
@@ -105,6 +136,11 @@ class ScoreTable:
             np.column_stack([table[f"nll_{k}"].to_numpy() for k in range(num_checkpoints)]),
             manifest,
             path,
+            {
+                name: table[name].to_numpy()
+                for name in table.column_names
+                if name not in _COLUMNS and not name.startswith("nll_")
+            },
         )
 
 
