@@ -12,12 +12,13 @@ from sacrebleu.metrics import BLEU, CHRF
 from pycat import criteria
 from pycat.checkpoint import load_model, read_info
 from pycat.corpus import Corpus
+from pycat.cuts import highest
 from pycat.decoding import translate
 from pycat.device import choose_device
 from pycat.errors import PycatError
 from pycat.output import OutputFolder, read_manifest, replacing
 from pycat.parallel_text import ParallelText, decode
-from pycat.selection import Selection, highest
+from pycat.selection import Selection
 from pycat.training import train
 
 BASELINES = ("full", "random")
@@ -206,7 +207,10 @@ def _arms(
         drawn = highest(criteria.random(corpus.pair_ids, seed), len(selection))
         arms["random"] = corpus.subset(corpus.pair_ids[drawn])
     name = selection.manifest["recipe"]["criterion"]
-    arms["selected" if name in arms else name] = corpus.subset(selection.pair_ids)
+    # A folder is named for the arm, which not every criterion's name can name.
+    arms[name if name.isidentifier() and name not in arms else "selected"] = corpus.subset(
+        selection.pair_ids
+    )
     return arms
 
 

@@ -78,9 +78,17 @@ class ScoreTable:
         """The rows in pair order, about a part at a time."""
         for first in range(0, len(self), _CHUNK_PAIRS):
             rows = slice(first, min(first + _CHUNK_PAIRS, len(self)))
-            columns = self.pair_ids, self.num_src_tokens, self.num_tokens, self.nll
-            more = {name: values[rows] for name, values in self.more.items()}
-            yield rows, ScoreTable(*(c[rows] for c in columns), self.manifest, more=more)
+            yield (
+                rows,
+                ScoreTable(
+                    self.pair_ids[rows],
+                    self.num_src_tokens[rows],
+                    self.num_tokens[rows],
+                    self.nll[rows],
+                    self.manifest,
+                    more={name: values[rows] for name, values in self.more.items()},
+                ),
+            )
 
     def add(self, name: str, values: NDArray[Any]) -> None:
         """Add a column (N,), in memory."""

@@ -128,7 +128,8 @@ def test_an_unknown_criterion_lists_the_names() -> None:
     with pytest.raises(PycatError) as caught:
         evaluate_criterion(table(PPL, [1, 1, 1]), "cat_vra")
     assert str(caught.value) == (
-        f"criterion 'cat_vra' is not known; expected one of {', '.join(CRITERIA)}"
+        f"criterion 'cat_vra' is not known; expected one of {', '.join(CRITERIA)}, a column of the "
+        "table (pair, num_src_tokens, num_tokens, nll_0, nll_1, nll_2), or 'sql: …'"
     )
     assert {"cat_var", "cat_diff", "length", "random"} <= CRITERIA.keys()
 

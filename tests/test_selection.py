@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 import pycat
 from pycat.corpus import Corpus, open_corpus
+from pycat.cuts import highest
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.score_table import ScoreTable
-from pycat.selection import Selection, highest, select
+from pycat.selection import Selection, select
 from pycat.tokenizing import tokenize
 
 
@@ -94,7 +95,8 @@ def test_a_fraction_out_of_range_is_refused(
     with pytest.raises(PycatError) as caught:
         select(table, keep=keep, out=tmp_path / "out")
     assert str(caught.value) == (
-        f"keep is {keep}; expected a fraction above 0 and at most 1, such as 0.5"
+        f"keep is {keep}; expected a fraction above 0 and at most 1, such as 0.5, or a range of "
+        "the ranking, such as (0.2, 0.7)"
     )
     assert not (tmp_path / "out").exists()
 
@@ -178,7 +180,7 @@ def test_functions_of_one_name_are_told_apart(
     first = select(table, keep=0.5, by=lambda given: given.nll[:, 0], out=out)
     same = select(table, keep=0.5, by=lambda given: given.nll[:, 0], out=out)
     assert same.pair_ids.tolist() == first.pair_ids.tolist()
-    with pytest.raises(OutputError, match=r"other options \(function_scores was"):
+    with pytest.raises(OutputError, match=r"other options \(hashes was"):
         select(table, keep=0.5, by=lambda given: -given.nll[:, 0], out=out)
 
 
