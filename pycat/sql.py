@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -32,21 +33,15 @@ def evaluate(table: ScoreTable, expression: str) -> NDArray[np.float64]:
     used = [name for name in table.names if re.search(rf"\b{name}\b", expression, re.IGNORECASE)]
     batches = _batches(table, used)
     first = next(batches)
-
-    def stream() -> Iterator[pa.RecordBatch]:
-        yield first
-        yield from batches
-
+    stream = pa.RecordBatchReader.from_batches(first.schema, chain([first], batches))
     values = np.full(len(table), np.nan)
     try:
         with duckdb.connect() as connection:
-            connection.register("scores", pa.RecordBatchReader.from_batches(first.schema, stream()))
-            connection.execute(
+            connection.register("scores", stream)
+            found = connection.sql(
                 f"SELECT {_ROW}, CAST(({expression}) AS DOUBLE) AS value FROM scores"
             )
-            found = connection.to_arrow_reader(1 << 16)
-            assert found is not None
-            for batch in found:
+            for batch in found.to_arrow_reader(1 << 16):
                 values[batch[_ROW].to_numpy()] = batch["value"].to_numpy(zero_copy_only=False)
     except duckdb.Error as error:
         raise PycatError(

@@ -162,7 +162,9 @@ def test_help_gives_defaults(verb: str, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
-        (["prune", "--by", "best"], "invalid choice: 'best'"),
+        (["select", "--drop", "el2n"], "expected a criterion and a fraction, such as el2n:0.2"),
+        (["select", "--keep", "half"], "'half': expected a fraction, such as 0.5"),
+        (["select", "--cap", "group:few"], "expected a column and a number of pairs"),
         (["train", "--corpus", "c", "--out", "o", "--checkpoint-steps", "1,x"], "such as 100,200"),
         (["evaluate", "--test", "a,b,c"], "expected [NAME=]SOURCE,REFERENCE"),
         (["tokenize", "--languages", "en", "--out", "o"], "expected two names, such as en,de"),
