@@ -20,7 +20,7 @@ from pycat.criteria import (
     is_known,
     uses_seed,
 )
-from pycat.cuts import prefix
+from pycat.cuts import chunked, prefix
 from pycat.errors import PycatError
 from pycat.score_table import ScoreTable
 
@@ -139,7 +139,8 @@ def choose(table: ScoreTable, recipe: Recipe) -> Choice:
     """Follow a recipe.
 
     Holds the scores, 8 bytes a pair, and 7 bytes a pair beside them; strata by score 8 more, for
-    pair ids, and a cap 24 before the scores are there.
+    pair ids. A cap holds 24 bytes a pair before the scores are there, and with them some 60 for
+    each pair of a group that is larger.
 
     Raises:
         PycatError: the recipe cannot be followed on this table.
@@ -245,7 +246,7 @@ def _of_strata(
 def _crowded(
     table: ScoreTable, cap: tuple[str, int] | None, codes: strata.Codes, hashes: dict[str, str]
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Rows in groups of more pairs than the cap, and their group ids."""
+    """Rows in groups of more pairs than the cap, which none else can be beyond, and their ids."""
     if cap is None:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     name, most = cap
@@ -256,8 +257,14 @@ def _crowded(
             "negative one says that the pair is in none"
         )
     hashes["cap"] = sha256(np.ascontiguousarray(ids).data).hexdigest()
-    groups, counts = np.unique(ids[(ids >= 0) & (codes >= 0)], return_counts=True)
-    rows = np.flatnonzero(np.isin(ids, groups[counts > most]) & (codes >= 0))
+    ordered = np.sort(ids)
+    crowded = np.unique(ordered[most:][ordered[most:] == ordered[:-most]])
+    del ordered
+    crowded = crowded[crowded >= 0]
+    there = np.zeros(len(ids), dtype=bool)
+    for part in chunked(len(ids)):
+        there[part] = np.isin(ids[part], crowded) & (codes[part] >= 0)
+    rows = np.flatnonzero(there)
     return rows, ids[rows]
 
 

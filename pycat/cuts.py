@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _CHUNK_ROWS = 1 << 17
-_MAX_BINS = 1 << 22
+_MAX_BINS = 1 << 20
 _ONE, _SIGN = np.uint64(1), np.uint64(63)
 
 

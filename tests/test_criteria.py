@@ -19,9 +19,14 @@ from pycat.score_table import ScoreTable
 
 
 def table(nll: NDArray[np.float64], num_tokens: list[int], first_pair: int = 0) -> ScoreTable:
-    pairs = np.arange(first_pair, first_pair + len(nll))
     tokens = np.array(num_tokens, dtype=np.int32)
-    return ScoreTable(pairs, tokens, tokens, nll, {})
+    columns = {
+        "pair": np.arange(first_pair, first_pair + len(nll)),
+        "num_src_tokens": tokens,
+        "num_tokens": tokens,
+        **{f"nll_{k}": column for k, column in enumerate(nll.T)},
+    }
+    return ScoreTable.from_arrow(pa.table(columns), {})
 
 
 # Rows of ppl over three checkpoints.
@@ -62,13 +67,8 @@ def test_ppl_is_exp_of_nll_per_token_eos_counted() -> None:
 
 
 def test_named_criteria_use_the_right_columns() -> None:
-    scores = ScoreTable(
-        np.array([4, 8, 9]),
-        np.array([1, 1, 1], dtype=np.int32),
-        np.array([7, 5, 6], dtype=np.int32),
-        np.log(PPL) * np.array([[7], [5], [6]]),
-        {},
-    )
+    nll = np.log(PPL) * np.array([[7], [5], [6]])
+    scores = table(nll, [7, 5, 6], first_pair=4)
     np.testing.assert_allclose(evaluate_criterion(scores, "cat_var"), VARIANCES, atol=1e-13)
     np.testing.assert_allclose(evaluate_criterion(scores, "cat_diff"), DIFFERENCES, atol=1e-13)
     assert evaluate_criterion(scores, "length").tolist() == [7.0, 5.0, 6.0]
