@@ -246,7 +246,7 @@ def _of_strata(
 def _crowded(
     table: ScoreTable, cap: tuple[str, int] | None, codes: strata.Codes, hashes: dict[str, str]
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Rows in groups of more pairs than the cap, which none else can be beyond, and their ids."""
+    """Rows in groups of more pairs than the cap, and their group ids."""
     if cap is None:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     name, most = cap

@@ -30,7 +30,8 @@ TestSet = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
 class EvaluationRow:
     """One arm on one test set.
 
-    `arm` is "full", "random" or the criterion; `num_pairs` and `num_tokens` (target, EOS counted)
+    `arm` is "full", "random" or the criterion, "selected" for one whose name no folder can have or
+    that is a baseline too; `num_pairs` and `num_tokens` (target, EOS counted)
     are its training data, `updates` its training; `bleu` and `chrf` are 0-100.
     """
 

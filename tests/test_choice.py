@@ -192,8 +192,8 @@ def test_coverage_centric_draws_evenly_from_steps_of_the_score() -> None:
             "says that the pair is in none",
         ),
         (
-            {"strata": "domian"},
-            "score table: has no column 'domian', expected one of pair, num_src_tokens, "
+            {"strata": "dmain"},
+            "score table: has no column 'dmain', expected one of pair, num_src_tokens, "
             "num_tokens, nll_0, nll_1, score; add it with ScoreTable.add",
         ),
     ],
