@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pycat.adapters import Adapter, Checkpoint, Head, KeptLengths, cut_batch, load_adapters
+from pycat.adapters import (
+    Adapter,
+    Checkpoint,
+    Head,
+    KeptLengths,
+    ProxyAdapter,
+    cut_batch,
+    load_adapters,
+)
 from pycat.batches import Batch, length_mask
 from pycat.corpus import Corpus, open_corpus
 from pycat.device import autocast, choose_device, choose_dtype
@@ -27,6 +36,8 @@ from pycat.kernels.ops import (
 from pycat.output import OutputFolder
 from pycat.progress import progress
 from pycat.score_table import ScoreTable, part_path, write_part
+from pycat.stacked_forward import StackedProxies
+from pycat.stacked_scoring import score_packed
 
 # Pairs of one Parquet part: what an interrupted run can lose.
 _PART_PAIRS = 65_536
@@ -183,30 +194,70 @@ def batch_nll(
         rows int64 (B,) of the corpus; nll, of pairs (K, B) or of tokens (K, T); and where in those
         T the tokens of each pair begin, then T, int32 (B + 1,).
     """
-    tail = Template.of(corpus.manifest).src_tail
-    heads = [_pack(model.head, dtype) for model in models]
-    for batch in corpus.batches(batch_tokens, padded=True, pin_memory=device.type == "cuda"):
-        rows = np.searchsorted(corpus.pair_ids, batch.pair_ids.numpy())
-        batch = batch.to(device)
-        if lengths.num_cut:
-            src, tgt = (
-                torch.from_numpy(side[rows]).to(device) for side in (lengths.src, lengths.tgt)
-            )
-            batch = cut_batch(batch, src, tgt, tail)
-        nll = _batch_nll(models, heads, batch, device, dtype, per_token=per_token).cpu().numpy()
-        boundaries = batch.tgt_cu_seqlens.cpu().numpy()
+    stacked = device.type == "cuda" and all(isinstance(model, ProxyAdapter) for model in models)
+    compute = _stacked if stacked else _one_by_one
+    for pair_ids, nll, boundaries in compute(
+        corpus, models, lengths, device, dtype, batch_tokens, per_token
+    ):
         for model, values in zip(models, nll, strict=True):
             if not np.isfinite(values).all():
                 at = int(np.flatnonzero(~np.isfinite(values))[0])
                 if per_token:
                     at = int(np.searchsorted(boundaries, at, side="right")) - 1
                 raise CheckpointError(
-                    f"{model.name}: the nll of pair {int(batch.pair_ids[at]):,} is not a finite "
+                    f"{model.name}: the nll of pair {int(pair_ids[at]):,} is not a finite "
                     "number; the weights are damaged or the training diverged: leave this "
                     "checkpoint out"
                 )
-        yield rows, nll, boundaries
+        yield np.searchsorted(corpus.pair_ids, pair_ids), nll, boundaries
         advance(int(boundaries[-1]) * len(models))
+
+
+# Pair ids int64 (B,), nll and boundaries of a batch as `batch_nll` yields them.
+_BatchNll = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int32]]
+
+
+def _stacked(
+    corpus: Corpus,
+    models: Sequence[Adapter],
+    lengths: KeptLengths,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_tokens: int,
+    per_token: bool,
+) -> Iterator[_BatchNll]:
+    """All checkpoints of a proxy as one model on packed batches."""
+    assert lengths.num_cut == 0  # a proxy has positions for any length
+    adapters = [cast(ProxyAdapter, model) for model in models]
+    proxies = StackedProxies([item.model for item in adapters], adapters[0].eos_id, dtype)
+    for batch in score_packed(corpus, proxies, device, batch_tokens, per_token=per_token):
+        nll = batch.sums[0] if batch.nll_per_token is None else batch.nll_per_token.astype(float)
+        yield batch.pair_ids, nll, batch.cu_seqlens
+
+
+def _one_by_one(
+    corpus: Corpus,
+    models: Sequence[Adapter],
+    lengths: KeptLengths,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_tokens: int,
+    per_token: bool,
+) -> Iterator[_BatchNll]:
+    """Each checkpoint on padded batches."""
+    tail = Template.of(corpus.manifest).src_tail
+    heads = [_pack(model.head, dtype) for model in models]
+    for batch in corpus.batches(batch_tokens, padded=True, pin_memory=device.type == "cuda"):
+        pair_ids = batch.pair_ids.numpy()
+        batch = batch.to(device)
+        if lengths.num_cut:
+            rows = np.searchsorted(corpus.pair_ids, pair_ids)
+            src, tgt = (
+                torch.from_numpy(side[rows]).to(device) for side in (lengths.src, lengths.tgt)
+            )
+            batch = cut_batch(batch, src, tgt, tail)
+        nll = _batch_nll(models, heads, batch, device, dtype, per_token=per_token).cpu().numpy()
+        yield pair_ids, nll, batch.tgt_cu_seqlens.cpu().numpy()
 
 
 def _pack(head: Head, dtype: torch.dtype) -> PackedWeight | None:

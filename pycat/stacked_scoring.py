@@ -1,0 +1,160 @@
+"""Batches of a corpus through the stacked proxies, with copies hidden behind the computing.
+
+While the device computes one batch, the next is copied to it on a stream of its own, and results
+of the one before are on their way back: its queue is empty only at the ends of a corpus.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pycat.batches import Batch
+from pycat.corpus import Corpus
+from pycat.kernels.ops import cat_linear_cross_entropy
+from pycat.kernels.reference import STAT_NAMES, SequenceStats, Stats
+from pycat.packed_attention import Side
+from pycat.stacked_forward import StackedProxies
+
+
+class Scored(NamedTuple):
+    """What one batch of B pairs came to, on the host.
+
+    `pair_ids` int64 (B,); `cu_seqlens` int32 (B + 1,) of its T target tokens; `sums` float64
+    (1 or 7, K, B), the statistics of `STAT_NAMES` in their order; `nll_per_token` float32 (K, T) or
+    None.
+    """
+
+    pair_ids: NDArray[np.int64]
+    cu_seqlens: NDArray[np.int32]
+    sums: NDArray[np.float64]
+    nll_per_token: NDArray[np.float32] | None
+
+
+def score_packed(
+    corpus: Corpus,
+    proxies: StackedProxies,
+    device: torch.device,
+    batch_tokens: int,
+    *,
+    stats: Stats = "nll",
+    per_token: bool = False,
+) -> Iterator[Scored]:
+    """Statistics of every pair of a corpus, batch by batch, pairs in no particular order.
+
+    Args:
+        corpus: of targets below the models' vocabulary size; one that is not makes its pair NaN.
+        proxies: on `device`.
+        device: "cuda", or the CPU, where nothing is hidden.
+        batch_tokens: bound on the tokens of a side of a batch.
+        stats, per_token: as `cat_linear_cross_entropy`.
+    """
+    stream = corpus.batches(batch_tokens, pin_memory=device.type == "cuda")
+    under_way: deque[_UnderWay] = deque()
+    with stream, closing(copied_ahead(stream, device)) as batches:
+        for host, batch in batches:
+            src, tgt = sides(host, batch)
+            with torch.inference_mode():
+                scored = cat_linear_cross_entropy(
+                    proxies.hidden(src, tgt),
+                    proxies.head,
+                    batch.tgt_tokens,
+                    batch.tgt_cu_seqlens,
+                    stats=stats,
+                    per_token=per_token,
+                    check=device.type != "cuda",  # there it would wait
+                )
+                under_way.append(_bring_back(host, scored))
+            if len(under_way) > 1:
+                yield under_way.popleft().wait()
+    while under_way:
+        yield under_way.popleft().wait()
+
+
+def sides(host: Batch, batch: Batch) -> tuple[Side, Side]:
+    """The two sides of a packed batch, given on the host and on the device."""
+    src, tgt = (
+        cu_seqlens.diff().numpy().astype(np.int64)
+        for cu_seqlens in (host.src_cu_seqlens, host.tgt_cu_seqlens)
+    )
+    return (
+        Side(batch.src_tokens, batch.src_cu_seqlens, src),
+        Side(batch.tgt_tokens, batch.tgt_cu_seqlens, tgt),
+    )
+
+
+def copied_ahead(
+    batches: Iterable[Batch], device: torch.device
+) -> Generator[tuple[Batch, Batch], None, None]:
+    """Each batch and its copy on the device, the next one's copy begun already.
+
+    The batch on the host stays as it is until the next one is asked for.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch, batch.to(device)
+        return
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def begin(batch: Batch) -> tuple[Batch, Batch, torch.cuda.Event]:
+        with torch.cuda.stream(copying):
+            copy = Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+            return batch, copy, copying.record_event()
+
+    current = None
+    try:
+        for following in chain(map(begin, batches), [None]):
+            if current is not None:
+                batch, copy, copied = current
+                computing = torch.cuda.current_stream(device)
+                computing.wait_event(copied)
+                for tensor in copy:
+                    # The allocator must not give it to the next copy while it is computed on.
+                    tensor.record_stream(computing)
+                yield batch, copy
+                # Long done; now the stream may read another batch into that memory.
+                copied.synchronize()
+            current = following
+    finally:
+        copying.synchronize()
+
+
+class _UnderWay(NamedTuple):
+    """Results on their way to the host, there once `done` has happened."""
+
+    pair_ids: NDArray[np.int64]
+    cu_seqlens: NDArray[np.int32]
+    sums: Tensor
+    nll_per_token: Tensor | None
+    done: torch.cuda.Event | None
+
+    def wait(self) -> Scored:
+        if self.done is not None:
+            self.done.synchronize()
+        tokens = None if self.nll_per_token is None else self.nll_per_token.numpy()
+        return Scored(self.pair_ids, self.cu_seqlens, self.sums.numpy(), tokens)
+
+
+def _bring_back(host: Batch, scored: SequenceStats) -> _UnderWay:
+    columns = [getattr(scored, name) for name in STAT_NAMES]
+    sums = _to_host(torch.stack([column for column in columns if column is not None]))
+    tokens = None if scored.nll_per_token is None else _to_host(scored.nll_per_token)
+    nll = scored.nll
+    done = torch.cuda.current_stream(nll.device).record_event() if nll.is_cuda else None
+    # Copied: the stream reads another batch into this memory.
+    pair_ids, cu_seqlens = host.pair_ids.numpy().copy(), host.tgt_cu_seqlens.numpy().copy()
+    return _UnderWay(pair_ids, cu_seqlens, sums, tokens, done)
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    if not tensor.is_cuda:
+        return tensor
+    # Into pageable memory a copy would wait.
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor, non_blocking=True)
