@@ -69,8 +69,8 @@ def score(
             in memory at once.
         out: the folder to make; without one, the table stays in memory. An interrupted run of
             the same input goes on in it, and a finished one is opened as it is.
-        batch_tokens: tokens of the larger side of a batch, padding included; bounds memory and
-            does not change the scores beyond rounding.
+        batch_tokens: tokens of the larger side of a batch, padding included where there is any;
+            bounds memory and does not change the scores beyond rounding.
         device: "cpu", "cuda" or "auto".
         dtype: of what matrix products read: "float32", "bfloat16" or "auto" (bfloat16 where the
             device has it). Logits are float32 and never in memory, sums over tokens float64.

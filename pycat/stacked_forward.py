@@ -12,9 +12,9 @@ What is left between the products is one pass over memory each (`kernels/residua
 would write the bias to memory and read it again. The residual stream is float32, products are in
 the dtype asked for.
 
-Memory per batch of T tokens a side: K T (4 D + s (3 D + F)) bytes and as much again for the source,
-with s bytes an element and F wide feed-forward layers; the fused kernel adds a few bytes per token
-and part of the vocabulary. Nothing is K x T x V.
+Memory for T target and S source tokens: K T (4 D + s max(6 D, 2 D + F)) + K S s D bytes, with s
+bytes an element and feed-forward layers F wide; the fused kernel adds a few bytes per token and
+part of the vocabulary. Nothing is K x T x V.
 
 CUDA graphs and torch.compile are left out: every batch has a shape of its own, which a graph would
 be recorded for anew, and what a compiler would fuse is fused.
