@@ -36,8 +36,7 @@ from pycat.kernels.ops import (
 from pycat.output import OutputFolder
 from pycat.progress import progress
 from pycat.score_table import ScoreTable, part_path, write_part
-from pycat.stacked_forward import StackedProxies
-from pycat.stacked_scoring import score_packed
+from pycat.stacked_scoring import StackedForward
 
 # Pairs of one Parquet part: what an interrupted run can lose.
 _PART_PAIRS = 65_536
@@ -229,10 +228,10 @@ def _stacked(
     """All checkpoints of a proxy as one model on packed batches."""
     assert lengths.num_cut == 0  # a proxy has positions for any length
     adapters = [cast(ProxyAdapter, model) for model in models]
-    proxies = StackedProxies([item.model for item in adapters], adapters[0].eos_id, dtype)
-    for batch in score_packed(corpus, proxies, device, batch_tokens, per_token=per_token):
-        nll = batch.sums[0] if batch.nll_per_token is None else batch.nll_per_token.astype(float)
-        yield batch.pair_ids, nll, batch.cu_seqlens
+    forward = StackedForward(adapters, device, dtype, per_token=per_token)
+    for batch in forward.run(corpus, batch_tokens):
+        nll = batch.sums[0] if batch.nll_per_token is None else batch.nll_per_token
+        yield batch.pair_ids, nll.numpy(), batch.cu_seqlens
 
 
 def _one_by_one(

@@ -5,7 +5,7 @@ of the one before are on their way back: its queue is empty only at the ends of 
 """
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
 from typing import NamedTuple
@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pycat.adapters import ProxyAdapter
 from pycat.batches import Batch
 from pycat.corpus import Corpus
 from pycat.kernels.ops import cat_linear_cross_entropy
-from pycat.kernels.reference import STAT_NAMES, SequenceStats, Stats
+from pycat.kernels.reference import STAT_NAMES, Stats
 from pycat.packed_attention import Side
 from pycat.stacked_forward import StackedProxies
 
@@ -27,54 +28,77 @@ class Scored(NamedTuple):
     """What one batch of B pairs came to, on the host.
 
     `pair_ids` int64 (B,); `cu_seqlens` int32 (B + 1,) of its T target tokens; `sums` float64
-    (1 or 7, K, B), the statistics of `STAT_NAMES` in their order; `nll_per_token` float32 (K, T) or
+    (1 or 7, K, B), the statistics of `STAT_NAMES` in their order; `nll_per_token` float64 (K, T) or
     None.
     """
 
     pair_ids: NDArray[np.int64]
     cu_seqlens: NDArray[np.int32]
-    sums: NDArray[np.float64]
-    nll_per_token: NDArray[np.float32] | None
+    sums: Tensor
+    nll_per_token: Tensor | None
 
 
-def score_packed(
-    corpus: Corpus,
-    proxies: StackedProxies,
-    device: torch.device,
-    batch_tokens: int,
-    *,
-    stats: Stats = "nll",
-    per_token: bool = False,
-) -> Iterator[Scored]:
-    """Statistics of every pair of a corpus, batch by batch, pairs in no particular order.
+class StackedForward:
+    """Proxies of one shape as one model, on packed batches.
 
     Args:
-        corpus: of targets below the models' vocabulary size; one that is not makes its pair NaN.
-        proxies: on `device`.
+        models: K, on `device`.
         device: "cuda", or the CPU, where nothing is hidden.
-        batch_tokens: bound on the tokens of a side of a batch.
-        stats, per_token: as `cat_linear_cross_entropy`.
+        dtype: of what matrix products read.
+        stats: "nll" or "all".
+        per_token: whether nll of single tokens is wanted too.
     """
-    stream = corpus.batches(batch_tokens, pin_memory=device.type == "cuda")
-    under_way: deque[_UnderWay] = deque()
-    with stream, closing(copied_ahead(stream, device)) as batches:
-        for host, batch in batches:
-            src, tgt = sides(host, batch)
-            with torch.inference_mode():
-                scored = cat_linear_cross_entropy(
-                    proxies.hidden(src, tgt),
-                    proxies.head,
-                    batch.tgt_tokens,
-                    batch.tgt_cu_seqlens,
-                    stats=stats,
-                    per_token=per_token,
-                    check=device.type != "cuda",  # there it would wait
-                )
-                under_way.append(_bring_back(host, scored))
-            if len(under_way) > 1:
-                yield under_way.popleft().wait()
-    while under_way:
-        yield under_way.popleft().wait()
+
+    def __init__(
+        self,
+        models: Sequence[ProxyAdapter],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        stats: Stats = "nll",
+        per_token: bool = False,
+    ) -> None:
+        self._device, self._stats, self._per_token = device, stats, per_token
+        self._proxies = StackedProxies([item.model for item in models], models[0].eos_id, dtype)
+
+    def run(self, corpus: Corpus, batch_tokens: int) -> Iterator[Scored]:
+        """Statistics of every pair, batch by batch, pairs in no particular order.
+
+        Args:
+            corpus: of targets below the models' vocabulary size: on CUDA one that is not makes its
+                pair NaN.
+            batch_tokens: bound on the tokens of a side of a batch.
+        """
+        stream = corpus.batches(batch_tokens, pin_memory=self._device.type == "cuda")
+        under_way: deque[_UnderWay] = deque()
+        with stream, closing(copied_ahead(stream, self._device)) as batches:
+            for host, batch in batches:
+                under_way.append(self._begin(host, batch))
+                if len(under_way) > 1:
+                    yield under_way.popleft().wait()
+        while under_way:
+            yield under_way.popleft().wait()
+
+    @torch.inference_mode()
+    def _begin(self, host: Batch, batch: Batch) -> "_UnderWay":
+        scored = cat_linear_cross_entropy(
+            self._proxies.hidden(*sides(host, batch)),
+            self._proxies.head,
+            batch.tgt_tokens,
+            batch.tgt_cu_seqlens,
+            stats=self._stats,
+            per_token=self._per_token,
+            check=self._device.type != "cuda",  # there it would wait
+        )
+        columns = [getattr(scored, name) for name in STAT_NAMES]
+        sums = _to_host(torch.stack([column for column in columns if column is not None]))
+        tokens = None if scored.nll_per_token is None else _to_host(scored.nll_per_token)
+        done = None
+        if batch.pair_ids.is_cuda:
+            done = torch.cuda.current_stream(batch.pair_ids.device).record_event()
+        # Copied: the stream reads another batch into this memory.
+        pair_ids, cu_seqlens = host.pair_ids.numpy().copy(), host.tgt_cu_seqlens.numpy().copy()
+        return _UnderWay(Scored(pair_ids, cu_seqlens, sums, tokens), done)
 
 
 def sides(host: Batch, batch: Batch) -> tuple[Side, Side]:
@@ -128,28 +152,14 @@ def copied_ahead(
 class _UnderWay(NamedTuple):
     """Results on their way to the host, there once `done` has happened."""
 
-    pair_ids: NDArray[np.int64]
-    cu_seqlens: NDArray[np.int32]
-    sums: Tensor
-    nll_per_token: Tensor | None
+    scored: Scored
     done: torch.cuda.Event | None
 
     def wait(self) -> Scored:
         if self.done is not None:
             self.done.synchronize()
-        tokens = None if self.nll_per_token is None else self.nll_per_token.numpy()
-        return Scored(self.pair_ids, self.cu_seqlens, self.sums.numpy(), tokens)
-
-
-def _bring_back(host: Batch, scored: SequenceStats) -> _UnderWay:
-    columns = [getattr(scored, name) for name in STAT_NAMES]
-    sums = _to_host(torch.stack([column for column in columns if column is not None]))
-    tokens = None if scored.nll_per_token is None else _to_host(scored.nll_per_token)
-    nll = scored.nll
-    done = torch.cuda.current_stream(nll.device).record_event() if nll.is_cuda else None
-    # Copied: the stream reads another batch into this memory.
-    pair_ids, cu_seqlens = host.pair_ids.numpy().copy(), host.tgt_cu_seqlens.numpy().copy()
-    return _UnderWay(pair_ids, cu_seqlens, sums, tokens, done)
+        tokens = self.scored.nll_per_token
+        return self.scored._replace(nll_per_token=None if tokens is None else tokens.double())
 
 
 def _to_host(tensor: Tensor) -> Tensor:

@@ -17,12 +17,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pycat
 from pycat import packed_attention, scoring, stacked_scoring
-from pycat.adapters import KeptLengths, load_adapters
+from pycat.adapters import KeptLengths, ProxyAdapter, load_adapters
 from pycat.corpus import Corpus
 from pycat.model import PRESETS, ModelConfig, Transformer
 from pycat.packed_attention import Side, has_varlen
 from pycat.stacked_forward import StackedProxies
-from pycat.stacked_scoring import copied_ahead, score_packed
+from pycat.stacked_scoring import StackedForward, copied_ahead
 from pycat.training import train
 
 EOS = 2
@@ -220,18 +220,25 @@ def test_the_two_ways_of_scoring_agree(
 
 def test_all_statistics_come_back(toy_corpus: Corpus, checkpoints: list[Path]) -> None:
     some = toy_corpus.subset(np.arange(40))
-    models = make_models(ModelConfig(340, **{**PRESETS["tiny"], "num_layers": 1}), 2)
-    proxies = StackedProxies(models, some.eos_id, torch.float32)
-    batches = list(score_packed(some, proxies, CPU, 200, stats="all", per_token=True))
-    assert sum(len(batch.pair_ids) for batch in batches) == 40
+    models = [
+        model for model in load_adapters(checkpoints, some) if isinstance(model, ProxyAdapter)
+    ]
+    forward = StackedForward(models, CPU, torch.float32, stats="all", per_token=True)
+    batches = list(forward.run(some, 60))
+    assert len(batches) > 3
+    assert sorted(np.concatenate([batch.pair_ids for batch in batches])) == list(range(40))
     for batch in batches:
         assert batch.sums.shape == (len(STAT_NAMES), 2, len(batch.pair_ids))
         assert batch.nll_per_token is not None
-        by_pair = np.add.reduceat(batch.nll_per_token, batch.cu_seqlens[:-1], axis=1)
+        by_pair = np.add.reduceat(batch.nll_per_token.numpy(), batch.cu_seqlens[:-1], axis=1)
         np.testing.assert_allclose(batch.sums[0], by_pair, rtol=1e-5)
-        np.testing.assert_array_equal(
-            batch.cu_seqlens[1:] - batch.cu_seqlens[:-1], some.num_tokens[batch.pair_ids]
-        )
+        lengths = batch.cu_seqlens[1:] - batch.cu_seqlens[:-1]
+        np.testing.assert_array_equal(lengths, some.num_tokens[batch.pair_ids])
+        p_target, el2n = batch.sums[1].numpy(), batch.sums[3].numpy()
+        assert ((p_target > 0) & (p_target < lengths)).all()
+        # 1 - p_y is at most EL2N, and that at most sqrt 2 times as much.
+        assert (el2n >= (1 - 1e-6) * (lengths - p_target)).all()
+        assert (el2n <= (1 + 1e-6) * 2**0.5 * (lengths - p_target)).all()
 
 
 @contextmanager
