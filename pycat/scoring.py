@@ -193,8 +193,7 @@ def batch_nll(
         rows int64 (B,) of the corpus; nll, of pairs (K, B) or of tokens (K, T); and where in those
         T the tokens of each pair begin, then T, int32 (B + 1,).
     """
-    stacked = device.type == "cuda" and all(isinstance(model, ProxyAdapter) for model in models)
-    compute = _stacked if stacked else _one_by_one
+    compute = _stacked if _stacks(models, device) else _one_by_one
     for pair_ids, nll, boundaries in compute(
         corpus, models, lengths, device, dtype, batch_tokens, per_token
     ):
@@ -214,6 +213,11 @@ def batch_nll(
 
 # Pair ids int64 (B,), nll and boundaries of a batch as `batch_nll` yields them.
 _BatchNll = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int32]]
+
+
+def _stacks(models: Sequence[Adapter], device: torch.device) -> bool:
+    """Whether these run as one model."""
+    return device.type == "cuda" and all(isinstance(model, ProxyAdapter) for model in models)
 
 
 def _stacked(

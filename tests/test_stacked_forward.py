@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from pycat.kernels.ops import cat_linear_cross_entropy
 from pycat.kernels.reference import STAT_NAMES, SequenceStats
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pycat
 from pycat import packed_attention, scoring, stacked_scoring
-from pycat.adapters import KeptLengths, ProxyAdapter, load_adapters
+from pycat.adapters import ProxyAdapter, load_adapters
 from pycat.corpus import Corpus
 from pycat.model import PRESETS, ModelConfig, Transformer
 from pycat.packed_attention import Side, has_varlen
@@ -66,12 +65,12 @@ def make_sides(config: ModelConfig, device: torch.device = CPU, count: int = 24)
 
 
 @torch.no_grad()
-def one_sentence_at_a_time(model: Transformer, src: Side, tgt: Side) -> Tensor:
+def one_sentence_at_a_time(model: Transformer, src: Side, tgt: Side, eos_id: int = EOS) -> Tensor:
     """Hidden states (T, D) of one model in float64."""
     model.double()
     rows = []
     for source, target in zip(*(split(side) for side in (src, tgt)), strict=True):
-        tgt_in = torch.cat((torch.tensor([EOS]), target[:-1]))
+        tgt_in = torch.cat((torch.tensor([eos_id]), target[:-1]))
         rows.append(model(source[None], torch.tensor([len(source)]), tgt_in[None])[0])
     model.float()
     return torch.cat(rows)
@@ -192,30 +191,39 @@ def checkpoints(toy_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) ->
     return list(train(toy_corpus, out=out, checkpoint_steps=[2, 6], **options).checkpoints)
 
 
-@pytest.mark.parametrize("per_token", [False, True])
-def test_the_two_ways_of_scoring_agree(
-    toy_corpus: Corpus, checkpoints: list[Path], per_token: bool
+@pytest.mark.parametrize("batch_tokens", [70, 4096])
+def test_scores_are_those_of_one_checkpoint_at_a_time(
+    toy_corpus: Corpus,
+    checkpoints: list[Path],
+    batch_tokens: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     some = toy_corpus.subset(np.arange(0, 300, 3))
-    models = load_adapters(checkpoints, some)
-    lengths = KeptLengths.of(some, models, "refuse")
-    results = []
-    for compute, batch_tokens in (
-        (scoring._one_by_one, 4096),
-        (scoring._stacked, 4096),
-        (scoring._stacked, 70),
-    ):
-        found: dict[int, NDArray[np.float64]] = {}
-        for pair_ids, nll, boundaries in compute(
-            some, models, lengths, CPU, torch.float32, batch_tokens, per_token
-        ):
-            parts = np.split(nll, boundaries[1:-1], axis=1) if per_token else nll.T
-            found.update(zip(pair_ids.tolist(), parts, strict=True))
-        assert sorted(found) == some.pair_ids.tolist()
-        results.append(found)
-    for found in results[1:]:
-        for pair_id, expected in results[0].items():
-            np.testing.assert_allclose(found[pair_id], expected, rtol=2e-5)
+    expected = pycat.score(some, checkpoints, device="cpu", dtype="float32").nll
+    monkeypatch.setattr(scoring, "_stacks", lambda models, device: True)
+    monkeypatch.setattr(ProxyAdapter, "hidden", None)  # one at a time would call it
+    found = pycat.score(
+        some, checkpoints, device="cpu", dtype="float32", batch_tokens=batch_tokens
+    ).nll
+    np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+def test_nll_of_tokens(toy_corpus: Corpus, checkpoints: list[Path]) -> None:
+    some = toy_corpus.subset(np.arange(0, 300, 30))
+    models = [
+        model for model in load_adapters(checkpoints, some) if isinstance(model, ProxyAdapter)
+    ]
+    for batch in StackedForward(models, CPU, torch.float32, per_token=True).run(some, 60):
+        assert batch.nll_per_token is not None
+        parts = torch.split(batch.nll_per_token, np.diff(batch.cu_seqlens).tolist(), dim=1)
+        for pair_id, part in zip(batch.pair_ids, parts, strict=True):
+            pair = toy_corpus.read(np.array([pair_id]))
+            src, tgt = (Side(*pair[i : i + 2], np.diff(pair[i + 1])) for i in (0, 2))
+            for model, found in zip(models, part, strict=True):
+                hidden = one_sentence_at_a_time(model.model, src, tgt, some.eos_id)
+                logits = hidden @ model.model.output_weight.detach().double().T
+                exact = F.cross_entropy(logits, tgt.tokens, reduction="none")
+                torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-5)
 
 
 def test_all_statistics_come_back(toy_corpus: Corpus, checkpoints: list[Path]) -> None:
