@@ -21,7 +21,7 @@ from pycat.corpus import Corpus
 from pycat.model import PRESETS, ModelConfig, Transformer
 from pycat.packed_attention import Side, has_varlen
 from pycat.stacked_forward import StackedProxies
-from pycat.stacked_scoring import StackedForward, copied_ahead
+from pycat.stacked_scoring import StackedForward, copied_ahead, sides
 from pycat.training import train
 
 EOS = 2
@@ -218,7 +218,7 @@ def test_nll_of_tokens(toy_corpus: Corpus, checkpoints: list[Path]) -> None:
         parts = torch.split(batch.nll_per_token, np.diff(batch.cu_seqlens).tolist(), dim=1)
         for pair_id, part in zip(batch.pair_ids, parts, strict=True):
             pair = toy_corpus.read(np.array([pair_id]))
-            src, tgt = (Side(*pair[i : i + 2], np.diff(pair[i + 1])) for i in (0, 2))
+            src, tgt = sides(pair, pair)
             for model, found in zip(models, part, strict=True):
                 hidden = one_sentence_at_a_time(model.model, src, tgt, some.eos_id)
                 logits = hidden @ model.model.output_weight.detach().double().T
@@ -345,10 +345,10 @@ def test_nothing_waits_for_the_device(dtype: torch.dtype) -> None:
     models = [model.to(CUDA) for model in make_models(SEPARATE, 3)]
     proxies = StackedProxies(models, EOS, dtype)
     sums(proxies, *make_sides(SEPARATE, CUDA))  # compiles the kernels
-    sides = make_sides(SEPARATE, CUDA, count=31)
+    more = make_sides(SEPARATE, CUDA, count=31)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found = sums(proxies, *sides)
+        found = sums(proxies, *more)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert found.nll.isfinite().all()
