@@ -122,11 +122,16 @@ class Adapter(ABC):
 
 
 class ProxyAdapter(Adapter):
-    """A checkpoint of `pycat train`."""
+    """A checkpoint of `pycat train`.
+
+    Attributes:
+        model: the module.
+        eos_id: what its decoder starts from.
+    """
 
     def __init__(self, info: CheckpointInfo, eos_id: int) -> None:
         self.model = load_model(info, torch.device("cpu"))
-        self._eos_id = eos_id
+        self.eos_id = eos_id
         super().__init__(
             self.model,
             Head(self.model.output_weight),
@@ -144,11 +149,11 @@ class ProxyAdapter(Adapter):
         """The proxy's weights; None for heads of a width that the extension cannot do."""
         if self.model.config.d_model // self.model.config.num_heads % 8:
             return None
-        return proxy_weights(self.model, self._eos_id, num_positions)
+        return proxy_weights(self.model, self.eos_id, num_positions)
 
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states (T, D)."""
-        tgt_in = shift_right(batch.tgt_tokens, self._eos_id)
+        tgt_in = shift_right(batch.tgt_tokens, self.eos_id)
         states: Tensor = self.model(batch.src_tokens, batch.src_cu_seqlens.diff().long(), tgt_in)
         return states[length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)]
 

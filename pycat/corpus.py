@@ -224,7 +224,8 @@ class Corpus:
             num_threads: that read ahead; with 0 each batch is read when it is asked for. The
                 batches are the same.
             pin_memory: read into memory from which CUDA devices copy faster. Copy by `Batch.to`,
-                which waits: the memory is used again as soon as the batch is gone.
+                which waits, or keep the batch until the copy is done: its memory is used again as
+                soon as it is gone.
 
         Raises:
             CorpusError: the files are damaged or changed; `state` belongs to other batches.

@@ -40,6 +40,7 @@ class CpuForward:
     """
 
     padded = False
+    pinned = False
     # What goes through a layer stays near the processor: 4,096 tokens take up to a tenth longer.
     batch_tokens = 1024
 

@@ -161,6 +161,15 @@ class DecoderLayer(nn.Module):
         return x + self.dropout(self.feed_forward(self.norms[2](x))), (keys, values)
 
 
+def sinusoids(positions: Tensor, d_model: int) -> Tensor:
+    """What is added to the embeddings at integer positions (T,): float32 (T, D)."""
+    rates = torch.exp(
+        torch.arange(0, d_model, 2, device=positions.device) * (-math.log(10_000.0) / d_model)
+    )
+    angles = positions[:, None].float() * rates
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
 @dataclass
 class DecoderState:
     """What decoding keeps between steps, for B rows.
@@ -252,14 +261,7 @@ class Transformer(nn.Module):
     def _embed(self, tokens: Tensor, first_position: int, embedding: nn.Embedding) -> Tensor:
         d_model = self.config.d_model
         x = embedding(tokens) * math.sqrt(d_model)
-        table = positions(first_position, tokens.shape[1], d_model, x.device)
-        dropped: Tensor = self.dropout(x + table.to(x.dtype))
+        positions = torch.arange(first_position, first_position + tokens.shape[1], device=x.device)
+        x = x + sinusoids(positions, d_model).to(x.dtype)
+        dropped: Tensor = self.dropout(x)
         return dropped
-
-
-def positions(first: int, count: int, d_model: int, device: torch.device) -> Tensor:
-    """Sinusoids of `count` positions from `first` on: sines, then cosines (count, D)."""
-    position = torch.arange(first, first + count, device=device, dtype=torch.float32)
-    rates = torch.exp(torch.arange(0, d_model, 2, device=device) * (-math.log(10_000.0) / d_model))
-    angles = position[:, None] * rates
-    return torch.cat((angles.sin(), angles.cos()), dim=-1)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from pycat.adapters import (
     Adapter,
     Checkpoint,
     KeptLengths,
+    ProxyAdapter,
     cut_packed,
     cut_padded,
     load_adapters,
@@ -41,6 +42,7 @@ from pycat.score_table import (
     read_part,
     write_part,
 )
+from pycat.stacked_scoring import StackedForward
 from pycat.torch_forward import BatchSums, Forward, TorchForward
 
 # Below so many seconds of scoring, how well the device is used says little.
@@ -198,6 +200,11 @@ def check_too_long(too_long: str) -> None:
         raise PycatError(f"too_long is {too_long!r}; expected one of {', '.join(TOO_LONG)}")
 
 
+def _stacks(models: Sequence[Adapter], device: torch.device) -> bool:
+    """Whether these run as one model."""
+    return device.type == "cuda" and all(isinstance(model, ProxyAdapter) for model in models)
+
+
 def make_forward(
     models: Sequence[Adapter],
     lengths: KeptLengths,
@@ -212,6 +219,9 @@ def make_forward(
     Raises:
         PycatError: `dtype` is beyond the device or the models.
     """
+    if _stacks(models, device) and dtype != torch.int8:
+        proxies = [cast(ProxyAdapter, model) for model in models]
+        return StackedForward(proxies, device, dtype, stats=stats, per_token=per_token)
     if device.type == "cpu":
         longest = int(max(lengths.src.max(), lengths.tgt.max()))
         weights = [model.transformer_weights(longest) for model in models]
@@ -324,7 +334,11 @@ def _batches(
 ) -> Iterator[Batch]:
     """Batches as the forward pass reads them, cut to what the models have positions for."""
     tail = Template.of(corpus.manifest).src_tail
-    for batch in corpus.batches(batch_tokens or forward.batch_tokens, padded=forward.padded):
+    for batch in corpus.batches(
+        batch_tokens or forward.batch_tokens,
+        padded=forward.padded,
+        pin_memory=forward.pinned,
+    ):
         if lengths.num_cut:
             rows = np.searchsorted(corpus.pair_ids, batch.pair_ids.numpy())
             src, tgt = (torch.from_numpy(side[rows]) for side in (lengths.src, lengths.tgt))

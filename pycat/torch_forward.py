@@ -46,10 +46,12 @@ class Forward(Protocol):
 
     Attributes:
         padded: whether the batches it takes are padded, or packed.
+        pinned: whether they should be in pinned memory, which lasts until the next is asked for.
         batch_tokens: tokens of the larger side of a batch that it is fastest with.
     """
 
     padded: bool
+    pinned: bool
     batch_tokens: int
 
     def run(self, batches: Iterable[Batch]) -> Iterator[BatchSums]:
@@ -82,6 +84,7 @@ class TorchForward:
     ) -> None:
         self._models, self._device, self._dtype = models, device, dtype
         self._stats, self._per_token = stats, per_token
+        self.pinned = device.type == "cuda"
         self._names = STAT_NAMES if stats == "all" else STAT_NAMES[:1]
         self._heads = [self._pack(model.head) for model in models]
 

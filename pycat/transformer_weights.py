@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pycat.model import DecoderLayer, EncoderLayer, Transformer, positions
+from pycat.model import DecoderLayer, EncoderLayer, Transformer, sinusoids
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TransformerWeights:
 def proxy_weights(model: Transformer, eos_id: int, num_positions: int) -> TransformerWeights:
     """The weights of a proxy, for sequences of up to `num_positions` tokens."""
     config = model.config
-    table = as_array(positions(0, num_positions, config.d_model, torch.device("cpu")))
+    table = as_array(sinusoids(torch.arange(num_positions), config.d_model))
     target = as_array(model.embedding.weight)
     source = target if model.src_embedding is None else as_array(model.src_embedding.weight)
     arrays = {

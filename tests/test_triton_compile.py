@@ -12,7 +12,12 @@ triton = pytest.importorskip("triton", reason="Triton is not installed")
 if triton.knobs.runtime.interpret:
     pytest.skip("Triton's interpreter is on: nothing is compiled", allow_module_level=True)
 
-from pycat.kernels import cross_entropy, linear_cross_entropy, sequence_stats  # noqa: E402
+from pycat.kernels import (  # noqa: E402
+    cross_entropy,
+    linear_cross_entropy,
+    residual,
+    sequence_stats,
+)
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
@@ -276,3 +281,36 @@ def test_sequence_kernel(target: str, all_stats: bool) -> None:
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 def test_norm_kernel(target: str, dtype: str) -> None:
     assert_within(target, compile_norms(target, dtype), 4)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("width", [256, 512, 1024])
+def test_residual_kernels(target: str, dtype: str, width: int) -> None:
+    rows = residual._TILE // width
+    norm = compile_for(
+        target,
+        residual._add_norm_kernel,
+        {
+            **dict.fromkeys(("x_ptr", "bias_ptr", "gain_ptr", "shift_ptr"), "*fp32"),
+            **dict.fromkeys(("delta_ptr", "out_ptr"), f"*{dtype}"),
+            "eps": "fp32",
+        },
+        {"ROWS": rows, "BLOCK": width, "HAS_DELTA": True, "AFFINE": True},
+        ("width",),
+        num_warps=4,
+    )
+    bias = compile_for(
+        target,
+        residual._add_bias_kernel,
+        {"x_ptr": f"*{dtype}", "bias_ptr": "*fp32"},
+        {"ROWS": rows, "BLOCK": width, "RELU": True},
+        ("width", "stride_row"),
+        num_warps=4,
+    )
+    for resources in (norm, bias):
+        assert_within(target, resources, 4)
+        wide = "global_load_dwordx4" if target == "gfx942" else "ld.global.v4"
+        assert_present(resources, wide)
+        if target != "gfx942":
+            assert resources.registers <= 128, "four programs of four warps a multiprocessor"

@@ -24,6 +24,7 @@ from pycat.kernels import cross_entropy as logits_module  # noqa: E402
 from pycat.kernels import linear_cross_entropy as linear_module  # noqa: E402
 from pycat.kernels.cross_entropy import cross_entropy  # noqa: E402
 from pycat.kernels.linear_cross_entropy import _row_starts, linear_cross_entropy  # noqa: E402
+from pycat.kernels.residual import add_bias_, add_norm  # noqa: E402
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -577,6 +578,65 @@ def test_tensors_of_the_host_are_refused() -> None:
         cross_entropy(x, y, ends, IGNORE, False, False)
     with pytest.raises(ValueError, match="need tensors on a GPU; these are on cpu"):
         linear_cross_entropy(x, x, y, ends, None, IGNORE, False, False)
+
+
+@runs
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize(
+    ("num_checkpoints", "num_tokens", "width"),
+    # One row; rows of two checkpoints in one program; wider than a program's usual share.
+    [(1, 1, 16), (3, 7, 40), (2, 9, 256), (2, 3, 2500)],
+)
+def test_add_norm(
+    num_checkpoints: int, num_tokens: int, width: int, affine: bool, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(DEVICE)
+
+    x, delta = (
+        random(num_checkpoints, num_tokens, width),
+        random(num_checkpoints, num_tokens, width),
+    )
+    bias, gain, shift = (random(num_checkpoints, 1, width) for _ in range(3))
+    x += 30.0  # a mean that float32 must take off before squaring
+    delta = delta.to(dtype)
+    options: Any = {"eps": 1e-5, "dtype": dtype, "affine": (gain, shift) if affine else None}
+
+    def exact(summed: Tensor) -> Tensor:
+        normed = torch.nn.functional.layer_norm(summed.double(), (width,), eps=1e-5)
+        return normed * gain + shift if affine else normed
+
+    allowed = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+    found = add_norm(x, None, None, **options)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), exact(x), rtol=allowed, atol=allowed)
+    summed = x + (delta.float() + bias)
+    found = add_norm(x, delta, bias, **options)
+    assert torch.equal(x, summed)
+    torch.testing.assert_close(found.double(), exact(summed), rtol=allowed, atol=allowed)
+
+
+@runs
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("width", [5, 64, 2500])
+def test_add_bias(width: int, relu: bool, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(3, 7, 2 * width, generator=generator).to(DEVICE, dtype)
+    whole[1, 2, 3] = torch.nan
+    bias = torch.randn(3, 1, width, generator=generator).to(DEVICE)
+    right = whole[..., width:].clone()
+    summed = whole[..., :width].float() + bias
+    expected = (summed.relu() if relu else summed).to(dtype)
+    found = add_bias_(whole[..., :width], bias, relu=relu)
+    # The interpreter cuts float32 off to bfloat16, where GPUs round.
+    rtol = 2**-7 if INTERPRETED and dtype == torch.bfloat16 else 0.0
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=0, equal_nan=True)
+    assert found[1, 2, 3].isnan()
+    assert torch.equal(whole[..., width:], right)
 
 
 @on_gpu

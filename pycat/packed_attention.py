@@ -1,0 +1,204 @@
+"""Attention over packed sequences of K checkpoints at once.
+
+On CUDA in 16-bit types by `torch.nn.attention.varlen`, which reads the packed tokens as they stand,
+with the checkpoints' sequences one after another (K B sequences). Elsewhere by
+`scaled_dot_product_attention` over sequences of like lengths, padded to the longest of them.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Queries (K Tq, heads, width), keys and values (K Tk, heads, width) to the shape of the queries.
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+# What FlashAttention takes: https://docs.pytorch.org/docs/2.11/nn.attention.varlen.html
+_VARLEN_DTYPES = (torch.bfloat16, torch.float16)
+_VARLEN_WIDEST_HEAD = 256
+
+# Of one launch: they are a dimension of CUDA's grid.
+_MOST_SEQUENCES = 65_535
+
+
+class Side(NamedTuple):
+    """B packed sequences.
+
+    `tokens` int64 (T,) and `cu_seqlens` int32 (B + 1,) on the device; `lengths` int64 (B,) on the
+    host, so that nobody needs to wait for the device to know them.
+    """
+
+    tokens: Tensor
+    cu_seqlens: Tensor
+    lengths: NDArray[np.int64]
+
+
+def attention(
+    queries: Side, keys: Side, num_checkpoints: int, *, is_causal: bool, varlen: bool
+) -> Attend:
+    """Attention of each sequence of `queries` over the one of the same place in `keys`.
+
+    Prepared once for all layers of a batch; waits for nothing.
+
+    Args:
+        queries, keys: B sequences each.
+        num_checkpoints: K.
+        is_causal: position t sees those up to t; lengths are equal then.
+        varlen: by `varlen_attn`, where `has_varlen` allows it.
+    """
+    if not varlen:
+        buckets = _buckets(queries, keys, num_checkpoints, is_causal)
+        return partial(_padded, num_checkpoints, len(queries.tokens), buckets)
+    calls = list(zip(*(_calls(side, num_checkpoints) for side in (queries, keys)), strict=True))
+    longest = int(queries.lengths.max()), int(keys.lengths.max())
+    # Causal: none to the right.
+    return partial(_packed, calls, longest, (-1, 0) if is_causal else (-1, -1))
+
+
+def has_varlen(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
+    """Whether `varlen_attn` can be used: torch 2.11 or newer, on CUDA, in a 16-bit type."""
+    return (
+        device.type == "cuda"
+        and torch.version.hip is None
+        and dtype in _VARLEN_DTYPES
+        and head_width % 8 == 0
+        and head_width <= _VARLEN_WIDEST_HEAD
+        and _varlen_attn() is not None
+    )
+
+
+@cache
+def _varlen_attn() -> Any:
+    # Not at the top: it brings torch._dynamo, which takes seconds.
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    # torch 2.10 has it, with causality as another argument.
+    return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None
+
+
+class _Call(NamedTuple):
+    """Sequences of one call, of whatever checkpoints: `cu_seqlens` counts from `first`."""
+
+    first: int
+    last: int
+    cu_seqlens: Tensor
+
+
+def _calls(side: Side, num_checkpoints: int) -> list[_Call]:
+    """The sequences of all checkpoints one after another, cut into calls."""
+    num_tokens, starts = len(side.tokens), side.cu_seqlens[:-1]
+    firsts = num_tokens * torch.arange(num_checkpoints, dtype=starts.dtype, device=starts.device)
+    cu_seqlens = F.pad(
+        (firsts[:, None] + starts).flatten(), (0, 1), value=num_checkpoints * num_tokens
+    )
+    on_host = np.tile(side.lengths, num_checkpoints).cumsum()
+    calls, first = [], 0
+    for at in range(0, len(on_host), _MOST_SEQUENCES):
+        ends = on_host[at : at + _MOST_SEQUENCES]
+        calls.append(_Call(first, int(ends[-1]), cu_seqlens[at : at + len(ends) + 1] - first))
+        first = int(ends[-1])
+    return calls
+
+
+def _packed(
+    calls: list[tuple[_Call, _Call]],
+    longest: tuple[int, int],
+    window_size: tuple[int, int],
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+) -> Tensor:
+    outs = [
+        _varlen_attn()(
+            queries[q.first : q.last],
+            keys[k.first : k.last],
+            values[k.first : k.last],
+            q.cu_seqlens,
+            k.cu_seqlens,
+            *longest,
+            window_size=window_size,
+        )
+        for q, k in calls
+    ]
+    return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+
+class _Bucket(NamedTuple):
+    """Sequences of like lengths, as rows of a rectangle.
+
+    `queries` (b, Lq) and `keys` (b, Lk): which packed token stands in each cell, the row's first
+    in those that pad. `mask` (b, 1, 1, Lk): true where a key is real; None where all are, or
+    causality hides the others. `cells`, `tokens`: cells of the queries that are real, counted row
+    by row, and the packed tokens in them.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    mask: Tensor | None
+    cells: Tensor
+    tokens: Tensor
+    is_causal: bool
+
+
+def _buckets(queries: Side, keys: Side, num_checkpoints: int, is_causal: bool) -> list[_Bucket]:
+    """Sequences whose lengths have the same powers of two above them: less than half is padding."""
+    device = queries.tokens.device
+
+    def send(indices: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(indices).to(device, non_blocking=True)
+
+    powers = [np.ceil(np.log2(side.lengths)).astype(np.int64) for side in (queries, keys)]
+    kinds = 64 * powers[0] + powers[1]
+    most = max(1, _MOST_SEQUENCES // num_checkpoints)
+    buckets = []
+    for kind in np.unique(kinds):
+        members = np.flatnonzero(kinds == kind)
+        for at in range(0, len(members), most):
+            rows = members[at : at + most]
+            (query_grid, real), (key_grid, seen) = (_grid(side, rows) for side in (queries, keys))
+            mask = None if is_causal or seen.all() else send(seen[:, None, None])
+            cells, tokens = send(np.flatnonzero(real)), send(query_grid[real])
+            buckets.append(
+                _Bucket(send(query_grid), send(key_grid), mask, cells, tokens, is_causal)
+            )
+    return buckets
+
+
+def _grid(side: Side, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    lengths = side.lengths[rows, None]
+    starts = (side.lengths.cumsum() - side.lengths)[rows, None]
+    columns = np.arange(lengths.max())
+    real = columns < lengths
+    return np.where(real, starts + columns, starts), real
+
+
+def _padded(
+    num_checkpoints: int,
+    num_tokens: int,
+    buckets: list[_Bucket],
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+) -> Tensor:
+    q, k, v = (x.view(num_checkpoints, -1, *x.shape[1:]) for x in (queries, keys, values))
+    out = queries.new_empty(num_checkpoints, num_tokens, *queries.shape[1:])
+    for bucket in buckets:
+        # Four dimensions (K b, heads, L, width): for five CUDA has no fused attention.
+        heads = F.scaled_dot_product_attention(
+            q[:, bucket.queries].flatten(0, 1).transpose(1, 2),
+            k[:, bucket.keys].flatten(0, 1).transpose(1, 2),
+            v[:, bucket.keys].flatten(0, 1).transpose(1, 2),
+            attn_mask=None if bucket.mask is None else bucket.mask.repeat(num_checkpoints, 1, 1, 1),
+            is_causal=bucket.is_causal,
+        )
+        cells = heads.transpose(1, 2).reshape(num_checkpoints, -1, *queries.shape[1:])
+        out.index_copy_(1, bucket.tokens, cells.index_select(1, bucket.cells))
+    return out.flatten(0, 1)
