@@ -31,9 +31,7 @@ def _swapped(src: str, tgt: str, _: list[Pair], rng: random.Random) -> tuple[str
     return tgt, src
 
 
-def _source_language(
-    src: str, tgt: str, others: list[Pair], rng: random.Random
-) -> tuple[str, str]:
+def _source_language(src: str, tgt: str, others: list[Pair], rng: random.Random) -> tuple[str, str]:
     """Another sentence of the source language as target."""
     return src, rng.choice(others).src
 
@@ -56,9 +54,7 @@ def _boilerplate(src: str, tgt: str, others: list[Pair], rng: random.Random) -> 
     return src, others[rng.randrange(20)].tgt
 
 
-def _mojibake(
-    src: str, tgt: str, _: list[Pair], rng: random.Random
-) -> tuple[str, str] | None:
+def _mojibake(src: str, tgt: str, _: list[Pair], rng: random.Random) -> tuple[str, str] | None:
     """UTF-8 read as Windows-1252, or what is not ASCII lost."""
     if tgt.isascii():
         return None
@@ -67,9 +63,7 @@ def _mojibake(
     return src, tgt.encode("ascii", "replace").decode()
 
 
-def _over_translated(
-    src: str, tgt: str, others: list[Pair], rng: random.Random
-) -> tuple[str, str]:
+def _over_translated(src: str, tgt: str, others: list[Pair], rng: random.Random) -> tuple[str, str]:
     """Another target behind it."""
     return src, f"{tgt} {rng.choice(others).tgt}"
 
@@ -81,9 +75,7 @@ def _under_translated(
     return f"{src} {rng.choice(others).src}", tgt
 
 
-def _wrong_numbers(
-    src: str, tgt: str, _: list[Pair], rng: random.Random
-) -> tuple[str, str] | None:
+def _wrong_numbers(src: str, tgt: str, _: list[Pair], rng: random.Random) -> tuple[str, str] | None:
     if not any(letter.isdigit() for letter in tgt):
         return None
     return src, "".join(str(rng.randrange(10)) if c.isdigit() else c for c in tgt)
@@ -100,9 +92,7 @@ def _locally_shuffled(src: str, tgt: str, _: list[Pair], rng: random.Random) -> 
     return src, " ".join(words[i] for i in order)
 
 
-def _similar_length(
-    src: str, tgt: str, others: list[Pair], rng: random.Random
-) -> tuple[str, str]:
+def _similar_length(src: str, tgt: str, others: list[Pair], rng: random.Random) -> tuple[str, str]:
     """Misaligned, with the target of a source of nearly this length."""
     some = rng.sample(others, 200)
     return src, min(some, key=lambda other: abs(len(other.src) - len(src))).tgt

@@ -1,7 +1,7 @@
 """Hard or noisy: what flags the pairs that are likely not translations of each other.
 
 Raw variance of perplexity keeps copies, other languages and misaligned pairs, which a model learns
-fast or never. Three signals see different kinds of noise, and a pair is as suspect as its worst one:
+fast or never. Three signals see different kinds of noise; a pair is as suspect as its worst one:
 
     surprise   (nll - entropy) / tokens: the target is less likely than the model's own guesses are
     el2n       sum of ||p - onehot(y)|| / tokens: confidently wrong about it (Paul et al. 2021)

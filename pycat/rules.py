@@ -1,6 +1,6 @@
-"""Cheap rules that drop pairs before any model sees them: what is measured, and where the cuts lie.
+"""Cheap rules that drop pairs before any model sees them: what is measured, and the thresholds.
 
-`measure_rules` reads a corpus's text once and writes `rules.parquet` beside it, a row for each pair.
+`measure_rules` reads a corpus's text once and writes `rules.parquet` beside it, a row for a pair.
 `RuleTable.apply` says which pairs a set of thresholds drops, and how many each rule hits.
 """
 
@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +229,9 @@ def measure_rules(corpus: Corpus, *, num_threads: int | None = None) -> RuleTabl
             num_threads or len(os.sched_getaffinity(0)),
         ):
             pieces.append(piece)
-    columns = {name: np.concatenate([piece.pop(name) for piece in pieces]) for name in list(pieces[0])}
+    columns = {
+        name: np.concatenate([piece.pop(name) for piece in pieces]) for name in list(pieces[0])
+    }
     whole = corpus.manifest
     if len(columns["overlap"]) != whole["num_pairs"]:
         raise OutputError(
@@ -265,14 +266,17 @@ def length_z(src_chars: NDArray[np.int32], tgt_chars: NDArray[np.int32]) -> NDAr
     src *= np.exp(np.median(np.log(tgt / src)))
     deviation = (tgt - src) / np.sqrt((tgt + src) / 2)
     spread = np.median(np.abs(deviation)) / 0.6745
-    return (deviation / max(spread, 1.0)).astype(np.float32)
+    z: NDArray[np.float32] = (deviation / max(spread, 1.0)).astype(np.float32)
+    return z
 
 
 def _language_codes(corpus: Corpus) -> tuple[tuple[str, ...] | None, dict[str, str]]:
     """The languages of both sides, None if either is unknown; and what to say of that."""
     known = language_model().codes
     codes = tuple(re.split("[-_]", name)[0].lower() for name in corpus.languages)
-    strangers = [name for name, code in zip(corpus.languages, codes, strict=True) if code not in known]
+    strangers = [
+        name for name, code in zip(corpus.languages, codes, strict=True) if code not in known
+    ]
     if not strangers:
         return codes, {}
     why = f"{strangers[0]!r} is not a language code that py3langid knows; tokenize with --languages"
@@ -296,13 +300,18 @@ def _measure_chunk(
         "letters": np.minimum(src_letters.share_of_letters(), tgt_letters.share_of_letters()),
         "number_mismatch": _number_mismatch(src_letters, tgt_letters),
         "num_damaged": np.fromiter(
-            (len(_DAMAGE.findall(a)) + len(_DAMAGE.findall(b)) for a, b in zip(src, tgt, strict=True)),
+            (
+                len(_DAMAGE.findall(a)) + len(_DAMAGE.findall(b))
+                for a, b in zip(src, tgt, strict=True)
+            ),
             np.int32,
             len(src),
         ),
     }
     if codes is not None:
-        for name, side, code in zip(("src_language", "tgt_language"), (src, tgt), codes, strict=True):
+        for name, side, code in zip(
+            ("src_language", "tgt_language"), (src, tgt), codes, strict=True
+        ):
             columns[name] = language_model().probability(side, code)
     bands = band_hashes([_plain(a) + b"\t" + _plain(b) for a, b in zip(src, tgt, strict=True)])
     for band in range(NUM_BANDS):
@@ -364,7 +373,8 @@ def _number_mismatch(src: _Letters, tgt: _Letters) -> NDArray[np.float32]:
     both = a.sum(1) + b.sum(1)
     mismatch = np.abs(a - b).sum(1) / np.maximum(both, 1)
     mismatch[(a.sum(1) == 0) | (b.sum(1) == 0)] = 0
-    return mismatch.astype(np.float32)
+    rounded: NDArray[np.float32] = mismatch.astype(np.float32)
+    return rounded
 
 
 def _overlap(src: Sequence[bytes], tgt: Sequence[bytes]) -> NDArray[np.float32]:
@@ -378,7 +388,8 @@ def _overlap(src: Sequence[bytes], tgt: Sequence[bytes]) -> NDArray[np.float32]:
     shared[1:] = is_tgt[1:] & (codes[1:] - codes[:-1] == 1)
     rows = (codes >> np.uint64(33)).astype(np.int64)
     found, all_ = (np.bincount(rows[chosen], minlength=len(src)) for chosen in (shared, is_tgt))
-    return (found / np.maximum(all_, 1)).astype(np.float32)
+    share: NDArray[np.float32] = (found / np.maximum(all_, 1)).astype(np.float32)
+    return share
 
 
 def _grams(lines: Sequence[bytes], side: int) -> NDArray[np.uint64]:

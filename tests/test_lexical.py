@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import toy_pairs
 
 import pycat
 import pycat.lexical
@@ -48,7 +49,7 @@ def by_hand(corpus: pycat.Corpus, given: int, rounds: int) -> list[float]:
             ]
             frequency = sum(ys.count(y) for _, ys in pairs)
             ratios.append(
-                np.log(max(np.mean(rest), 1e-7))
+                np.log(max(sum(rest) / len(rest), 1e-7))
                 - np.log((frequency + 1) / (num_y + corpus.vocab_size))
             )
         scores.append(float(np.mean(ratios)))
@@ -67,14 +68,10 @@ def test_scores_are_model_1_without_the_pair_itself(
 
 
 def test_misaligned_pairs_score_low(tmp_path: Path, toy_corpus: pycat.Corpus) -> None:
-    from conftest import toy_pairs
-
     pairs = toy_pairs(3000, seed=1)
     wrong = np.random.default_rng(0).random(3000) < 0.1
     shifted = [pair[1] for pair in pairs[1:]] + [pairs[0][1]]
-    mixed = [
-        (src, shifted[i] if wrong[i] else tgt) for i, (src, tgt) in enumerate(pairs)
-    ]
+    mixed = [(src, shifted[i] if wrong[i] else tgt) for i, (src, tgt) in enumerate(pairs)]
     corpus = corpus_of(tmp_path, mixed, toy_corpus.path / "tokenizer.model")
     for scores in lexical_scores(corpus):
         higher = (scores[~wrong][:, None] > scores[wrong]).mean()

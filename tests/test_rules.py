@@ -21,7 +21,10 @@ from pycat.rules import (
 
 GOOD = [
     ("The cat sleeps on the old table.", "Die Katze schläft auf dem alten Tisch."),
-    ("We would like to order two cups of coffee.", "Wir möchten gern zwei Tassen Kaffee bestellen."),
+    (
+        "We would like to order two cups of coffee.",
+        "Wir möchten gern zwei Tassen Kaffee bestellen.",
+    ),
     ("Yesterday the children played in the garden.", "Gestern spielten die Kinder im Garten."),
     ("The train to Berlin leaves at 10:45 today.", "Der Zug nach Berlin fährt heute um 10.45 Uhr."),
     ("She has lived in this house for many years.", "Sie wohnt seit vielen Jahren in diesem Haus."),
@@ -89,7 +92,9 @@ def test_each_rule_drops_its_kind_alone(
 
 def test_a_target_of_many_sources_is_capped(measure: Measure) -> None:
     sources = ["cats", "old dogs", "horses", "this child", "nobody", "all birds", "a whale"]
-    pairs = [(f"We sometimes see {name} here.", "Bitte akzeptieren Sie Cookies.") for name in sources]
+    pairs = [
+        (f"We sometimes see {name} here.", "Bitte akzeptieren Sie Cookies.") for name in sources
+    ]
     table = measure([*GOOD, *pairs])
     hits = table.hits({"near_duplicate": None})["target_copies"]
     assert np.flatnonzero(hits).tolist() == [len(GOOD) + 5, len(GOOD) + 6]
@@ -124,7 +129,9 @@ def test_length_z_has_unit_spread_and_knows_direction() -> None:
 
 
 def test_thresholds_and_switches(measure: Measure) -> None:
-    table = measure([*GOOD, GOOD[0], ("It was 1945 and cold then.", "Es war 2783 und kalt damals.")])
+    table = measure(
+        [*GOOD, GOOD[0], ("It was 1945 and cold then.", "Es war 2783 und kalt damals.")]
+    )
     assert table.apply()[1]["numbers"] == 1
     kept, counts = table.apply({"numbers": None, "duplicate": None, "near_duplicate": None})
     assert kept.all()
@@ -153,9 +160,7 @@ def test_skipped_lines_and_views(tmp_path: Path, toy_tokenizer: Path) -> None:
     pairs = [GOOD[0], ("", "leer"), GOOD[1], ("copied line", "copied line"), GOOD[2]]
     corpus = corpus_of(tmp_path, pairs, toy_tokenizer)
     table = measure_rules(corpus)
-    assert table.columns["src_chars"].tolist() == [
-        len(pairs[i][0]) for i in (0, 2, 3, 4)
-    ]
+    assert table.columns["src_chars"].tolist() == [len(pairs[i][0]) for i in (0, 2, 3, 4)]
     assert table.columns["overlap"][2] == 1
     view = measure_rules(corpus.subset(np.array([2, 3])))
     assert view.columns["pair"].tolist() == [2, 3]
