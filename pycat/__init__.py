@@ -19,6 +19,7 @@ from pycat.errors import (
 from pycat.evaluation import Evaluation, evaluate
 from pycat.line_scores import score_lines
 from pycat.pruning import Pruned, prune
+from pycat.rules import DEFAULT_RULES, RuleTable, measure_rules
 from pycat.score_table import ScoreTable
 from pycat.scoring import score
 from pycat.selection import Selection, select
@@ -26,6 +27,7 @@ from pycat.tokenizing import tokenize
 from pycat.training import Run, train
 
 __all__ = [
+    "DEFAULT_RULES",
     "Adapter",
     "CheckpointError",
     "Corpus",
@@ -35,12 +37,14 @@ __all__ = [
     "OutputError",
     "Pruned",
     "PycatError",
+    "RuleTable",
     "Run",
     "ScoreTable",
     "Selection",
     "TextError",
     "TokenizerError",
     "evaluate",
+    "measure_rules",
     "open_corpus",
     "prune",
     "score",

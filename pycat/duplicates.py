@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 _NUM_BINS = 32
 NUM_BANDS = 4
 _GRAM_BYTES = 8
+# Shorter lines would share bands by a single n-gram: they must be equal.
+_MIN_GRAMS = 64
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _ODD_TOO = np.uint64(0xD6E8FEB86659FD93)
@@ -19,7 +21,8 @@ def band_hashes(lines: Sequence[bytes]) -> NDArray[np.uint64]:
     """Hashes (N, 4) of each line's 8-byte n-grams.
 
     Two lines with Jaccard similarity s of their sets of n-grams share at least one with a
-    probability of about 1 - (1 - s^8)^4: 0.9 at s = 0.9, 0.5 at 0.8, 0.02 at 0.5.
+    probability of about 1 - (1 - s^8)^4: 0.9 at s = 0.9, 0.5 at 0.8, 0.02 at 0.5. Lines below 64
+    bytes share all or none, as they are equal or not.
     """
     # Behind its padding even the shortest line has an n-gram, and none reaches into the next line.
     padding = b"\0" * _GRAM_BYTES
@@ -36,6 +39,10 @@ def band_hashes(lines: Sequence[bytes]) -> NDArray[np.uint64]:
     bands = np.zeros((len(lines), NUM_BANDS), np.uint64)
     for column in np.moveaxis(signature.reshape(len(lines), NUM_BANDS, -1), 2, 0):
         bands = _mix(bands ^ column)
+    total = np.zeros(len(lines), np.uint64)
+    np.add.at(total, rows, hashes)
+    short = lengths < _MIN_GRAMS
+    bands[short] = total[short, None]
     return bands
 
 

@@ -64,8 +64,7 @@ class _Cells:
 
     def sums(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         """Of the values (C,) of each y (Y,)."""
-        sums: NDArray[np.float64] = np.bincount(self.column, values, minlength=len(self.y))
-        return sums
+        return np.bincount(self.column, values, minlength=len(self.y)).astype(np.float64)
 
 
 def _scores(corpus: Corpus, given: int, max_sample: int) -> NDArray[np.float32]:

@@ -33,8 +33,8 @@ DEFAULT_RULES: dict[str, float | None] = {
     "near_duplicate": 1,
     "target_copies": 5,
     "copied": 0.6,
-    "src_language": 0.05,
-    "tgt_language": 0.05,
+    "src_language": 0.02,
+    "tgt_language": 0.02,
     "length_z": 4.0,
     "letters": 0.5,
     "numbers": 0.5,
@@ -200,7 +200,8 @@ def copies_before(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 def measure_rules(corpus: Corpus, *, num_threads: int | None = None) -> RuleTable:
     """Measure every rule of a corpus, reading its text once; what is measured is opened as it is.
 
-    Holds about 150 bytes a pair: the groups of duplicates are found over the whole corpus.
+    Holds about 430 bytes a pair (measured on 330,000), since duplicates are grouped over all of
+    them.
 
     Args:
         corpus: one made from text; of a view, the whole corpus is measured.
@@ -355,7 +356,8 @@ class _Letters:
     def share_of_letters(self) -> NDArray[np.float32]:
         """Of the bytes that are not blank (N,); all beyond ASCII count as letters."""
         letters, blanks = self.count(_IS_LETTER[self.bytes] > 0), self.count(self.bytes <= 32)
-        return (letters / np.maximum(self.lengths - blanks, 1)).astype(np.float32)
+        share: NDArray[np.float32] = letters / np.maximum(self.lengths - blanks, 1)
+        return share.astype(np.float32)
 
     def count_digits(self) -> NDArray[np.int64]:
         """Occurrences of each digit (N, 10)."""

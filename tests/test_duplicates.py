@@ -54,3 +54,11 @@ def test_bands_do_not_depend_on_other_lines() -> None:
     for line, bands in zip(lines, together, strict=True):
         assert band_hashes([line])[0].tolist() == bands.tolist()
     assert len({tuple(bands) for bands in together.tolist()}) == 5
+
+
+def test_short_lines_must_be_equal() -> None:
+    lines = [b"leftmargin\tvonlinks", b"yesorcs\tjaorks", b"yesorcs\tjaork", b"yesorcs\tjaorks"]
+    bands = band_hashes(lines)
+    assert not (bands[0] == bands[1]).any()
+    assert not (bands[1] == bands[2]).any()
+    assert (bands[1] == bands[3]).all()
