@@ -464,6 +464,12 @@ def _score_options(options: _Options) -> None:
     options.add(
         "too_long", "pairs that exceed the model's positions: refuse, or cut", choices=TOO_LONG
     )
+    options.add(
+        "exact_keep",
+        "with bfloat16 or int8: score what is near this cut again in float32, so that the same "
+        "pairs are kept",
+        type=float,
+    )
 
 
 def _line_score_options(parser: argparse.ArgumentParser) -> None:

@@ -27,7 +27,7 @@ from pycat.output import read_manifest, replacing, write_json
 PART_PAIRS = 65_536
 
 # What a scores folder may hold beside its manifest.
-SCORE_FILES = ("part-*.parquet", "column-*.parquet")
+SCORE_FILES = ("part-*.parquet", "column-*.parquet", "exact.parquet")
 
 _PAIR_COLUMNS = ("pair", "num_src_tokens", "num_tokens")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -382,6 +382,16 @@ def part_path(folder: Path, index: int) -> Path:
 def column_path(part: Path, name: str) -> Path:
     """Where an added column of the pairs of `part` lies."""
     return part.with_name(part.name.replace("part", f"column-{name}", 1))
+
+
+def statistic_columns(sums: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+    """The columns of sums (S, K, N): `nll_0` and so on, each in its type."""
+    dtypes: dict[str, type] = {"nll": np.float64, "correct": np.int32}
+    return {
+        f"{stat}_{k}": values.astype(dtypes.get(stat, np.float32))
+        for stat, rows in zip(STAT_NAMES, sums, strict=False)
+        for k, values in enumerate(rows)
+    }
 
 
 def write_part(table: pa.Table, path: Path) -> None:

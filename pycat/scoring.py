@@ -30,16 +30,16 @@ from pycat.errors import CheckpointError, PycatError
 from pycat.flops import model_flops, product_rate
 from pycat.hf_tokenizer import Template
 from pycat.kernels.ops import require_triton
-from pycat.kernels.reference import STAT_NAMES, Stats
+from pycat.kernels.reference import Stats
 from pycat.output import OutputFolder
 from pycat.progress import progress
-from pycat.rank_agreement import rank_agreement, sample_rows
+from pycat.reduced_precision import EXACT_FILE, reduced_precision
 from pycat.score_table import (
     PART_PAIRS,
     SCORE_FILES,
     ScoreTable,
     part_path,
-    read_part,
+    statistic_columns,
     write_part,
 )
 from pycat.stacked_scoring import StackedForward
@@ -62,6 +62,7 @@ def score(
     device: str = "auto",
     dtype: str = "float32",
     too_long: str = "refuse",
+    exact_keep: float | None = None,
     overwrite: bool = False,
 ) -> ScoreTable:
     """Sum each pair's negative log-likelihood, and more, under each checkpoint.
@@ -91,6 +92,10 @@ def score(
         too_long: what to do with pairs that exceed the model's positions: "refuse" the corpus, or
             "truncate" them and score what is left; `num_tokens` counts that, and the manifest
             says of how many pairs (`num_truncated`).
+        exact_keep: with a reduced precision, the fraction of the pairs that is to be kept by
+            `cat_var`: pairs that the precision could carry across that cut are scored again in
+            float32, and hold its sums (`exact_cut` in the manifest says how many, `exact.parquet`
+            which), so that the pairs kept are those that float32 keeps.
         overwrite: replace a table made from other input.
 
     Returns:
@@ -111,6 +116,8 @@ def score(
     """
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     check_too_long(too_long)
+    if exact_keep is not None and not 0 < exact_keep <= 1:
+        raise PycatError(f"exact_keep is {exact_keep}; expected a fraction above 0, at most 1")
     if stats not in STATS:
         raise PycatError(f"stats is {stats!r}; expected one of {', '.join(STATS)}")
     torch_device = choose_device(device)
@@ -128,6 +135,7 @@ def score(
         # Only what is not as it was before there was a choice: older tables open as they are.
         **({} if stats == "nll" else {"stats": stats}),
         **({} if too_long == "refuse" else {"too_long": too_long}),
+        **({} if exact_keep is None else {"exact_keep": exact_keep}),
     }
     facts: dict[str, Any] = {
         "corpus": corpus.manifest["id"],
@@ -155,22 +163,20 @@ def score(
         if is_finished
     )
     forward = make_forward(models, kept, torch_device, torch_dtype, stats=stats)
-    tables, flops = [], 0
-    total = facts["num_tokens"] * len(models)
+    parts: list[pa.Table | Path] = []
+    flops, total = 0, facts["num_tokens"] * len(models)
     with progress("score", total, "tokens x checkpoints", done * len(models)) as advance:
         for first, path, is_finished in zip(starts, paths, finished, strict=True):
             part = corpus[first : first + PART_PAIRS]
             lengths = kept.rows(first, len(part))
             flops += len(models) * model_flops(models[0], lengths.src, lengths.tgt)
-            if is_finished:
-                continue
-            sums = _sums(part, models, lengths, forward, batch_tokens, advance)
-            table = pa.table(_columns(part, lengths, sums))
-            if folder is None or path is None:
-                tables.append(table)
-            else:
-                write_part(table, path)
-                folder.record()
+            if not is_finished:
+                sums = _sums(part, models, lengths, forward, batch_tokens, advance)
+                table = pa.table(_columns(part, lengths, sums))
+                if folder is not None and path is not None:
+                    write_part(table, path)
+                    folder.record()
+            parts.append(table if path is None else path)
     scoring_s = time.perf_counter() - started if folder is None else folder.elapsed_s
     facts |= {"tokens_per_s": round(total / scoring_s, 1), "model_flops": flops}
     if scoring_s >= _LEAST_UTILIZATION_S:
@@ -178,14 +184,19 @@ def score(
         facts["flop_utilization"] = round(of_products, 4)
     if torch_dtype != torch.float32:
         del forward  # its packed weights
-        source = tables if folder is None else [path for path in paths if path is not None]
-        facts["rank_agreement"] = _agreement(
-            corpus, models, kept, source, torch_device, batch_tokens
-        )
+        exact = make_forward(models, kept, torch_device, torch.float32, stats=stats)
+
+        def score_rows(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+            some = corpus.subset(corpus.pair_ids[rows])
+            lengths = KeptLengths(kept.src[rows], kept.tgt[rows], kept.num_cut)
+            return _sums(some, models, lengths, exact, batch_tokens, lambda count: None)
+
+        in_folder = None if folder is None else folder.path / EXACT_FILE
+        facts |= reduced_precision(parts, kept.tgt, len(models), score_rows, exact_keep, in_folder)
     if folder is None:
         elapsed_s = round(time.perf_counter() - started, 3)
         where = {"corpus_path": str(corpus.path.resolve()), "elapsed_s": elapsed_s}
-        return ScoreTable.from_arrow(pa.concat_tables(tables), {"recipe": recipe, **facts, **where})
+        return ScoreTable.from_arrow(pa.concat_tables(parts), {"recipe": recipe, **facts, **where})
     folder.finish(
         **facts,
         num_parts=len(starts),
@@ -243,31 +254,6 @@ def make_forward(
     return TorchForward(models, device, dtype, stats=stats, per_token=per_token)
 
 
-def _agreement(
-    corpus: Corpus,
-    models: Sequence[Adapter],
-    kept: KeptLengths,
-    parts: Sequence[pa.Table] | Sequence[Path],
-    device: torch.device,
-    batch_tokens: int | None,
-) -> dict[str, Any]:
-    """How a sample of what `parts` hold ranks in float32, which scores it again."""
-    names = ["pair", *(f"nll_{k}" for k in range(len(models)))]
-    rows = sample_rows(len(corpus))
-    tables = []
-    for i, part in enumerate(parts):
-        own = rows[rows // PART_PAIRS == i] - i * PART_PAIRS
-        table = read_part(part, names) if isinstance(part, Path) else part.select(names)
-        tables.append(table.take(own))
-    sample = pa.concat_tables(tables)
-    some = corpus.subset(sample["pair"].to_numpy())
-    lengths = KeptLengths(kept.src[rows], kept.tgt[rows], kept.num_cut)
-    forward = make_forward(models, lengths, device, torch.float32)
-    exact = _sums(some, models, lengths, forward, batch_tokens, lambda count: None)[0].T
-    nll = np.column_stack([sample[name].to_numpy() for name in names[1:]])
-    return rank_agreement(nll, exact, lengths.tgt)
-
-
 def _sums(
     corpus: Corpus,
     models: Sequence[Adapter],
@@ -291,16 +277,12 @@ def _columns(
     corpus: Corpus, lengths: KeptLengths, sums: NDArray[np.float64]
 ) -> dict[str, NDArray[Any]]:
     """The columns of a part."""
-    dtypes: dict[str, type] = {"nll": np.float64, "correct": np.int32}
-    columns: dict[str, NDArray[Any]] = {
+    return {
         "pair": corpus.pair_ids,
         "num_src_tokens": lengths.src,
         "num_tokens": lengths.tgt,
+        **statistic_columns(sums),
     }
-    for stat, rows in zip(STAT_NAMES, sums, strict=False):
-        for k, values in enumerate(rows):
-            columns[f"{stat}_{k}"] = values.astype(dtypes.get(stat, np.float32))
-    return columns
 
 
 def batch_sums(

@@ -15,7 +15,7 @@ from pycat.kernels.reference import STAT_NAMES
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pycat import scoring
+from pycat import reduced_precision, scoring
 from pycat._core import IndexedWriter
 from pycat.adapters import Adapter, Head, load_adapters
 from pycat.batches import Batch
@@ -247,7 +247,7 @@ def test_rank_agreement_survives_an_interruption(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "rank_agreement", stop)
+        patch.setattr(reduced_precision, "rank_agreement", stop)
         with pytest.raises(KeyboardInterrupt):
             score(toy_corpus, run.checkpoints, out=tmp_path / "cut", **options)
     assert len([*(tmp_path / "cut").glob("part-*")]) == 3

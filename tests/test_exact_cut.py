@@ -1,0 +1,132 @@
+"""Pairs near the cut in float32: the pairs kept are float32's, for few that are scored again."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from pycat import reduced_precision, scoring
+from pycat.corpus import Corpus
+from pycat.errors import PycatError
+from pycat.exact_cut import deviation, score_near_cut
+from pycat.scoring import score
+from pycat.training import Run, train
+
+
+def _exact(count: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """nll (N, 3), and lengths."""
+    rng = np.random.default_rng(seed)
+    num_tokens = rng.integers(1, 40, count).astype(np.int32)
+    mean_nll = 3 + rng.normal(0, 1, (count, 1)) + rng.normal(0, 0.3, (count, 3))
+    return mean_nll * num_tokens[:, None], num_tokens
+
+
+def highest(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    return np.sort(np.argsort(-scores, kind="stable")[:count])
+
+
+@pytest.mark.parametrize("sample_size", [2, 400])
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.97])
+def test_the_kept_pairs_are_those_of_float32(keep: float, sample_size: int) -> None:
+    """However little the sample tells of how far scores shift."""
+    nll, num_tokens = _exact(20_000)
+    shift = np.random.default_rng(1).normal(0, 0.0005, nll.shape)
+    reduced = deviation(nll * (1 + shift), num_tokens)
+    asked = []
+
+    def score_rows(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        asked.append(rows)
+        return nll[rows].T[None]
+
+    sample = np.arange(sample_size) * (20_000 // sample_size)
+    cut = score_near_cut(reduced, num_tokens, keep, (sample, nll[sample]), score_rows)
+    mixed, exact = reduced.deviation.copy(), deviation(nll, num_tokens).deviation
+    mixed[cut.rows] = deviation(cut.sums[0].T, num_tokens[cut.rows]).deviation
+    count = round(keep * 20_000)
+    assert set(highest(reduced.deviation, count)) != set(highest(exact, count))
+    np.testing.assert_array_equal(highest(mixed, count), highest(exact, count))
+    assert cut.facts["num_pairs"] == len(cut.rows) == sum(map(len, asked)) < 3_000
+    np.testing.assert_array_equal(cut.sums[0], nll[cut.rows].T)
+    assert len(set(cut.rows)) == len(cut.rows)
+
+
+def test_what_shifts_nowhere_is_hardly_scored_again() -> None:
+    nll, num_tokens = _exact(1000)
+    moves, sample = deviation(nll, num_tokens), np.arange(0, 1000, 10)
+    cut = score_near_cut(
+        moves, num_tokens, 0.5, (sample, nll[sample]), lambda rows: nll[rows].T[None]
+    )
+    assert cut.facts == {
+        "criterion": "cat_var",
+        "keep": 0.5,
+        "num_pairs": 2,  # the two beside the cut
+        "largest_change": 0.0,
+    }
+
+
+@pytest.fixture(scope="module")
+def run(toy_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(
+        toy_corpus,
+        out=tmp_path_factory.mktemp("proxy"),
+        checkpoint_steps=[2, 6],
+        batch_tokens=512,
+        device="cpu",
+        dtype="float32",
+    )
+
+
+def test_a_table_holds_float32_near_the_cut(
+    toy_corpus: Corpus, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "PART_PAIRS", 100)
+    arguments = {"device": "cpu", "dtype": "bfloat16", "exact_keep": 0.5}
+    exact = score(toy_corpus, run.checkpoints, device="cpu")
+    reduced = score(toy_corpus, run.checkpoints, device="cpu", dtype="bfloat16")
+    in_memory = score(toy_corpus, run.checkpoints, **arguments)
+    table = score(toy_corpus, run.checkpoints, out=tmp_path / "s", **arguments)
+    rows = pq.read_table(tmp_path / "s" / "exact.parquet")["row"].to_numpy()
+    assert 2 <= len(rows) == table.manifest["exact_cut"]["num_pairs"] < len(toy_corpus)
+    for name in table.names:
+        np.testing.assert_array_equal(in_memory.column(name), table.column(name))
+        found = table.column(name)
+        np.testing.assert_array_equal(found[rows], exact.column(name)[rows], err_msg=name)
+        others = np.delete(np.arange(len(toy_corpus)), rows)
+        np.testing.assert_array_equal(found[others], reduced.column(name)[others])
+    assert table.manifest["rank_agreement"] == reduced.manifest["rank_agreement"]
+    kept = [highest(deviation(t.nll, t.num_tokens).deviation, 150) for t in (table, exact)]
+    np.testing.assert_array_equal(*kept)
+
+
+def test_interrupted_while_parts_are_rewritten_it_goes_on(
+    toy_corpus: Corpus, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "PART_PAIRS", 100)
+    arguments = {"device": "cpu", "dtype": "bfloat16", "exact_keep": 0.5}
+    whole = score(toy_corpus, run.checkpoints, out=tmp_path / "whole", **arguments)
+    write, count = reduced_precision.write_part, 0
+
+    def write_two(*given: object) -> None:
+        nonlocal count
+        count += 1
+        if count == 3:  # after the exact pairs and one part
+            raise KeyboardInterrupt
+        write(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reduced_precision, "write_part", write_two)
+    with pytest.raises(KeyboardInterrupt):
+        score(toy_corpus, run.checkpoints, out=tmp_path / "again", **arguments)
+    monkeypatch.setattr(reduced_precision, "write_part", write)
+    again = score(toy_corpus, run.checkpoints, out=tmp_path / "again", **arguments)
+    for name in whole.names:
+        np.testing.assert_array_equal(again.column(name), whole.column(name))
+    for fact in ("rank_agreement", "exact_cut"):
+        assert again.manifest[fact] == whole.manifest[fact]
+
+
+@pytest.mark.parametrize("exact_keep", [0.0, 1.5])
+def test_a_fraction_out_of_range_is_refused(toy_corpus: Corpus, exact_keep: float) -> None:
+    with pytest.raises(PycatError, match=r"exact_keep is .*; expected a fraction above 0"):
+        score(toy_corpus, [], exact_keep=exact_keep)
