@@ -1,6 +1,7 @@
 """Adapters of Hugging Face models against the loss that each model computes itself."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from tiny_models import (
 from torch.utils.flop_counter import FlopCounterMode
 
 import pycat
+from pycat import hf_models
 from pycat.adapters import load_adapters
+from pycat.cpu_forward import CpuForward
 from pycat.errors import CheckpointError, CorpusError
 from pycat.flops import model_flops
 
@@ -60,6 +63,54 @@ def test_scores_equal_the_models_own_loss(family: str, tmp_path: Path) -> None:
         assert worst < 1e-5
     alone = pycat.score(corpus, tmp_path / "run", device="cpu", batch_tokens=1)
     np.testing.assert_allclose(alone.nll, table.nll, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("marian", {"activation_function": "swish"}),
+        ("marian", {"activation_function": "relu", "scale_embedding": False}),
+        ("bart", {}),
+        ("mbart", {}),
+        ("m2m-100", {"d_model": 48, "encoder_ffn_dim": 40, "encoder_layers": 3}),
+    ],
+)
+def test_the_extension_runs_the_bart_family(
+    family: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its forward pass finds what PyTorch's finds; the hidden states are asked for by a probe."""
+    eos_id = eos_of(family)
+    src, tgt = (random_rows(9, eos_id, seed=seed, special=[0, 1, 2, 64, 66]) for seed in (1, 2))
+    corpus = make_corpus(tmp_path / "corpus", src, tgt, eos_id=eos_id)
+    model = make_model(family, **settings)
+    model.save_pretrained(tmp_path / "model")
+    [adapter] = load_adapters(tmp_path / "model", corpus, at_least=1)
+    weights = adapter.transformer_weights(POSITIONS)
+    assert weights is not None
+    batch = corpus.read(np.arange(9))
+    found = CpuForward([weights], "float32").score(batch).sums[0, 0]
+    np.testing.assert_allclose(found, own_nll(model, src, tgt), rtol=1e-5)
+    # A model whose weights are not read as it reads them itself is left to PyTorch.
+    broken = replace(weights, embedding_scale=2 * weights.embedding_scale)
+    monkeypatch.setattr(hf_models, "encoder_decoder_weights", lambda *_: broken)
+    assert adapter.transformer_weights(POSITIONS) is None
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("t5 tied", {}),
+        ("bart", {"activation_function": "gelu_new"}),
+        ("bart", {"encoder_attention_heads": 4}),
+    ],
+)
+def test_others_are_left_to_pytorch(family: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    eos_id = eos_of(family)
+    rows = random_rows(3, eos_id, seed=1)
+    corpus = make_corpus(tmp_path / "corpus", rows, rows, eos_id=eos_id)
+    make_model(family, **settings).save_pretrained(tmp_path / "model")
+    [adapter] = load_adapters(tmp_path / "model", corpus, at_least=1)
+    assert adapter.transformer_weights(POSITIONS) is None
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from pycat import reduced_precision, scoring
 from pycat._core import IndexedWriter
-from pycat.adapters import Adapter, Head, load_adapters
+from pycat.adapters import Adapter, Head, ProxyAdapter, load_adapters
 from pycat.batches import Batch
 from pycat.checkpoint import load_model, read_info
 from pycat.corpus import Corpus, open_corpus
@@ -76,16 +76,40 @@ def test_eos_is_counted_and_padding_is_not(toy_corpus: Corpus, run: Run) -> None
     for i in range(2):
         alone = score(toy_corpus.subset(pair[i : i + 1]), run.checkpoints, device="cpu")
         row = int(np.searchsorted(table.pair_ids, pair[i]))
-        np.testing.assert_allclose(table.nll[row], alone.nll[0], rtol=1e-5)
+        np.testing.assert_array_equal(table.nll[row], alone.nll[0])
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 100, 100_000])
-def test_scores_do_not_depend_on_batch_size(
-    toy_corpus: Corpus, run: Run, batch_tokens: int
+@pytest.mark.parametrize(("batch_tokens", "num_threads"), [(1, 1), (100, 3), (100_000, 2)])
+def test_scores_do_not_depend_on_batch_size_or_threads(
+    toy_corpus: Corpus, run: Run, batch_tokens: int, num_threads: int
 ) -> None:
+    """Not in a single bit."""
     reference = score(toy_corpus, run.checkpoints, device="cpu")
-    table = score(toy_corpus, run.checkpoints, device="cpu", batch_tokens=batch_tokens)
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        table = score(toy_corpus, run.checkpoints, device="cpu", batch_tokens=batch_tokens)
+    finally:
+        torch.set_num_threads(before)
+    for name in reference.names:
+        np.testing.assert_array_equal(table.column(name), reference.column(name), err_msg=name)
+
+
+def test_pytorch_scores_alike(
+    toy_corpus: Corpus, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs the models that the extension does not know."""
+    reference = score(toy_corpus, run.checkpoints, device="cpu")
+    monkeypatch.setattr(ProxyAdapter, "transformer_weights", lambda self, num_positions: None)
+    table = score(toy_corpus, run.checkpoints, device="cpu")
+    assert not np.array_equal(table.nll, reference.nll)
     np.testing.assert_allclose(table.nll, reference.nll, rtol=1e-5)
+    for name in ("p_target", "el2n", "margin", "entropy", "grad_norm_bound"):
+        np.testing.assert_allclose(
+            table.column(name), reference.column(name), rtol=1e-4, atol=1e-4, err_msg=name
+        )
+    with pytest.raises(PycatError, match=r"'int8' is for encoder-decoder models that the exten"):
+        score(toy_corpus, run.checkpoints, device="cpu", dtype="int8")
 
 
 def test_scores_do_not_depend_on_company_or_order(toy_corpus: Corpus, run: Run) -> None:
@@ -93,7 +117,7 @@ def test_scores_do_not_depend_on_company_or_order(toy_corpus: Corpus, run: Run) 
     some = np.array([41, 3, 200, 7])
     alone = score(toy_corpus.subset(some), run.checkpoints, device="cpu")
     assert alone.pair_ids.tolist() == [3, 7, 41, 200]
-    np.testing.assert_allclose(alone.nll, reference.nll[alone.pair_ids], rtol=1e-5)
+    np.testing.assert_array_equal(alone.nll, reference.nll[alone.pair_ids])
     swapped = score(toy_corpus, run.checkpoints[::-1], device="cpu")
     np.testing.assert_array_equal(swapped.nll, reference.nll[:, ::-1])
 
