@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -45,8 +46,13 @@ WatchedRange* find(std::uintptr_t address) noexcept {
 /// number of mappings a process may have.
 bool put_zeros(std::uintptr_t address, std::uintptr_t end) noexcept {
   const std::uintptr_t page = address - address % page_bytes.load();
-  return ::mmap(reinterpret_cast<void*>(page), end - page, PROT_READ,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) != MAP_FAILED;
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+#ifdef __SANITIZE_THREAD__
+  // It takes mmap for a write to pages that other threads may be reading, which is what is meant.
+  return ::syscall(SYS_mmap, page, end - page, PROT_READ, flags, -1, 0) != -1;
+#else
+  return ::mmap(reinterpret_cast<void*>(page), end - page, PROT_READ, flags, -1, 0) != MAP_FAILED;
+#endif
 }
 
 void end_process(int signal, const siginfo_t* info) {
