@@ -18,6 +18,7 @@ from pycat.errors import (
 )
 from pycat.evaluation import Evaluation, evaluate
 from pycat.line_scores import score_lines
+from pycat.overlap import Stability, jaccard, stability
 from pycat.pruning import Pruned, prune
 from pycat.score_table import ScoreTable
 from pycat.scoring import score
@@ -38,14 +39,17 @@ __all__ = [
     "Run",
     "ScoreTable",
     "Selection",
+    "Stability",
     "TextError",
     "TokenizerError",
     "evaluate",
+    "jaccard",
     "open_corpus",
     "prune",
     "score",
     "score_lines",
     "select",
+    "stability",
     "tokenize",
     "train",
 ]

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from pycat import select_command
 from pycat.adapters import own_tokenizer
 from pycat.corpus import Corpus, open_corpus
-from pycat.criteria import CRITERIA
 from pycat.device import DTYPES
 from pycat.errors import PycatError
 from pycat.evaluation import BASELINES, Evaluation, TestSet, evaluate
@@ -25,7 +25,7 @@ from pycat.line_scores import FORMATS, score_lines
 from pycat.model import PRESETS
 from pycat.pruning import prune
 from pycat.scoring import STATS, TOO_LONG, score
-from pycat.selection import Selection, select
+from pycat.selection import select
 from pycat.tokenizer import MODEL_TYPES
 from pycat.tokenizing import tokenize
 from pycat.training import SCHEDULES, train
@@ -44,7 +44,8 @@ _REMEDIES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `pycat`; returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
-    options = vars(_parser().parse_args(argv))
+    words = sys.argv[1:] if argv is None else argv
+    options = vars(_parser().parse_args(select_command.with_criteria(words)))
     run = options.pop("run")
     try:
         run(**options)
@@ -176,19 +177,6 @@ def _dashed(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _select(text: list[Path] | None, **options: Any) -> None:
-    selection = select(**options)
-    print(_selected(selection))
-    if text is not None:
-        if len(text) > 2:
-            raise PycatError(f"--text names {len(text)} files; expected source and target, or one")
-        if len(text) == 2:
-            selection.write_text(*text, overwrite=options["overwrite"])
-        else:
-            selection.write_tsv(text[0], overwrite=options["overwrite"])
-        print("  text: " + ", ".join(map(str, text)))
-
-
 def _megatron_index(**options: Any) -> None:
     for prefix in _opened(options).write_megatron_index():
         print(f"{prefix}.idx, {prefix}.bin")
@@ -225,22 +213,13 @@ def _prune(evaluate: bool, tests: dict[str, TestSet], **options: Any) -> None:
     for group in ("train_options", "score_options", "evaluate_options"):
         grouped[group] |= shared
     pruned = prune(tests=tests, **options, **grouped)
-    print(_selected(pruned.selection))
+    print(select_command.summary(pruned.selection))
+    print(select_command.explanation(pruned.selection))
     if pruned.evaluation is not None:
         _print_evaluation(pruned.evaluation)
     print("time: " + ", ".join(f"{stage} {s:,.1f} s" for stage, s in pruned.timings.items()))
     print("text: " + ", ".join(map(str, pruned.texts)))
     print(f"report: {pruned.report}")
-
-
-def _selected(selection: Selection) -> str:
-    facts = selection.manifest
-    return (
-        f"{selection.path}: kept {facts['num_kept']:,} of {facts['num_pairs']:,} pairs by "
-        f"{facts['recipe']['criterion']} ({facts['num_kept'] / facts['num_pairs']:.1%}; "
-        f"{facts['num_tokens_kept'] / facts['num_tokens']:.1%} of the target tokens), scores "
-        f"from {facts['threshold']:,.4g} up"
-    )
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:
@@ -332,17 +311,13 @@ def _parser() -> argparse.ArgumentParser:
     _device_option(own)
     _line_score_options(own)
 
-    own, options = verb("select", select, _select, "keep the highest-scoring pairs")
-    own.add_argument("--scores", type=Path, required=True, help="folder made by score")
-    _select_options(options)
-    options.add("seed", "of the criterion random", type=int)
-    own.add_argument(
-        "--text",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="also write the kept lines: source and target file, or one file of a TSV input",
-    )
+    own, options = verb("select", select, select_command.run, "keep the highest-scoring pairs")
+    select_command.add_options(own, options)
+
+    text = "write the kept lines of the text, or of other files of the same lines"
+    own = verbs.add_parser("apply", help=text, description=text)
+    own.set_defaults(run=select_command.run_apply)
+    select_command.add_apply_options(own)
 
     own, options = verb(
         "evaluate",
@@ -514,7 +489,7 @@ def _line_score_options(parser: argparse.ArgumentParser) -> None:
 
 def _select_options(options: _Options) -> None:
     options.add("keep", "fraction of the pairs to keep, above 0 and at most 1", type=float)
-    options.add("by", "criterion", choices=list(CRITERIA))
+    options.add("by", select_command.CRITERION_HELP, metavar="CRITERION")
 
 
 def _evaluate_options(options: _Options) -> None:

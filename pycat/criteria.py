@@ -1,21 +1,35 @@
 """Criteria: from a pair's statistics to one number. Higher ranks first.
 
-Each is a pure function of arrays; `CRITERIA` names those that can be asked for by name.
+Each is a pure function of arrays: N pairs in pair order, K checkpoints in training order. Unless
+said otherwise an argument (N, K) is a mean over a pair's target tokens, EOS counted: the table's
+sum divided by `num_tokens`. Early and late mean the first and the last half of the checkpoints, at
+least one, without the middle one of an odd number.
+
+`CRITERIA` holds those that can be asked for by name. All but three are evaluated a chunk of the
+table at a time, so that memory holds one float64 score a pair and no more.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pycat import sql
+from pycat.corpus import reopen_corpus
+from pycat.distributions import average_ranks, token_rarity
 from pycat.errors import PycatError
 from pycat.score_table import ScoreTable
 
 Scores = NDArray[np.float64]
 Criterion = Callable[[ScoreTable], Scores]
 
+# Share of the pairs whose perplexity `cat_var_clipped` leaves as it is.
+_CLIPPED_QUANTILE = 0.95
 
-def cat_var(ppl: NDArray[np.float64]) -> Scores:
+
+def cat_var(ppl: Scores) -> Scores:
     """Population variance of perplexity (N, K) over checkpoints: (N,).
 
     Source: CAT-VAR, Chimoto et al. 2024, arXiv:2405.19462.
@@ -24,7 +38,7 @@ def cat_var(ppl: NDArray[np.float64]) -> Scores:
     return variance
 
 
-def cat_diff(ppl: NDArray[np.float64]) -> Scores:
+def cat_diff(ppl: Scores) -> Scores:
     """Perplexity (N, K) at the first checkpoint minus that at the last: (N,).
 
     Source: CAT-DIFF, Chimoto et al. 2024, arXiv:2405.19462.
@@ -33,9 +47,163 @@ def cat_diff(ppl: NDArray[np.float64]) -> Scores:
     return difference
 
 
+def cat_var_log(nll: Scores) -> Scores:
+    """Population variance of nll (N, K), the logarithm of perplexity, over checkpoints: (N,).
+
+    CAT-VAR less bound to the height of the first perplexity: a fall by half counts alike anywhere.
+    """
+    return cat_var(nll)
+
+
+def cat_var_rank(nll: Iterable[Scores]) -> Scores:
+    """Population variance over checkpoints of a pair's rank among all pairs: (N,).
+
+    The rank at a checkpoint is that of its nll, or perplexity, as a share of N: 1/N the lowest, 1
+    the highest, equals sharing their average. So how far a pair moves among the others counts, and
+    what all pairs learn does not.
+
+    Args:
+        nll: K arrays (N,), read one at a time. Ranking one takes up to 90 bytes a pair.
+    """
+    k, mean, squares = 0, np.zeros(1), np.zeros(1)
+    for column in nll:  # not enumerated: that would keep a column while the next one is made
+        k += 1
+        share = average_ranks(column) / len(column)
+        difference = share - mean  # Welford's update
+        mean = mean + difference / k
+        squares = squares + difference * (share - mean)
+        del column, share, difference
+    return squares / k
+
+
+def cat_var_clipped(ppl: Scores, ceilings: NDArray[np.float64]) -> Scores:
+    """Population variance over checkpoints of perplexity (N, K), none above `ceilings` (K,): (N,).
+
+    By name, the ceiling of a checkpoint is the 95 % quantile of its perplexity, so that the worst
+    of the first checkpoint, where noise lies, are all alike there.
+    """
+    return cat_var(np.minimum(ppl, ceilings))
+
+
+def ppl(nll: Scores) -> Scores:
+    """Perplexity exp(nll) at one checkpoint, of nll (N,): (N,)."""
+    perplexity: Scores = np.exp(nll)
+    return perplexity
+
+
+def confidence(p_target: Scores) -> Scores:
+    """Mean over checkpoints of the probability of the target token (N, K): (N,).
+
+    Source: Swayamdipta et al. 2020 (Dataset Cartography, EMNLP), a token in place of a label.
+    """
+    mean: Scores = p_target.mean(axis=1)
+    return mean
+
+
+def variability(p_target: Scores) -> Scores:
+    """Standard deviation over checkpoints of the probability of the target token (N, K): (N,).
+
+    Source: as `confidence`. The mean over tokens is taken first.
+    """
+    deviation: Scores = p_target.std(axis=1)
+    return deviation
+
+
+def correctness(correct: Scores) -> Scores:
+    """Share of tokens and checkpoints where the target is the most likely token: (N,).
+
+    Source: as `confidence`. Argument `correct` (N, K).
+    """
+    mean: Scores = correct.mean(axis=1)
+    return mean
+
+
+def forgetting(correct: Scores) -> Scores:
+    """Sum over steps between checkpoints of max(0, fall of `correct` (N, K)): (N,).
+
+    Tokens that were right and then wrong, per token. Sums do not tell which tokens those are, so
+    one learned while another is forgotten hides it: a lower bound of Toneva's count.
+
+    Source: forgetting events, Toneva et al. 2019 (ICLR), adapted to sums.
+    """
+    falls: Scores = np.maximum(0.0, correct[:, :-1] - correct[:, 1:]).sum(axis=1)
+    return falls
+
+
+def aum(margin: Scores) -> Scores:
+    """Area under the margin: mean over checkpoints of the target's logit minus the best other's.
+
+    Source: Pleiss et al. 2020 (NeurIPS). Argument `margin` (N, K); low values are suspect: "-aum".
+    """
+    mean: Scores = margin.mean(axis=1)
+    return mean
+
+
+def el2n(el2n: Scores) -> Scores:
+    """Mean over checkpoints of the error norm ||p - onehot(y)|| (N, K), 0 to sqrt 2: (N,).
+
+    Source: EL2N, Paul et al. 2021 (NeurIPS), who average early networks of several runs.
+    """
+    mean: Scores = el2n.mean(axis=1)
+    return mean
+
+
+def ign(grad_norm_bound: Scores) -> Scores:
+    """Mean over early checkpoints of the output layer's gradient norm (N, K), bounded above: (N,).
+
+    Per token the norm is exact, EL2N times that of the hidden state; its mean over tokens bounds
+    the norm of a sentence's mean gradient.
+
+    Source: GraNd, Paul et al. 2021 (NeurIPS); the last layer stands for all of them as in the
+    importance sampling of Katharopoulos and Fleuret 2018 (ICML).
+    """
+    mean: Scores = _early(grad_norm_bound).mean(axis=1)
+    return mean
+
+
+def entropy(entropy: Scores) -> Scores:
+    """Entropy of the predicted distribution at one checkpoint, nats, of (N,): as it is.
+
+    Source: uncertainty sampling, Lewis and Gale 1994 (SIGIR).
+    """
+    return entropy
+
+
+def learnability(nll: Scores) -> Scores:
+    """Mean of nll (N, K) over early minus that over late checkpoints, nats a token: (N,).
+
+    Source: the learnability score of Mindermann et al. 2022 (RHO-LOSS, ICML), the late checkpoints
+    in place of a model trained on held-out data.
+    """
+    fall: Scores = _early(nll).mean(axis=1) - _early(nll[:, ::-1]).mean(axis=1)
+    return fall
+
+
 def length(num_tokens: NDArray[np.int32]) -> Scores:
     """Target tokens (N,), EOS counted: the baseline that keeps the longest."""
     return num_tokens.astype(np.float64)
+
+
+def rarity(table: ScoreTable) -> Scores:
+    """Mean over target tokens of -log2 of the token's share among all target tokens, bits: (N,).
+
+    The counts are those of the pairs in the table; EOS counts nowhere. A column `rarity` of the
+    table is taken as it is; without one the corpus is read twice.
+
+    Raises:
+        CorpusError: the corpus is gone or damaged.
+        PycatError: another corpus stands in its place.
+    """
+    if "rarity" in table.names:
+        return table.column("rarity").astype(np.float64)
+    corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
+    if corpus.manifest["id"] != table.manifest["corpus"]:
+        raise PycatError(
+            f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
+        )
+    if len(corpus) != len(table):
+        corpus = corpus.subset(table.pair_ids)
+    return token_rarity(corpus).astype(np.float64)
 
 
 def random(pair_ids: NDArray[np.int64], seed: int) -> Scores:
@@ -52,32 +220,220 @@ def random(pair_ids: NDArray[np.int64], seed: int) -> Scores:
     return uniform
 
 
-CRITERIA: dict[str, Callable[[ScoreTable, int], Scores]] = {
-    "cat_var": lambda table, seed: cat_var(table.ppl),
-    "cat_diff": lambda table, seed: cat_diff(table.ppl),
-    "length": lambda table, seed: length(table.num_tokens),
-    "random": lambda table, seed: random(table.pair_ids, seed),
+class _Rule(NamedTuple):
+    """How a criterion is had from a table: the statistic it reads, and in what shape.
+
+    `function` is given, of a chunk, means over tokens (N, K), "trajectory", or (N,), "checkpoint";
+    "perplexity" (N, K); the "chunk" and the seed; or else the whole "table" and checkpoints.
+    """
+
+    function: Callable[..., Scores]
+    statistic: str
+    shape: str
+
+
+CRITERIA: dict[str, _Rule] = {
+    "cat_var": _Rule(cat_var, "nll", "perplexity"),
+    "cat_diff": _Rule(cat_diff, "nll", "perplexity"),
+    "cat_var_log": _Rule(cat_var_log, "nll", "trajectory"),
+    "cat_var_rank": _Rule(lambda table, ks: cat_var_rank(_each(table, ks)), "nll", "table"),
+    "cat_var_clipped": _Rule(lambda table, ks: _clipped(table, ks), "nll", "table"),
+    "ppl": _Rule(ppl, "nll", "checkpoint"),
+    "confidence": _Rule(confidence, "p_target", "trajectory"),
+    "variability": _Rule(variability, "p_target", "trajectory"),
+    "correctness": _Rule(correctness, "correct", "trajectory"),
+    "forgetting": _Rule(forgetting, "correct", "trajectory"),
+    "aum": _Rule(aum, "margin", "trajectory"),
+    "el2n": _Rule(el2n, "el2n", "trajectory"),
+    "ign": _Rule(ign, "grad_norm_bound", "trajectory"),
+    "entropy": _Rule(entropy, "entropy", "checkpoint"),
+    "learnability": _Rule(learnability, "nll", "trajectory"),
+    "length": _Rule(lambda chunk, seed: length(chunk.num_tokens), "nll", "chunk"),
+    "rarity": _Rule(lambda table, ks: rarity(table), "nll", "table"),
+    "random": _Rule(lambda chunk, seed: random(chunk.pair_ids, seed), "nll", "chunk"),
 }
 
+# Those that "@k" asks for at checkpoint k; EL2N is otherwise a mean over all of them.
+_AT_CHECKPOINT: dict[str, Callable[[Scores], Scores]] = {
+    "ppl": ppl,
+    "entropy": entropy,
+    "el2n": lambda values: values,
+}
+_SQL = "sql:"
 
-def evaluate_criterion(table: ScoreTable, by: str | Criterion, seed: int = 0) -> Scores:
-    """Scores (N,) of a criterion given by name, or as a function of the table.
+
+def evaluate_criterion(
+    table: ScoreTable,
+    by: str | Criterion,
+    seed: int = 0,
+    *,
+    checkpoints: Sequence[int] | None = None,
+) -> Scores:
+    """Scores (N,) of a criterion.
+
+    Args:
+        table: N pairs.
+        by: a name in `CRITERIA`, "ppl", "entropy" and "el2n" also at a checkpoint ("ppl@0", "@-1"
+            the last); a column of the table; "sql: " and an expression over its columns; any of
+            these after a "-", which ranks the lowest first; or a function from the table, all of
+            it, to (N,).
+        seed: of "random".
+        checkpoints: those to evaluate criteria in `CRITERIA` on, rising, from 0; all unless given.
+            Others do not heed it.
 
     Raises:
-        PycatError: no criterion of that name, or a score is not a number.
+        PycatError: no such criterion, the table lacks what it needs, or a score is not a number.
     """
-    if callable(by):
-        scores, name = np.asarray(by(table), dtype=np.float64), getattr(by, "__name__", "by")
-    elif by in CRITERIA:
-        scores, name = CRITERIA[by](table, seed), by
-    else:
-        raise PycatError(f"criterion {by!r} is not known; expected one of {', '.join(CRITERIA)}")
+    check_criterion(by, table)
+    # What overflows is infinite and ranks so; what is not a number is refused below.
+    with np.errstate(over="ignore", invalid="ignore"):
+        scores = _evaluate(table, by, seed, checkpoints)
+    name = criterion_name(by)
     if scores.shape != (len(table),):
         raise PycatError(
             f"criterion {name} returned shape {scores.shape}; expected ({len(table)},), one score "
             "a pair"
         )
-    if np.isnan(scores).any():
-        pair = int(table.pair_ids[np.isnan(scores)][0])
-        raise PycatError(f"criterion {name} is not a number for pair {pair:,}; it cannot be ranked")
+    if not callable(by) and by.startswith("-"):
+        np.negative(scores, out=scores)
+    for rows, chunk in table.chunks():
+        if np.isnan(scores[rows]).any():
+            pair = int(chunk.pair_ids[np.isnan(scores[rows])][0])
+            raise PycatError(
+                f"criterion {name} is not a number for pair {pair:,}; it cannot be ranked"
+            )
+    return scores
+
+
+def criterion_name(by: str | Criterion) -> str:
+    """What messages and recipes call it."""
+    return by if isinstance(by, str) else getattr(by, "__name__", "function")
+
+
+def uses_seed(by: str | Criterion) -> bool:
+    """Whether the seed changes its scores."""
+    return not callable(by) and by.removeprefix("-") == "random"
+
+
+def is_known(by: str | Criterion) -> bool:
+    """Whether its name alone says what it computes, unlike a column, function or expression."""
+    return not callable(by) and _parsed(by)[0] in CRITERIA
+
+
+def check_criterion(by: str | Criterion, table: ScoreTable | None = None) -> None:
+    """Refuse a criterion that is not known or, given a table, one that it lacks the columns of.
+
+    Raises:
+        PycatError: with what was expected.
+    """
+    if callable(by) or by.removeprefix("-").startswith(_SQL):
+        return
+    name, checkpoint = _parsed(by)
+    if checkpoint is None and table is not None and name not in CRITERIA and name in table.names:
+        return
+    if name not in CRITERIA:
+        columns = () if table is None else [*table.names]
+        raise PycatError(
+            f"criterion {by!r} is not known; expected one of {', '.join(CRITERIA)}, a column of "
+            f"the table{' (' + ', '.join(columns) + ')' if columns else ''}, or 'sql: …'"
+        )
+    if checkpoint is not None and name not in _AT_CHECKPOINT:
+        raise PycatError(
+            f"criterion {by!r}: only {', '.join(_AT_CHECKPOINT)} are had at one checkpoint; leave "
+            f"out @{checkpoint}"
+        )
+    if table is None:
+        return
+    num_checkpoints = _num_checkpoints(table)
+    if checkpoint is not None and not -num_checkpoints <= checkpoint < num_checkpoints:
+        raise PycatError(
+            f"criterion {by!r}: the table has {num_checkpoints} checkpoints, expected 0 to "
+            f"{num_checkpoints - 1} after the @, or -1 for the last"
+        )
+    statistic = CRITERIA[name].statistic
+    if f"{statistic}_0" not in table.names:
+        raise PycatError(
+            f"{table.path or 'score table'}: criterion {name} needs the columns {statistic}_0 to "
+            f"{statistic}_{num_checkpoints - 1}, which this table lacks; score again with "
+            "--stats all (stats='all')"
+        )
+
+
+def _parsed(by: str) -> tuple[str, int | None]:
+    """The name without its sign, and the checkpoint after an @."""
+    name = by.removeprefix("-")
+    at = re.fullmatch(r"(\w+)@(-?\d+)", name)
+    return (at[1], int(at[2])) if at else (name, None)
+
+
+def _evaluate(
+    table: ScoreTable, by: str | Criterion, seed: int, checkpoints: Sequence[int] | None
+) -> Scores:
+    if callable(by):
+        return np.array(by(table), dtype=np.float64)
+    if (expression := by.removeprefix("-")).startswith(_SQL):
+        return sql.evaluate(table, expression.removeprefix(_SQL).strip())
+    name, at = _parsed(by)
+    ks = [*(range(_num_checkpoints(table)) if checkpoints is None else checkpoints)]
+    rule = CRITERIA.get(name)
+    if rule is not None and rule.shape == "table":
+        return rule.function(table, ks)
+    scores = np.empty(len(table))
+    for rows, chunk in table.chunks():
+        scores[rows] = (
+            _column(chunk, name)
+            if rule is None
+            else rule.function(chunk, seed)
+            if rule.shape == "chunk"
+            else _of_statistic(chunk, name, at, ks)
+        )
+    return scores
+
+
+def _column(chunk: ScoreTable, name: str) -> NDArray[Any]:
+    column = chunk.column(name)
+    if column.dtype.kind not in "biuf":
+        raise PycatError(f"column {name} holds {column.dtype}, expected numbers to rank by")
+    return column
+
+
+def _of_statistic(chunk: ScoreTable, name: str, at: int | None, ks: list[int]) -> Scores:
+    function, statistic, shape = CRITERIA[name]
+    if shape == "perplexity":
+        return function(chunk.ppl[:, ks])
+    if shape == "checkpoint" or at is not None:
+        k = ks[-1 if at is None else at]
+        return _AT_CHECKPOINT[name](chunk.column(f"{statistic}_{k}") / chunk.num_tokens)
+    return function(chunk.column(statistic)[:, ks] / chunk.num_tokens[:, None])
+
+
+def _early(values: Scores) -> Scores:
+    return values[:, : max(1, values.shape[1] // 2)]
+
+
+def _num_checkpoints(table: ScoreTable) -> int:
+    return sum(re.fullmatch(r"nll_\d+", name) is not None for name in table.names)
+
+
+def _each(table: ScoreTable, checkpoints: Sequence[int]) -> Iterator[Scores]:
+    """Nll per token (N,), checkpoint by checkpoint."""
+    for k in checkpoints:
+        column = np.empty(len(table))
+        for rows, chunk in table.chunks():
+            column[rows] = chunk.column(f"nll_{k}") / chunk.num_tokens
+        yield column
+        del column  # before the next one is made
+
+
+def _clipped(table: ScoreTable, checkpoints: Sequence[int]) -> Scores:
+    """`cat_var_clipped` at the quantile's ceilings; holds one column at a time."""
+    at = int(np.ceil(_CLIPPED_QUANTILE * len(table))) - 1
+    ceilings = []
+    for column in _each(table, checkpoints):
+        column.partition(at)
+        ceilings.append(np.exp(column[at]))
+        del column
+    scores = np.empty(len(table))
+    for rows, chunk in table.chunks():
+        scores[rows] = cat_var_clipped(chunk.ppl[:, checkpoints], np.array(ceilings))
     return scores

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat.corpus import Corpus
-from pycat.criteria import Scores
 
 _NUM_BINS = 48
 _BLOCK_PAIRS = 8192
@@ -24,7 +23,7 @@ class Ranking:
         surprise: float64 (N, K), mean nll in nats a token: finite where perplexity may not be.
     """
 
-    values: Scores
+    values: NDArray[np.float64]
     kept: NDArray[np.bool_]
     surprise: NDArray[np.float64]
 
@@ -114,13 +113,14 @@ def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
 
     NaN where all values of either are equal.
     """
-    x, y = (_ranks(values) for values in (a, b))
+    x, y = (average_ranks(values) for values in (a, b))
     x, y = x - x.mean(), y - y.mean()
     scale = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / scale if scale > 0 else float("nan")
 
 
-def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+def average_ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Ranks (N,) from 1, the lowest value's, to N; equal values share their average."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     average: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2
     return average[inverse]

@@ -12,12 +12,13 @@ from sacrebleu.metrics import BLEU, CHRF
 from pycat import criteria
 from pycat.checkpoint import load_model, read_info
 from pycat.corpus import Corpus
+from pycat.cuts import highest
 from pycat.decoding import translate
 from pycat.device import choose_device
 from pycat.errors import PycatError
 from pycat.output import OutputFolder, read_manifest, replacing
 from pycat.parallel_text import ParallelText, decode
-from pycat.selection import Selection, highest
+from pycat.selection import Selection
 from pycat.training import train
 
 BASELINES = ("full", "random")
@@ -29,7 +30,8 @@ TestSet = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
 class EvaluationRow:
     """One arm on one test set.
 
-    `arm` is "full", "random" or the criterion; `num_pairs` and `num_tokens` (target, EOS counted)
+    `arm` is "full", "random" or the criterion, "selected" for one whose name no folder can have or
+    that is a baseline too; `num_pairs` and `num_tokens` (target, EOS counted)
     are its training data, `updates` its training; `bleu` and `chrf` are 0-100.
     """
 
@@ -206,7 +208,10 @@ def _arms(
         drawn = highest(criteria.random(corpus.pair_ids, seed), len(selection))
         arms["random"] = corpus.subset(corpus.pair_ids[drawn])
     name = selection.manifest["recipe"]["criterion"]
-    arms["selected" if name in arms else name] = corpus.subset(selection.pair_ids)
+    # A folder is named for the arm, which not every criterion's name can name.
+    arms[name if name.isidentifier() and name not in arms else "selected"] = corpus.subset(
+        selection.pair_ids
+    )
     return arms
 
 

@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from pycat.choice import Recipe
 from pycat.corpus import Corpus
 from pycat.errors import OutputError
 from pycat.evaluation import Evaluation, TestSet, evaluate, test_text
@@ -14,7 +15,7 @@ from pycat.parallel_text import ParallelText
 from pycat.report import write_report
 from pycat.score_table import ScoreTable
 from pycat.scoring import score
-from pycat.selection import Selection, check_recipe, select
+from pycat.selection import Selection, select
 from pycat.tokenizing import known_text, tokenize
 from pycat.training import Run, train
 
@@ -81,7 +82,7 @@ def prune(
             invalidates) without `overwrite`.
         PycatError: as each stage.
     """
-    check_recipe(keep, by)
+    Recipe(keep, by).check()
     for test in (tests or {}).values():
         test_text(test)
     text = ParallelText.of(src, tgt, tsv)

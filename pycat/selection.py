@@ -1,9 +1,8 @@
-"""Keep a fraction of the pairs, and write them as text."""
+"""Keep some of the pairs, and write them as text."""
 
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pycat.choice import Recipe, choose
 from pycat.corpus import Corpus, reopen_corpus
-from pycat.criteria import CRITERIA, Criterion, Scores, evaluate_criterion
-from pycat.errors import OutputError, PycatError
+from pycat.criteria import Criterion
+from pycat.errors import OutputError, PycatError, TextError
 from pycat.output import OutputFolder, digest, read_manifest, replacing
 from pycat.parallel_text import ParallelText, write_rows
 from pycat.score_table import ScoreTable
 
 _KEPT_FILE = "kept.parquet"
+
+Paths = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,16 @@ class Selection:
 
     Attributes:
         pair_ids: int64 (kept,), ascending.
-        manifest: recipe, counts, threshold and hashes.
+        lines: int64 (kept,), from 0, of the text or of any parallel file of the same lines; the
+            pair ids where the corpus was not made from text.
+        manifest: recipe, counts, range of scores, hashes, and `explained`: how much of the ranking
+            follows length (and rarity, where the table has a column of that name).
         corpus_path: folder of the corpus selected from.
         path: the folder, or None for a selection in memory.
     """
 
     pair_ids: NDArray[np.int64]
+    lines: NDArray[np.int64]
     manifest: Mapping[str, Any]
     corpus_path: Path
     path: Path | None = None
@@ -54,11 +60,12 @@ class Selection:
         try:
             kept = pq.read_table(folder / _KEPT_FILE, page_checksum_verification=True)
             pair_ids = kept["pair"].to_numpy()
+            lines = kept["line"].to_numpy() - 1 if "line" in kept.column_names else pair_ids
         except (OSError, KeyError, pa.ArrowException) as error:
             raise OutputError(
                 f"{folder / _KEPT_FILE}: cannot be read ({error}); run 'pycat select' again"
             ) from None
-        return cls(pair_ids, manifest, (folder / manifest["corpus_path"]).resolve(), folder)
+        return cls(pair_ids, lines, manifest, (folder / manifest["corpus_path"]).resolve(), folder)
 
     def corpus(self) -> Corpus:
         """The corpus selected from, opened.
@@ -75,123 +82,193 @@ class Selection:
             )
         return corpus
 
+    def kept_corpus(self) -> Corpus:
+        """A view of the kept pairs of the corpus, to train on or to score; raises as `corpus`."""
+        return self.corpus().subset(self.pair_ids)
+
     def write_text(
-        self, src: str | PathLike[str], tgt: str | PathLike[str], *, overwrite: bool = False
+        self,
+        src: str | PathLike[str],
+        tgt: str | PathLike[str],
+        *,
+        of: Paths | None = None,
+        overwrite: bool = False,
     ) -> None:
         """Write the kept lines of both sides, in the original order, byte for byte.
 
         `.gz` and `.zst` names are compressed. Both files appear complete, or neither.
 
+        Args:
+            src, tgt: the files to write.
+            of: another parallel text of the same lines, two files or one tab-separated, such as
+                the same sentences in other languages; neither corpus nor its text is needed then.
+            overwrite: replace files that exist.
+
         Raises:
             CorpusError: the corpus was not made from text by pycat.
-            TextError: the original text is gone or changed.
-            OutputError: a file exists and `overwrite` is not given, is the original text, or
+            TextError: the original text is gone or changed, or `of` has not its number of lines.
+            OutputError: a file exists and `overwrite` is not given, is the text that is read, or
                 both are one.
             OSError: a file cannot be written; it is named.
         """
-        text = self.corpus().text()
+        text = self._text(of)
         if text.is_tsv:
             rows = (
                 tuple(side + b"\n" for side in text.sides(row, number + 1))
-                for number, row in self._kept_rows()
+                for number, row in self._kept_rows(text)
             )
         else:
-            rows = (row for _, row in self._kept_rows())
+            rows = (row for _, row in self._kept_rows(text))
         _write(text, rows, (Path(src), Path(tgt)), overwrite)
 
-    def write_tsv(self, out: str | PathLike[str], *, overwrite: bool = False) -> None:
+    def write_tsv(
+        self,
+        out: str | PathLike[str],
+        *,
+        of: str | PathLike[str] | None = None,
+        overwrite: bool = False,
+    ) -> None:
         """Write the kept lines of a tab-separated text, all columns, byte for byte.
 
         Raises:
             PycatError: the text is two files.
             CorpusError, TextError, OutputError, OSError: as `write_text`.
         """
-        text = self.corpus().text()
+        text = self._text(of)
         if not text.is_tsv:
             raise PycatError(
                 f"{self.corpus_path}: the text is two files, not tab-separated; name two files to "
                 "write (write_text, --text SRC TGT)"
             )
-        _write(text, (row for _, row in self._kept_rows()), (Path(out),), overwrite)
+        _write(text, (row for _, row in self._kept_rows(text)), (Path(out),), overwrite)
 
-    def _kept_rows(self) -> Iterator[tuple[int, tuple[bytes, ...]]]:
-        corpus = self.corpus().subset(self.pair_ids)
-        kept = np.zeros(corpus.manifest["num_lines"], dtype=bool)
-        kept[corpus.lines] = True
-        rows = enumerate(corpus.text().rows())
-        return ((number, row) for number, row in rows if kept[number])
+    def _text(self, of: Paths | None) -> ParallelText:
+        if of is None:
+            return self.corpus().text()
+        return (
+            ParallelText.of(*of, None) if isinstance(of, tuple) else ParallelText.of(None, None, of)
+        )
+
+    def _kept_rows(self, text: ParallelText) -> Iterator[tuple[int, tuple[bytes, ...]]]:
+        expected = self.manifest["num_lines"]
+        kept = np.zeros(expected, dtype=bool)
+        kept[self.lines] = True
+        num_lines = 0
+        for number, row in enumerate(text.rows()):
+            num_lines = number + 1
+            if number < expected and kept[number]:
+                yield number, row
+        if num_lines != expected:
+            raise TextError(
+                f"{', '.join(map(str, text.paths))}: found {num_lines:,} lines, but the pairs were "
+                f"selected from text of {expected:,}; pass a text of the same lines"
+            )
 
 
 def select(
     scores: ScoreTable | str | PathLike[str],
     *,
-    keep: float = 0.5,
+    keep: float | tuple[float, float] = 0.5,
     by: str | Criterion = "cat_var",
+    part: str = "top",
+    unit: str = "pairs",
+    drop: Mapping[str | Criterion, float] | None = None,
+    strata: str | None = None,
+    num_strata: int | None = None,
+    cap: tuple[str, int] | None = None,
     seed: int = 0,
     out: str | PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> Selection:
-    """Keep the highest-scoring fraction of the pairs.
+    """Rank the pairs by a criterion, and keep a part of the ranking.
+
+    Pairs go from the highest score to the lowest, among equal scores from the lowest pair id to the
+    highest. Fractions are those of the whole table, whatever `drop` and `cap` take out before.
 
     Args:
         scores: an open ScoreTable of N pairs, or the path of one.
-        keep: fraction of the pairs, in (0, 1]; round(keep * N) are kept, at least one.
-        by: name of a criterion, or a function from the table to scores (N,), higher ranks first.
-        seed: of the criterion "random".
+        keep: fraction to keep, in (0, 1], or the two ends of a range of the ranking: (0.2, 0.7) is
+            what comes after the first fifth, half of all.
+        by: the criterion, as in `evaluate_criterion`: a name such as "cat_var", "-ppl" to rank the
+            lowest first, a column of the table, "sql: …", or a function from the table to (N,).
+        part: of the ranking, "top", "middle" or "bottom" (as "top" by the criterion with a "-").
+        unit: what fractions count. "pairs": exactly round(keep * N), at least one. "tokens": as
+            many pairs of the ranking, from its begin, as fit into round(keep * target tokens); the
+            next one would be too long, so less than one pair's tokens are missing.
+        drop: first, one after the other, the fraction of highest scores to leave out by each
+            criterion: {"-aum": 0.2}.
+        strata: "length" or the name of a column with few values, such as a domain: each stratum
+            keeps the same share, the highest of it. "score": coverage-centric (Zheng et al. 2023,
+            ICLR): strata of equal width in score keep equal numbers, drawn at random; the hardest
+            are left out by `drop`.
+        num_strata: by score (50 unless given), or by length (10).
+        cap: name of a column of group ids, and how many of a group may stay: the first of the
+            ranking, after `drop`. Negative ids are in no group.
+        seed: of the criterion "random", and of what strata by score draw.
         out: the folder to make; without one, the selection stays in memory.
         overwrite: replace a selection made with other options.
 
     Returns:
-        The selection; among equal scores the lower pair id is kept.
+        The selection.
 
     Raises:
-        PycatError: `keep` is out of range, the criterion is unknown or not a number somewhere.
+        PycatError: an option is out of range, a criterion is unknown, lacks columns or is not a
+            number somewhere, or fewer pairs are left than asked for.
         OutputError: `out` holds something else, or a selection made with other options.
     """
-    check_recipe(keep, by)
+    recipe = Recipe(keep, by, part, unit, drop, strata, num_strata, cap, seed)
+    recipe.check()
     table = scores if isinstance(scores, ScoreTable) else ScoreTable.open(scores)
-    values = evaluate_criterion(table, by, seed)
-    recipe = {
-        "scores": digest(table.manifest["recipe"]),
-        "criterion": by if isinstance(by, str) else getattr(by, "__name__", "function"),
-        # Two functions may share a name, such as "<lambda>"; what they return tells them apart.
-        "function_scores": None if isinstance(by, str) else sha256(values.tobytes()).hexdigest(),
-        "keep": keep,
-        "seed": seed if by == "random" else None,
-    }
     corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
     if corpus.manifest["id"] != table.manifest["corpus"]:
         raise PycatError(
             f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
         )
+    choice = choose(table, recipe)
+    made_by = {"scores": digest(table.manifest["recipe"]), **choice.recipe}
     folder = None
     if out is not None:
-        folder = OutputFolder(Path(out), "selection", recipe, (_KEPT_FILE,), overwrite)
+        folder = OutputFolder(Path(out), "selection", made_by, (_KEPT_FILE,), overwrite)
         if folder.manifest is not None:
             return Selection.open(folder.path)
-    rows = highest(values, max(1, round(keep * len(table))))
-    pair_ids = table.pair_ids[rows]
-    facts: dict[str, Any] = {
+    facts = {
         "corpus": corpus.manifest["id"],
-        "num_pairs": len(table),
-        "num_kept": len(pair_ids),
-        "num_tokens": int(table.num_tokens.sum()),
-        "num_tokens_kept": int(table.num_tokens[rows].sum()),
-        "threshold": float(values[rows].min()),
+        **choice.facts,
+        "num_lines": corpus.manifest["num_lines"] if corpus.has_text else len(corpus),
         "corpus_options": corpus.options,
     }
+    batches = _kept_pairs(table, choice.kept, corpus)
     if folder is None:
-        return Selection(pair_ids, {"recipe": recipe, **facts}, corpus.path.resolve())
-    with replacing(folder.path / _KEPT_FILE) as temporary:
-        columns = {"pair": pair_ids}
-        if corpus.has_text:
-            columns["line"] = corpus.subset(pair_ids).lines + 1
-        pq.write_table(pa.table(columns), temporary, write_page_checksum=True)
+        kept = pa.Table.from_batches(batches)
+        pair_ids = kept["pair"].to_numpy()
+        lines = kept["line"].to_numpy() - 1 if corpus.has_text else pair_ids
+        return Selection(pair_ids, lines, {"recipe": made_by, **facts}, corpus.path.resolve())
+    first = next(batches)
+    with (
+        replacing(folder.path / _KEPT_FILE) as temporary,
+        pq.ParquetWriter(temporary, first.schema, write_page_checksum=True) as writer,
+    ):
+        writer.write_batch(first)
+        for batch in batches:
+            writer.write_batch(batch)
     folder.finish(
         **facts,
         corpus_path=os.path.relpath(corpus.path.resolve(), folder.path.resolve()),
     )
     return Selection.open(folder.path)
+
+
+def _kept_pairs(
+    table: ScoreTable, kept: NDArray[np.bool_], corpus: Corpus
+) -> Iterator[pa.RecordBatch]:
+    """Pair ids and, where there is text, line numbers from 1, a chunk of the table at a time."""
+    lines = corpus.lines if corpus.has_text else None
+    for rows, chunk in table.chunks():
+        pair_ids = chunk.pair_ids[kept[rows]]
+        columns = {"pair": pair_ids}
+        if lines is not None:
+            columns["line"] = lines[pair_ids] + 1
+        yield pa.RecordBatch.from_pydict(columns)
 
 
 def _write(
@@ -206,21 +283,3 @@ def _write(
                 "write to another file"
             )
     write_rows(rows, outs)
-
-
-def check_recipe(keep: float, by: str | Criterion) -> None:
-    """Refuse a fraction out of range or an unknown criterion, before any work.
-
-    Raises:
-        PycatError: with what was expected.
-    """
-    if not 0 < keep <= 1:
-        raise PycatError(f"keep is {keep}; expected a fraction above 0 and at most 1, such as 0.5")
-    if isinstance(by, str) and by not in CRITERIA:
-        raise PycatError(f"criterion {by!r} is not known; expected one of {', '.join(CRITERIA)}")
-
-
-def highest(scores: Scores, count: int) -> NDArray[np.int64]:
-    """Rows of the `count` highest scores, ascending; among equals the lower row is in."""
-    order = np.argsort(-scores, kind="stable")
-    return np.sort(order[:count])

@@ -5,9 +5,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from conftest import SmallDisk, ToyText
+from conftest import MakeScores, SmallDisk, ToyText
 
 import pycat
 from pycat import cli
@@ -52,6 +54,78 @@ def test_verbs_in_order_give_a_pruned_text(
         ["random", "50", "2", "toy"],
         ["cat_var", "50", "2", "toy"],
     ]
+
+
+def test_select_takes_steps_parts_and_negated_criteria(
+    toy_corpus: pycat.Corpus,
+    make_scores: MakeScores,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = make_scores(
+        toy_corpus, np.random.default_rng(0).uniform(1, 50, (300, 3)), tmp_path / "scores"
+    )
+    cases: list[tuple[tuple[object, ...], dict[str, Any]]] = [
+        (("--by", "-ppl", "--keep", 0.2), {"by": "-ppl", "keep": 0.2}),
+        (("--keep", "0.2:0.7"), {"keep": (0.2, 0.7)}),
+        (("--part", "middle", "--unit", "tokens"), {"part": "middle", "unit": "tokens"}),
+        (
+            ("--drop", "-ppl@0:0.1", "--drop", "length:0.2", "--then", "-cat_var:0.3"),
+            {"drop": {"-ppl@0": 0.1, "length": 0.2}, "by": "-cat_var", "keep": 0.3},
+        ),
+        (("--strata", "score", "--num-strata", 9), {"strata": "score", "num_strata": 9}),
+        (("--cap", "num_tokens:8"), {"cap": ("num_tokens", 8), "keep": 0.1}),
+    ]
+    for i, (words, options) in enumerate(cases):
+        out = tmp_path / f"selection{i}"
+        more = ("--keep", 0.1) if "--cap" in words else ()
+        assert run("select", "--scores", tmp_path / "scores", "--out", out, *words, *more) == 0
+        expected = pycat.select(table, **options)
+        assert pycat.Selection.open(out).pair_ids.tolist() == expected.pair_ids.tolist()
+    printed = capsys.readouterr().out
+    assert re.search(r"kept 60 of 300 pairs by -ppl .*, scores from -[\d.,e+]+ up", printed)
+    assert re.search(r"kept 150 of .* by cat_var .*, scores from [\d.,e+]+ to [\d.,e+]+\n", printed)
+    pattern = (
+        r"  kept pairs have \d+\.\d target tokens .* dropped ones \d+\.\d; .* length [+-]0\.\d"
+    )
+    assert re.search(pattern, printed)
+    both = ("--then", "length:0.3", "--keep", 0.4)
+    assert run("select", "--scores", tmp_path / "scores", "--out", tmp_path / "x", *both) == 1
+    assert "--then C:F says --by C --keep F; leave those two out" in capsys.readouterr().err
+    twice = ("--drop", "length:0.1", "--drop", "length:0.2")
+    assert run("select", "--scores", tmp_path / "scores", "--out", tmp_path / "x", *twice) == 1
+    assert "--drop names a criterion twice; add up its fractions" in capsys.readouterr().err
+
+
+def test_apply_writes_the_text_or_another_one(
+    toy_corpus: pycat.Corpus,
+    make_scores: MakeScores,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kept = tmp_path / "selection"
+    scores = make_scores(toy_corpus, np.ones((300, 2)))
+    pycat.select(scores, keep=0.1, out=kept)
+    outs = tmp_path / "o.en", tmp_path / "o.de"
+    assert run("apply", "--selection", kept, "--text", *outs) == 0
+    assert f"text: {outs[0]}, {outs[1]}" in capsys.readouterr().out
+    texts = [path.read_bytes().splitlines(keepends=True)[:30] for path in toy_corpus.text().paths]
+    assert [path.read_bytes() for path in outs] == [b"".join(lines) for lines in texts]
+    other = tmp_path / "other.tsv"
+    other.write_text("".join(f"{i}\t{-i}\n" for i in range(300)))
+    tsv = tmp_path / "o.tsv"
+    assert run("apply", "--selection", kept, "--text", tsv, "--of", other) == 0
+    assert tsv.read_text().splitlines() == [f"{i}\t{-i}" for i in range(30)]
+    assert run("apply", "--selection", kept, "--text", *outs, "--of", other, "--overwrite") == 0
+    assert outs[1].read_text().splitlines() == [f"{-i}" for i in range(30)]
+    pair = toy_corpus.text().paths
+    for words, message in (
+        (("--text", *outs), "this file exists; pass --overwrite"),
+        (("--text", tsv, "--of", *pair), "--of names two files and --text one"),
+        (("--text", *outs, tsv), "--text names 3 files; expected source and target, or one"),
+    ):
+        assert run("apply", "--selection", kept, *words) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_prune_passes_every_group_of_options_on(
@@ -194,7 +268,9 @@ def test_help_gives_defaults(verb: str, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
-        (["prune", "--by", "best"], "invalid choice: 'best'"),
+        (["select", "--drop", "el2n"], "expected a criterion and a fraction, such as el2n:0.2"),
+        (["select", "--keep", "half"], "'half': expected a fraction, such as 0.5"),
+        (["select", "--cap", "group:few"], "expected a column and a number of pairs"),
         (["train", "--corpus", "c", "--out", "o", "--checkpoint-steps", "1,x"], "such as 100,200"),
         (["evaluate", "--test", "a,b,c"], "expected [NAME=]SOURCE,REFERENCE"),
         (["tokenize", "--languages", "en", "--out", "o"], "expected two names, such as en,de"),

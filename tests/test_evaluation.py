@@ -26,6 +26,18 @@ def selection(toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path) -> Se
     return select(table, keep=0.5, out=tmp_path / "selection")
 
 
+def test_an_arm_is_named_as_a_folder_can_be(toy_corpus: Corpus, make_scores: MakeScores) -> None:
+    table = make_scores(toy_corpus, np.ones((len(toy_corpus), 2)))
+    for by, arm in (
+        ("cat_diff", "cat_diff"),
+        ("-ppl@0", "selected"),
+        ("sql: nll_0 / num_tokens", "selected"),
+        ("random", "selected"),
+    ):
+        arms = evaluation._arms(toy_corpus, select(table, by=by), ("random",), seed=0)
+        assert list(arms) == ["random", arm]
+
+
 def test_arms_are_trained_and_scored_as_sacrebleu_does(
     selection: Selection, toy_text: ToyText, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ import gzip
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 
 import pycat
 from pycat.corpus import Corpus, open_corpus
+from pycat.cuts import highest
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.score_table import ScoreTable
-from pycat.selection import Selection, highest, select
+from pycat.selection import Selection, select
 from pycat.tokenizing import tokenize
 
 
@@ -94,7 +96,8 @@ def test_a_fraction_out_of_range_is_refused(
     with pytest.raises(PycatError) as caught:
         select(table, keep=keep, out=tmp_path / "out")
     assert str(caught.value) == (
-        f"keep is {keep}; expected a fraction above 0 and at most 1, such as 0.5"
+        f"keep is {keep}; expected a fraction above 0 and at most 1, such as 0.5, or a range of "
+        "the ranking, such as (0.2, 0.7)"
     )
     assert not (tmp_path / "out").exists()
 
@@ -178,7 +181,7 @@ def test_functions_of_one_name_are_told_apart(
     first = select(table, keep=0.5, by=lambda given: given.nll[:, 0], out=out)
     same = select(table, keep=0.5, by=lambda given: given.nll[:, 0], out=out)
     assert same.pair_ids.tolist() == first.pair_ids.tolist()
-    with pytest.raises(OutputError, match=r"other options \(function_scores was"):
+    with pytest.raises(OutputError, match=r"other options \(hashes was"):
         select(table, keep=0.5, by=lambda given: -given.nll[:, 0], out=out)
 
 
@@ -412,3 +415,83 @@ def test_an_existing_file_is_replaced_only_when_told(
     assert not src.exists()
     kept.write_text(src, tgt, overwrite=True)
     assert len(tgt.read_bytes().splitlines()) == 30
+
+
+def test_a_selection_applies_to_another_text_of_the_same_lines(
+    tmp_path: Path, toy_tokenizer: Path, make_scores: MakeScores
+) -> None:
+    (tmp_path / "a.en").write_text("\none\ntwo\n\nthree\n")
+    (tmp_path / "a.de").write_text("x\neins\nzwei\nx\ndrei\n")
+    corpus = tokenize(
+        tmp_path / "a.en", tmp_path / "a.de", out=tmp_path / "corpus", tokenizer=toy_tokenizer
+    )
+    table = make_scores(corpus, np.ones((3, 2)))
+    made = select(table, keep=0.67, by=keeping([0, 2]), out=tmp_path / "selection")
+    in_memory = select(table, keep=0.67, by=keeping([0, 2]))
+    assert made.kept_corpus().pair_ids.tolist() == [0, 2]
+    # Whoever has the selection alone can apply it.
+    shutil.rmtree(corpus.path)
+    fr, sw, tsv = tmp_path / "o.fr", tmp_path / "o.sw", tmp_path / "o.tsv"
+    fr.write_bytes(b"0\n1\r\n2\n3\n4")
+    sw.write_bytes(b"a\nb\nc\nd\ne\n")
+    tsv.write_bytes(b"0\ta\tx\n1\tb\ty\n2\tc\n3\td\n4\te\tz\n")
+    for selection in (Selection.open(made.path or ""), in_memory):
+        assert selection.lines.tolist() == [1, 4]
+        out = tmp_path / "k.fr", tmp_path / "k.sw"
+        selection.write_text(*out, of=(fr, sw), overwrite=True)
+        assert [path.read_bytes() for path in out] == [b"1\r\n4", b"b\ne\n"]
+        selection.write_text(*out, of=tsv, overwrite=True)
+        assert [path.read_bytes() for path in out] == [b"1\n4\n", b"b\ne\n"]
+        selection.write_tsv(tmp_path / "k.tsv", of=tsv, overwrite=True)
+        assert (tmp_path / "k.tsv").read_bytes() == b"1\tb\ty\n4\te\tz\n"
+        with pytest.raises(OutputError, match="this is the text being pruned"):
+            selection.write_tsv(tsv, of=tsv, overwrite=True)
+
+
+@pytest.mark.parametrize("count", [299, 301])
+def test_a_text_of_other_lines_is_refused_and_nothing_written(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path, count: int
+) -> None:
+    selection = select(make_scores(toy_corpus, nll_of(toy_corpus)), keep=0.5)
+    src, tgt = tmp_path / "o.en", tmp_path / "o.de"
+    for path in (src, tgt):
+        path.write_text("x\n" * count)
+    with pytest.raises(TextError) as caught:
+        selection.write_text(tmp_path / "k.en", tmp_path / "k.de", of=(src, tgt))
+    assert str(caught.value) == (
+        f"{src}, {tgt}: found {count} lines, but the pairs were selected from text of 300; pass a "
+        "text of the same lines"
+    )
+    assert sorted(tmp_path.iterdir()) == [tgt, src]
+
+
+def test_a_recipe_of_every_option_is_recorded_and_opened_again(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    make_scores(toy_corpus, nll_of(toy_corpus), tmp_path / "scores")
+    options: dict[str, Any] = {
+        "keep": 0.4,
+        "by": "random",
+        "unit": "tokens",
+        "drop": {"-ppl@0": 0.1, "length": 0.2},
+        "strata": "length",
+        "num_strata": 4,
+        "seed": 3,
+        "out": tmp_path / "selection",
+    }
+    made = select(tmp_path / "scores", **options)
+    recipe = dict(made.manifest["recipe"])
+    del recipe["scores"]
+    assert recipe == {
+        "criterion": "random",
+        "keep": 0.4,
+        "seed": 3,
+        "unit": "tokens",
+        "num_strata": 4,
+        "drop": [["-ppl@0", 0.1], ["length", 0.2]],
+        "strata": "length",
+    }
+    again = select(tmp_path / "scores", **options)
+    assert again.pair_ids.tolist() == made.pair_ids.tolist()
+    with pytest.raises(OutputError, match=r"other options \(num_strata was 4, now 5\)"):
+        select(tmp_path / "scores", **{**options, "num_strata": 5})

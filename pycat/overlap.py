@@ -1,0 +1,98 @@
+"""How stable a selection is: what it shares with those that would be made otherwise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pycat.criteria import Criterion, criterion_name, evaluate_criterion, is_known
+from pycat.cuts import prefix
+from pycat.errors import PycatError
+from pycat.score_table import ScoreTable
+from pycat.selection import Selection
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Jaccard overlaps of the kept part with the same share kept otherwise, 0 to 1.
+
+    Attributes:
+        criteria: by other criteria on the same table, in the order given.
+        tables: by the same criterion on other tables, in the order given.
+        without_checkpoint: by the same criterion without one checkpoint, in their order; empty
+            where fewer than two would be left, or for what is not in `CRITERIA`.
+        chance: what two random parts of that size share on average.
+    """
+
+    criteria: dict[str, float]
+    tables: list[float]
+    without_checkpoint: list[float]
+    chance: float
+
+
+def stability(
+    table: ScoreTable,
+    *,
+    keep: float = 0.5,
+    by: str | Criterion = "cat_var",
+    criteria: Sequence[str | Criterion] = (),
+    tables: Sequence[ScoreTable] = (),
+    seed: int = 0,
+) -> Stability:
+    """Compare the top of a ranking with that of other rankings, before anyone trains on it.
+
+    Args:
+        table: N pairs.
+        keep: fraction of the pairs, in (0, 1].
+        by: the criterion.
+        criteria: others to compare with.
+        tables: of the same pairs under proxies of other seeds, sizes or training.
+        seed: of "random".
+
+    Raises:
+        PycatError: a table has other pairs; or as `evaluate_criterion`.
+    """
+    count = max(1, round(keep * len(table)))
+
+    def top(
+        of: ScoreTable, criterion: str | Criterion, checkpoints: Sequence[int] | None = None
+    ) -> NDArray[np.bool_]:
+        scores = evaluate_criterion(of, criterion, seed, checkpoints=checkpoints)
+        return prefix(scores, np.array([count]), np.zeros(len(of), np.int8))
+
+    kept = top(table, by)
+    for other in tables:
+        if other.manifest["recipe"]["corpus"] != table.manifest["recipe"]["corpus"]:
+            raise PycatError(
+                f"{other.path or 'score table'}: holds scores of other pairs than "
+                f"{table.path or 'the first table'}; score the same corpus"
+            )
+    ks = range(len(table.steps)) if is_known(by) and len(table.steps) > 2 else range(0)
+    return Stability(
+        criteria={criterion_name(other): _shared(kept, top(table, other)) for other in criteria},
+        tables=[_shared(kept, top(other, by)) for other in tables],
+        without_checkpoint=[
+            _shared(kept, top(table, by, [k for k in ks if k != left_out])) for left_out in ks
+        ],
+        chance=count / (2 * len(table) - count),
+    )
+
+
+def jaccard(a: Selection, b: Selection) -> float:
+    """Pairs in both selections over pairs in either, 0 to 1.
+
+    Raises:
+        PycatError: they are selections of different corpora.
+    """
+    if a.manifest["corpus"] != b.manifest["corpus"]:
+        raise PycatError(
+            f"{a.path or 'selection'} and {b.path or 'selection'}: are of different corpora, whose "
+            "pair ids mean different pairs; select from the same one"
+        )
+    both = len(np.intersect1d(a.pair_ids, b.pair_ids, assume_unique=True))
+    return both / (len(a) + len(b) - both)
+
+
+def _shared(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    return int((a & b).sum()) / int((a | b).sum())

@@ -1,0 +1,133 @@
+"""Strata: groups of pairs of which each keeps its share."""
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pycat.criteria import random
+from pycat.cuts import chunked
+from pycat.errors import PycatError
+from pycat.score_table import ScoreTable
+
+Codes = NDArray[np.int16]
+
+_MAX_STRATA = int(np.iinfo(np.int16).max)
+
+
+def by_score(scores: NDArray[np.float64], codes: Codes, num_strata: int) -> None:
+    """Equal steps between the lowest and the highest finite score, in place of codes >= 0.
+
+    Infinite scores fall into the first and the last.
+    """
+    low, high = np.inf, -np.inf
+    for rows in chunked(len(scores)):
+        finite = scores[rows][(codes[rows] >= 0) & np.isfinite(scores[rows])]
+        low, high = finite.min(initial=low), finite.max(initial=high)
+    # Halved, because the distance of two float64 may be none.
+    width = high / 2 - low / 2
+    for rows in chunked(len(scores)):
+        inside = codes[rows] >= 0
+        values = np.clip(scores[rows][inside], low, high)
+        share = (values / 2 - low / 2) / width if width > 0 else np.zeros(len(values))
+        codes[rows][inside] = np.minimum(share * num_strata, num_strata - 1).astype(np.int16)
+
+
+def by_length(num_tokens: NDArray[np.int32], codes: Codes, num_strata: int) -> None:
+    """About equally many pairs from the shortest target to the longest, in place of codes >= 0.
+
+    Equal lengths stay together, so strata may be fewer.
+    """
+    counts = np.zeros(int(num_tokens.max()) + 1, dtype=np.int64)
+    for rows in chunked(len(codes)):
+        counts += np.bincount(num_tokens[rows][codes[rows] >= 0], minlength=len(counts))
+    below = np.cumsum(counts) - counts
+    stratum = (below * num_strata // max(1, counts.sum())).astype(np.int16)
+    stratum = np.minimum(stratum, num_strata - 1)
+    for rows in chunked(len(codes)):
+        codes[rows] = np.where(codes[rows] >= 0, stratum[num_tokens[rows]], -1)
+
+
+def by_column(table: ScoreTable, name: str, codes: Codes) -> int:
+    """One for each value of a column, in place of codes >= 0; how many there are.
+
+    Raises:
+        PycatError: no such column, or it has more values than 32,767.
+    """
+    check_column(table, name)
+    known: dict[object, int] = {}
+    for rows, chunk in table.chunks():
+        encoded = pa.array(chunk.column(name)).dictionary_encode(null_encoding="encode")
+        for value in encoded.dictionary.to_pylist():
+            known.setdefault(value, len(known))
+        if len(known) > _MAX_STRATA:
+            raise PycatError(
+                f"strata: column {name} has more than {_MAX_STRATA:,} values, expected a few, such "
+                "as domains; choose another column"
+            )
+        stratum = np.array([known[value] for value in encoded.dictionary.to_pylist()])
+        codes[rows] = np.where(codes[rows] >= 0, stratum[encoded.indices.to_numpy()], -1)
+    return len(known)
+
+
+def check_column(table: ScoreTable, name: str) -> None:
+    """Refuse the name of a column that the table does not have.
+
+    Raises:
+        PycatError: with those it has.
+    """
+    if name not in table.names:
+        raise PycatError(
+            f"{table.path or 'score table'}: has no column {name!r}, expected one of "
+            f"{', '.join(table.names)}; add it with ScoreTable.add"
+        )
+
+
+def sizes(codes: Codes, num_strata: int, weights: NDArray[np.int32] | None) -> NDArray[np.int64]:
+    """Pairs of each stratum, or what they weigh: (G,)."""
+    total = np.zeros(num_strata)
+    for rows in chunked(len(codes)):
+        inside = codes[rows] >= 0
+        costs = None if weights is None else weights[rows][inside]
+        total += np.bincount(codes[rows][inside], costs, num_strata)
+    return total.astype(np.int64)
+
+
+def proportional(sizes: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
+    """Split `budget` in proportion to sizes (G,), exactly: the largest remainders are rounded up.
+
+    Source: Hamilton's method of apportionment. The lower stratum wins among equal remainders.
+    """
+    # Plain integers: a budget of tokens times a size of tokens does not fit into 64 bits.
+    total = max(1, int(sizes.sum()))
+    shares = [divmod(budget * int(size), total) for size in sizes]
+    quotas = np.array([quota for quota, _ in shares], dtype=np.int64)
+    order = sorted(range(len(sizes)), key=lambda stratum: (-shares[stratum][1], stratum))
+    quotas[order[: budget - int(quotas.sum())]] += 1
+    return quotas
+
+
+def coverage_centric(sizes: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
+    """Split `budget` evenly over strata of sizes (G,); what small ones cannot use goes to others.
+
+    Source: coverage-centric coreset selection, Zheng et al. 2023 (ICLR), Algorithm 1.
+    """
+    quotas = np.zeros(len(sizes), dtype=np.int64)
+    left = budget
+    order = np.argsort(sizes, kind="stable")
+    for done, stratum in enumerate(order):
+        quotas[stratum] = min(int(sizes[stratum]), left // (len(sizes) - done))
+        left -= int(quotas[stratum])
+    return quotas
+
+
+class Drawn:
+    """The scores of the criterion random, made when they are asked for: 8 bytes a pair, its id."""
+
+    def __init__(self, table: ScoreTable, seed: int) -> None:
+        self._pair_ids, self._seed = table.pair_ids, seed
+
+    def __len__(self) -> int:
+        return len(self._pair_ids)
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float64]:
+        return random(self._pair_ids[rows], self._seed)

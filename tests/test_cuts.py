@@ -1,0 +1,72 @@
+"""Cuts of rankings against sorting, and what they hold while they cut."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pycat import cuts
+from pycat.cuts import highest, prefix
+
+
+def by_sorting(
+    scores: NDArray[np.float64],
+    budgets: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    weights: NDArray[np.int64] | None,
+) -> list[bool]:
+    taken = [False] * len(scores)
+    for group, budget in enumerate(budgets.tolist()):
+        rows = [row for row in range(len(scores)) if groups[row] == group]
+        for row in sorted(rows, key=lambda row: (-scores[row], row)):
+            budget -= 1 if weights is None else int(weights[row])
+            if budget < 0:
+                break
+            taken[row] = True
+    return taken
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "infinities and zeros", "one bit apart"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_prefix_is_that_of_the_sorted_ranking(
+    kind: str, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuts, "_CHUNK_ROWS", 37)
+    rng = np.random.default_rng(len(kind))
+    for _ in range(40):
+        count, num_groups = int(rng.integers(1, 200)), int(rng.integers(1, 5))
+        scores = {
+            "normal": rng.normal(size=count),
+            "ties": rng.integers(-2, 3, count).astype(np.float64),
+            "infinities and zeros": rng.choice([-np.inf, -0.0, 0.0, 5e-324, np.inf], count),
+            "one bit apart": np.nextafter(-1.0, rng.choice([-2.0, 2.0], count)),
+        }[kind]
+        groups = rng.integers(-1, num_groups, count)
+        weights = rng.integers(1, 9, count) if weighted else None
+        budgets = rng.integers(0, 3 * count // num_groups + 2, num_groups)
+        taken = prefix(scores, budgets, groups, weights)
+        assert taken.tolist() == by_sorting(scores, budgets, groups, weights)
+
+
+def test_many_groups_and_many_rows() -> None:
+    rng = np.random.default_rng(3)
+    scores, groups = rng.lognormal(size=300_000), rng.integers(0, 3000, 300_000)
+    taken = prefix(scores, np.full(3000, 7), groups)
+    order = np.lexsort((np.arange(300_000), -scores, groups))
+    place = np.arange(300_000) - np.searchsorted(groups[order], groups[order])
+    assert np.flatnonzero(taken).tolist() == sorted(order[place < 7].tolist())
+    expected = np.sort(np.argsort(-scores, kind="stable")[:123_457])
+    assert highest(scores, 123_457).tolist() == expected.tolist()
+
+
+def test_a_cut_holds_a_byte_a_pair_and_a_few_chunks() -> None:
+    held = []
+    for count in (1_000_000, 4_000_000):
+        scores, groups = np.random.default_rng(0).normal(size=count), np.zeros(count, np.int8)
+        tracemalloc.start()
+        prefix(scores, np.array([count // 2]), groups)
+        held.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert held[1] - held[0] < 1.1 * 3_000_000
+    assert held[0] < 1_000_000 + (24 << 20)

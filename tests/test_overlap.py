@@ -1,0 +1,58 @@
+"""Overlaps of selections with those made otherwise."""
+
+import numpy as np
+import pytest
+from conftest import MakeScores
+
+import pycat
+from pycat.errors import PycatError
+from pycat.overlap import jaccard, stability
+from pycat.selection import select
+
+
+def test_overlaps_are_those_of_the_selections(
+    toy_corpus: pycat.Corpus, make_scores: MakeScores
+) -> None:
+    rng = np.random.default_rng(0)
+    one, two = (make_scores(toy_corpus, rng.uniform(1, 50, (300, 3))) for _ in range(2))
+    found = stability(one, keep=0.3, by="cat_var", criteria=["length", "-ppl"], tables=[one, two])
+    kept = select(one, keep=0.3)
+    others = [select(one, keep=0.3, by=by) for by in ("length", "-ppl")]
+    assert list(found.criteria) == ["length", "-ppl"]
+    for overlap, other in zip(found.criteria.values(), others, strict=True):
+        both = len({*kept.pair_ids.tolist()} & {*other.pair_ids.tolist()})
+        assert overlap == both / (180 - both) == jaccard(kept, other)
+    assert found.tables == [1.0, jaccard(kept, select(two, keep=0.3))]
+    for k, overlap in enumerate(found.without_checkpoint):
+        fewer = make_scores(toy_corpus, np.delete(one.nll, k, axis=1))
+        assert overlap == jaccard(kept, select(fewer, keep=0.3))
+    assert len(found.without_checkpoint) == 3
+    assert found.chance == pytest.approx(0.3 / 1.7)
+
+
+def test_no_checkpoint_can_be_left_out_of_two(
+    toy_corpus: pycat.Corpus, make_scores: MakeScores
+) -> None:
+    table = make_scores(toy_corpus, np.random.default_rng(0).uniform(1, 50, (300, 2)))
+    assert stability(table).without_checkpoint == []
+    # Nor does a function say which checkpoints it reads.
+    three = make_scores(toy_corpus, np.ones((300, 3)))
+    assert stability(three, by=lambda given: given.nll[:, 0]).without_checkpoint == []
+
+
+def test_other_pairs_are_refused(toy_corpus: pycat.Corpus, make_scores: MakeScores) -> None:
+    table = make_scores(toy_corpus, np.ones((300, 3)))
+    fewer = toy_corpus.subset(np.arange(200))
+    with pytest.raises(PycatError) as caught:
+        stability(table, tables=[make_scores(fewer, np.ones((200, 3)))])
+    assert str(caught.value) == (
+        "score table: holds scores of other pairs than the first table; score the same corpus"
+    )
+    a = select(table, keep=0.5)
+    b = pycat.Selection(a.pair_ids, a.lines, {**a.manifest, "corpus": "0"}, a.corpus_path)
+    with pytest.raises(PycatError) as caught:
+        jaccard(a, b)
+    assert str(caught.value) == (
+        "selection and selection: are of different corpora, whose pair ids mean different pairs; "
+        "select from the same one"
+    )
