@@ -20,6 +20,7 @@ from pycat.evaluation import Evaluation, evaluate
 from pycat.line_scores import score_lines
 from pycat.overlap import Stability, jaccard, stability
 from pycat.pruning import Pruned, prune
+from pycat.rules import DEFAULT_RULES, RuleTable, measure_rules
 from pycat.score_table import ScoreTable
 from pycat.scoring import score
 from pycat.selection import Selection, select
@@ -27,6 +28,7 @@ from pycat.tokenizing import tokenize
 from pycat.training import Run, train
 
 __all__ = [
+    "DEFAULT_RULES",
     "Adapter",
     "CheckpointError",
     "Corpus",
@@ -36,6 +38,7 @@ __all__ = [
     "OutputError",
     "Pruned",
     "PycatError",
+    "RuleTable",
     "Run",
     "ScoreTable",
     "Selection",
@@ -44,6 +47,7 @@ __all__ = [
     "TokenizerError",
     "evaluate",
     "jaccard",
+    "measure_rules",
     "open_corpus",
     "prune",
     "score",

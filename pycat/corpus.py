@@ -31,6 +31,7 @@ from pycat.tokenizer import Tokenizer
 TOKENIZER_FILE = "tokenizer.model"
 TOKENIZER_FOLDER = "tokenizer"
 SKIPPED_FILE = "skipped.tsv"
+RULES_FILE = "rules.parquet"
 INDEX_FILES = ("src.idx", "src.bin", "tgt.idx", "tgt.bin")
 
 _PREFIX_OPTIONS = ("languages", "vocab_size", "eos_id", "pad_id", "tokenizer", "layout")
@@ -310,19 +311,24 @@ class Corpus:
     @property
     def lines(self) -> NDArray[np.int64]:
         """Line number in the text, from 0, of each pair (N,)."""
+        all_lines: NDArray[np.int64] = np.flatnonzero(self.kept_lines)
+        return all_lines if self._view is None else all_lines[self._view]
+
+    @property
+    def kept_lines(self) -> NDArray[np.bool_]:
+        """Whether each line of the text is in the corpus, of a view in the whole one."""
         self._require_text()
         kept = np.ones(self.manifest["num_lines"], dtype=bool)
         with (self.path / SKIPPED_FILE).open(encoding="utf-8") as file:
             next(file)
             for row in file:
                 kept[int(row.split("\t", 1)[0]) - 1] = False
-        all_lines: NDArray[np.int64] = np.flatnonzero(kept)
-        if len(all_lines) != self.manifest["num_pairs"]:
+        if kept.sum() != self.manifest["num_pairs"]:
             raise CorpusError(
-                f"{self.path / SKIPPED_FILE}: leaves {len(all_lines):,} lines, expected "
+                f"{self.path / SKIPPED_FILE}: leaves {kept.sum():,} lines, expected "
                 f"{self.manifest['num_pairs']:,}; it is damaged: run 'pycat tokenize' again"
             )
-        return all_lines if self._view is None else all_lines[self._view]
+        return kept
 
     def text(self) -> ParallelText:
         """The parallel text this corpus was made from.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, compress
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pycat._core import IndexedWriter
 from pycat.corpus import (
     INDEX_FILES,
+    RULES_FILE,
     SKIPPED_FILE,
     TOKENIZER_FILE,
     TOKENIZER_FOLDER,
@@ -35,6 +36,8 @@ from pycat.tokenizer import MAX_TRAINING_BYTES, Tokenizer, train_tokenizer
 # A line longer than this is skipped unread by the tokenizer: no sentence is, and markup dumps are.
 MAX_LINE_BYTES = 65_536
 
+Result = TypeVar("Result")
+
 _OWNED = (
     *INDEX_FILES,
     "src.mcore.*",
@@ -42,6 +45,7 @@ _OWNED = (
     TOKENIZER_FILE,
     f"{TOKENIZER_FOLDER}/*",
     SKIPPED_FILE,
+    RULES_FILE,
 )
 
 
@@ -301,7 +305,7 @@ def _write_corpus(
         IndexedWriter(str(folder / "tgt"), dtype=dtype) as tgt_writer,
     ):
         skipped_file.write("line\treason\n")
-        for done in _in_order(
+        for done in in_order(
             text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
             lambda chunk: _tokenize_chunk(text, chunk, tokenizer, max_tokens),
             num_threads,
@@ -322,9 +326,9 @@ def _write_corpus(
     return counts
 
 
-def _in_order(
-    chunks: Iterable[Chunk], work: Callable[[Chunk], _Tokenized], num_threads: int
-) -> Iterator[_Tokenized]:
+def in_order(
+    chunks: Iterable[Chunk], work: Callable[[Chunk], Result], num_threads: int
+) -> Iterator[Result]:
     """`work` of each chunk, in order, on so many threads; an error comes where its chunk would.
 
     Threads suffice: SentencePiece (0.2.3) holds no GIL while it segments, only while it makes
@@ -333,7 +337,7 @@ def _in_order(
     """
     # One chunk more than threads waits, so that no thread idles while this one reads and writes.
     ahead = 2 * num_threads + 1
-    pending: deque[Future[_Tokenized]] = deque()
+    pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(num_threads, "tokenize")
     source = iter(chunks)
     try:
@@ -341,7 +345,7 @@ def _in_order(
             try:
                 chunk = next(source, None)
             except TextError as error:
-                chunk, broken = None, Future[_Tokenized]()
+                chunk, broken = None, Future[Result]()
                 broken.set_exception(error)
                 pending.append(broken)
             if chunk is None:

@@ -481,7 +481,7 @@ def test_an_interrupted_run_is_made_whole_by_the_next(
     after_chunks: int,
 ) -> None:
     text, out = toy_text(60), tmp_path / "corpus"
-    whole: Callable[..., Iterator[Any]] = pycat.tokenizing._in_order
+    whole: Callable[..., Iterator[Any]] = pycat.tokenizing.in_order
 
     def broken_off(*args: Any) -> Iterator[Any]:
         for number, chunk in enumerate(whole(*args)):
@@ -492,7 +492,7 @@ def test_an_interrupted_run_is_made_whole_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(pycat.parallel_text, "_CHUNK_LINES", 10)
         patch.setattr(pycat.parallel_text, "_STEP_LINES", 10)
-        patch.setattr(pycat.tokenizing, "_in_order", broken_off)
+        patch.setattr(pycat.tokenizing, "in_order", broken_off)
         with pytest.raises(KeyboardInterrupt):
             tokenize(*text, out=out, tokenizer=toy_tokenizer)
     assert {file.name for file in out.iterdir()} == {"corpus.json", "tokenizer.model"}

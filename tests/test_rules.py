@@ -1,0 +1,238 @@
+"""Rules: each measures what it says, drops what it should, and survives a second look."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import pycat
+from pycat.errors import CorpusError, OutputError, PycatError
+from pycat.rules import (
+    DEFAULT_RULES,
+    RuleTable,
+    copies_before,
+    length_z,
+    measure_rules,
+    read_rules,
+)
+
+GOOD = [
+    ("The cat sleeps on the old table.", "Die Katze schläft auf dem alten Tisch."),
+    (
+        "We would like to order two cups of coffee.",
+        "Wir möchten gern zwei Tassen Kaffee bestellen.",
+    ),
+    ("Yesterday the children played in the garden.", "Gestern spielten die Kinder im Garten."),
+    ("The train to Berlin leaves at 10:45 today.", "Der Zug nach Berlin fährt heute um 10.45 Uhr."),
+    ("She has lived in this house for many years.", "Sie wohnt seit vielen Jahren in diesem Haus."),
+    ("Nobody knows what will happen tomorrow.", "Niemand weiß, was morgen geschehen wird."),
+    ("The book lies open on the kitchen table.", "Das Buch liegt offen auf dem Küchentisch."),
+    ("He asked whether the shop was still open.", "Er fragte, ob der Laden noch geöffnet sei."),
+]
+
+Measure = Callable[..., RuleTable]
+
+
+@pytest.fixture
+def measure(tmp_path: Path, toy_tokenizer: Path) -> Measure:
+    def run(pairs: list[tuple[str, str]], **options: int) -> RuleTable:
+        return measure_rules(corpus_of(tmp_path, pairs, toy_tokenizer), **options)
+
+    return run
+
+
+def corpus_of(folder: Path, pairs: list[tuple[str, str]], tokenizer: Path) -> pycat.Corpus:
+    folder.mkdir(exist_ok=True)
+    text = folder / "text.tsv"
+    text.write_text("".join(f"{src}\t{tgt}\n" for src, tgt in pairs), "utf-8", newline="\n")
+    return pycat.tokenize(
+        tsv=text, out=folder / "corpus", tokenizer=tokenizer, languages=("en", "de")
+    )
+
+
+def hit_by(table: RuleTable, row: int) -> set[str]:
+    return {rule for rule, hits in table.hits().items() if hits[row]}
+
+
+def test_translations_pass_every_rule(measure: Measure) -> None:
+    table = measure(GOOD)
+    kept, counts = table.apply()
+    assert kept.all()
+    assert counts == dict.fromkeys(DEFAULT_RULES, 0)
+
+
+@pytest.mark.parametrize(
+    ("pair", "rules"),
+    [
+        (GOOD[0], {"duplicate", "near_duplicate"}),
+        (("The cat sleeps  on the old table!", GOOD[0][1]), {"near_duplicate"}),
+        (
+            ("The dog barks at the old moon.", "The dog barks at the old moon."),
+            {"copied", "tgt_language"},
+        ),
+        (("Der Hund bellt den Mond an.", "Der Kater schläft im Garten."), {"src_language"}),
+        (("The dog barks at the moon.", "Le chien aboie toujours à la lune."), {"tgt_language"}),
+        (("The dog barks at the moon.", "Der Hund bellt. " * 12), {"length_z"}),
+        ((f"The dog barks. {'-' * 40}", f"Der Hund bellt. {'-' * 40}"), {"letters"}),
+        (("It was 1945 and cold then.", "Es war 2783 und kalt damals."), {"numbers"}),
+        (("The dog barks at the moon.", "Der Hund heult dann fÃ¼rchterlich."), {"encoding"}),
+        (("The dog barks at the moon.", "Der Hund heult dann f\ufffdrchterlich."), {"encoding"}),
+    ],
+)
+def test_each_rule_drops_its_kind_alone(
+    measure: Measure, pair: tuple[str, str], rules: set[str]
+) -> None:
+    table = measure([*GOOD, pair])
+    assert hit_by(table, len(GOOD)) == rules
+    assert not any(hit_by(table, row) for row in range(len(GOOD)))
+
+
+def test_a_target_of_many_sources_is_capped(measure: Measure) -> None:
+    sources = ["cats", "old dogs", "horses", "this child", "nobody", "all birds", "a whale"]
+    pairs = [
+        (f"We sometimes see {name} here.", "Bitte akzeptieren Sie Cookies.") for name in sources
+    ]
+    table = measure([*GOOD, *pairs])
+    hits = table.hits({"near_duplicate": None})["target_copies"]
+    assert np.flatnonzero(hits).tolist() == [len(GOOD) + 5, len(GOOD) + 6]
+    assert table.columns["tgt_group"][-7:].tolist() == [len(GOOD)] * 7
+    assert table.columns["src_group"][-7:].tolist() == [*range(len(GOOD), len(GOOD) + 7)]
+
+
+def test_numbers_are_compared_without_separators_and_words(measure: Measure) -> None:
+    table = measure(
+        [("1,000 of 7 items", "7 von 1.000 Dingen"), ("2 men", "zwei Leute"), ("12 ab", "34 cd")]
+    )
+    assert table.columns["number_mismatch"].tolist() == [0, 0, 1]
+
+
+def test_overlap_by_hand(measure: Measure) -> None:
+    # "  ab  " gives the n-grams "  ab", " ab ", "ab  "; "  abc  " shares the first of four.
+    table = measure([("ab", "abc"), ("AB", "ab"), ("ab ab", "ab"), ("one", "zwei")])
+    np.testing.assert_allclose(table.columns["overlap"], [0.25, 1, 1, 0])
+
+
+def test_length_z_has_unit_spread_and_knows_direction() -> None:
+    rng = np.random.default_rng(0)
+    src = rng.integers(20, 200, 20_000).astype(np.int32)
+    # A language that takes 1.5 times the characters, spread as Gale and Church have it.
+    tgt = np.maximum(1, rng.normal(1.5 * src, 2 * np.sqrt(src))).astype(np.int32)
+    z = length_z(src, tgt)
+    assert abs(float(np.median(z))) < 0.02
+    assert abs(float(z.std()) - 1) < 0.05
+    tgt[0], tgt[1] = tgt[0] // 4, 4 * tgt[1]
+    assert length_z(src, tgt)[0] < -4
+    assert length_z(src, tgt)[1] > 4
+
+
+def test_thresholds_and_switches(measure: Measure) -> None:
+    table = measure(
+        [*GOOD, GOOD[0], ("It was 1945 and cold then.", "Es war 2783 und kalt damals.")]
+    )
+    assert table.apply()[1]["numbers"] == 1
+    kept, counts = table.apply({"numbers": None, "duplicate": None, "near_duplicate": None})
+    assert kept.all()
+    assert "numbers" not in counts
+    assert not table.apply({"length_z": 0.0})[0].any()
+
+
+def test_copies_before_by_hand() -> None:
+    assert copies_before(np.array([5, 2, 5, 5, 2])).tolist() == [0, 0, 1, 2, 1]
+
+
+def test_threads_and_chunks_do_not_matter(
+    tmp_path: Path, toy_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [*GOOD, *(pair for pair in GOOD), ("a b", "c d")] * 5
+    one = measure_rules(corpus_of(tmp_path / "one", pairs, toy_tokenizer), num_threads=1)
+    monkeypatch.setattr("pycat.parallel_text._CHUNK_LINES", 7)
+    monkeypatch.setattr("pycat.parallel_text._STEP_LINES", 7)
+    three = measure_rules(corpus_of(tmp_path / "three", pairs, toy_tokenizer), num_threads=3)
+    assert one.columns.keys() == three.columns.keys()
+    for name, values in one.columns.items():
+        assert values.tolist() == three.columns[name].tolist(), name
+
+
+def test_skipped_lines_and_views(tmp_path: Path, toy_tokenizer: Path) -> None:
+    pairs = [GOOD[0], ("", "leer"), GOOD[1], ("copied line", "copied line"), GOOD[2]]
+    corpus = corpus_of(tmp_path, pairs, toy_tokenizer)
+    table = measure_rules(corpus)
+    assert table.columns["src_chars"].tolist() == [len(pairs[i][0]) for i in (0, 2, 3, 4)]
+    assert table.columns["overlap"][2] == 1
+    view = measure_rules(corpus.subset(np.array([2, 3])))
+    assert view.columns["pair"].tolist() == [2, 3]
+    assert view.columns["overlap"].tolist() == table.columns["overlap"][2:].tolist()
+
+
+def test_measured_once_and_again_when_another_corpus_comes(
+    tmp_path: Path, toy_tokenizer: Path
+) -> None:
+    corpus = corpus_of(tmp_path, GOOD, toy_tokenizer)
+    measure_rules(corpus)
+    file = corpus.path / "rules.parquet"
+    before = file.stat().st_mtime_ns
+    measure_rules(corpus)
+    assert file.stat().st_mtime_ns == before
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(OutputError, match=r"rules\.parquet: cannot be read .*measure_rules"):
+        RuleTable.open(corpus)
+    assert len(measure_rules(corpus)) == len(GOOD)
+    old = file.read_bytes()
+    (tmp_path / "text.tsv").write_text("one\teins\n", "utf-8")
+    other = pycat.tokenize(
+        tsv=tmp_path / "text.tsv",
+        out=corpus.path,
+        tokenizer=toy_tokenizer,
+        languages=("en", "de"),
+        overwrite=True,
+    )
+    assert not file.exists()
+    file.write_bytes(old)
+    with pytest.raises(OutputError, match=r"holds 8 pairs of corpus \w+, expected 1 of"):
+        RuleTable.open(other)
+
+
+def test_any_parquet_reader_opens_it(measure: Measure, tmp_path: Path) -> None:
+    table = measure(GOOD)
+    read = pq.read_table(tmp_path / "corpus" / "rules.parquet")
+    assert read.column_names == list(table.columns)
+    assert {str(kind) for kind in read.schema.types} == {"int64", "int32", "float"}
+
+
+def test_unknown_languages_are_left_out_and_said(tmp_path: Path, toy_tokenizer: Path) -> None:
+    text = tmp_path / "text.tsv"
+    text.write_text("".join(f"{src}\t{tgt}\n" for src, tgt in GOOD), "utf-8")
+    corpus = pycat.tokenize(tsv=text, out=tmp_path / "corpus", tokenizer=toy_tokenizer)
+    table = measure_rules(corpus)
+    assert "src_language" not in table.columns
+    assert "'src' is not a language code" in table.manifest["without"]["tgt_language"]
+    assert "tgt_language" not in table.apply()[1]
+
+
+def test_a_corpus_without_text_is_refused(toy_corpus: pycat.Corpus) -> None:
+    prefixes = toy_corpus.path / "src", toy_corpus.path / "tgt"
+    tokens = pycat.open_corpus(prefixes, vocab_size=340, eos_id=2)
+    with pytest.raises(CorpusError, match="holds tokens only"):
+        measure_rules(tokens)
+
+
+def test_read_rules(tmp_path: Path) -> None:
+    assert read_rules("none") is None
+    assert read_rules("default") == {}
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps({"copied": 0.7, "numbers": None}))
+    assert read_rules(str(file)) == {"copied": 0.7, "numbers": None}
+    for content, message in (
+        ("[1]", "expected a JSON object of rules, found list"),
+        ("{", "cannot be read as rules .*default, none, or a JSON file"),
+        ('{"copied_source": 1}', "rule 'copied_source' is not known; expected one of duplicate"),
+        ('{"copied": "much"}', "rule copied is 'much'; expected a number"),
+    ):
+        file.write_text(content)
+        with pytest.raises(PycatError, match=message):
+            read_rules(str(file))
+    with pytest.raises(PycatError, match="cannot be read as rules"):
+        read_rules(str(tmp_path / "missing.json"))
