@@ -17,6 +17,7 @@ from pycat.errors import (
     TokenizerError,
 )
 from pycat.evaluation import Evaluation, evaluate
+from pycat.explaining import Explanation, explain
 from pycat.line_scores import score_lines
 from pycat.overlap import Stability, jaccard, stability
 from pycat.pruning import Pruned, prune
@@ -34,6 +35,7 @@ __all__ = [
     "Corpus",
     "CorpusError",
     "Evaluation",
+    "Explanation",
     "Head",
     "OutputError",
     "Pruned",
@@ -46,6 +48,7 @@ __all__ = [
     "TextError",
     "TokenizerError",
     "evaluate",
+    "explain",
     "jaccard",
     "measure_rules",
     "open_corpus",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pycat import select_command
+from pycat import explain_command, report_command, select_command
 from pycat.adapters import own_tokenizer
 from pycat.corpus import Corpus, open_corpus
 from pycat.device import DTYPES
@@ -318,6 +318,16 @@ def _parser() -> argparse.ArgumentParser:
     own = verbs.add_parser("apply", help=text, description=text)
     own.set_defaults(run=select_command.run_apply)
     select_command.add_apply_options(own)
+
+    text = "show a pair: its text, its scores among all others', why it was kept or dropped"
+    own = verbs.add_parser("explain", help=text, description=text)
+    own.set_defaults(run=explain_command.run)
+    explain_command.add_options(own)
+
+    text = "write the page that prune writes about a selection, for stages run one by one"
+    own = verbs.add_parser("report", help=text, description=text)
+    own.set_defaults(run=report_command.run)
+    report_command.add_options(own)
 
     own, options = verb(
         "evaluate",
