@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from pycat.adapters import Adapter, Head
+from pycat.baselines import add_baseline
 from pycat.corpus import Corpus, open_corpus
 from pycat.errors import (
     CheckpointError,
@@ -47,6 +48,7 @@ __all__ = [
     "Stability",
     "TextError",
     "TokenizerError",
+    "add_baseline",
     "evaluate",
     "explain",
     "jaccard",

@@ -254,7 +254,7 @@ def _of_strata(
         strata.by_length(num_tokens, codes, num_strata)
     else:
         num_strata = strata.by_column(table, recipe.strata, codes)
-        hashes["strata"] = sha256(codes.data).hexdigest()
+        hashes["strata"] = sha256(np.maximum(codes, -1).data).hexdigest()
     weights = num_tokens if recipe.unit == "tokens" else None
     sizes = strata.sizes(codes, num_strata, weights)
     if recipe.strata == "score":
