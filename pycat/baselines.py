@@ -188,10 +188,10 @@ class _Baseline(NamedTuple):
     install: str
 
 
-# unbabel-comet 2.2.7 asks for numpy below 2, pycat for more; with these it runs all the same.
+# unbabel-comet 2.2.7 asks for numpy below 2, pycat for more; so installed it runs with numpy 2.4.
 _COMET_INSTALL = (
-    "pip install --no-deps unbabel-comet pytorch-lightning lightning-utilities torchmetrics entmax "
-    "jsonargparse==3.13.1"
+    "pip install 'transformers<5' pyyaml requests, then pip install --no-deps unbabel-comet "
+    "pytorch-lightning lightning-utilities torchmetrics entmax jsonargparse==3.13.1"
 )
 MODELS = {
     "labse": _Baseline(_labse, "sentence-transformers/LaBSE", "pip install 'pycat-nmt[labse]'"),

