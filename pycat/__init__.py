@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from pycat.adapters import Adapter, Head
+from pycat.baselines import add_baseline
 from pycat.corpus import Corpus, open_corpus
 from pycat.errors import (
     CheckpointError,
@@ -17,6 +18,7 @@ from pycat.errors import (
     TokenizerError,
 )
 from pycat.evaluation import Evaluation, evaluate
+from pycat.explaining import Explanation, explain
 from pycat.line_scores import score_lines
 from pycat.overlap import Stability, jaccard, stability
 from pycat.pruning import Pruned, prune
@@ -34,6 +36,7 @@ __all__ = [
     "Corpus",
     "CorpusError",
     "Evaluation",
+    "Explanation",
     "Head",
     "OutputError",
     "Pruned",
@@ -45,7 +48,9 @@ __all__ = [
     "Stability",
     "TextError",
     "TokenizerError",
+    "add_baseline",
     "evaluate",
+    "explain",
     "jaccard",
     "measure_rules",
     "open_corpus",

@@ -16,11 +16,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from pycat.distributions import Histogram, Tenth
-from pycat.readable import number
+from pycat.readable import number, signed
 
 _INK, _RULE, _KEPT, _DROPPED = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {_INK: "ink", _RULE: "rule", _KEPT: "kept", _DROPPED: "dropped"}
@@ -161,6 +162,98 @@ def group_picture(
             bottom.set_xlabel(f"{label}, in tenths of the corpus")
             bottom.set_ylabel("% kept")
         return _svg(figure, "Kept and dropped pairs by target length and word rarity")
+
+
+def map_picture(
+    confidence: NDArray[np.float64],
+    variability: NDArray[np.float64],
+    kept: NDArray[np.bool_],
+    flags: Mapping[str, NDArray[np.bool_]],
+) -> str:
+    """Data map, a point a pair: kept and dropped, and beside it those that each flag marks."""
+    panels: list[dict[str, NDArray[np.bool_]]] = [{"dropped": ~kept, "kept": kept}]
+    if flags:
+        neither = ~np.logical_or.reduce(list(flags.values()))
+        panels.append({"neither": neither, **flags})
+    colours = {**_COLOURS, "neither": _RULE, "hard": _KEPT, "noisy": _DROPPED}
+    with _style("map"):
+        figure = Figure(figsize=(9, 3.9), layout="constrained")
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, groups in zip(row, panels, strict=True):
+            for name, rows in groups.items():
+                axes.plot(
+                    np.round(variability[rows], 4),
+                    np.round(confidence[rows], 4),
+                    linestyle="",
+                    marker="o",
+                    markersize=2.6,
+                    markeredgewidth=0,
+                    alpha=0.6,
+                    color=colours[name],
+                    label=name,
+                )
+            axes.set_xlabel("variability")
+            axes.legend(ncols=len(groups), loc="lower right", bbox_to_anchor=(1, 1))
+        row[0].set_ylabel("confidence")
+        return _svg(figure, "Data map of pairs: confidence by variability")
+
+
+def correlation_picture(names: Sequence[str], correlations: NDArray[np.float64]) -> str:
+    """Heat map of rank correlations: the deeper the colour, the nearer to 1 or to -1."""
+    count = len(names)
+    with _style("correlations"):
+        figure = Figure(figsize=(9, 1.4 + 0.32 * count), layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(visible=False)
+        for i, j in np.argwhere(np.tri(count, k=-1)).tolist():
+            rho = float(correlations[i, j])
+            if np.isnan(rho):
+                continue
+            axes.add_patch(
+                Rectangle(
+                    (j - 0.5, i - 0.5),
+                    1,
+                    1,
+                    facecolor=_KEPT if rho > 0 else _DROPPED,
+                    alpha=round(0.75 * abs(rho), 2),
+                    linewidth=0,
+                )
+            )
+            axes.text(j, i, signed(rho, 2), ha="center", va="center", fontsize=7)
+        axes.set_xlim(-0.5, max(count - 1.5, 0.5))
+        axes.set_ylim(max(count - 0.5, 1.5), 0.5)
+        axes.set_xticks(range(count - 1), names[:-1], rotation=35, ha="right")
+        axes.set_yticks(range(1, count), names[1:])
+        axes.tick_params(length=0)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+        return _svg(figure, "Rank correlations of the criteria with each other")
+
+
+def overlap_picture(
+    criteria: Mapping[str, float], without_checkpoint: Mapping[str, float], chance: float
+) -> str:
+    """Jaccard overlaps, in percent, and that of two random selections."""
+    titles = {
+        "kept, and as many by another criterion": criteria,
+        "by the criterion, and without the checkpoint at update": without_checkpoint,
+    }
+    panels = {title: overlaps for title, overlaps in titles.items() if overlaps}
+    with _style("overlaps"):
+        most = max(map(len, panels.values()))
+        figure = Figure(figsize=(9, 0.9 + 0.24 * most), layout="constrained")
+        row = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (title, overlaps) in zip(row, panels.items(), strict=True):
+            at = range(len(overlaps))
+            axes.barh(at, [100 * value for value in overlaps.values()], 0.7, color=_KEPT)
+            axes.axvline(100 * chance, color=_INK, linewidth=1.2, linestyle=(0, (4, 2)))
+            axes.set_yticks(at, list(overlaps))
+            axes.set_ylim(most - 0.5, -0.5)
+            axes.set_xlim(0, 100)
+            axes.grid(visible=False)
+            axes.set_xlabel("% shared; dashed: two random selections")
+            axes.set_title(title)
+        return _svg(figure, "Overlap of the selection with others")
 
 
 def _range(tenth: Tenth) -> str:

@@ -94,6 +94,22 @@ class Recipe:
         if table is not None and self.strata is not None and self.strata not in _NUM_STRATA:
             strata.check_column(table, self.strata)
 
+    @classmethod
+    def from_json(cls, recipe: Mapping[str, Any]) -> "Recipe":
+        """What a selection's manifest records, to choose again."""
+        keep, cap = recipe["keep"], recipe.get("cap")
+        return cls(
+            keep=(keep[0], keep[1]) if isinstance(keep, list) else keep,
+            by=recipe["criterion"],
+            part=recipe.get("part", "top"),
+            unit=recipe.get("unit", "pairs"),
+            drop=dict(recipe.get("drop", ())),
+            strata=recipe.get("strata"),
+            num_strata=recipe.get("num_strata"),
+            cap=None if cap is None else (cap[0], cap[1]),
+            seed=recipe["seed"] or 0,
+        )
+
     def json(self, hashes: Mapping[str, str]) -> dict[str, Any]:
         """The recipe as a manifest holds it; options that change nothing are left out."""
         criteria = (self.by, *(self.drop or {}))
@@ -126,11 +142,14 @@ class Choice:
 
     Attributes:
         kept: bool (N,).
+        left_out: int16 (N,), the step that left a pair out before the cut, from 1: each drop in its
+            order, then the cap, then what stands above a range or a middle; 0 for the others.
         recipe: as `Recipe.json` says it, with the hashes of what names alone do not tell.
         facts: counts, the lowest and highest score kept, and what explains the ranking.
     """
 
     kept: NDArray[np.bool_]
+    left_out: NDArray[np.int16]
     recipe: dict[str, Any]
     facts: dict[str, Any]
 
@@ -162,13 +181,13 @@ def choose(table: ScoreTable, recipe: Recipe) -> Choice:
     for i, (by, share) in enumerate((recipe.drop or {}).items()):
         codes[
             prefix(scores_of(by, f"drop_{i}"), np.array([round(share * total)]), codes, weights)
-        ] = -1
+        ] = -1 - i
     crowded = _crowded(table, recipe.cap, codes, hashes)
     scores = scores_of(recipe.by, "by")
     if recipe.part == "bottom":
         np.negative(scores, out=scores)
     if recipe.cap is not None:
-        codes[_beyond(crowded, scores, recipe.cap[1])] = -1
+        codes[_beyond(crowded, scores, recipe.cap[1])] = -1 - len(recipe.drop or {})
     kept = _window(table, scores, codes, num_tokens, recipe, total, hashes)
     if not kept.any():
         raise PycatError(
@@ -178,7 +197,8 @@ def choose(table: ScoreTable, recipe: Recipe) -> Choice:
     if recipe.part == "bottom":
         np.negative(scores, out=scores)
     facts = _facts(table, scores, kept, num_tokens)
-    return Choice(kept, recipe.json(hashes), facts)
+    left_out = np.negative(np.minimum(codes, 0, out=codes), out=codes)
+    return Choice(kept, left_out, recipe.json(hashes), facts)
 
 
 def _window(
@@ -190,7 +210,7 @@ def _window(
     total: int,
     hashes: dict[str, str],
 ) -> NDArray[np.bool_]:
-    """The part of the ranking of codes >= 0 that is kept; the codes are used up."""
+    """The part of the ranking of codes >= 0 that is kept; those codes are used up."""
     weights = num_tokens if recipe.unit == "tokens" else None
     left = _size(codes >= 0, weights)
     low, high = recipe.keep if isinstance(recipe.keep, tuple) else (0.0, recipe.keep)
@@ -209,7 +229,7 @@ def _window(
         first = (left - size) // 2
     if first:
         above = prefix(scores, np.array([first]), codes, weights)
-        codes[above] = -1
+        codes[above] = -2 - len(recipe.drop or {})
         if recipe.part != "middle":
             # So ranges that meet share no pair and leave none out, in tokens too.
             size -= _size(above, weights)
@@ -234,7 +254,7 @@ def _of_strata(
         strata.by_length(num_tokens, codes, num_strata)
     else:
         num_strata = strata.by_column(table, recipe.strata, codes)
-        hashes["strata"] = sha256(codes.data).hexdigest()
+        hashes["strata"] = sha256(np.maximum(codes, -1).data).hexdigest()
     weights = num_tokens if recipe.unit == "tokens" else None
     sizes = strata.sizes(codes, num_strata, weights)
     if recipe.strata == "score":

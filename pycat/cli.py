@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pycat import select_command
+from pycat import explain_command, report_command, select_command
 from pycat.adapters import own_tokenizer
+from pycat.baselines import MODELS, add_baseline
 from pycat.corpus import Corpus, open_corpus
 from pycat.device import DTYPES, SCORING_DTYPES
 from pycat.errors import PycatError
@@ -24,6 +25,7 @@ from pycat.evaluation import BASELINES, Evaluation, TestSet, evaluate
 from pycat.line_scores import FORMATS, score_lines
 from pycat.model import PRESETS
 from pycat.pruning import prune
+from pycat.score_table import ScoreTable
 from pycat.scoring import STATS, TOO_LONG, score
 from pycat.selection import select
 from pycat.tokenizer import MODEL_TYPES
@@ -130,6 +132,15 @@ def _score(
         print(_speed(table.manifest))
     if "rank_agreement" in table.manifest:
         print(_agreement(table.manifest))
+
+
+def _baseline(scores: Path, model: str, **options: Any) -> None:
+    name = add_baseline(scores, model, **options)
+    values = ScoreTable.open(scores).column(name)
+    print(
+        f"{scores}: column {name}, {len(values):,} pairs, median {np.median(values):.4g}; "
+        f"rank by it with --by {name}"
+    )
 
 
 def _speed(facts: Mapping[str, Any]) -> str:
@@ -311,6 +322,11 @@ def _parser() -> argparse.ArgumentParser:
     _device_option(own)
     _line_score_options(own)
 
+    text = "add a column of another model's scores: LaBSE, LASER, COMET-QE, …"
+    own = verbs.add_parser("baseline", help=text, description=text)
+    own.set_defaults(run=_baseline)
+    _baseline_options(own)
+
     own, options = verb("select", select, select_command.run, "keep the highest-scoring pairs")
     select_command.add_options(own, options)
 
@@ -318,6 +334,16 @@ def _parser() -> argparse.ArgumentParser:
     own = verbs.add_parser("apply", help=text, description=text)
     own.set_defaults(run=select_command.run_apply)
     select_command.add_apply_options(own)
+
+    text = "show a pair: its text, its scores among all others', why it was kept or dropped"
+    own = verbs.add_parser("explain", help=text, description=text)
+    own.set_defaults(run=explain_command.run)
+    explain_command.add_options(own)
+
+    text = "write the page that prune writes about a selection, for stages run one by one"
+    own = verbs.add_parser("report", help=text, description=text)
+    own.set_defaults(run=report_command.run)
+    report_command.add_options(own)
 
     own, options = verb(
         "evaluate",
@@ -350,6 +376,16 @@ def _parser() -> argparse.ArgumentParser:
     own.set_defaults(run=_megatron_index)
     _corpus_options(own)
     return parser
+
+
+def _baseline_options(parser: argparse.ArgumentParser) -> None:
+    options = _Options(parser, add_baseline)
+    options.add("scores", "folder made by score", type=Path, metavar="FOLDER")
+    options.add("model", "whose scores", choices=tuple(MODELS))
+    options.add("name", "of the column; that of the model unless given")
+    options.add("weights", "what to load in place of the model's own: a folder, file or name")
+    options.add("batch_size", "sentences that the model runs at once", type=int)
+    _device_option(parser)
 
 
 def _text_options(parser: argparse.ArgumentParser) -> None:

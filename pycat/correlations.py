@@ -39,7 +39,12 @@ def rank_correlations(
         PycatError: as `evaluate_criterion`.
     """
     rows = sampled_rows(len(table))
-    ranks = [average_ranks(evaluate_criterion(table, by, seed)[rows]) for by in criteria]
+    return correlations([evaluate_criterion(table, by, seed)[rows] for by in criteria])
+
+
+def correlations(scores: Sequence[Scores]) -> NDArray[np.float64]:
+    """The same of C arrays of scores (N,)."""
+    ranks = [average_ranks(values) for values in scores]
     centred = [values - values.mean() for values in ranks]
     return np.array([[_correlation(a, b) for b in centred] for a in centred])
 

@@ -315,6 +315,11 @@ def uses_seed(by: str | Criterion) -> bool:
     return not callable(by) and by.removeprefix("-") == "random"
 
 
+def possible(table: ScoreTable) -> list[str]:
+    """Names in `CRITERIA` that the table has the columns of."""
+    return [name for name, rule in CRITERIA.items() if f"{rule.statistic}_0" in table.names]
+
+
 def is_known(by: str | Criterion) -> bool:
     """Whether its name alone says what it computes, unlike a column, function or expression."""
     return not callable(by) and _parsed(by)[0] in CRITERIA

@@ -6,8 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat.corpus import Corpus
-from pycat.distributions import Ranking, perplexity
+from pycat.criteria import Scores
+from pycat.cuts import prefix
+from pycat.distributions import perplexity
 from pycat.errors import TextError
+from pycat.sampling import take
 from pycat.score_table import ScoreTable
 
 MAX_CHARS = 400
@@ -15,38 +18,44 @@ NUM_EXTREMES = 20
 NUM_EXAMPLES = 10
 
 
-def examples(corpus: Corpus, scores: ScoreTable, ranking: Ranking) -> dict[str, Any]:
+def examples(
+    corpus: Corpus, scores: ScoreTable, values: Scores, kept: NDArray[np.bool_]
+) -> dict[str, Any]:
     """Pairs from both ends of the ranking, around its threshold and at random.
+
+    Args:
+        corpus: of the table's N pairs.
+        scores: the table.
+        values, kept: the score of each pair (N,), and whether it was kept.
 
     Returns:
         Lists of pairs ready to show: "highest" and "lowest", which never share one, and of each
         group "kept_threshold", "kept_random", "dropped_threshold", "dropped_random"; besides,
         "problem": why the sentences come from tokens and not from the text, or None.
     """
-    order, groups = ranking.order, ranking.groups
-    half = len(order) // 2
+    half = len(values) // 2
     rng = np.random.default_rng(0)
+    everywhere = np.ones(len(values), dtype=bool)
     chosen = {
-        "highest": order[: min(NUM_EXTREMES, len(order) - half)],
-        "lowest": order[::-1][: min(NUM_EXTREMES, half)],
-        "kept_threshold": groups["kept"][-NUM_EXAMPLES:],
-        "dropped_threshold": groups["dropped"][:NUM_EXAMPLES],
-        "kept_random": _some(groups["kept"], rng),
-        "dropped_random": _some(groups["dropped"], rng),
+        "highest": _first(values, everywhere, min(NUM_EXTREMES, len(values) - half)),
+        "lowest": _last(values, everywhere, min(NUM_EXTREMES, half)),
+        "kept_threshold": _last(values, kept, NUM_EXAMPLES)[::-1],
+        "dropped_threshold": _first(values, ~kept, NUM_EXAMPLES),
+        "kept_random": _some(values, kept, rng),
+        "dropped_random": _some(values, ~kept, rng),
     }
     rows = np.unique(np.concatenate(list(chosen.values())))
-    ranks = np.empty(len(order), dtype=np.int64)
-    ranks[order] = np.arange(1, len(order) + 1)
-    texts, problem = _texts(corpus, scores.pair_ids[rows])
+    few = take(scores, rows)
+    texts, problem = texts_of(corpus, few.pair_ids)
     lines = corpus.lines[rows] + 1
-    ppl = perplexity(ranking.surprise[rows])
-    num_src_tokens, num_tokens = scores.num_src_tokens[rows], scores.num_tokens[rows]
+    num_src_tokens, num_tokens = few.num_src_tokens, few.num_tokens
+    ppl = perplexity(few.nll / num_tokens[:, None])
     pairs = {
         row: {
-            "rank": int(ranks[row]),
+            "rank": _rank(values, row),
             "line": int(lines[i]),
-            "kept": bool(ranking.kept[row]),
-            "score": float(ranking.values[row]),
+            "kept": bool(kept[row]),
+            "score": float(values[row]),
             "first": float(ppl[i, 0]),
             "last": float(ppl[i, -1]),
             "num_src_tokens": int(num_src_tokens[i]),
@@ -59,26 +68,54 @@ def examples(corpus: Corpus, scores: ScoreTable, ranking: Ranking) -> dict[str, 
     return {**tables, "problem": problem}
 
 
-def _some(rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    return rows[np.sort(rng.permutation(len(rows))[:NUM_EXAMPLES])]
+def _first(values: Scores, among: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+    """Of the rows `among` the `count` first of the ranking: highest, then lowest row, first."""
+    rows = np.flatnonzero(prefix(values, np.array([count]), among.astype(np.int8) - 1))
+    return rows[np.argsort(-values[rows], kind="stable")]
 
 
-def _texts(corpus: Corpus, pair_ids: NDArray[np.int64]) -> tuple[list[tuple[str, str]], str | None]:
-    """Both sides of those pairs; from the tokens, with the reason, where the text is not there."""
-    try:
-        return corpus.sentences(pair_ids.tolist()), None
-    except TextError as error:
-        batch = corpus.read(pair_ids)
-        src, tgt = (
-            corpus.tokenizer.decode(
-                [row.tolist() for row in np.split(tokens.numpy(), cu_seqlens.numpy()[1:-1])]
-            )
-            for tokens, cu_seqlens in (
-                (batch.src_tokens, batch.src_cu_seqlens),
-                (batch.tgt_tokens, batch.tgt_cu_seqlens),
-            )
+def _last(values: Scores, among: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+    """The `count` last of the ranking, the very last first."""
+    return len(values) - 1 - _first(-values[::-1], among[::-1], count)
+
+
+def _some(values: Scores, among: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+    rows = np.flatnonzero(among)
+    drawn = np.sort(rng.choice(rows, min(NUM_EXAMPLES, len(rows)), replace=False, shuffle=False))
+    return drawn[np.argsort(-values[drawn], kind="stable")]
+
+
+def _rank(values: Scores, row: int) -> int:
+    """From 1, the highest; among equals the lower row comes first."""
+    higher = np.count_nonzero(values > values[row])
+    return 1 + int(higher + np.count_nonzero(values[:row] == values[row]))
+
+
+def texts_of(
+    corpus: Corpus, pair_ids: NDArray[np.int64]
+) -> tuple[list[tuple[str, str]], str | None]:
+    """Both sides of those pairs; from the tokens, with the reason, where the text is not there.
+
+    Raises:
+        CorpusError: there is no tokenizer either.
+    """
+    problem = "the corpus was not made from text"
+    if corpus.has_text:
+        try:
+            return corpus.sentences(pair_ids.tolist()), None
+        except TextError as error:
+            problem = str(error)
+    batch = corpus.read(pair_ids)
+    src, tgt = (
+        corpus.tokenizer.decode(
+            [row.tolist() for row in np.split(tokens.numpy(), cu_seqlens.numpy()[1:-1])]
         )
-        return list(zip(src, tgt, strict=True)), str(error)
+        for tokens, cu_seqlens in (
+            (batch.src_tokens, batch.src_cu_seqlens),
+            (batch.tgt_tokens, batch.tgt_cu_seqlens),
+        )
+    )
+    return list(zip(src, tgt, strict=True)), problem
 
 
 def _cut(text: str) -> tuple[str, int]:

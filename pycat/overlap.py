@@ -54,29 +54,51 @@ def stability(
         PycatError: a table has other pairs; or as `evaluate_criterion`.
     """
     count = max(1, round(keep * len(table)))
-
-    def top(
-        of: ScoreTable, criterion: str | Criterion, checkpoints: Sequence[int] | None = None
-    ) -> NDArray[np.bool_]:
-        scores = evaluate_criterion(of, criterion, seed, checkpoints=checkpoints)
-        return prefix(scores, np.array([count]), np.zeros(len(of), np.int8))
-
-    kept = top(table, by)
+    kept = _top(table, by, count, seed)
     for other in tables:
         if other.manifest["recipe"]["corpus"] != table.manifest["recipe"]["corpus"]:
             raise PycatError(
                 f"{other.path or 'score table'}: holds scores of other pairs than "
                 f"{table.path or 'the first table'}; score the same corpus"
             )
-    ks = range(len(table.steps)) if is_known(by) and len(table.steps) > 2 else range(0)
     return Stability(
-        criteria={criterion_name(other): _shared(kept, top(table, other)) for other in criteria},
-        tables=[_shared(kept, top(other, by)) for other in tables],
-        without_checkpoint=[
-            _shared(kept, top(table, by, [k for k in ks if k != left_out])) for left_out in ks
-        ],
-        chance=count / (2 * len(table) - count),
+        criteria={
+            criterion_name(other): shared(kept, _top(table, other, count, seed))
+            for other in criteria
+        },
+        tables=[shared(kept, _top(other, by, count, seed)) for other in tables],
+        without_checkpoint=without_checkpoint(table, by, count, seed),
+        chance=chance(count, len(table)),
     )
+
+
+def _top(
+    table: ScoreTable,
+    by: str | Criterion,
+    count: int,
+    seed: int = 0,
+    checkpoints: Sequence[int] | None = None,
+) -> NDArray[np.bool_]:
+    scores = evaluate_criterion(table, by, seed, checkpoints=checkpoints)
+    return prefix(scores, np.array([count]), np.zeros(len(table), np.int8))
+
+
+def without_checkpoint(
+    table: ScoreTable, by: str | Criterion, count: int, seed: int = 0
+) -> list[float]:
+    """What the `count` highest share with those of the same criterion less one checkpoint, each."""
+    if not is_known(by) or len(table.steps) < 3:
+        return []
+    all_of_them, ks = _top(table, by, count, seed), range(len(table.steps))
+    return [
+        shared(all_of_them, _top(table, by, count, seed, [k for k in ks if k != left_out]))
+        for left_out in ks
+    ]
+
+
+def chance(count: int, num_pairs: int) -> float:
+    """What two random parts of `count` pairs share on average."""
+    return count / (2 * num_pairs - count)
 
 
 def jaccard(a: Selection, b: Selection) -> float:
@@ -94,5 +116,6 @@ def jaccard(a: Selection, b: Selection) -> float:
     return both / (len(a) + len(b) - both)
 
 
-def _shared(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+def shared(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Jaccard overlap of two parts of the same N pairs, 0 to 1; neither is empty."""
     return int((a & b).sum()) / int((a | b).sum())

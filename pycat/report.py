@@ -13,7 +13,9 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
+from pycat.audit import Agreement, DataMap, Part, agreement, by_domain, by_rule, data_map
 from pycat.corpus import Corpus
+from pycat.correlations import explained_by
 from pycat.criteria import evaluate_criterion
 from pycat.distributions import (
     Histogram,
@@ -25,17 +27,21 @@ from pycat.distributions import (
     spearman,
     token_rarity,
 )
-from pycat.errors import PycatError
 from pycat.evaluation import Evaluation, EvaluationRow
 from pycat.examples import MAX_CHARS, examples
-from pycat.output import digest, replacing
+from pycat.explaining import check_made_from
+from pycat.output import replacing
 from pycat.readable import duration, number, option, percent, series, signed
+from pycat.sampling import evenly, take
 from pycat.score_table import ScoreTable
 from pycat.selection import Selection
 from pycat.training import Run
 
 # The page stays below a megabyte whatever the corpus: nothing on it grows with the pairs.
 _NUM_LINES = 15
+_NUM_POINTS = 800
+# Charts are drawn from so many pairs at most.
+_MAX_PAIRS = 100_000
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 _CAT_CAUTION = (
@@ -81,6 +87,10 @@ def write_report(
 ) -> Path:
     """Write the HTML page of a selection, with example pairs and, given matplotlib, pictures.
 
+    Of a large table memory holds each pair's score, and of 100,000 pairs, evenly drawn, all
+    columns: those are what charts and correlations show. Pairs of a corpus that was not made from
+    text are not shown.
+
     Args:
         out: the file to write; it appears complete or not at all.
         selection: of a criterion known by name.
@@ -98,28 +108,36 @@ def write_report(
     """
     page = Path(out)
     recipe = selection.manifest["recipe"]
-    if recipe["scores"] != digest(scores.manifest["recipe"]):
-        raise PycatError(
-            f"{selection.path or 'selection'}: made from another score table than "
-            f"{scores.path or 'the one given'}; select from that table again"
-        )
+    check_made_from(selection, scores)
     corpus = selection.corpus().subset(scores.pair_ids)
+    seed = recipe["seed"] or 0
     with np.errstate(over="ignore"):
-        values = evaluate_criterion(scores, recipe["criterion"], recipe["seed"] or 0)
-    kept = np.isin(scores.pair_ids, selection.pair_ids)
-    ranking = Ranking(values, kept, scores.nll / scores.num_tokens[:, None])
-    rarity = token_rarity(corpus)
+        all_values = evaluate_criterion(scores, recipe["criterion"], seed)
+    all_kept = np.zeros(len(scores), dtype=bool)
+    all_kept[np.searchsorted(scores.pair_ids, selection.pair_ids)] = True
+    rows = evenly(len(scores), _MAX_PAIRS)
+    some = take(scores, rows)
+    values, kept = all_values[rows], all_kept[rows]
+    num_tokens = some.num_tokens
+    ranking = Ranking(values, kept, some.nll / num_tokens[:, None])
+    rarity = (
+        some.column("rarity")
+        if "rarity" in some.names
+        else token_rarity(corpus.subset(some.pair_ids))
+    ).astype(np.float64)
     histograms = {
         "score": histogram(values, kept),
-        "length": histogram(scores.num_tokens.astype(np.float64), kept),
-        "rarity": histogram(rarity.astype(np.float64), kept),
+        "length": histogram(num_tokens.astype(np.float64), kept),
+        "rarity": histogram(rarity, kept),
     }
-    tenths = {"length": by_tenths(scores.num_tokens, kept), "rarity": by_tenths(rarity, kept)}
+    tenths = {"length": by_tenths(num_tokens, kept), "rarity": by_tenths(rarity, kept)}
     bands = {
         name: perplexity(np.quantile(ranking.surprise[rows], _QUANTILES, axis=0))
         for name, rows in ranking.groups.items()
         if len(rows)
     }
+    mapped = data_map(some)
+    agreeing = agreement(some, recipe["criterion"], values, rarity, kept, seed)
     meaning, caution, arxiv = _MEANINGS.get(
         recipe["criterion"], (f"The pairs of highest {recipe['criterion']} are kept.", "", None)
     )
@@ -132,17 +150,28 @@ def write_report(
         caution=caution,
         arxiv=arxiv,
         max_chars=MAX_CHARS,
-        all_equal=bool(np.all(values == values[0])),
+        all_equal=bool(np.all(all_values == all_values[0])),
+        num_drawn=len(rows),
         steps=scores.steps,
-        properties=_properties(ranking, scores, rarity),
+        properties=_properties(ranking, num_tokens, rarity),
+        explained=explained_by(values, {"length": num_tokens, "rarity": rarity}),
+        map=mapped,
+        map_flags=_flag_counts(mapped, kept),
+        domains=by_domain(some, kept),
+        agreement=agreeing,
+        rules=by_rule(corpus, selection.pair_ids),
         evaluation=_evaluation_table(evaluation),
         score_bins=_coarse(histograms["score"]),
         histograms=histograms,
         tenths=tenths,
         bands=bands,
         losses=run.losses if run is not None and list(run.steps) == scores.steps else None,
-        pictures=_pictures(selection, scores, ranking, histograms, tenths, bands),
-        examples=examples(corpus, scores, ranking),
+        pictures=_pictures(
+            selection, scores.steps, ranking, histograms, tenths, bands, mapped, agreeing
+        ),
+        examples=examples(corpus, scores, all_values, all_kept) if corpus.has_text else None,
+        names=[Path(row["path"]).name for row in corpus.manifest.get("text", ())]
+        or [corpus.path.name],
         languages=_languages(corpus),
         recipes=_recipes(corpus, run, scores, selection, evaluation),
         hashes=_hashes(corpus, scores),
@@ -179,18 +208,19 @@ def _template() -> jinja2.Template:
         "signed": signed,
         "series": series,
     }
+    environment.globals["zip"] = zip
     return environment.from_string(
         Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     )
 
 
 def _properties(
-    ranking: Ranking, scores: ScoreTable, rarity: NDArray[np.float32]
+    ranking: Ranking, num_tokens: NDArray[np.int32], rarity: NDArray[np.float64]
 ) -> list[dict[str, Any]]:
     """What else the score follows: rank correlation, and medians of kept and of dropped."""
     columns: dict[str, NDArray[Any]] = {
         "first-checkpoint perplexity": ranking.surprise[:, 0],
-        "target length, tokens": scores.num_tokens,
+        "target length, tokens": num_tokens,
         "word rarity, bits a token": rarity,
     }
     rows: list[dict[str, Any]] = []
@@ -247,11 +277,13 @@ def _coarse(counts: Histogram) -> list[tuple[float, float, int, int]]:
 
 def _pictures(
     selection: Selection,
-    scores: ScoreTable,
+    steps: list[int],
     ranking: Ranking,
     histograms: Mapping[str, Histogram],
     tenths: Mapping[str, list[Tenth]],
     bands: Mapping[str, NDArray[np.float64]],
+    mapped: DataMap,
+    agreeing: Agreement,
 ) -> dict[str, str]:
     """SVG of each figure; none without matplotlib."""
     try:
@@ -261,21 +293,44 @@ def _pictures(
             raise
         return {}
     lines = {
-        name: perplexity(ranking.surprise[_evenly(rows, _NUM_LINES)])
+        name: perplexity(ranking.surprise[_spread(rows, _NUM_LINES)])
         for name, rows in ranking.groups.items()
     }
+    points = evenly(len(ranking.values), _NUM_POINTS)
     facts = selection.manifest
     share = facts["num_kept"] / facts["num_pairs"]
-    return {
+    pictures = {
         "score": charts.score_picture(
             histograms["score"], facts["threshold"], facts["recipe"]["criterion"]
         ),
-        "trajectories": charts.trajectory_picture(scores.steps, bands, lines),
+        "trajectories": charts.trajectory_picture(steps, bands, lines),
         "groups": charts.group_picture(histograms, tenths, share),
+        "map": charts.map_picture(
+            mapped.confidence[points],
+            mapped.variability[points],
+            ranking.kept[points],
+            {name: flag[points] for name, flag in mapped.flags.items()},
+        ),
+        "correlations": charts.correlation_picture(agreeing.names, agreeing.correlations),
     }
+    if agreeing.overlaps:
+        pictures["overlaps"] = charts.overlap_picture(
+            agreeing.overlaps,
+            dict(zip(map("{:,}".format, steps), agreeing.without_checkpoint, strict=False)),
+            agreeing.chance,
+        )
+    return pictures
 
 
-def _evenly(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def _flag_counts(mapped: DataMap, kept: NDArray[np.bool_]) -> list[Part]:
+    """How many of the pairs of each flag were kept."""
+    return [
+        Part(name, int(np.count_nonzero(flag)), int(np.count_nonzero(flag & kept)))
+        for name, flag in mapped.flags.items()
+    ]
+
+
+def _spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """At most `count` of the rows, evenly spaced."""
     at = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64))
     return rows[at]
@@ -299,7 +354,7 @@ def _recipes(
 ) -> dict[str, dict[str, Any]]:
     """Options of every stage; input hashes are shown beside them, by `_hashes`."""
     manifests: Iterable[tuple[str, Mapping[str, Any]]] = (
-        ("tokenize", corpus.manifest),
+        *((("tokenize", corpus.manifest),) if corpus.has_text else ()),
         *((("train", run.manifest),) if run is not None else ()),
         ("score", scores.manifest),
         ("select", selection.manifest),
@@ -317,8 +372,12 @@ def _recipes(
 
 def _hashes(corpus: Corpus, scores: ScoreTable) -> list[tuple[str, str]]:
     return [
-        *((f"text {row['path']}", row["sha256"]) for row in corpus.manifest["text"]),
-        ("tokenizer", corpus.manifest["tokenizer_sha256"]),
+        *((f"text {row['path']}", row["sha256"]) for row in corpus.manifest.get("text", ())),
+        *(
+            (("tokenizer", tokenizer),)
+            if (tokenizer := corpus.manifest["tokenizer_sha256"])
+            else ()
+        ),
         ("corpus", scores.manifest["corpus"]),
         *(
             (f"checkpoint at update {step:,}", sha256)

@@ -217,8 +217,8 @@ def select(
         OutputError: `out` holds something else, or a selection made with other options.
     """
     recipe = Recipe(keep, by, part, unit, drop, strata, num_strata, cap, seed)
-    recipe.check()
     table = scores if isinstance(scores, ScoreTable) else ScoreTable.open(scores)
+    recipe.check(table)
     corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
     if corpus.manifest["id"] != table.manifest["corpus"]:
         raise PycatError(

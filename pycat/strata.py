@@ -44,7 +44,7 @@ def by_length(num_tokens: NDArray[np.int32], codes: Codes, num_strata: int) -> N
     stratum = (below * num_strata // max(1, counts.sum())).astype(np.int16)
     stratum = np.minimum(stratum, num_strata - 1)
     for rows in chunked(len(codes)):
-        codes[rows] = np.where(codes[rows] >= 0, stratum[num_tokens[rows]], -1)
+        codes[rows] = np.where(codes[rows] >= 0, stratum[num_tokens[rows]], codes[rows])
 
 
 def by_column(table: ScoreTable, name: str, codes: Codes) -> int:
@@ -65,7 +65,7 @@ def by_column(table: ScoreTable, name: str, codes: Codes) -> int:
                 "as domains; choose another column"
             )
         stratum = np.array([known[value] for value in encoded.dictionary.to_pylist()])
-        codes[rows] = np.where(codes[rows] >= 0, stratum[encoded.indices.to_numpy()], -1)
+        codes[rows] = np.where(codes[rows] >= 0, stratum[encoded.indices.to_numpy()], codes[rows])
     return len(known)
 
 

@@ -17,10 +17,13 @@ import pytest
 from numpy.typing import NDArray
 
 import pycat
+from pycat import report
+from pycat.cli import main
 from pycat.corpus import Corpus
 from pycat.criteria import cat_var
 from pycat.errors import PycatError
 from pycat.evaluation import Evaluation, EvaluationRow
+from pycat.overlap import jaccard
 from pycat.readable import duration, number, series, signed
 from pycat.report import write_report
 from pycat.score_table import ScoreTable
@@ -287,8 +290,8 @@ def test_two_checkpoints_and_every_criterion(
     page = Page(text)
     links = [value for _, name, value in page.attributes if name in ("href", "xlink:href", "src")]
     outside = {link for link in links if not link.startswith("#")}
-    source = {"https://arxiv.org/abs/2405.19462"} if criterion.startswith("cat") else set()
-    assert outside == source
+    sources = ["2009.10795", *(["2405.19462"] if criterion.startswith("cat") else [])]
+    assert outside == {f"https://arxiv.org/abs/{source}" for source in sources}
     assert "@import" not in text
     assert not re.search(r"url\((?!#)", text)
     assert ("seed 5" in text) == (criterion == "random")
@@ -466,6 +469,100 @@ def test_a_function_without_a_known_name_is_refused(
 
     with pytest.raises(PycatError, match="criterion 'mine' is not known"):
         write(tmp_path, select(scores, keep=0.5, by=mine), scores)
+
+
+def test_what_else_would_be_kept(tmp_path: Path, make: Callable[..., Made]) -> None:
+    _, scores = make(invented(200))
+    scores.add("domain", np.array(["news", "talks"] * 100))
+    scores.add("noisy", np.arange(200) < 30)
+    selection = select(scores, keep=0.3)
+    kept = np.isin(scores.pair_ids, selection.pair_ids)
+    text = write(tmp_path, selection, scores)
+    page = Page(text)
+    other = select(scores, keep=0.3, by="cat_diff")
+    overlap = f"{100 * jaccard(selection, other):.1f}%"
+    assert ["cat_diff", overlap] in page.table("as many by")
+    assert [row[0] for row in page.table("without the checkpoint at")[1:]] == ["100", "200", "300"]
+    rho = page.table("rank correlation")
+    assert rho[0][1:] == [row[0] for row in rho[1:]]
+    assert all(row[i] == "+1.00" for i, row in enumerate(rho[1:], 1))
+    for heading, columns in (
+        ("domain", {"news": slice(0, None, 2)}),
+        ("marked", {"noisy": slice(30)}),
+    ):
+        for name, rows in columns.items():
+            part = kept[rows]
+            share = f"{100 * part.mean():.1f}%"
+            assert [name, str(len(part)), str(part.sum()), share] in page.table(heading)
+    assert "the table holds no more than nll" in " ".join(text.split())
+    assert 'href="#rules"' not in text
+    assert "evenly drawn from the" not in text
+
+
+def test_rules_where_they_were_measured(tmp_path: Path, make: Callable[..., Made]) -> None:
+    corpus, scores = make([("this line was copied", "this line was copied"), *invented(30)])
+    selection = select(scores, keep=0.5)
+    hit = pycat.measure_rules(corpus).hits()["copied"]
+    page = Page(write(tmp_path, selection, scores))
+    rules = {row[0]: row[1:] for row in page.table("rule")[1:]}
+    kept = int(hit[selection.pair_ids].sum())
+    assert hit[0]
+    assert rules["copied"] == [str(hit.sum()), str(kept), f"{100 * kept / hit.sum():.1f}%"]
+
+
+def test_charts_of_a_large_table_show_some_pairs_and_say_so(
+    tmp_path: Path, make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, scores = make(invented(400))
+    selection = select(scores, keep=0.5)
+    everything = Page(write(tmp_path, selection, scores))
+    monkeypatch.setattr(report, "_MAX_PAIRS", 100)
+    text = write(tmp_path, selection, scores)
+    assert "are of 100 pairs, evenly drawn from the 400" in " ".join(text.split())
+    assert "<h1>Kept 200 of 400 pairs (50.0%)</h1>" in text
+    page = Page(text)
+    assert sum(int(row[2]) for row in page.table("target tokens from")[1:]) == 100
+    for some, of_all in zip(
+        page.all_tables("source and target")[:4],
+        everything.all_tables("source and target")[:4],
+        strict=True,
+    ):
+        assert some == of_all
+
+
+def test_tokens_without_text(tmp_path: Path, make: Callable[..., Made]) -> None:
+    made, scores = make(invented(40))
+    corpus = pycat.open_corpus(
+        (made.path / "src", made.path / "tgt"), vocab_size=made.vocab_size, eos_id=made.eos_id
+    )
+    scores = table(corpus, scores.nll)
+    scores.manifest = {**scores.manifest, "corpus_options": corpus.options}
+    text = write(tmp_path, select(scores, keep=0.5), scores)
+    page = Page(text)
+    assert page.all_tables("source and target") == []
+    assert "#pairs" not in text
+    assert "Not known: the corpus was tokenized elsewhere." in text
+    assert page.table("as many by")[1][0] == "cat_diff"
+
+
+def test_report_of_stages_run_one_by_one(
+    tmp_path: Path,
+    toy_corpus: Corpus,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folders = [tmp_path / name for name in ("proxy", "scores", "selection")]
+    run = pycat.train(toy_corpus, out=folders[0], updates=4, checkpoints=2, batch_tokens=200)
+    scores = pycat.score(toy_corpus, run.checkpoints, out=folders[1])
+    select(scores, keep=0.5, out=folders[2])
+    words = ["report", "--out", str(tmp_path / "page.html")]
+    for folder in folders:
+        words += [f"--{folder.name}", str(folder)]
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'page.html'}\n"
+    page = Page((tmp_path / "page.html").read_text("utf-8"))
+    assert [row[0] for row in page.table("stage")[1:]] == [
+        *("tokenize", "train", "score", "select", "all")
+    ]
 
 
 @pytest.mark.parametrize(

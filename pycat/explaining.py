@@ -1,0 +1,253 @@
+"""Why a pair was kept or dropped: its text, its scores among all others', and the deciding step."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pycat.choice import Recipe, choose
+from pycat.corpus import RULES_FILE, Corpus, reopen_corpus
+from pycat.criteria import evaluate_criterion, possible
+from pycat.distributions import perplexity
+from pycat.errors import PycatError
+from pycat.examples import texts_of
+from pycat.output import digest
+from pycat.readable import number
+from pycat.rules import RuleTable
+from pycat.sampling import evenly, take
+from pycat.score_table import ScoreTable
+from pycat.selection import Selection
+
+# Up to here every pair is ranked. Of more, so many: percentiles are then right to about 0.1.
+_MAX_PAIRS = 250_000
+
+# What is followed over the checkpoints, a mean over target tokens each.
+_TRAJECTORIES = ("p_target", "el2n", "margin", "entropy")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A pair's value by a criterion, and the percentage of pairs with a lower one."""
+
+    value: float
+    percentile: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a selection did with a pair.
+
+    Attributes:
+        kept: whether it is in the selection.
+        step: what decided: "cut", "range", "cap", "drop CRITERION"; "not known" where the selection
+            cannot be made again.
+        reason: in words, with the pair's score and the threshold.
+    """
+
+    kept: bool
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All that is known of a pair.
+
+    Attributes:
+        pair: its id.
+        line: of the text, from 1; None where the corpus was not made from text.
+        text: source and target; None where neither text nor tokenizer is there.
+        text_problem: why the sentences come from tokens, or are missing; None for the text itself.
+        num_src_tokens, num_tokens: EOS counted.
+        steps: updates of the K checkpoints.
+        trajectory: "ppl", and those of "p_target", "el2n", "margin" and "entropy" that the table
+            has: K values, means over target tokens.
+        criteria: every criterion that the table allows, and its own further columns of numbers.
+        num_ranked: pairs that the percentiles were taken from: all, or every n-th of a large table.
+        decision: of the selection; None without one.
+        rules: names of the rules that the pair breaks; None where they were not measured.
+    """
+
+    pair: int
+    line: int | None
+    text: tuple[str, str] | None
+    text_problem: str | None
+    num_src_tokens: int
+    num_tokens: int
+    steps: list[int]
+    trajectory: dict[str, list[float]]
+    criteria: dict[str, Standing]
+    num_ranked: int
+    decision: Decision | None
+    rules: list[str] | None
+
+    def json(self) -> dict[str, Any]:
+        """The same as JSON values; null for numbers that are not finite."""
+        plain: dict[str, Any] = _finite(asdict(self))
+        return plain
+
+
+def explain(
+    scores: ScoreTable | str | PathLike[str],
+    pair: int,
+    *,
+    selection: Selection | str | PathLike[str] | None = None,
+) -> Explanation:
+    """Gather what a score table, its corpus and a selection say of one pair.
+
+    Reads the text once, the table by columns, and with a selection makes that choice again.
+
+    Args:
+        scores: an open ScoreTable, or the path of one.
+        pair: its id.
+        selection: made from that table, or the path of one.
+
+    Raises:
+        PycatError: the table has no such pair, or the selection is of another table.
+        CorpusError: the corpus is gone or damaged.
+    """
+    table = scores if isinstance(scores, ScoreTable) else ScoreTable.open(scores)
+    pair_ids = table.pair_ids
+    row = int(np.searchsorted(pair_ids, pair))
+    if row == len(pair_ids) or pair_ids[row] != pair:
+        raise PycatError(
+            f"pair {pair:,}: {table.path or 'the score table'} holds {len(table):,} pairs with ids "
+            f"{pair_ids[0]:,} to {pair_ids[-1]:,}, and this is none of them"
+        )
+    corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
+    if corpus.manifest["id"] != table.manifest["corpus"]:
+        raise PycatError(
+            f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
+        )
+    rows = np.union1d(evenly(len(table), _MAX_PAIRS), [row])
+    sampled = take(table, rows)
+    at = int(np.searchsorted(rows, row))
+    num_tokens = int(sampled.num_tokens[at])
+    text, problem = _text(corpus, pair)
+    trajectory = {"ppl": perplexity(sampled.nll[at] / num_tokens).tolist()}
+    for name in _TRAJECTORIES:
+        if name in table.statistics:
+            trajectory[name] = (sampled.column(name)[at] / num_tokens).tolist()
+    return Explanation(
+        pair=pair,
+        line=int(corpus.lines[pair]) + 1 if corpus.has_text else None,
+        text=text,
+        text_problem=problem,
+        num_src_tokens=int(sampled.num_src_tokens[at]),
+        num_tokens=num_tokens,
+        steps=table.steps,
+        trajectory=trajectory,
+        criteria={name: _standing(sampled, name, at) for name in _rankable(sampled)},
+        num_ranked=len(rows),
+        decision=None if selection is None else _decision(table, row, pair, selection),
+        rules=_broken_rules(corpus, pair),
+    )
+
+
+def _rankable(table: ScoreTable) -> list[str]:
+    """Criteria that the table allows, without chance, and columns of numbers that were added."""
+    criteria = [name for name in possible(table) if name != "random"]
+    stated = [f"{name}_{k}" for name in table.statistics for k in range(table.num_checkpoints)]
+    known = {"pair", "num_src_tokens", "num_tokens", *stated, *criteria}
+    added = [name for name in table.names if name not in known]
+    return [*criteria, *(name for name in added if table.column(name).dtype.kind in "iuf")]
+
+
+def _standing(table: ScoreTable, name: str, at: int) -> Standing:
+    with np.errstate(over="ignore"):
+        values = (
+            table.column(name).astype(np.float64)
+            if name in table.names
+            else evaluate_criterion(table, name)
+        )
+    there = values[~np.isnan(values)]
+    lower = np.count_nonzero(there < values[at]) / len(there) if len(there) else np.nan
+    return Standing(
+        float(values[at]), 100 * float(lower) if not np.isnan(values[at]) else float("nan")
+    )
+
+
+def _text(corpus: Corpus, pair: int) -> tuple[tuple[str, str] | None, str | None]:
+    try:
+        texts, problem = texts_of(corpus, np.array([pair]))
+    except PycatError as error:
+        return None, str(error)
+    return texts[0], problem
+
+
+def _broken_rules(corpus: Corpus, pair: int) -> list[str] | None:
+    if not (corpus.path / RULES_FILE).is_file():
+        return None
+    return [rule for rule, hit in RuleTable.open(corpus).hits().items() if hit[pair]]
+
+
+def _decision(
+    table: ScoreTable, row: int, pair: int, selection: Selection | str | PathLike[str]
+) -> Decision:
+    """Whether the pair was kept, and the step of the recipe that settled it."""
+    chosen = selection if isinstance(selection, Selection) else Selection.open(Path(selection))
+    check_made_from(chosen, table)
+    recorded = chosen.manifest["recipe"]
+    kept = bool(np.isin(pair, chosen.pair_ids))
+    state = "kept" if kept else "dropped"
+    recipe = Recipe.from_json(recorded)
+    by = recorded["criterion"]
+    try:
+        recipe.check(table)
+        choice = choose(table, recipe)
+    except PycatError as error:
+        return Decision(kept, "not known", f"{state}; it cannot be chosen again: {error}")
+    if choice.recipe != {name: value for name, value in recorded.items() if name != "scores"}:
+        return Decision(
+            kept, "not known", f"{state}; a column that it was chosen by holds other values now"
+        )
+    step = int(choice.left_out[row])
+    drops = list((recipe.drop or {}).items())
+    if 0 < step <= len(drops):
+        drop, share = drops[step - 1]
+        value = evaluate_criterion(table, str(drop), recipe.seed)[row]
+        reason = (
+            f"among the {share:.1%} of the {recipe.unit} with the highest {drop}, which were left "
+            f"out first; its {drop} is {number(value)}"
+        )
+        return Decision(kept, f"drop {drop}", f"{state}: {reason}")
+    value = number(evaluate_criterion(table, by, recipe.seed)[row])
+    if recipe.cap is not None and step == len(drops) + 1:
+        column, most = recipe.cap
+        group = table.column(column)[row]
+        reason = f"{most:,} of its group ({column} {group}) rank higher by {by}; it has {value}"
+        return Decision(kept, "cap", f"{state}: {reason}")
+    facts = chosen.manifest
+    span = f"those kept have {number(facts['threshold'])} to {number(facts['highest'])}"
+    if step:
+        return Decision(kept, "range", f"{state}: its {by} is {value}, {span}")
+    within = {None: "", "score": " and was drawn at random in its step of the score"}.get(
+        recipe.strata, f", ranked among the pairs of its {recipe.strata}"
+    )
+    if not kept and recipe.strata == "score":
+        within = " and was not drawn in its step of the score"
+    return Decision(kept, "cut", f"{state}: its {by} is {value}{within}; {span}")
+
+
+def check_made_from(selection: Selection, table: ScoreTable) -> None:
+    """Refuse a selection of another table.
+
+    Raises:
+        PycatError: with both names.
+    """
+    if selection.manifest["recipe"]["scores"] != digest(table.manifest["recipe"]):
+        raise PycatError(
+            f"{selection.path or 'selection'}: made from another score table than "
+            f"{table.path or 'the one given'}; select from that table again"
+        )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,118 @@
+"""Figures about a selection: the data map, domains, rules, and what others would choose."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import MakeScores
+
+import pycat
+from pycat.audit import Part, agreement, by_domain, by_rule, data_map
+from pycat.criteria import evaluate_criterion, possible
+from pycat.distributions import spearman
+from pycat.overlap import jaccard, stability
+from pycat.selection import select
+
+
+@pytest.fixture
+def table(toy_corpus: pycat.Corpus, make_scores: MakeScores) -> pycat.ScoreTable:
+    nll = np.random.default_rng(5).uniform(1, 6, (300, 4)) * toy_corpus.num_tokens[:, None]
+    return make_scores(toy_corpus, nll)
+
+
+def test_map_of_nll_alone_and_of_probabilities(table: pycat.ScoreTable) -> None:
+    mapped = data_map(table)
+    probability = 1 / table.ppl
+    assert mapped.geometric
+    assert mapped.confidence == pytest.approx(probability.mean(axis=1))
+    assert mapped.variability == pytest.approx(probability.std(axis=1))
+    assert mapped.flags == {}
+    rng = np.random.default_rng(1)
+    sums = rng.uniform(0, 1, (300, 4)) * table.num_tokens[:, None]
+    columns = table.rows(table.names, 0, 300)
+    for k in range(4):
+        columns = columns.append_column(f"p_target_{k}", pa.array(sums[:, k]))
+    more = pycat.ScoreTable.from_arrow(columns, table.manifest)
+    more.add("noisy", np.arange(300) < 20)
+    more.add("hard", np.arange(300))  # numbers, no flag
+    mapped = data_map(more)
+    assert not mapped.geometric
+    assert mapped.confidence == pytest.approx(evaluate_criterion(more, "confidence"))
+    assert mapped.variability == pytest.approx(evaluate_criterion(more, "variability"))
+    assert list(mapped.flags) == ["noisy"]
+    assert mapped.flags["noisy"].sum() == 20
+
+
+def test_agreement_is_that_of_the_selections(table: pycat.ScoreTable) -> None:
+    kept = select(table, keep=0.3)
+    values = evaluate_criterion(table, "cat_var")
+    rarity = evaluate_criterion(table, "rarity")
+    found = agreement(table, "cat_var", values, rarity, np.isin(table.pair_ids, kept.pair_ids), 0)
+    assert found.names[0] == "cat_var"
+    assert {*found.names} == {*possible(table)} - {"random"}
+    assert found.overlaps.keys() == {*found.names} - {"cat_var"}
+    for name, overlap in found.overlaps.items():
+        assert overlap == jaccard(kept, select(table, keep=0.3, by=name))
+        i = found.names.index(name)
+        expected = spearman(values, evaluate_criterion(table, name))
+        assert found.correlations[0, i] == pytest.approx(expected)
+    expected_stability = stability(table, keep=0.3)
+    assert found.without_checkpoint == expected_stability.without_checkpoint
+    assert len(found.without_checkpoint) == 4
+    assert found.chance == pytest.approx(expected_stability.chance)
+
+
+def test_agreement_where_nothing_can_be_compared(
+    table: pycat.ScoreTable, toy_corpus: pycat.Corpus, make_scores: MakeScores
+) -> None:
+    zeros = np.zeros(300)
+    everything = agreement(table, "length", zeros, zeros, np.ones(300, bool), 0)
+    assert everything.overlaps == {}
+    assert everything.without_checkpoint == []
+    # An infinite perplexity at two checkpoints has no variance: such criteria are left out.
+    nll = table.nll
+    nll[3, :2] = np.inf
+    infinite = make_scores(toy_corpus, nll)
+    found = agreement(infinite, "length", zeros, zeros, np.arange(300) < 90, 0)
+    assert "cat_var" not in found.names
+    assert {"ppl", "rarity"} <= {*found.names}
+    assert np.isnan(found.correlations[0]).all()
+
+
+def test_domains_from_the_largest_with_the_rest_together(table: pycat.ScoreTable) -> None:
+    kept = np.arange(300) % 2 == 0
+    assert by_domain(table, kept) == []
+    sizes = [60, 40, *([10] * 20)]
+    names = [f"d{i:02}" for i in range(22)]
+    table.add("domain", np.repeat(np.array(names), sizes))
+    parts = by_domain(table, kept)
+    assert parts[0] == Part("d00", 60, 30)
+    assert parts[1] == Part("d01", 40, 20)
+    assert len(parts) == 16
+    assert parts[-1] == Part("7 others", 70, 35)
+    assert parts[-1].share == 0.5
+    assert sum(part.num_pairs for part in parts) == 300
+
+
+def test_rules_counted_over_kept_and_dropped(tmp_path: Path) -> None:
+    lines = [(f"the number {i} is here", f"die Zahl {i} steht hier") for i in range(60)]
+    lines[7:9] = [(f"copied line {i} of both", f"copied line {i} of both") for i in (7, 8)]
+    for side, name in enumerate(("t.en", "t.de")):
+        (tmp_path / name).write_text("".join(f"{line[side]}\n" for line in lines), "utf-8")
+    corpus = pycat.tokenize(
+        tmp_path / "t.en",
+        tmp_path / "t.de",
+        out=tmp_path / "corpus",
+        vocab_size=400,
+        model_type="bpe",
+    )
+    kept = np.array([1, 8, 20])
+    assert by_rule(corpus, kept) is None
+    pycat.measure_rules(corpus)
+    parts = by_rule(corpus, kept)
+    assert parts is not None
+    assert Part("copied", 2, 1) in parts
+    view = by_rule(corpus.subset(np.arange(8, 60)), kept[1:])
+    assert view is not None
+    assert Part("copied", 1, 1) in view

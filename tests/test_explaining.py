@@ -1,0 +1,298 @@
+"""Why a pair was kept or dropped, and where it stands among the others."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import MakeScores
+from numpy.typing import NDArray
+from rich.console import Console
+
+import pycat
+from pycat import explaining
+from pycat.cli import main
+from pycat.criteria import cat_var
+from pycat.errors import PycatError
+from pycat.explain_command import show
+from pycat.explaining import Explanation, explain
+from pycat.selection import select
+
+PAIR = 17
+
+
+@pytest.fixture
+def table(toy_corpus: pycat.Corpus, make_scores: MakeScores, tmp_path: Path) -> pycat.ScoreTable:
+    nll = np.random.default_rng(5).uniform(1, 6, (300, 3)) * toy_corpus.num_tokens[:, None]
+    return make_scores(toy_corpus, nll, tmp_path / "scores")
+
+
+def percentile(values: NDArray[Any], row: int) -> float:
+    return 100 * float(np.mean([value < values[row] for value in values.tolist()]))
+
+
+def test_text_trajectory_and_standing(toy_corpus: pycat.Corpus, table: pycat.ScoreTable) -> None:
+    table.add("quality", np.arange(300, 0, -1))
+    table.add("label", np.array(["a", "b", "c"] * 100))
+    found = explain(table, PAIR)
+    assert found.pair == PAIR
+    assert found.line == PAIR + 1
+    assert found.text == toy_corpus.sentences([PAIR])[0]
+    assert found.text_problem is None
+    assert found.num_tokens == toy_corpus.num_tokens[PAIR]
+    assert found.num_src_tokens == toy_corpus.num_src_tokens[PAIR]
+    assert found.steps == [10, 20, 30]
+    assert found.trajectory == {"ppl": pytest.approx(table.ppl[PAIR])}
+    variance = cat_var(table.ppl)
+    assert found.criteria["cat_var"].value == pytest.approx(variance[PAIR])
+    assert found.criteria["cat_var"].percentile == pytest.approx(percentile(variance, PAIR))
+    assert found.criteria["length"].percentile == pytest.approx(percentile(table.num_tokens, PAIR))
+    assert found.criteria["quality"].value == 283
+    assert found.criteria["quality"].percentile == pytest.approx(100 * 282 / 300)
+    assert {"rarity", "cat_var_rank", "learnability"} <= found.criteria.keys()
+    assert not {"random", "label", "el2n", "nll_0"} & found.criteria.keys()
+    assert found.num_ranked == 300
+    assert found.decision is None
+    assert found.rules is None
+
+
+def test_more_statistics_are_followed(
+    toy_corpus: pycat.Corpus, table: pycat.ScoreTable, tmp_path: Path
+) -> None:
+    table = pycat.ScoreTable.from_arrow(
+        table.rows(table.names, 0, 300)
+        .append_column("p_target_0", [np.full(300, 2.0)])
+        .append_column("p_target_1", [np.full(300, 3.0)])
+        .append_column("p_target_2", [np.full(300, 4.0)]),
+        {**table.manifest, "corpus_path": str(table.corpus_path)},
+    )
+    found = explain(table, PAIR)
+    expected = np.array([2, 3, 4]) / toy_corpus.num_tokens[PAIR]
+    assert found.trajectory["p_target"] == pytest.approx(expected)
+    assert found.criteria["confidence"].value == pytest.approx(expected.mean())
+
+
+def test_of_many_pairs_every_nth_is_ranked_with_this_one(
+    table: pycat.ScoreTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explaining, "_MAX_PAIRS", 30)
+    found = explain(table, PAIR)
+    rows = sorted({*range(0, 300, 10), PAIR})
+    assert found.num_ranked == len(rows) == 31
+    values = cat_var(table.ppl)[rows]
+    expected = percentile(values, rows.index(PAIR))
+    assert found.criteria["cat_var"].percentile == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keep": 0.3},
+        {"keep": 0.4, "by": "-ppl", "drop": {"length": 0.2, "learnability": 0.3}},
+        {"keep": (0.2, 0.5), "drop": {"ppl": 0.1}},
+        {"keep": 0.3, "part": "middle"},
+        {"keep": 0.3, "part": "bottom", "unit": "tokens"},
+        {"keep": 0.3, "cap": ("group", 20), "drop": {"length": 0.1}},
+        {"keep": 0.3, "strata": "length", "num_strata": 4, "drop": {"ppl": 0.2}},
+        {"keep": 0.3, "strata": "group", "cap": ("group", 40)},
+        {"keep": 0.3, "strata": "score", "seed": 4},
+        {"keep": 0.3, "by": "random", "seed": 9},
+    ],
+)
+def test_each_pair_is_told_the_step_that_settled_it(
+    table: pycat.ScoreTable, options: dict[str, Any]
+) -> None:
+    table.add("group", np.arange(300) // 50)
+    selection = select(table, **options)
+    kept = {*selection.pair_ids.tolist()}
+    scores = {
+        by: pycat.criteria.evaluate_criterion(table, by, options.get("seed", 0))
+        for by in (options.get("by", "cat_var"), *options.get("drop", {}))
+    }
+    left = np.arange(300)
+    dropped_at: dict[int, str] = {}
+    for by, share in options.get("drop", {}).items():
+        order = left[np.argsort(-scores[by][left], kind="stable")]
+        for pair in order[: round(300 * share)].tolist():
+            dropped_at[pair] = f"drop {by}"
+        left = np.sort(order[round(300 * share) :])
+    for pair in range(0, 300, 7):
+        found = explain(table, pair, selection=selection).decision
+        assert found is not None
+        assert found.kept == (pair in kept)
+        assert found.reason.startswith("kept: " if found.kept else "dropped: ")
+        if pair in dropped_at:
+            assert found.step == dropped_at[pair]
+        elif "cap" in options and not found.kept and found.step != "cut":
+            rivals = [p for p in left if p // 50 == pair // 50]
+            better = sum(scores["cat_var"][p] > scores["cat_var"][pair] for p in rivals)
+            assert found.step == "cap"
+            assert better >= options["cap"][1]
+        else:
+            assert found.step in ("cut", "range")
+            if found.kept:
+                assert found.step == "cut"
+
+
+def test_above_a_range_is_told_apart_from_below(table: pycat.ScoreTable) -> None:
+    selection = select(table, keep=(0.2, 0.5))
+    order = np.argsort(-cat_var(table.ppl), kind="stable").tolist()
+    steps = [explain(table, order[rank], selection=selection).decision for rank in (0, 100, 299)]
+    assert [step and (step.kept, step.step) for step in steps] == [
+        (False, "range"),
+        (True, "cut"),
+        (False, "cut"),
+    ]
+
+
+def test_the_reason_holds_score_and_threshold(table: pycat.ScoreTable) -> None:
+    values = np.arange(300.0)
+    table.add("quality", values)
+    selection = select(table, keep=0.1, by="quality", drop={"-quality": 0.5})
+    reasons = [
+        decision.reason
+        for pair in (285, 200, 3)
+        if (decision := explain(table, pair, selection=selection).decision)
+    ]
+    assert reasons == [
+        "kept: its quality is 285; those kept have 270 to 299",
+        "dropped: its quality is 200; those kept have 270 to 299",
+        "dropped: among the 50.0% of the pairs with the highest -quality, which were left out "
+        "first; its -quality is −3",
+    ]
+
+
+def test_what_cannot_be_chosen_again_says_so(table: pycat.ScoreTable) -> None:
+    def mine(given: pycat.ScoreTable) -> NDArray[np.float64]:
+        return given.ppl[:, 0]
+
+    decision = explain(table, 3, selection=select(table, by=mine)).decision
+    assert decision is not None
+    assert decision.step == "not known"
+    assert "cannot be chosen again: criterion 'mine' is not known" in decision.reason
+    table.add("quality", np.arange(300.0))
+    selection = select(table, by="quality")
+    other = pycat.ScoreTable.from_arrow(
+        table.rows([name for name in table.names if name != "quality"], 0, 300),
+        {**table.manifest, "columns": [], "corpus_path": str(table.corpus_path)},
+    )
+    other.add("quality", np.zeros(300))
+    decision = explain(other, 3, selection=selection).decision
+    assert decision is not None
+    assert decision.reason == "dropped; a column that it was chosen by holds other values now"
+
+
+def test_rules_that_a_pair_breaks(tmp_path: Path, make_scores: MakeScores) -> None:
+    lines = [(f"the number {i} is here", f"die Zahl {i} steht hier") for i in range(60)]
+    lines[7] = ("a line that was copied whole", "a line that was copied whole")
+    for side, name in enumerate(("t.en", "t.de")):
+        (tmp_path / name).write_text("".join(f"{line[side]}\n" for line in lines), "utf-8")
+    corpus = pycat.tokenize(
+        tmp_path / "t.en",
+        tmp_path / "t.de",
+        out=tmp_path / "corpus",
+        vocab_size=400,
+        model_type="bpe",
+    )
+    pycat.measure_rules(corpus)
+    scores = make_scores(corpus, np.random.default_rng(0).uniform(1, 9, (60, 2)))
+    copied = explain(scores, 7).rules
+    assert copied is not None
+    assert "copied" in copied
+    clean = explain(scores, 8).rules
+    assert clean is not None
+    assert "copied" not in clean
+
+
+def test_text_that_is_gone_comes_from_tokens(tmp_path: Path, make_scores: MakeScores) -> None:
+    for name, word in (("t.en", "word"), ("t.de", "Wort")):
+        (tmp_path / name).write_text("".join(f"{word} {i}\n" for i in range(40)), "utf-8")
+    corpus = pycat.tokenize(
+        tmp_path / "t.en",
+        tmp_path / "t.de",
+        out=tmp_path / "corpus",
+        vocab_size=400,
+        model_type="bpe",
+    )
+    scores = make_scores(corpus, np.ones((40, 2)))
+    (tmp_path / "t.de").unlink()
+    found = explain(scores, 4)
+    assert found.text == ("word 4", "Wort 4")
+    assert found.text_problem is not None
+    assert "the text of" in found.text_problem
+
+
+def test_tokens_without_a_tokenizer_have_no_text(
+    toy_corpus: pycat.Corpus, make_scores: MakeScores
+) -> None:
+    prefixes = (toy_corpus.path / "src", toy_corpus.path / "tgt")
+    bare = pycat.open_corpus(prefixes, vocab_size=toy_corpus.vocab_size, eos_id=toy_corpus.eos_id)
+    scores = make_scores(bare, np.ones((300, 2)))
+    scores.manifest = {**scores.manifest, "corpus_options": bare.options}
+    found = explain(scores, 4)
+    assert found.line is None
+    assert found.text is None
+    assert found.text_problem is not None
+    assert "no tokenizer is known" in found.text_problem
+
+
+def test_refused(table: pycat.ScoreTable, make_scores: MakeScores) -> None:
+    with pytest.raises(PycatError) as caught:
+        explain(table, 300)
+    assert str(caught.value) == (
+        f"pair 300: {table.path} holds 300 pairs with ids 0 to 299, and this is none of them"
+    )
+    selection = select(table)
+    table.manifest = {**table.manifest, "recipe": {"corpus": "other"}}
+    with pytest.raises(PycatError, match="selection: made from another score table than"):
+        explain(table, 3, selection=selection)
+
+
+def test_command_prints_json_and_words(
+    table: pycat.ScoreTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    select(table, keep=0.5, out=tmp_path / "selection")
+    words = ["explain", "--scores", str(table.path), "--pair", str(PAIR)]
+    words += ["--selection", str(tmp_path / "selection")]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = explain(table, PAIR, selection=tmp_path / "selection")
+    assert found == expected.json()
+    assert found["criteria"]["cat_var"]["value"] == expected.criteria["cat_var"].value
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert f"Pair {PAIR}, line {PAIR + 1} of the text" in shown
+    assert expected.text is not None
+    for part in (*expected.text, "cat_var", "perplexity"):
+        assert part in shown
+    assert expected.decision is not None
+    assert expected.decision.reason in " ".join(shown.split())
+
+
+def test_terminal_shows_hostile_text_harmlessly() -> None:
+    hostile = Explanation(
+        pair=1,
+        line=None,
+        text=("[bold]not markup[/nonsense]", "bell\x07 and \x1b[31mred\x9b"),
+        text_problem="a [reason]",
+        num_src_tokens=3,
+        num_tokens=4,
+        steps=[1],
+        trajectory={"ppl": [np.inf]},
+        criteria={"cat_var": explaining.Standing(float("nan"), float("nan"))},
+        num_ranked=2,
+        decision=None,
+        rules=[],
+    )
+    screen = io.StringIO()
+    show(hostile, Console(file=screen, width=100, highlight=False))
+    shown = screen.getvalue()
+    assert "[bold]not markup[/nonsense]" in shown
+    assert "bell␇ and ␛[31mred␡" in shown
+    assert "\x1b" not in shown
+    assert "∞" in shown
+    assert "rules it breaks: none" in shown
+    assert hostile.json()["trajectory"] == {"ppl": [None]}
+    assert hostile.json()["criteria"]["cat_var"] == {"value": None, "percentile": None}
