@@ -513,8 +513,7 @@ Transformer::Transformer(const TransformerWeights& weights, Precision precision,
           "a model of width " + std::to_string(weights.d_model) + " with " + std::to_string(heads) +
               " heads; expected heads whose width is a multiple of 8");
   // int8 would cost the output layer too much of its precision: a logit is an exponent.
-  const bool pairs =
-      precision != Precision::kFloat32 && format_ != &format_of(isa, Precision::kFloat32);
+  const bool pairs = precision != Precision::kFloat32;
   head_format_ = &format_of(isa, pairs ? Precision::kBFloat16 : Precision::kFloat32);
   head_kernel_ = &linear_kernel(isa, pairs ? FloatType::kBFloat16 : FloatType::kFloat32);
   for (const LayerWeights& layer : weights.encoder) encoder_.push_back(pack(layer, false));
