@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -163,27 +164,34 @@ def complete_rules(rules: Mapping[str, float | None] | None = None) -> dict[str,
     return {**DEFAULT_RULES, **given}
 
 
-def read_rules(given: str) -> dict[str, float | None] | None:
-    """What `--rules` means: "default", "none" (None), or a JSON file of thresholds.
+def read_rules(
+    given: str | PathLike[str] | Mapping[str, float | None] | None,
+) -> dict[str, float | None] | None:
+    """Thresholds that differ from `DEFAULT_RULES`; None for no rules at all.
+
+    Args:
+        given: "default", "none" or None, a JSON file of thresholds, or thresholds.
 
     Raises:
         PycatError: no such file, not JSON, or an unknown rule.
     """
-    if given == "none":
+    if given is None or given == "none":
         return None
     if given == "default":
         return {}
-    try:
-        rules = json.loads(Path(given).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise PycatError(
-            f"{given}: cannot be read as rules ({error}); expected default, none, or a JSON file "
-            'such as {"copied": 0.7, "numbers": null}'
-        ) from None
-    if not isinstance(rules, dict):
+    rules: object = given
+    if not isinstance(given, Mapping):
+        try:
+            rules = json.loads(Path(given).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise PycatError(
+                f"{given}: cannot be read as rules ({error}); expected default, none, or a JSON "
+                'file such as {"copied": 0.7, "numbers": null}'
+            ) from None
+    if not isinstance(rules, Mapping):
         raise PycatError(f"{given}: expected a JSON object of rules, found {type(rules).__name__}")
     complete_rules(rules)
-    return rules
+    return dict(rules)
 
 
 def copies_before(groups: NDArray[np.int64]) -> NDArray[np.int64]:
