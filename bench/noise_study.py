@@ -19,15 +19,10 @@ import numpy as np
 import torch
 from noise_kinds import Pair, spoil
 from numpy.typing import NDArray
-from pycat.kernels.ops import cat_linear_cross_entropy, pack_weight
-from pycat.kernels.reference import STAT_NAMES
 
 import pycat
-from pycat.adapters import load_adapters
-from pycat.batches import Batch, length_mask
-from pycat.lexical import lexical_scores
 from pycat.model import PRESETS
-from pycat.noise import guard, late_mean, noise_score, surprise
+from pycat.noise import late_mean, measure_noise, surprise
 from pycat.output import replacing
 from pycat.parallel_text import ParallelText
 from pycat.rules import RuleTable, measure_rules
@@ -48,6 +43,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["given", "other"], help="given, other")
     parser.add_argument("--pairs", type=int, default=24_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the proxy")
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="checkpoints after")
     options = parser.parse_args()
     results = {
         which: study(which, labelled(options.tsv), options.work / which, options)
@@ -88,25 +84,26 @@ def study(
     corpus = _corpus(pairs, work)
     rules = measure_rules(corpus)
     labels = _labels(pairs, corpus, rules)
-    columns: dict[int, Mapping[str, NDArray[Any]]] = {}
+    tables, signals = [], []
     for seed in options.seeds:
         run = pycat.train(
             corpus,
             out=work / f"proxy-{seed}",
             preset="study",
-            checkpoint_steps=STEPS,
+            checkpoint_steps=options.steps,
             seed=seed,
             dtype="float32",
         )
-        columns[seed] = _columns(corpus, run, work / f"scores-{seed}.npz")
-    lexical = _lexical(corpus, work / "lexical.npz")
-    signals = [_signals(table, lexical, corpus, rules) for table in columns.values()]
+        table = pycat.score(corpus, run.checkpoints, out=work / f"scores-{seed}")
+        measure_noise(table, corpus)
+        tables.append(table)
+        signals.append(_signals(table, _nll_shuffled(corpus, run, work, seed), rules))
     kinds = ["clean", *sorted(set(labels.tolist()) - {"clean"})]
     print(f"\n### {which}: {len(labels):,} pairs, {np.mean(labels != 'clean'):.1%} noise\n")
     _print_rules(rules, labels, kinds)
     _print_signals(signals, labels, kinds, corpus)
-    _print_guard(signals, labels, kinds, corpus, rules)
-    return _print_recipes(signals, labels, kinds, corpus, rules)
+    _print_guard(signals, labels, kinds, rules)
+    return _print_recipes(tables, labels, kinds, corpus)
 
 
 def _corpus(pairs: list[Pair], work: Path) -> pycat.Corpus:
@@ -132,59 +129,35 @@ def _labels(pairs: list[Pair], corpus: pycat.Corpus, rules: RuleTable) -> NDArra
     return named
 
 
-@torch.inference_mode()
-def _columns(corpus: pycat.Corpus, run: Run, path: Path) -> Mapping[str, NDArray[Any]]:
-    """Sums (N, K) of every statistic; nll_shuffled (N,): at the end, beside another's source."""
-    if path.is_file():
-        return dict(np.load(path))
-    models = load_adapters(run.checkpoints, corpus)
-    heads = [pack_weight(model.head.weight[None]) for model in models]
-    table: dict[str, Floats] = {name: np.empty((len(corpus), len(models))) for name in STAT_NAMES}
-    table["nll_shuffled"] = np.empty(len(corpus))
-    for batch in corpus.batches(4096, padded=True):
-        rows, boundaries = batch.pair_ids.numpy(), batch.tgt_cu_seqlens
-        targets = batch.tgt_tokens[length_mask(batch.tgt_tokens, boundaries)]
-        for k, (model, head) in enumerate(zip(models, heads, strict=True)):
-            hidden = model.hidden(batch)[None]
-            stats = cat_linear_cross_entropy(hidden, head, targets, boundaries, stats="all")
-            for name in STAT_NAMES:
-                table[name][rows, k] = getattr(stats, name)[0].numpy()
-        hidden = models[-1].hidden(_rolled(batch))[None]
-        stats = cat_linear_cross_entropy(hidden, heads[-1], targets, boundaries)
-        table["nll_shuffled"][rows] = stats.nll[0].numpy()
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **table)
-    return table
+def _nll_shuffled(corpus: pycat.Corpus, run: Run, work: Path, seed: int) -> Floats:
+    """Nll (N,) of each target at the last checkpoint, beside a source of like length."""
+    sentences = corpus.sentences(corpus.pair_ids.tolist())
+    order = np.lexsort((corpus.num_src_tokens, corpus.num_tokens))
+    other = np.empty_like(order)
+    other[order] = np.roll(order, 1)
+    tsv = work / "shuffled.tsv"
+    text = "".join(
+        f"{sentences[i][0]}\t{tgt}\n" for i, (_, tgt) in zip(other, sentences, strict=True)
+    )
+    with replacing(tsv) as temporary:
+        temporary.write_text(text, "utf-8", newline="\n")
+    shuffled = pycat.tokenize(
+        tsv=tsv,
+        out=work / "shuffled",
+        tokenizer=corpus.path / "tokenizer.model",
+        languages=("en", "de"),
+    )
+    scores = pycat.score(shuffled, run.checkpoints[-2:], out=work / f"shuffled-{seed}", stats="nll")
+    return scores.nll[:, -1]
 
 
-def _rolled(batch: Batch) -> Batch:
-    """Each target beside the source of its neighbour, which has about its own source's length."""
-    lengths = batch.src_cu_seqlens.diff().roll(1)
-    boundaries = torch.cat((torch.zeros(1, dtype=torch.int32), lengths.cumsum(0).int()))
-    return batch._replace(src_tokens=batch.src_tokens.roll(1, 0), src_cu_seqlens=boundaries)
-
-
-def _lexical(corpus: pycat.Corpus, path: Path) -> NDArray[np.float32]:
-    """The lower (N,) of both directions' lexical scores."""
-    if not path.is_file():
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, lower=np.minimum(*lexical_scores(corpus)))
-    lower: NDArray[np.float32] = np.load(path)["lower"]
-    return lower
-
-
-def _signals(
-    table: Mapping[str, NDArray[Any]],
-    lexical: NDArray[np.float32],
-    corpus: pycat.Corpus,
-    rules: RuleTable,
-) -> dict[str, Floats]:
+def _signals(table: pycat.ScoreTable, nll_shuffled: Floats, rules: RuleTable) -> dict[str, Floats]:
     """What may tell noise: (N,) each, the way round that its criterion keeps the highest."""
-    num_tokens = corpus.num_tokens.astype(np.float64)
-    mean = {name: table[name] / num_tokens[:, None] for name in STAT_NAMES}
-    ppl = np.exp(mean["nll"])
-    unexpected = surprise(table["nll"], table["entropy"], corpus.num_tokens)
-    el2n = late_mean(table["el2n"], corpus.num_tokens)
+    num_tokens, ppl = table.num_tokens, table.ppl
+    sums = {name: table.column(name) for name in table.statistics}
+    mean = {name: values / num_tokens[:, None] for name, values in sums.items()}
+    late = {name: late_mean(values, num_tokens) for name, values in sums.items()}
+    lexical = np.minimum(table.column("lexical_tgt"), table.column("lexical_src"))
     return {
         "cat_var": ppl.var(axis=1),
         "cat_diff": ppl[:, 0] - ppl[:, -1],
@@ -192,20 +165,16 @@ def _signals(
         "learnability": mean["nll"][:, 0] - mean["nll"][:, -1],
         "confidence": mean["p_target"].mean(axis=1),
         "-ppl": -ppl[:, -1],
-        "-el2n": -el2n,
-        "-entropy": -late_mean(table["entropy"], corpus.num_tokens),
-        "margin": late_mean(table["margin"], corpus.num_tokens),
-        "-surprise": -unexpected,
-        "-grad_norm": -late_mean(table["grad_norm_bound"], corpus.num_tokens),
-        "source gain": (table["nll_shuffled"] - table["nll"][:, -1]) / num_tokens,
+        "-el2n": -late["el2n"],
+        "-entropy": -late["entropy"],
+        "margin": late["margin"],
+        "-surprise": -surprise(sums["nll"], sums["entropy"], num_tokens),
+        "-grad_norm": -late["grad_norm_bound"],
+        "source gain": (nll_shuffled - sums["nll"][:, -1]) / num_tokens,
         "-abs(length_z)": -np.abs(rules.columns["length_z"]).astype(np.float64),
         "lexical": lexical.astype(np.float64),
-        "-noise_score": -noise_score([unexpected, el2n, -lexical], corpus.num_tokens),
+        "-noise_score": -table.column("noise_score"),
     }
-
-
-def _guard_signals(signals: Mapping[str, Floats]) -> list[Floats]:
-    return [-signals[name] for name in ("-surprise", "-el2n", "lexical")]
 
 
 def _highest(values: Floats, kept: Mask, count: int) -> Mask:
@@ -286,17 +255,15 @@ def _print_guard(
     signals: list[dict[str, Floats]],
     labels: NDArray[np.str_],
     kinds: list[str],
-    corpus: pycat.Corpus,
     rules: RuleTable,
 ) -> None:
     rows = []
+    count = round((1 - KEEP) / 2 * len(labels))
     for title, kept in (
         ("without rules", np.ones(len(labels), bool)),
         ("after rules", rules.apply()[0]),
     ):
-        dropped = [
-            kept & ~guard(_guard_signals(some), corpus.num_tokens, kept, KEEP) for some in signals
-        ]
+        dropped = [_highest(-some["-noise_score"], kept, count) for some in signals]
         precision = np.mean([(labels[d] != "clean").mean() for d in dropped])
         recall = []
         for group in [*((labels == kind) for kind in kinds), labels != "clean"]:
@@ -313,31 +280,25 @@ def _print_guard(
 
 
 def _print_recipes(
-    signals: list[dict[str, Floats]],
+    tables: list[pycat.ScoreTable],
     labels: NDArray[np.str_],
     kinds: list[str],
     corpus: pycat.Corpus,
-    rules: RuleTable,
 ) -> dict[str, dict[str, Any]]:
-    everything, by_rules = np.ones(len(labels), bool), rules.apply()[0]
-    rng = np.random.default_rng(0)
-    signals = [{**some, "random": rng.random(len(labels))} for some in signals]
     groups = {kind: labels == kind for kind in kinds} | {"all noise": labels != "clean"}
     rows: list[list[str]] = []
     results: dict[str, dict[str, Any]] = {}
     for name in ("random", "cat_var", "cat_var_log", "learnability"):
-        for how, kept, guarded in (
-            ("", everything, False),
-            ("rules, ", by_rules, False),
-            ("guard, ", everything, True),
-            ("rules, guard, ", by_rules, True),
+        for how, rules, guard in (
+            ("", "none", 0.0),
+            ("rules, ", "default", 0.0),
+            ("guard, ", "none", 0.5),
+            ("rules, guard, ", "default", 0.5),
         ):
             chosen = []
-            for some in signals:
-                left = kept
-                if guarded:
-                    left = guard(_guard_signals(some), corpus.num_tokens, kept, KEEP)
-                chosen.append(_highest(some[name], left, round(KEEP * len(labels))))
+            for table in tables:
+                kept = pycat.select(table, keep=KEEP, by=name, rules=rules, guard=guard)
+                chosen.append(np.isin(corpus.pair_ids, kept.pair_ids))
             rows.append([how + name, *_shares(chosen, groups, corpus)])
             results[how + name] = {
                 "clean": round(float(np.mean([c[labels == "clean"].mean() for c in chosen])), 4),

@@ -352,3 +352,37 @@ class Transformer:
             ValueError: sequences that do not fit together, a token outside of the vocabulary, or
                 more tokens than positions.
         """
+
+class LanguageModel:
+    """How likely lines are in a language: the automaton and the classifier of `pycat.language`.
+
+    The arrays are kept, not copied.
+
+    Args:
+        moves: uint32 (R * 256,), the next state for each row and byte.
+        rows: uint16 (S,), the row of moves of each state.
+        features: int64 (S,), the feature that a state has found, or -1.
+        weights: float32 (F * L,), log probabilities of each feature in each language.
+        prior: float32 (L,).
+
+    Raises:
+        ValueError: the sizes do not fit together, or an entry leads out of its table.
+    """
+
+    def __init__(
+        self,
+        *,
+        moves: NDArray[np.uint32],
+        rows: NDArray[np.uint16],
+        features: NDArray[np.int64],
+        weights: NDArray[np.float32],
+        prior: NDArray[np.float32],
+    ) -> None: ...
+    def probability(self, lines: list[bytes], wanted: list[int]) -> NDArray[np.float32]:
+        """Probability (N,) that each line is in one of these languages, 1 where nothing tells.
+
+        Other threads run meanwhile.
+
+        Raises:
+            ValueError: a language is out of range.
+        """

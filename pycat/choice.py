@@ -22,6 +22,7 @@ from pycat.criteria import (
 )
 from pycat.cuts import chunked, prefix
 from pycat.errors import PycatError
+from pycat.noise import NOISE_SCORE, check_noise
 from pycat.score_table import ScoreTable
 
 PARTS = ("top", "middle", "bottom")
@@ -32,7 +33,7 @@ _NUM_STRATA = {"score": 50, "length": 10}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How pairs are chosen; the arguments of `select`."""
+    """How pairs are chosen; the arguments of `select`, `rules` with all thresholds or None."""
 
     keep: float | tuple[float, float] = 0.5
     by: str | Criterion = "cat_var"
@@ -43,6 +44,8 @@ class Recipe:
     num_strata: int | None = None
     cap: tuple[str, int] | None = None
     seed: int = 0
+    rules: Mapping[str, float | None] | None = None
+    guard: float = 0.0
 
     def check(self, table: ScoreTable | None = None) -> None:
         """Refuse what cannot be followed, before any work.
@@ -80,6 +83,12 @@ class Recipe:
                     f"drop takes {share} by {criterion_name(by)}; expected a fraction between 0 "
                     "and 1, such as 0.2"
                 )
+        if not 0 <= self.guard <= 1:
+            raise PycatError(
+                f"guard is {self.guard}; expected a fraction from 0 to 1 of what has to go"
+            )
+        if self.guard and table is not None:
+            check_noise(table)
         dropped = math.fsum((self.drop or {}).values())
         if dropped + high > 1 + 1e-9:
             raise PycatError(
@@ -108,6 +117,8 @@ class Recipe:
             num_strata=recipe.get("num_strata"),
             cap=None if cap is None else (cap[0], cap[1]),
             seed=recipe["seed"] or 0,
+            rules=recipe.get("rules"),
+            guard=recipe.get("guard", 0.0),
         )
 
     def json(self, hashes: Mapping[str, str]) -> dict[str, Any]:
@@ -123,6 +134,10 @@ class Recipe:
             recipe["part"] = self.part
         if self.unit != "pairs":
             recipe["unit"] = self.unit
+        if self.rules is not None:
+            recipe["rules"] = dict(self.rules)
+        if self.guard:
+            recipe["guard"] = self.guard
         if self.drop:
             recipe["drop"] = [[criterion_name(by), share] for by, share in self.drop.items()]
         if self.strata is not None:
@@ -142,20 +157,29 @@ class Choice:
 
     Attributes:
         kept: bool (N,).
-        left_out: int16 (N,), the step that left a pair out before the cut, from 1: each drop in its
-            order, then the cap, then what stands above a range or a middle; 0 for the others.
+        steps: what left pairs out before the cut, in order: "rules", "guard", a "drop" for each,
+            "cap", and "range" for what stands above a range or a middle.
+        left_out: int16 (N,), which of the steps left a pair out, from 1; 0 for the others.
         recipe: as `Recipe.json` says it, with the hashes of what names alone do not tell.
-        facts: counts, the lowest and highest score kept, and what explains the ranking.
+        facts: counts, of what was dropped too, the lowest and highest score kept, and what
+            explains the ranking.
     """
 
     kept: NDArray[np.bool_]
+    steps: tuple[str, ...]
     left_out: NDArray[np.int16]
     recipe: dict[str, Any]
     facts: dict[str, Any]
 
 
-def choose(table: ScoreTable, recipe: Recipe) -> Choice:
+def choose(table: ScoreTable, recipe: Recipe, by_rules: NDArray[np.bool_] | None = None) -> Choice:
     """Follow a recipe.
+
+    Args:
+        table: N pairs; with the column `noise_score` where the recipe has a guard.
+        recipe: what to keep.
+        by_rules: the pairs (N,) that its rules leave. Where they are fewer than asked for, all are
+            kept.
 
     Holds the scores, 8 bytes a pair, and 7 bytes a pair beside them; strata by score 8 more, for
     pair ids. A cap holds 24 bytes a pair before the scores are there, and with them some 60 for
@@ -178,17 +202,41 @@ def choose(table: ScoreTable, recipe: Recipe) -> Choice:
             hashes[role] = sha256(scores.data).hexdigest()
         return scores
 
+    steps: list[str] = []
+    dropped: dict[str, int] = {}
+
+    def leave_out(rows: NDArray[np.bool_] | NDArray[np.int64], step: str) -> None:
+        steps.append(step)
+        codes[rows] = -len(steps)
+        counted = len(codes) - int(np.count_nonzero(codes >= 0)) - sum(dropped.values())
+        dropped[step] = dropped.get(step, 0) + counted
+
+    if by_rules is not None:
+        leave_out(~by_rules, "rules")
+        hashes["rules"] = sha256(by_rules.data).hexdigest()
+    most = _size(codes >= 0, weights)
+    if most == 0:
+        raise PycatError(
+            f"the rules leave none of {len(table):,} pairs; loosen their thresholds, or pass "
+            "--rules none (rules='none')"
+        )
+    if recipe.guard:
+        noise = table.column(NOISE_SCORE)
+        hashes["guard"] = sha256(noise.data).hexdigest()
+        leave_out(prefix(noise, np.array([_guarded(recipe, total, most)]), codes, weights), "guard")
+        del noise
     for i, (by, share) in enumerate((recipe.drop or {}).items()):
-        codes[
-            prefix(scores_of(by, f"drop_{i}"), np.array([round(share * total)]), codes, weights)
-        ] = -1 - i
+        sizes = np.array([round(share * total)])
+        leave_out(prefix(scores_of(by, f"drop_{i}"), sizes, codes, weights), "drop")
     crowded = _crowded(table, recipe.cap, codes, hashes)
     scores = scores_of(recipe.by, "by")
     if recipe.part == "bottom":
         np.negative(scores, out=scores)
     if recipe.cap is not None:
-        codes[_beyond(crowded, scores, recipe.cap[1])] = -1 - len(recipe.drop or {})
-    kept = _window(table, scores, codes, num_tokens, recipe, total, hashes)
+        leave_out(_beyond(crowded, scores, recipe.cap[1]), "cap")
+    steps.append("range")
+    asked = _asked(recipe, total)[1]
+    kept = _window(table, scores, codes, num_tokens, recipe, total, most, -len(steps), hashes)
     if not kept.any():
         raise PycatError(
             f"keep is {recipe.keep} of {total:,} {recipe.unit}: not one pair fits into that; raise "
@@ -197,8 +245,26 @@ def choose(table: ScoreTable, recipe: Recipe) -> Choice:
     if recipe.part == "bottom":
         np.negative(scores, out=scores)
     facts = _facts(table, scores, kept, num_tokens)
+    dropped["criterion"] = len(kept) - facts["num_kept"] - sum(dropped.values())
+    facts["dropped"] = dropped
+    if asked > most:
+        facts["asked"] = asked
     left_out = np.negative(np.minimum(codes, 0, out=codes), out=codes)
-    return Choice(kept, left_out, recipe.json(hashes), facts)
+    return Choice(kept, tuple(steps), left_out, recipe.json(hashes), facts)
+
+
+def _asked(recipe: Recipe, total: int) -> tuple[int, int]:
+    """Where the part of the ranking to keep begins and ends, in pairs or tokens."""
+    low, high = recipe.keep if isinstance(recipe.keep, tuple) else (0.0, recipe.keep)
+    last = round(high * total)
+    return round(low * total), last if recipe.unit == "tokens" else max(1, last)
+
+
+def _guarded(recipe: Recipe, total: int, most: int) -> int:
+    """How much the guard drops: its share of what has to go, but what is asked for stays."""
+    last = _asked(recipe, total)[1]
+    spare = most - last - sum(round(share * total) for share in (recipe.drop or {}).values())
+    return max(0, min(round(recipe.guard * (total - last)), spare))
 
 
 def _window(
@@ -208,19 +274,21 @@ def _window(
     num_tokens: NDArray[np.int32],
     recipe: Recipe,
     total: int,
+    most: int,
+    above_code: int,
     hashes: dict[str, str],
 ) -> NDArray[np.bool_]:
     """The part of the ranking of codes >= 0 that is kept; those codes are used up."""
     weights = num_tokens if recipe.unit == "tokens" else None
     left = _size(codes >= 0, weights)
-    low, high = recipe.keep if isinstance(recipe.keep, tuple) else (0.0, recipe.keep)
-    first, last = round(low * total), round(high * total)
-    if weights is None:
-        last = max(1, last)
+    first, last = _asked(recipe, total)
+    last = min(last, most)
     if last > left:
+        steps = ("rules", "guard", "drop", "cap")
+        before = ", ".join(step for step in steps if getattr(recipe, step))
         raise PycatError(
-            f"keep asks for {last:,} {recipe.unit}, but drop and cap leave {left:,}; lower keep to "
-            f"{left / total:.4f} or less"
+            f"keep asks for {last:,} {recipe.unit}, but {left:,} are left after "
+            f"{before}; lower keep to {left / total:.4f} or less"
         )
     if recipe.strata is not None:
         return _of_strata(table, scores, codes, num_tokens, recipe, last, hashes)
@@ -229,7 +297,7 @@ def _window(
         first = (left - size) // 2
     if first:
         above = prefix(scores, np.array([first]), codes, weights)
-        codes[above] = -2 - len(recipe.drop or {})
+        codes[above] = above_code
         if recipe.part != "middle":
             # So ranges that meet share no pair and leave none out, in tokens too.
             size -= _size(above, weights)

@@ -225,7 +225,6 @@ def _prune(evaluate: bool, tests: dict[str, TestSet], **options: Any) -> None:
         grouped[group] |= shared
     pruned = prune(tests=tests, **options, **grouped)
     print(select_command.summary(pruned.selection))
-    print(select_command.explanation(pruned.selection))
     if pruned.evaluation is not None:
         _print_evaluation(pruned.evaluation)
     print("time: " + ", ".join(f"{stage} {s:,.1f} s" for stage, s in pruned.timings.items()))
@@ -358,7 +357,11 @@ def _parser() -> argparse.ArgumentParser:
     _device_option(own)
 
     own, options = verb(
-        "prune", prune, _prune, "tokenize, train, score and select; write pruned text and a report"
+        "prune",
+        prune,
+        _prune,
+        "tokenize, train, score and select; write pruned text and a report. Rules and a guard drop "
+        "likely noise first; plain CAT-VAR, the paper's method, is --rules none --guard 0",
     )
     _text_options(own)
     _select_options(options)
@@ -538,6 +541,7 @@ def _line_score_options(parser: argparse.ArgumentParser) -> None:
 def _select_options(options: _Options) -> None:
     options.add("keep", "fraction of the pairs to keep, above 0 and at most 1", type=float)
     options.add("by", select_command.CRITERION_HELP, metavar="CRITERION")
+    select_command.add_noise_options(options)
 
 
 def _evaluate_options(options: _Options) -> None:

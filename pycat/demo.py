@@ -19,7 +19,8 @@ pycat demo: prune {src} and {tgt} to half.
   1. tokenize   SentencePiece, trained on this text
   2. train      a small translation model, keeping 5 early checkpoints
   3. score      every pair's perplexity under each checkpoint
-  4. select     the half whose perplexity moves most (cat_var)
+  4. select     drop what rules and a guard take for noise, keep the pairs whose perplexity moves
+                most (cat_var): half of all
   report        {out}/own/report.html
 """
 
@@ -31,7 +32,8 @@ pycat demo: prune real English-German text to half, and see what the half is wor
   1. tokenize   SentencePiece, trained on this text
   2. train      a small translation model, keeping 5 early checkpoints
   3. score      every pair's perplexity under each checkpoint
-  4. select     the half whose perplexity moves most (cat_var)
+  4. select     drop what rules and a guard take for noise, keep the pairs whose perplexity moves
+                most (cat_var): half of all
   5. evaluate   retrain on that half and on a random half, translate 500 held-out messages
   report        {out}/collected/report.html
 

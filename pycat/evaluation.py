@@ -207,11 +207,12 @@ def _arms(
     if "random" in baselines:
         drawn = highest(criteria.random(corpus.pair_ids, seed), len(selection))
         arms["random"] = corpus.subset(corpus.pair_ids[drawn])
-    name = selection.manifest["recipe"]["criterion"]
-    # A folder is named for the arm, which not every criterion's name can name.
-    arms[name if name.isidentifier() and name not in arms else "selected"] = corpus.subset(
-        selection.pair_ids
-    )
+    recipe = selection.manifest["recipe"]
+    name = recipe["criterion"]
+    # A folder is named for the arm, which not every criterion's name can name; and what rules and
+    # a guard left is not that of the criterion alone.
+    alone = name.isidentifier() and name not in arms and not recipe.keys() & {"rules", "guard"}
+    arms[name if alone else "selected"] = corpus.subset(selection.pair_ids)
     return arms
 
 

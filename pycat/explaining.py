@@ -14,12 +14,13 @@ from pycat.criteria import evaluate_criterion, possible
 from pycat.distributions import perplexity
 from pycat.errors import PycatError
 from pycat.examples import texts_of
+from pycat.noise import NOISE_SCORE
 from pycat.output import digest
 from pycat.readable import number
 from pycat.rules import RuleTable
 from pycat.sampling import evenly, take
 from pycat.score_table import ScoreTable
-from pycat.selection import Selection
+from pycat.selection import Selection, kept_by_rules
 
 # Up to here every pair is ranked. Of more, so many: percentiles are then right to about 0.1.
 _MAX_PAIRS = 250_000
@@ -197,17 +198,27 @@ def _decision(
     by = recorded["criterion"]
     try:
         recipe.check(table)
-        choice = choose(table, recipe)
+        corpus = chosen.corpus()
+        view = corpus if len(corpus) == len(table) else corpus.subset(table.pair_ids)
+        by_rules, _ = kept_by_rules(view, recipe.rules)
+        choice = choose(table, recipe, by_rules)
     except PycatError as error:
         return Decision(kept, "not known", f"{state}; it cannot be chosen again: {error}")
     if choice.recipe != {name: value for name, value in recorded.items() if name != "scores"}:
         return Decision(
             kept, "not known", f"{state}; a column that it was chosen by holds other values now"
         )
-    step = int(choice.left_out[row])
-    drops = list((recipe.drop or {}).items())
-    if 0 < step <= len(drops):
-        drop, share = drops[step - 1]
+    left_out = int(choice.left_out[row])
+    step = choice.steps[left_out - 1] if left_out else None
+    if step == "rules":
+        return Decision(kept, "rules", f"{state}: it breaks a rule")
+    if step == "guard":
+        value = number(table.column(NOISE_SCORE)[row])
+        reason = f"the guard took it for noise; its {NOISE_SCORE} is {value}"
+        return Decision(kept, "guard", f"{state}: {reason}")
+    if step == "drop":
+        drops = list((recipe.drop or {}).items())
+        drop, share = drops[left_out - 1 - choice.steps.index("drop")]
         value = evaluate_criterion(table, str(drop), recipe.seed)[row]
         reason = (
             f"among the {share:.1%} of the {recipe.unit} with the highest {drop}, which were left "
@@ -215,14 +226,14 @@ def _decision(
         )
         return Decision(kept, f"drop {drop}", f"{state}: {reason}")
     value = number(evaluate_criterion(table, by, recipe.seed)[row])
-    if recipe.cap is not None and step == len(drops) + 1:
+    if recipe.cap is not None and step == "cap":
         column, most = recipe.cap
         group = table.column(column)[row]
         reason = f"{most:,} of its group ({column} {group}) rank higher by {by}; it has {value}"
         return Decision(kept, "cap", f"{state}: {reason}")
     facts = chosen.manifest
     span = f"those kept have {number(facts['threshold'])} to {number(facts['highest'])}"
-    if step:
+    if step == "range":
         return Decision(kept, "range", f"{state}: its {by} is {value}, {span}")
     within = {None: "", "score": " and was drawn at random in its step of the score"}.get(
         recipe.strata, f", ranked among the pairs of its {recipe.strata}"

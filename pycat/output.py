@@ -108,6 +108,7 @@ class OutputFolder:
         recipe: options and input hashes, JSON values; equal recipes make equal folders.
         owned: glob patterns of the files this kind writes; all that overwriting may delete.
         overwrite: whether a folder made by another recipe may be replaced.
+        started: `time.perf_counter()` when the work began, if it did before.
 
     Attributes:
         manifest: the finished manifest, or None while there is work to do.
@@ -126,12 +127,14 @@ class OutputFolder:
         recipe: Mapping[str, Any],
         owned: Sequence[str],
         overwrite: bool,
+        started: float | None = None,
     ) -> None:
         self.path, self.kind, self.recipe = path, kind, json.loads(json.dumps(recipe))
         self.manifest: dict[str, Any] | None = None
         self.resumes = False
         self._file = path / f"{kind}.json"
-        self._started, self._earlier_s = time.perf_counter(), 0.0
+        self._started = time.perf_counter() if started is None else started
+        self._earlier_s = 0.0
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: expected a folder, found a file; choose another name")
         path.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,12 @@ from typing import Any
 
 from pycat.choice import Recipe
 from pycat.corpus import Corpus
-from pycat.errors import OutputError
+from pycat.errors import OutputError, PycatError
 from pycat.evaluation import Evaluation, TestSet, evaluate, test_text
 from pycat.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.parallel_text import ParallelText
 from pycat.report import write_report
+from pycat.rules import complete_rules, read_rules
 from pycat.score_table import ScoreTable
 from pycat.scoring import score
 from pycat.selection import Selection, select
@@ -51,6 +52,8 @@ def prune(
     out: str | PathLike[str],
     keep: float = 0.5,
     by: str = "cat_var",
+    rules: str | PathLike[str] | Mapping[str, float | None] | None = "default",
+    guard: float = 0.5,
     seed: int = 0,
     tests: Mapping[str, TestSet] | None = None,
     tokenize_options: Mapping[str, Any] | None = None,
@@ -61,6 +64,10 @@ def prune(
 ) -> Pruned:
     """Tokenize, train, score, select, and write pruned text and a report.
 
+    The default recipe drops what the rules say of the text, then the likeliest noise, and keeps the
+    highest `cat_var` of the rest. With `rules="none", guard=0` it is plain CAT-VAR, which is what
+    the paper's method means.
+
     Args:
         src, tgt: UTF-8 files of equal line count; plain, `.gz` or `.zst`.
         tsv: instead of both, one file of source, tab, target.
@@ -68,6 +75,7 @@ def prune(
             `report.html`. Finished stages in it are not repeated.
         keep: fraction of the pairs to keep, in (0, 1].
         by: name of a criterion.
+        rules, guard: what to drop before the criterion chooses, as in `select`.
         seed: of the proxy, the random criterion and the evaluation.
         tests: test sets as in `evaluate`; with them the arms are retrained and compared.
         tokenize_options, train_options, score_options, evaluate_options: further keyword
@@ -82,7 +90,14 @@ def prune(
             invalidates) without `overwrite`.
         PycatError: as each stage.
     """
-    Recipe(keep, by).check()
+    changed = read_rules(rules)
+    thresholds = None if changed is None else complete_rules(changed)
+    Recipe(keep, by, rules=thresholds, guard=guard).check()
+    if guard and (score_options or {}).get("stats") == "nll":
+        raise PycatError(
+            "prune: the guard needs more than nll; leave out --score-stats nll (stats), or pass "
+            "--guard 0 (guard=0)"
+        )
     for test in (tests or {}).values():
         test_text(test)
     text = ParallelText.of(src, tgt, tsv)
@@ -91,7 +106,7 @@ def prune(
         "tokenize": dict(tokenize_options or {}),
         "train": {"seed": seed, **(train_options or {})},
         "score": dict(score_options or {}),
-        "select": {"keep": keep, "by": by, "seed": seed},
+        "select": {"keep": keep, "by": by, "rules": thresholds, "guard": guard, "seed": seed},
     }
     if tests:
         options["evaluate"] = {"tests": tests, "seed": seed, **(evaluate_options or {})}

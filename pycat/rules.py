@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -163,27 +164,34 @@ def complete_rules(rules: Mapping[str, float | None] | None = None) -> dict[str,
     return {**DEFAULT_RULES, **given}
 
 
-def read_rules(given: str) -> dict[str, float | None] | None:
-    """What `--rules` means: "default", "none" (None), or a JSON file of thresholds.
+def read_rules(
+    given: str | PathLike[str] | Mapping[str, float | None] | None,
+) -> dict[str, float | None] | None:
+    """Thresholds that differ from `DEFAULT_RULES`; None for no rules at all.
+
+    Args:
+        given: "default", "none" or None, a JSON file of thresholds, or thresholds.
 
     Raises:
         PycatError: no such file, not JSON, or an unknown rule.
     """
-    if given == "none":
+    if given is None or given == "none":
         return None
     if given == "default":
         return {}
-    try:
-        rules = json.loads(Path(given).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise PycatError(
-            f"{given}: cannot be read as rules ({error}); expected default, none, or a JSON file "
-            'such as {"copied": 0.7, "numbers": null}'
-        ) from None
-    if not isinstance(rules, dict):
+    rules: object = given
+    if not isinstance(given, Mapping):
+        try:
+            rules = json.loads(Path(given).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise PycatError(
+                f"{given}: cannot be read as rules ({error}); expected default, none, or a JSON "
+                'file such as {"copied": 0.7, "numbers": null}'
+            ) from None
+    if not isinstance(rules, Mapping):
         raise PycatError(f"{given}: expected a JSON object of rules, found {type(rules).__name__}")
     complete_rules(rules)
-    return rules
+    return dict(rules)
 
 
 def copies_before(groups: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -300,14 +308,7 @@ def _measure_chunk(
         "overlap": _overlap(src, tgt),
         "letters": np.minimum(src_letters.share_of_letters(), tgt_letters.share_of_letters()),
         "number_mismatch": _number_mismatch(src_letters, tgt_letters),
-        "num_damaged": np.fromiter(
-            (
-                len(_DAMAGE.findall(a)) + len(_DAMAGE.findall(b))
-                for a, b in zip(src, tgt, strict=True)
-            ),
-            np.int32,
-            len(src),
-        ),
+        "num_damaged": _count_damage(src) + _count_damage(tgt),
     }
     if codes is not None:
         for name, side, code in zip(
@@ -334,7 +335,17 @@ def _group(columns: dict[str, NDArray[Any]]) -> None:
 
 def _plain(line: bytes) -> bytes:
     """Without case, blanks and ASCII punctuation."""
+    if line.isascii():
+        return line.lower().translate(None, _PUNCTUATION)
     return line.decode().casefold().encode().translate(None, _PUNCTUATION)
+
+
+def _count_damage(lines: Sequence[bytes]) -> NDArray[np.int32]:
+    """Damaged characters of each line (N,)."""
+    # Most often there is none in all of them, which one search tells.
+    if _DAMAGE.search(b"\n".join(lines)) is None:
+        return np.zeros(len(lines), np.int32)
+    return np.fromiter((len(_DAMAGE.findall(line)) for line in lines), np.int32, len(lines))
 
 
 class _Letters:
@@ -343,11 +354,14 @@ class _Letters:
     def __init__(self, lines: Sequence[bytes]) -> None:
         self.bytes = np.frombuffer(b"".join(lines), np.uint8)
         self.lengths = np.fromiter(map(len, lines), np.int64, len(lines))
-        self.rows = np.repeat(np.arange(len(lines)), self.lengths)
+        self.ends = np.cumsum(self.lengths)
 
-    def count(self, chosen: NDArray[Any]) -> NDArray[np.int64]:
+    def count(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
         """How many bytes of each line (N,) are chosen."""
-        return np.bincount(self.rows[chosen], minlength=len(self.lengths))
+        before = np.zeros(len(chosen) + 1, np.int64)
+        np.cumsum(chosen, out=before[1:])
+        counts: NDArray[np.int64] = before[self.ends] - before[self.ends - self.lengths]
+        return counts
 
     def count_chars(self) -> NDArray[np.int32]:
         """Characters of each line (N,)."""
@@ -362,7 +376,7 @@ class _Letters:
     def count_digits(self) -> NDArray[np.int64]:
         """Occurrences of each digit (N, 10)."""
         at = np.flatnonzero((self.bytes >= 48) & (self.bytes <= 57))
-        cells = self.rows[at] * 10 + (self.bytes[at] - 48)
+        cells = np.searchsorted(self.ends, at, side="right") * 10 + (self.bytes[at] - 48)
         return np.bincount(cells, minlength=10 * len(self.lengths)).reshape(-1, 10)
 
 

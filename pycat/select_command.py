@@ -14,6 +14,13 @@ CRITERION_HELP = (
     'criterion: a name in README.md, "sql: …", or a column of the table; "-ppl" ranks the lowest '
     "first"
 )
+_RULES_HELP = (
+    "what to drop for its text alone, such as copies, other languages and duplicates: default, "
+    "none, or a JSON file of thresholds (docs/format.md lists them)"
+)
+_GUARD_HELP = (
+    "of the pairs that have to go, the fraction to drop for being the likeliest noise; 0 for none"
+)
 
 
 def add_options(parser: argparse.ArgumentParser, options: Any) -> None:
@@ -26,6 +33,7 @@ def add_options(parser: argparse.ArgumentParser, options: Any) -> None:
         metavar="X[:X]",
     )
     options.add("by", CRITERION_HELP, metavar="CRITERION")
+    add_noise_options(options)
     options.add("part", "of the ranking", choices=PARTS)
     options.add("unit", "what fractions count", choices=UNITS)
     parser.add_argument(
@@ -57,6 +65,12 @@ def add_options(parser: argparse.ArgumentParser, options: Any) -> None:
         metavar="FILE",
         help="also write the kept lines: source and target file, or one file of a TSV input",
     )
+
+
+def add_noise_options(options: Any) -> None:
+    """Add those that `select` and `prune` share."""
+    options.add("rules", _RULES_HELP, metavar="default|none|FILE")
+    options.add("guard", _GUARD_HELP, type=float)
 
 
 def add_apply_options(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +110,6 @@ def run(
         raise PycatError("select: --drop names a criterion twice; add up its fractions")
     selection = select(drop=dict(drop), **options)
     print(summary(selection))
-    print(explanation(selection))
     if text is not None:
         _write_text(selection, text, None, options["overwrite"])
 
@@ -124,7 +137,11 @@ def _write_text(
 
 
 def summary(selection: Selection) -> str:
-    """How much was kept, by what, in a line."""
+    """How much was kept, by what, what was dropped before, and what explains it, in lines."""
+    return "\n".join((_kept(selection), *_dropped(selection), _explanation(selection)))
+
+
+def _kept(selection: Selection) -> str:
     facts = selection.manifest
     whole_top = "part" not in facts["recipe"] and not isinstance(facts["recipe"]["keep"], list)
     to = "up" if whole_top else f"to {facts['highest']:,.4g}"
@@ -136,8 +153,32 @@ def summary(selection: Selection) -> str:
     )
 
 
-def explanation(selection: Selection) -> str:
-    """How much of it length and rarity explain, in a line."""
+def _dropped(selection: Selection) -> list[str]:
+    """What each step dropped, where there is more than the criterion."""
+    facts = selection.manifest
+    dropped, lines = facts["dropped"], []
+    if asked := facts.get("asked"):
+        lines.append(
+            f"  fewer than the {asked:,} {facts['recipe'].get('unit', 'pairs')} asked for: the "
+            "rules leave no more"
+        )
+    if hits := facts.get("rule_hits"):
+        counts = ", ".join(f"{rule} {count:,}" for rule, count in hits.items() if count)
+        lines.append(
+            f"  rules dropped {dropped['rules']:,} pairs (each may break several: "
+            f"{counts or 'none did'})"
+        )
+    # A reason that holds for all rules is said once.
+    for why in dict.fromkeys(facts.get("without", {}).values()):
+        missing = [rule for rule, reason in facts["without"].items() if reason == why]
+        lines.append(f"  not applied: {', '.join(missing)}; {why}")
+    later = [f"{step} {count:,}" for step, count in dropped.items() if step != "rules"]
+    if len(later) > 1 or lines:
+        lines.append(f"  then dropped: {', '.join(later)}")
+    return lines
+
+
+def _explanation(selection: Selection) -> str:
     facts = selection.manifest
     explained = facts["explained"]
     dropped = facts["mean_tokens_dropped"]

@@ -1,6 +1,7 @@
 """Keep some of the pairs, and write them as text."""
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -16,8 +17,10 @@ from pycat.choice import Recipe, choose
 from pycat.corpus import Corpus, reopen_corpus
 from pycat.criteria import Criterion
 from pycat.errors import OutputError, PycatError, TextError
+from pycat.noise import measure_noise
 from pycat.output import OutputFolder, digest, read_manifest, replacing
 from pycat.parallel_text import ParallelText, write_rows
+from pycat.rules import complete_rules, measure_rules, read_rules
 from pycat.score_table import ScoreTable
 
 _KEPT_FILE = "kept.parquet"
@@ -170,6 +173,8 @@ def select(
     *,
     keep: float | tuple[float, float] = 0.5,
     by: str | Criterion = "cat_var",
+    rules: str | PathLike[str] | Mapping[str, float | None] | None = "none",
+    guard: float = 0.0,
     part: str = "top",
     unit: str = "pairs",
     drop: Mapping[str | Criterion, float] | None = None,
@@ -191,11 +196,18 @@ def select(
             what comes after the first fifth, half of all.
         by: the criterion, as in `evaluate_criterion`: a name such as "cat_var", "-ppl" to rank the
             lowest first, a column of the table, "sql: …", or a function from the table to (N,).
+        rules: first of all, which pairs to leave out for their text alone: "default", "none", or
+            thresholds that differ from `DEFAULT_RULES`, as a mapping or a JSON file. Measured once,
+            beside the corpus. Others' data have no text and so no rules, which the manifest says.
+            Where rules leave fewer pairs than `keep` asks for, all of those are kept.
+        guard: then, the share of what has to go that goes for being the likeliest noise, by the
+            column `noise_score`, which is added to the table with `lexical_tgt` and `lexical_src`
+            unless it is there. 0 is none; `prune` takes 0.5. Needs el2n and entropy (stats="all").
         part: of the ranking, "top", "middle" or "bottom" (as "top" by the criterion with a "-").
         unit: what fractions count. "pairs": exactly round(keep * N), at least one. "tokens": as
             many pairs of the ranking, from its begin, as fit into round(keep * target tokens); the
             next one would be too long, so less than one pair's tokens are missing.
-        drop: first, one after the other, the fraction of highest scores to leave out by each
+        drop: next, one after the other, the fraction of highest scores to leave out by each
             criterion: {"-aum": 0.2}.
         strata: "length" or the name of a column with few values, such as a domain: each stratum
             keeps the same share, the highest of it. "score": coverage-centric (Zheng et al. 2023,
@@ -212,11 +224,16 @@ def select(
         The selection.
 
     Raises:
-        PycatError: an option is out of range, a criterion is unknown, lacks columns or is not a
-            number somewhere, or fewer pairs are left than asked for.
+        PycatError: an option is out of range, a criterion or rule is unknown, a criterion or the
+            guard lacks columns, a score is not a number, or rules leave no pair, drop and cap fewer
+            than asked for.
+        TextError: rules are to be measured, and the text is gone or changed.
         OutputError: `out` holds something else, or a selection made with other options.
     """
-    recipe = Recipe(keep, by, part, unit, drop, strata, num_strata, cap, seed)
+    started = time.perf_counter()
+    changed = read_rules(rules)
+    thresholds = None if changed is None else complete_rules(changed)
+    recipe = Recipe(keep, by, part, unit, drop, strata, num_strata, cap, seed, thresholds, guard)
     table = scores if isinstance(scores, ScoreTable) else ScoreTable.open(scores)
     recipe.check(table)
     corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
@@ -224,16 +241,22 @@ def select(
         raise PycatError(
             f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
         )
-    choice = choose(table, recipe)
+    recipe.check(table)
+    view = corpus if len(corpus) == len(table) else corpus.subset(table.pair_ids)
+    by_rules, found = kept_by_rules(view, thresholds)
+    if guard:
+        measure_noise(table, view)
+    choice = choose(table, recipe, by_rules)
     made_by = {"scores": digest(table.manifest["recipe"]), **choice.recipe}
     folder = None
     if out is not None:
-        folder = OutputFolder(Path(out), "selection", made_by, (_KEPT_FILE,), overwrite)
+        folder = OutputFolder(Path(out), "selection", made_by, (_KEPT_FILE,), overwrite, started)
         if folder.manifest is not None:
             return Selection.open(folder.path)
     facts = {
         "corpus": corpus.manifest["id"],
         **choice.facts,
+        **found,
         "num_lines": corpus.manifest["num_lines"] if corpus.has_text else len(corpus),
         "corpus_options": corpus.options,
     }
@@ -256,6 +279,23 @@ def select(
         corpus_path=os.path.relpath(corpus.path.resolve(), folder.path.resolve()),
     )
     return Selection.open(folder.path)
+
+
+def kept_by_rules(
+    corpus: Corpus, thresholds: Mapping[str, float | None] | None
+) -> tuple[NDArray[np.bool_] | None, dict[str, Any]]:
+    """The pairs (N,) that the rules leave, None for all; what the manifest says of the rules."""
+    if thresholds is None:
+        return None, {}
+    if not corpus.has_text:
+        why = "the corpus was not made from text, which rules read"
+        return None, {"without": {"rules": why}}
+    table = measure_rules(corpus)
+    by_rules, hits = table.apply(thresholds)
+    without = {
+        rule: why for rule, why in table.manifest["without"].items() if thresholds[rule] is not None
+    }
+    return by_rules, {"rule_hits": hits, **({"without": without} if without else {})}
 
 
 def _kept_pairs(

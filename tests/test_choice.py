@@ -12,6 +12,7 @@ from pycat.choice import Recipe, choose
 from pycat.criteria import random
 from pycat.distributions import spearman
 from pycat.errors import PycatError
+from pycat.rules import DEFAULT_RULES
 from pycat.score_table import ScoreTable
 
 
@@ -112,8 +113,76 @@ def test_a_cap_keeps_the_best_of_a_group() -> None:
     with pytest.raises(PycatError) as caught:
         choose(given, Recipe(0.6, "score", cap=("group", 1)))
     assert str(caught.value) == (
-        "keep asks for 6 pairs, but drop and cap leave 5; lower keep to 0.5000 or less"
+        "keep asks for 6 pairs, but 5 are left after cap; lower keep to 0.5000 or less"
     )
+
+
+def test_rules_then_guard_then_the_criterion() -> None:
+    noise = [0.9, 0.1, 0.8, 0.7, 0.95, 0.6, 0.2, 0.3, 0.5, 0.4]
+    given = table(SCORES, noise_score=noise)
+    by_rules = np.array([True] * 6 + [False] + [True] * 3)  # without row 6, of the second rank
+
+    def chosen(**options: Any) -> tuple[list[int], dict[str, Any]]:
+        choice = choose(
+            given, Recipe(**{"by": "score", "rules": DEFAULT_RULES, **options}), by_rules
+        )
+        return [int(row) for row in np.flatnonzero(choice.kept)], choice.facts
+
+    kept, facts = chosen(keep=0.4)
+    assert kept == [0, 1, 2, 3]
+    assert facts["dropped"] == {"rules": 1, "criterion": 5}
+    # Half of the six that go: the three of the highest noise, among those that the rules left.
+    kept, facts = chosen(keep=0.4, guard=0.5)
+    assert kept == [1, 3, 5, 9]
+    assert facts["dropped"] == {"rules": 1, "guard": 3, "criterion": 2}
+    # Never more than leaves what is to be kept and what is to be dropped besides.
+    kept, facts = chosen(keep=0.7, guard=1.0, drop={"-score": 0.1})
+    assert facts["dropped"] == {"rules": 1, "guard": 1, "drop": 1, "criterion": 0}
+    assert kept == [0, 1, 2, 3, 5, 7, 9]
+    assert chosen(keep=1.0, guard=1.0)[1]["dropped"] == {"rules": 1, "guard": 0, "criterion": 0}
+    plain = choose(given, Recipe(0.4, "score"))
+    assert plain.facts["dropped"] == {"criterion": 6}
+    assert not plain.recipe.keys() & {"rules", "guard"}
+    assert choose(given, Recipe(0.4, "score", guard=0.5)).recipe["guard"] == 0.5
+
+
+def test_where_rules_leave_fewer_all_of_those_are_kept() -> None:
+    given = table(SCORES, noise_score=SCORES, num_tokens=[1, 1, 1, 1, 1, 1, 1, 1, 1, 11])
+    recipe = Recipe(0.5, "score", rules=DEFAULT_RULES, guard=0.5)
+    choice = choose(given, recipe, np.arange(10) < 3)
+    assert np.flatnonzero(choice.kept).tolist() == [0, 1, 2]
+    assert choice.facts["asked"] == 5
+    assert choice.facts["dropped"] == {"rules": 7, "guard": 0, "criterion": 0}
+    assert "asked" not in choose(given, recipe, np.arange(10) < 5).facts
+    tokens = choose(
+        given, Recipe(0.5, "score", unit="tokens", rules=DEFAULT_RULES), np.arange(10) < 9
+    )
+    assert (tokens.facts["asked"], tokens.facts["num_tokens_kept"]) == (10, 9)
+    with pytest.raises(
+        PycatError, match=r"^the rules leave none of 10 pairs; loosen their .* none"
+    ):
+        choose(given, recipe, np.zeros(10, bool))
+    crowded = Recipe(0.5, "score", rules=DEFAULT_RULES, drop={"score": 0.1})
+    with pytest.raises(PycatError, match="asks for 5 pairs, but 4 are left after rules, drop;"):
+        choose(given, crowded, np.arange(10) < 5)
+
+
+def test_a_guard_counts_tokens_where_fractions_do() -> None:
+    falling = np.arange(10.0)[::-1]
+    given = table(falling, num_tokens=[1] * 9 + [11], noise_score=falling)
+    # 10 of 20 tokens go, half of them by the guard; the last pair is longer than what is left.
+    assert rows(given, keep=0.5, unit="tokens", guard=0.5) == [5, 6, 7, 8]
+
+
+def test_a_guard_needs_its_columns() -> None:
+    with pytest.raises(PycatError) as caught:
+        choose(table(SCORES), Recipe(0.5, "score", guard=0.5))
+    assert str(caught.value) == (
+        "score table: the guard needs the statistics el2n and entropy, found nll; score again with "
+        "--stats all (stats='all'), or pass --guard 0 (guard=0)"
+    )
+    with pytest.raises(PycatError, match=r"guard is 1.5; expected a fraction from 0 to 1 of what"):
+        Recipe(guard=1.5).check()
 
 
 def test_strata_by_a_column_keep_the_same_share_of_each() -> None:

@@ -13,6 +13,7 @@ from conftest import MakeScores, SmallDisk, ToyText
 
 import pycat
 from pycat import cli
+from pycat.output import write_json
 
 VERBS = ("tokenize", "train", "score", "select", "evaluate", "prune")
 
@@ -141,6 +142,7 @@ def test_prune_passes_every_group_of_options_on(
             "bfloat16",
             "--score-stats",
             "nll",
+            *("--rules", "none", "--guard", 0),
             "--device",
             "cpu",
             "--evaluate",
@@ -162,6 +164,53 @@ def test_prune_passes_every_group_of_options_on(
     assert table.statistics == ("nll",)
     evaluation = pycat.Evaluation.open(work / "evaluation")
     assert [(row.arm, row.test, row.updates) for row in evaluation.rows] == [("cat_var", "test", 2)]
+
+
+def test_rules_and_guard_say_what_they_dropped(
+    toy_text: ToyText, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src, tgt = toy_text(200)
+    work = tmp_path / "work"
+    quick = ("--vocab-size", 340, "--checkpoint-steps", "1,2", "--batch-tokens", 512)
+    assert run("prune", "--src", src, "--tgt", tgt, "--out", work, *quick) == 0
+    printed = capsys.readouterr().out
+    facts = pycat.Selection.open(work / "selection").manifest
+    near = facts["rule_hits"]["near_duplicate"]
+    assert near > 0
+    assert (
+        f"  rules dropped {near} pairs (each may break several: near_duplicate {near})" in printed
+    )
+    assert f"  then dropped: guard 50, criterion {50 - near}\n" in printed
+    rules = tmp_path / "rules.json"
+    rules.write_text('{"length_z": 0.1, "near_duplicate": null}')
+    command = ("select", "--scores", work / "scores", "--out", tmp_path / "few", "--guard", 0.5)
+    assert run(*command, "--rules", rules) == 0
+    printed = capsys.readouterr().out
+    assert "  fewer than the 100 pairs asked for: the rules leave no more\n" in printed
+    assert re.search(r"rules dropped 1\d\d pairs .*: length_z 1\d\d\)\n", printed)
+    assert run(*command[:-2], "--overwrite") == 0
+    assert "dropped:" not in capsys.readouterr().out
+
+
+def test_rules_of_a_corpus_without_text_are_said_to_be_missing(
+    toy_corpus: pycat.Corpus,
+    make_scores: MakeScores,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prefixes = (toy_corpus.path / "src", toy_corpus.path / "tgt")
+    others = pycat.open_corpus(prefixes, vocab_size=toy_corpus.vocab_size, eos_id=toy_corpus.eos_id)
+    scores = tmp_path / "scores"
+    nll = np.random.default_rng(0).uniform(1, 50, (300, 2))
+    table = make_scores(others, nll, scores)
+    write_json(scores / "scores.json", {**table.manifest, "corpus_options": others.options})
+    out = tmp_path / "kept"
+    assert run("select", "--scores", scores, "--out", out, "--rules", "default") == 0
+    printed = capsys.readouterr().out
+    assert "not applied: rules; the corpus was not made from text, which rules read" in printed
+    selection = pycat.Selection.open(out)
+    assert len(selection) == 150
+    assert selection.manifest["without"].keys() == {"rules"}
 
 
 def test_score_says_how_fast_it_was_and_how_exact(

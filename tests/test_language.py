@@ -1,9 +1,12 @@
 """Languages of many lines at once: the same probabilities as py3langid's own, one by one."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+from pycat import _core
 from pycat.language import language_model
 
 LINES = [
@@ -23,7 +26,38 @@ def test_probabilities_are_those_of_py3langid(code: str) -> None:
     found = language_model().probability([line.encode() for line in LINES], code)
     one_by_one = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     expected = [dict(one_by_one.rank(line))[code] for line in LINES]
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_many_lines_are_scored_as_they_are_alone() -> None:
+    rng = np.random.default_rng(0)
+    letters = [line[: rng.integers(1, len(line) + 1)].encode() for line in LINES * 9]
+    together = language_model().probability(letters, "de")
+    alone = [language_model().probability([line], "de")[0] for line in letters]
+    assert together.tolist() == alone
+
+
+def test_tables_that_lead_nowhere_are_refused() -> None:
+    tables: dict[str, Any] = {
+        "moves": np.zeros(256, np.uint32),
+        "rows": np.zeros(1, np.uint16),
+        "features": np.zeros(1, np.int64),
+        "weights": np.zeros(2, np.float32),
+        "prior": np.zeros(2, np.float32),
+    }
+    model = _core.LanguageModel(**tables)
+    assert model.probability([b"ab", b""], [0]).tolist() == [0.5, 1.0]
+    with pytest.raises(ValueError, match="language 2 is out of range; expected below 2"):
+        model.probability([b"a"], [2])
+    for name, value, message in (
+        ("moves", np.ones(256, np.uint32), "a move leads to no state"),
+        ("rows", np.ones(1, np.uint16), "a state has no row of moves"),
+        ("features", np.ones(1, np.int64), "a state finds an unknown feature"),
+        ("features", np.zeros(2, np.int64), "the sizes of its tables do not fit together"),
+        ("rows", np.zeros((1, 1), np.uint16), "rows has 2 dimensions, expected 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _core.LanguageModel(**{**tables, name: value})
 
 
 def test_the_language_of_a_sentence_is_the_likeliest() -> None:
@@ -49,4 +83,4 @@ def test_aliases_of_a_code_count_together() -> None:
     found = language_model().probability([line.encode() for line in serbian], "sr")
     one_by_one = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     expected = [dict(one_by_one.rank(line))["sr"] for line in serbian]
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

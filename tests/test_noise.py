@@ -1,9 +1,13 @@
-"""The guard: signals by hand, ranks within lengths, and never more dropped than asked."""
+"""Noise: signals by hand, ranks within lengths, and columns that are measured once."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pycat.noise import guard, late_mean, noise_score, surprise
+import pycat
+from pycat.lexical import lexical_scores
+from pycat.noise import late_mean, measure_noise, noise_score, surprise
 
 
 def test_late_mean_and_surprise_by_hand() -> None:
@@ -26,27 +30,43 @@ def test_long_pairs_are_not_noise_for_being_long() -> None:
     signal = num_tokens + rng.normal(size=20_000)
     noisy = rng.random(20_000) < 0.1
     signal[noisy] += 20
-    left = guard([signal], num_tokens, np.ones(20_000, bool), keep=0.8)
-    assert (~left).sum() == 2000
+    left = noise_score([signal], num_tokens) < 0.9
     assert abs(num_tokens[left].mean() / num_tokens.mean() - 1) < 0.02
     assert left[noisy].mean() < 0.1
 
 
-def test_the_guard_leaves_what_is_to_be_kept() -> None:
-    signal, num_tokens = np.arange(100.0), np.full(100, 7, np.int32)
-    everything = np.ones(100, bool)
-    # Of the 50 that go, half; with one stratum for each of five rows, the highest of each.
-    assert guard([signal], num_tokens, everything, keep=0.5).sum() == 75
-    assert guard([signal], num_tokens, everything, keep=0.5, share=0.2).sum() == 90
-    assert guard([signal], num_tokens, everything, keep=1.0).all()
-    by_rules = np.arange(100) < 60
-    left = guard([signal], num_tokens, by_rules, keep=0.5)
-    assert left.sum() == 50
-    assert not left[60:].any()
-    assert guard([signal], num_tokens, np.arange(100) < 30, keep=0.5).sum() == 30
+def scores_of(corpus: pycat.Corpus, out: Path) -> pycat.ScoreTable:
+    run = pycat.train(corpus, out=out / "proxy", checkpoint_steps=[1, 2, 3], device="cpu")
+    return pycat.score(corpus, run.checkpoints, out=out / "scores", device="cpu")
 
 
-def test_bad_fractions() -> None:
-    signal, num_tokens = np.zeros(4), np.ones(4, np.int32)
-    with pytest.raises(ValueError, match=r"keep is 0 and share 0\.5"):
-        guard([signal], num_tokens, np.ones(4, bool), keep=0)
+def test_columns_are_measured_once(
+    toy_corpus: pycat.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = scores_of(toy_corpus, tmp_path)
+    measure_noise(table, toy_corpus)
+    assert table.names[-3:] == ("lexical_tgt", "lexical_src", "noise_score")
+    lexical = lexical_scores(toy_corpus)
+    np.testing.assert_array_equal(table.column("lexical_tgt"), lexical[0])
+    np.testing.assert_array_equal(table.column("lexical_src"), lexical[1])
+    num_tokens = table.num_tokens
+    signals = (
+        surprise(table.nll, table.column("entropy"), num_tokens),
+        late_mean(table.column("el2n"), num_tokens),
+        -np.minimum(*lexical),
+    )
+    expected = noise_score([signal.astype(np.float32) for signal in signals], num_tokens)
+    np.testing.assert_array_equal(table.column("noise_score"), expected)
+
+    def fail(corpus: pycat.Corpus) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("pycat.noise.lexical_scores", fail)
+    measure_noise(pycat.ScoreTable.open(tmp_path / "scores"), toy_corpus)
+
+
+def test_a_run_cut_short_between_columns_goes_on(toy_corpus: pycat.Corpus, tmp_path: Path) -> None:
+    table = scores_of(toy_corpus, tmp_path)
+    table.add("lexical_tgt", lexical_scores(toy_corpus)[0])
+    measure_noise(table, toy_corpus)
+    assert {"lexical_src", "noise_score"} <= {*table.names}

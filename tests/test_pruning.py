@@ -27,10 +27,14 @@ def _stamps(work: Path) -> dict[str, int]:
     }
 
 
+# The paper's method, without what drops likely noise first.
+PLAIN: dict[str, Any] = {"rules": "none", "guard": 0.0}
+
+
 def test_from_text_to_pruned_text(toy_text: ToyText, tmp_path: Path) -> None:
     src, tgt = toy_text(200)
     work = tmp_path / "work"
-    pruned = prune(src, tgt, out=work, keep=0.25, **FAST)
+    pruned = prune(src, tgt, out=work, keep=0.25, **PLAIN, **FAST)
     lines = list(zip(src.read_bytes().splitlines(), tgt.read_bytes().splitlines(), strict=True))
     scores = pruned.scores.ppl.var(axis=1)
     best = np.sort(np.argsort(-scores, kind="stable")[:50])
@@ -42,15 +46,55 @@ def test_from_text_to_pruned_text(toy_text: ToyText, tmp_path: Path) -> None:
     assert set(pruned.timings) == {"tokenize", "train", "score", "select"}
 
 
+def test_the_default_recipe_is_rules_then_guard_then_cat_var(
+    toy_text: ToyText, tmp_path: Path
+) -> None:
+    src, tgt = toy_text(200)
+    pruned = prune(src, tgt, out=tmp_path / "work", **FAST)
+    left, hits = pycat.measure_rules(pruned.corpus).apply()
+    noise = pruned.scores.column("noise_score")
+    # Of the 100 that go, 50 go by the guard.
+    suspect = np.flatnonzero(left)[np.argsort(-noise[left], kind="stable")[:50]]
+    num_left = int(left.sum())
+    left[suspect] = False
+    rows = np.flatnonzero(left)
+    best = rows[np.argsort(-pruned.scores.ppl.var(axis=1)[rows], kind="stable")[:100]]
+    assert pruned.selection.pair_ids.tolist() == sorted(best.tolist())
+    facts = pruned.selection.manifest
+    assert facts["dropped"] == {
+        "rules": 200 - num_left,
+        "guard": 50,
+        "criterion": num_left - 150,
+    }
+    assert facts["rule_hits"] == hits
+    assert facts["recipe"]["rules"] == pycat.DEFAULT_RULES
+    assert facts["recipe"]["guard"] == 0.5
+    assert {"lexical_tgt", "lexical_src", "noise_score"} <= {*pruned.scores.names}
+
+
 def test_each_verb_alone_gives_what_prune_gives(toy_text: ToyText, tmp_path: Path) -> None:
     src, tgt = toy_text(200)
     pruned = prune(src, tgt, out=tmp_path / "work", **FAST)
     corpus = pycat.tokenize(src, tgt, out=tmp_path / "corpus", vocab_size=340)
     run = pycat.train(corpus, out=tmp_path / "proxy", **FAST["train_options"])
     table = pycat.score(corpus, run.checkpoints, device="cpu")
-    kept = pycat.select(table, keep=0.5, by="cat_var")
+    kept = pycat.select(table, keep=0.5, by="cat_var", rules="default", guard=0.5)
     np.testing.assert_array_equal(table.nll, pruned.scores.nll)
     np.testing.assert_array_equal(kept.pair_ids, pruned.selection.pair_ids)
+    plain = prune(src, tgt, out=tmp_path / "plain", **PLAIN, **FAST)
+    kept = pycat.select(table, keep=0.5, by="cat_var")
+    np.testing.assert_array_equal(kept.pair_ids, plain.selection.pair_ids)
+    assert "noise_score" not in plain.scores.names
+    assert not (plain.corpus.path / "rules.parquet").exists()
+
+
+def test_rules_that_leave_too_few_keep_fewer(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(200)
+    pruned = prune(src, tgt, out=tmp_path / "work", keep=0.5, rules={"length_z": 0.1}, **FAST)
+    left, _ = pycat.measure_rules(pruned.corpus).apply({"length_z": 0.1})
+    assert 0 < left.sum() < 100
+    assert pruned.selection.pair_ids.tolist() == np.flatnonzero(left).tolist()
+    assert pruned.selection.manifest["asked"] == 100
 
 
 def test_a_second_call_repeats_nothing(toy_text: ToyText, tmp_path: Path) -> None:
@@ -65,6 +109,8 @@ def test_a_second_call_repeats_nothing(toy_text: ToyText, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "message", "remade"),
     [
+        ({"guard": 0.2}, r"guard was 0.5, now 0.2. This invalidates select and", {"selection"}),
+        ({"rules": "none"}, r"rules was .*, now null. This invalidates select and", {"selection"}),
         ({"keep": 0.3}, r"keep was 0.5, now 0.3. This invalidates select and the report "
          r"\(tokenize, train, score would stay\)", {"selection"}),
         ({"score_options": {"device": "cpu", "dtype": "bfloat16"}},
@@ -141,6 +187,7 @@ def test_evaluation_is_added_to_finished_stages(toy_text: ToyText, tmp_path: Pat
     assert "evaluate" in pruned.timings
     after = _stamps(tmp_path / "work")
     assert {path: after[path] for path in before} == before
+    assert [row.arm for row in pruned.evaluation.rows] == ["full", "random", "selected"]
     assert f"{pruned.evaluation.rows[0].chrf:.1f}" in pruned.report.read_text("utf-8")
 
 
@@ -179,6 +226,16 @@ def test_bad_requests_fail_before_any_work(toy_text: ToyText, tmp_path: Path) ->
             prune(src, tgt, out=tmp_path / "work", keep=keep)
     with pytest.raises(PycatError, match="criterion 'best' is not known; expected one of cat_var"):
         prune(src, tgt, out=tmp_path / "work", by="best")
+    with pytest.raises(PycatError, match=r"rule 'copies' is not known; expected one of duplicate"):
+        prune(src, tgt, out=tmp_path / "work", rules={"copies": 1})
+    with pytest.raises(
+        PycatError, match=r"none.json: cannot be read as rules .* default, none, or"
+    ):
+        prune(src, tgt, out=tmp_path / "work", rules=tmp_path / "none.json")
+    with pytest.raises(PycatError, match=r"guard is 2; expected a fraction from 0 to 1"):
+        prune(src, tgt, out=tmp_path / "work", guard=2)
+    with pytest.raises(PycatError, match=r"guard needs more than nll; leave out --score-stats nll"):
+        prune(src, tgt, out=tmp_path / "work", score_options={"stats": "nll"})
     with pytest.raises(TextError, match=r"none.tsv: expected a text file, found nothing"):
         prune(src, tgt, out=tmp_path / "work", tests={"toy": tmp_path / "none.tsv"})
     with pytest.raises(PycatError, match=r"languages are \('en', 'en'\); expected two different"):
