@@ -18,7 +18,7 @@ from pycat.criteria import cat_var
 from pycat.errors import PycatError
 from pycat.explain_command import show
 from pycat.explaining import Explanation, explain
-from pycat.selection import select
+from pycat.selection import kept_by_rules, select
 
 PAIR = 17
 
@@ -145,6 +145,26 @@ def test_above_a_range_is_told_apart_from_below(table: pycat.ScoreTable) -> None
         (True, "cut"),
         (False, "cut"),
     ]
+
+
+def test_rules_and_guard_are_named(table: pycat.ScoreTable) -> None:
+    noise = np.random.default_rng(0).permutation(300) / 300
+    table.add("noise_score", noise)
+    selection = select(table, keep=0.4, rules={"length_z": 0.5}, guard=0.5)
+    by_rules, _ = kept_by_rules(selection.corpus(), selection.manifest["recipe"]["rules"])
+    assert by_rules is not None and 0 < (~by_rules).sum() < 150
+    left = np.sort(noise[by_rules])[::-1]
+    at_most = left[selection.manifest["dropped"]["guard"]]  # the first that the guard left
+    for pair in range(0, 300, 5):
+        found = explain(table, pair, selection=selection).decision
+        assert found is not None
+        if not by_rules[pair]:
+            assert (found.step, found.reason) == ("rules", "dropped: it breaks a rule")
+        elif noise[pair] > at_most:
+            assert found.step == "guard"
+            assert "the guard took it for noise; its noise_score is 0." in found.reason
+        else:
+            assert found.step == "cut"
 
 
 def test_the_reason_holds_score_and_threshold(table: pycat.ScoreTable) -> None:
