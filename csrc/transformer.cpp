@@ -3,14 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <string>
 
 #include "cross_entropy.h"
-#include "float_type.h"
-#include "packing.h"
 #include "token_stats.h"
 
 namespace pycat {
@@ -66,62 +63,6 @@ struct Memory {
 };
 
 thread_local Memory memory;
-
-std::uint32_t bits_of(float value) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-
-std::uint32_t bfloat16_bits(float value) {
-  const std::uint32_t bits = bits_of(value);
-  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return (bits >> 16) | 0x40U;  // NaN stays NaN
-  return (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
-}
-
-/// A row of a weight as units, and what else a tile says of it.
-struct UnitRow {
-  std::vector<std::uint32_t> units;
-  float scale = 0.0F;
-  std::uint32_t offset = 0;
-};
-
-void quantize(const float* row, UnitRow& out) {
-  // Loops over bits, which compilers turn into vector instructions.
-  std::uint32_t most_bits = bits_of(1e-30F);
-  const auto width = static_cast<std::int64_t>(4 * out.units.size());
-  for (std::int64_t i = 0; i < width; ++i) {
-    most_bits = std::max(most_bits, bits_of(row[i]) & 0x7FFFFFFFU);
-  }
-  const float most = float_of_bits(most_bits);
-  const float inverse = 127.0F / most;
-  // Adding 1.5 2^23 rounds to a whole number, which the last bits then are.
-  constexpr float kRound = 12582912.0F;
-  std::uint32_t sum = 0;
-  for (std::size_t u = 0; u < out.units.size(); ++u) {
-    std::uint32_t unit = 0;
-    for (unsigned i = 0; i < 4; ++i) {
-      const std::uint32_t value = bits_of(row[4 * u + i] * inverse + kRound) - bits_of(kRound);
-      sum += value;
-      unit |= (value & 0xFFU) << (8 * i);
-    }
-    out.units[u] = unit;
-  }
-  out.scale = most / 127.0F;
-  out.offset = 0U - 128U * sum;  // tokens are offset by 128
-}
-
-void to_row(const float* row, const PanelFormat& format, UnitRow& out) {
-  if (format.unit_elements == 1) {
-    std::memcpy(out.units.data(), row, 4 * out.units.size());
-  } else if (format.unit_elements == 2) {
-    for (std::size_t u = 0; u < out.units.size(); ++u) {
-      out.units[u] = bfloat16_bits(row[2 * u]) | bfloat16_bits(row[2 * u + 1]) << 16;
-    }
-  } else {
-    quantize(row, out);
-  }
-}
 
 void require(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
@@ -301,7 +242,7 @@ class Transformer::Pass {
   }
 
   /// Panels through a linear layer, a chunk of its weight at a time. `out_size`: words of a panel.
-  void multiply(const Linear& layer, Finish finish, const Panels& in, void* out,
+  void multiply(const PackedLinear& layer, Finish finish, const Panels& in, void* out,
                 std::int64_t out_size) const {
     const auto product = format_.multiply[static_cast<std::size_t>(finish)];
     const std::int64_t chunk_tiles =
@@ -318,7 +259,7 @@ class Transformer::Pass {
   }
 
   /// Fetches a share of the following chunk while this one is computed.
-  static void prefetch_next(const Linear& layer, std::int64_t tile, std::int64_t chunk_tiles,
+  static void prefetch_next(const PackedLinear& layer, std::int64_t tile, std::int64_t chunk_tiles,
                             std::int64_t part, std::int64_t num_parts) {
     const std::int64_t count = std::min(chunk_tiles, layer.num_tiles - tile);
     if (count <= 0) return;
@@ -380,7 +321,8 @@ class Transformer::Pass {
     }
   }
 
-  void add_attended(const Linear& output, const NormWeights& weights, const Side& side, float* x) {
+  void add_attended(const PackedLinear& output, const NormWeights& weights, const Side& side,
+                    float* x) {
     const std::int64_t size = width_ * attended_row_;
     for (std::int64_t p = 0; p < side.num_panels; ++p) {
       format_.to_units(attended_ + p * size, attended_row_, width_, units_ + p * units_size_,
@@ -418,7 +360,7 @@ class Transformer::Pass {
 
   /// The last hidden states times the output layer.
   void score_targets(float* x, const TokenTargets& targets, SequenceResults& results) {
-    const Linear& head = model_.head_;
+    const PackedLinear& head = model_.head_;
     const LinearKernel& kernel = *model_.head_kernel_;
     const std::int64_t units_size = head.num_units * lanes_;
     std::uint32_t* units = memory.units.at_least(target_.num_panels * units_size);
@@ -518,57 +460,21 @@ Transformer::Transformer(const TransformerWeights& weights, Precision precision,
   head_kernel_ = &linear_kernel(isa, pairs ? FloatType::kBFloat16 : FloatType::kFloat32);
   for (const LayerWeights& layer : weights.encoder) encoder_.push_back(pack(layer, false));
   for (const LayerWeights& layer : weights.decoder) decoder_.push_back(pack(layer, true));
-  head_ = pack(weights.head, *head_format_, -std::numeric_limits<float>::infinity());
-}
-
-Transformer::Linear Transformer::pack(const LinearWeights& weights, const PanelFormat& format,
-                                      float missing_bias) {
-  require(weights.width % format.unit_elements == 0,
-          "a linear layer reads " + std::to_string(weights.width) +
-              " features; expected a multiple of " + std::to_string(format.unit_elements));
-  const std::int64_t tile_rows = format.tile_rows;
-  Linear linear;
-  linear.width = weights.width;
-  linear.num_tiles = divide_up(weights.rows, tile_rows);
-  linear.rows = linear.num_tiles * tile_rows;
-  linear.num_units = weights.width / format.unit_elements;
-  linear.tile_words = tile_rows * (format.header_words + linear.num_units);
-  linear.tiles = AlignedArray<std::uint32_t>(linear.num_tiles * linear.tile_words);
-  std::vector<UnitRow> rows(static_cast<std::size_t>(tile_rows));
-  std::vector<const char*> starts(rows.size());
-  for (UnitRow& row : rows) row.units.resize(static_cast<std::size_t>(linear.num_units));
-  for (std::int64_t first = 0; first < linear.rows; first += tile_rows) {
-    std::uint32_t* out = linear.tiles.data() + first / tile_rows * linear.tile_words;
-    for (std::int64_t i = 0; i < tile_rows; ++i) {
-      UnitRow& row = rows[static_cast<std::size_t>(i)];
-      const bool exists = first + i < weights.rows;
-      if (exists) to_row(weights.weight + (first + i) * weights.width, format, row);
-      starts[static_cast<std::size_t>(i)] =
-          exists ? reinterpret_cast<const char*>(row.units.data()) : nullptr;
-      float bias = missing_bias;
-      if (exists) bias = weights.bias == nullptr ? 0.0F : weights.bias[first + i];
-      out[i] = bits_of(bias);
-      if (format.header_words > 1) {
-        out[tile_rows + i] = exists ? bits_of(row.scale) : 0;
-        out[2 * tile_rows + i] = exists ? row.offset : 0;
-      }
-    }
-    interleave_rows(starts.data(), tile_rows, linear.num_units, FloatType::kFloat32, false,
-                    out + format.header_words * tile_rows);
-  }
-  return linear;
+  head_ = pack_linear(weights.head, *head_format_, -std::numeric_limits<float>::infinity());
 }
 
 Transformer::Layer Transformer::pack(const LayerWeights& weights, bool is_decoder) const {
-  const auto pack_inner = [&](const LinearWeights& linear) { return pack(linear, *format_, 0.0F); };
+  const auto packed = [&](const LinearWeights& linear) {
+    return pack_linear(linear, *format_, 0.0F);
+  };
   Layer layer;
-  layer.self = {pack_inner(weights.self.query), {}, pack_inner(weights.self.output)};
+  layer.self = {packed(weights.self.query), {}, packed(weights.self.output)};
   if (is_decoder) {
-    layer.cross = {pack_inner(weights.cross.query), pack_inner(weights.cross.key_value),
-                   pack_inner(weights.cross.output)};
+    layer.cross = {packed(weights.cross.query), packed(weights.cross.key_value),
+                   packed(weights.cross.output)};
   }
-  layer.up = pack_inner(weights.feed_forward.up);
-  layer.down = pack_inner(weights.feed_forward.down);
+  layer.up = packed(weights.feed_forward.up);
+  layer.down = packed(weights.feed_forward.down);
   return layer;
 }
 

@@ -3,23 +3,15 @@
 #include <cstdint>
 #include <vector>
 
-#include "aligned_array.h"
 #include "cpu_isa.h"
 #include "cross_entropy_kernel.h"
+#include "packed_linear.h"
 #include "sequence_sums.h"
 #include "transformer_kernel.h"
 
 namespace pycat {
 
 enum class Precision { kFloat32, kBFloat16, kInt8 };
-
-/// A linear layer (rows, width) with its bias (rows), which may be null.
-struct LinearWeights {
-  const float* weight;
-  const float* bias;
-  std::int64_t rows;
-  std::int64_t width;
-};
 
 /// A layer norm's weight and bias, both (width); null where there is no norm.
 struct NormWeights {
@@ -98,28 +90,19 @@ class Transformer {
   std::int64_t vocab_size() const { return weights_.head.rows; }
 
  private:
-  struct Linear {
-    AlignedArray<std::uint32_t> tiles;
-    std::int64_t width = 0;
-    std::int64_t rows = 0;       // with those that fill the last tile
-    std::int64_t num_units = 0;  // a row's
-    std::int64_t num_tiles = 0;
-    std::int64_t tile_words = 0;
-  };
   struct Attention {
-    Linear query;
-    Linear key_value;
-    Linear output;
+    PackedLinear query;
+    PackedLinear key_value;
+    PackedLinear output;
   };
   struct Layer {
     Attention self;
     Attention cross;
-    Linear up;
-    Linear down;
+    PackedLinear up;
+    PackedLinear down;
   };
   class Pass;
 
-  static Linear pack(const LinearWeights& weights, const PanelFormat& format, float missing_bias);
   Layer pack(const LayerWeights& weights, bool is_decoder) const;
 
   TransformerWeights weights_;
@@ -129,7 +112,7 @@ class Transformer {
   const LinearKernel* head_kernel_;
   std::vector<Layer> encoder_;
   std::vector<Layer> decoder_;
-  Linear head_;
+  PackedLinear head_;
 };
 
 }  // namespace pycat

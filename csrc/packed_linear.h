@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+
+#include "aligned_array.h"
+#include "transformer_kernel.h"
+
+namespace pycat {
+
+/// A linear layer (rows, width) with its bias (rows), which may be null.
+struct LinearWeights {
+  const float* weight;
+  const float* bias;
+  std::int64_t rows;
+  std::int64_t width;
+};
+
+/// Its rows in tiles, as a PanelFormat describes them.
+struct PackedLinear {
+  AlignedArray<std::uint32_t> tiles;
+  std::int64_t width = 0;
+  std::int64_t rows = 0;       // with those that fill the last tile
+  std::int64_t num_units = 0;  // a row's
+  std::int64_t num_tiles = 0;
+  std::int64_t tile_words = 0;
+};
+
+/// Rows that fill the last tile have weights 0 and the bias `missing_bias`.
+/// Throws std::invalid_argument for a width that is no whole number of units.
+PackedLinear pack_linear(const LinearWeights& weights, const PanelFormat& format,
+                         float missing_bias);
+
+}  // namespace pycat
