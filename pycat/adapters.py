@@ -391,18 +391,24 @@ def cut_padded(batch: Batch, src: Tensor, tgt: Tensor, src_tail: int) -> Batch:
 
 def cut_packed(batch: Batch, src: Tensor, tgt: Tensor, src_tail: int) -> Batch:
     """As `cut_padded`, of a packed batch."""
-    sides = []
-    for tokens, ends, kept, tail in (
-        (batch.src_tokens, batch.src_cu_seqlens, src, src_tail),
-        (batch.tgt_tokens, batch.tgt_cu_seqlens, tgt, 0),
-    ):
-        lengths = ends.diff().long()
-        at = torch.arange(len(tokens)) - torch.repeat_interleave(ends[:-1].long(), lengths)
-        begin, end = kept.long() - tail, lengths - tail
-        begin, end = (torch.repeat_interleave(limit, lengths) for limit in (begin, end))
-        sides += [tokens[(at < begin) | (at >= end)] if tail else tokens[at < begin]]
-        sides += [_boundaries(kept)]
-    return Batch(*sides, batch.pair_ids)
+    return Batch(
+        batch.src_tokens[_stays(batch.src_cu_seqlens, src, src_tail)],
+        _boundaries(src),
+        batch.tgt_tokens[_stays(batch.tgt_cu_seqlens, tgt, 0)],
+        _boundaries(tgt),
+        batch.pair_ids,
+    )
+
+
+def _stays(cu_seqlens: Tensor, kept: Tensor, tail: int) -> Tensor:
+    """Of the tokens (T,) of sequences, those in the first `kept - tail` and the last `tail`."""
+    lengths = cu_seqlens.diff().long()
+    at = torch.arange(int(cu_seqlens[-1])) - torch.repeat_interleave(
+        cu_seqlens[:-1].long(), lengths
+    )
+    begin = torch.repeat_interleave(kept.long() - tail, lengths)
+    end = torch.repeat_interleave(lengths - tail, lengths)
+    return (at < begin) | (at >= end)
 
 
 def _boundaries(lengths: Tensor) -> Tensor:
