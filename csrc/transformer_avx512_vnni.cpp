@@ -56,11 +56,13 @@ struct Int8Format : Float32Rows {
     Floats inverse[C];
     for (int c = 0; c < C; ++c) {
       Floats most = spread(1e-30F);
+      Floats poison = spread(0.0F);  // NaN where any feature is: bytes know none
       for (std::int64_t row = 0; row < width; ++row) {
         const Floats x = load(rows + row * row_stride + c * kLanes);
         most = larger(most, larger(x, spread(0.0F) - x));
+        poison = multiply_add(x, spread(0.0F), poison);
       }
-      store(scales + c * kLanes, most * spread(1.0F / 127.0F));
+      store(scales + c * kLanes, multiply_add(most, spread(1.0F / 127.0F), poison));
       inverse[c] = spread(127.0F) / most;
     }
     const __m512i offset = _mm512_set1_epi32(128);

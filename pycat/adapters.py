@@ -146,8 +146,9 @@ class ProxyAdapter(Adapter):
         return self.model.config.src_vocab_size or self.vocab_size
 
     def transformer_weights(self, num_positions: int) -> TransformerWeights | None:
-        """The proxy's weights; None for heads of a width that the extension cannot do."""
-        if self.model.config.d_model // self.model.config.num_heads % 8:
+        """The proxy's weights; None for widths that the extension cannot do."""
+        config = self.model.config
+        if config.d_model // config.num_heads % 8 or config.d_ff % 4:
             return None
         return proxy_weights(self.model, self.eos_id, num_positions)
 

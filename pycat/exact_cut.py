@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat.criteria import cat_var
+from pycat.errors import PycatError
 
 # The band is so many times the largest change that was found.
 _MARGIN = 2.0
@@ -63,6 +64,9 @@ def score_near_cut(
         keep: fraction of the pairs.
         sample: some rows (n,) and their nll (n, K) in float32.
         score_rows: sums (S, K, n) of rows in float32.
+
+    Raises:
+        PycatError: a perplexity overflows.
     """
     scores, count = reduced.deviation.copy(), max(1, round(keep * len(num_tokens)))
     done = np.zeros(len(scores), dtype=bool)
@@ -73,6 +77,12 @@ def score_near_cut(
             changes = np.abs(exact - reduced.deviation[rows]) / reduced.size[rows]
         return float(np.max(changes, initial=0.0, where=np.isfinite(changes)))
 
+    if np.isnan(reduced.deviation).any():
+        row = int(np.flatnonzero(np.isnan(reduced.deviation))[0])
+        raise PycatError(
+            f"exact_keep: the perplexity of the pair in row {row:,} is beyond what a number holds, "
+            "so no cut by cat_var can be made; leave exact_keep out and select by cat_var_log"
+        )
     change = largest_change(sample[0], deviation(sample[1], num_tokens[sample[0]]).deviation)
     while True:
         low, high = _cut(scores, count)

@@ -40,7 +40,7 @@ def model_flops(adapter: Adapter, src: NDArray[np.int32], tgt: NDArray[np.int32]
             isinstance(module, (nn.Embedding, nn.EmbeddingBag))
             or not isinstance(weight, torch.Tensor)
             or weight.dim() != 2
-            or weight is adapter.head.weight
+            or weight.data_ptr() == adapter.head.weight.data_ptr()
         ):
             continue
         side = next((part for part in name.split(".") if part in ("encoder", "decoder")), None)

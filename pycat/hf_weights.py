@@ -33,8 +33,10 @@ def encoder_decoder_weights(
         return None
     encoder, decoder = model.get_encoder(), model.get_decoder()
     heads = {config.encoder_attention_heads, config.decoder_attention_heads}
-    # Head widths that the extension's loops cannot do, or two at once: PyTorch's forward can.
+    # Widths that the extension's loops cannot do, or two of heads at once: PyTorch's forward can.
     if len(heads) > 1 or config.d_model // max(heads) % 8:
+        return None
+    if config.encoder_ffn_dim % 4 or config.decoder_ffn_dim % 4:
         return None
     arrays: dict[str, NDArray[np.float32]] = {"head.weight": as_array(head.weight)}
     if head.bias is not None:
@@ -42,6 +44,8 @@ def encoder_decoder_weights(
     for side, stack in (("source", encoder), ("target", decoder)):
         arrays[f"{side}.tokens"] = as_array(stack.embed_tokens.weight)
         arrays[f"{side}.positions"] = _positions(stack.embed_positions)
+        if len(arrays[f"{side}.positions"]) < config.max_position_embeddings:
+            return None  # a table that grows
         if hasattr(stack, "layernorm_embedding"):
             arrays.update(norm(f"{side}.norm", stack.layernorm_embedding))
     for name, stack in (("encoder", encoder), ("decoder", decoder)):

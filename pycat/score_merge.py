@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pycat.errors import PycatError
+from pycat.errors import OutputError, PycatError
 from pycat.output import OutputFolder, digest
 from pycat.score_table import (
     PART_PAIRS,
@@ -75,6 +75,9 @@ def merge(tables: Sequence[ScoreTable], out: Path | None, overwrite: bool) -> Sc
     if out is None:
         manifest = {"recipe": recipe, **facts, "corpus_path": str(corpus_path)}
         return ScoreTable.from_arrow(pa.concat_tables(parts), manifest)
+    for table in tables:
+        if table.path is not None and table.path.resolve() == out.resolve():
+            raise OutputError(f"{out}: is one of the tables to merge; name another folder")
     folder = OutputFolder(out, "scores", recipe, SCORE_FILES, overwrite)
     if folder.manifest is None:
         num_parts = 0
@@ -139,6 +142,12 @@ def _order(
                 f"{_name(table)}: has other checkpoints than {_name(tables[0])} and other pairs "
                 "too; merge tables that differ in one of them"
             )
+        for name in ("num_tokens", "num_src_tokens"):
+            if not np.array_equal(table.column(name), tables[0].column(name)):
+                raise PycatError(
+                    f"{_name(table)}: {name} differs from that in {_name(tables[0])}, as where "
+                    "models of other positions cut pairs; score both within the same positions"
+                )
     every = [sha256 for own in checkpoints for sha256 in own]
     if len(set(every)) < len(every):
         raise PycatError(

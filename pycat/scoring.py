@@ -31,7 +31,7 @@ from pycat.flops import model_flops, product_rate
 from pycat.hf_tokenizer import Template
 from pycat.kernels.ops import require_triton
 from pycat.kernels.reference import Stats
-from pycat.output import OutputFolder
+from pycat.output import OutputFolder, recorded_recipe
 from pycat.progress import progress
 from pycat.reduced_precision import EXACT_FILE, reduced_precision
 from pycat.score_table import (
@@ -69,7 +69,8 @@ def score(
 
     Memory is that of the checkpoints, of the hidden states and attention of one batch, which grow
     with `batch_tokens`, and of 65,536 pairs' results. With `out` it does not grow with the corpus,
-    but for 8 bytes a pair where the model's positions are bounded.
+    but for 8 bytes a pair where the model's positions are bounded, 8 with a reduced precision, and
+    with `exact_keep` some 40 more, and the sums of what is scored again.
 
     Args:
         corpus: an open Corpus of N pairs (or a subset), or the path of one.
@@ -124,6 +125,7 @@ def score(
     if torch_device.type == "cuda":
         require_triton()
     torch_dtype = choose_dtype(dtype, torch_device, SCORING_DTYPES)
+    is_reduced = torch_dtype != torch.float32
     # Loaded before the folder is touched: overwriting for a damaged checkpoint would lose a table.
     models = [adapter.to(torch_device) for adapter in load_adapters(checkpoints, corpus)]
     kept = KeptLengths.of(corpus, models, too_long)
@@ -135,7 +137,7 @@ def score(
         # Only what is not as it was before there was a choice: older tables open as they are.
         **({} if stats == "nll" else {"stats": stats}),
         **({} if too_long == "refuse" else {"too_long": too_long}),
-        **({} if exact_keep is None else {"exact_keep": exact_keep}),
+        **({} if exact_keep is None or not is_reduced else {"exact_keep": exact_keep}),
     }
     facts: dict[str, Any] = {
         "corpus": corpus.manifest["id"],
@@ -148,12 +150,17 @@ def score(
         "corpus_options": corpus.options,
     }
     starts = range(0, len(corpus), PART_PAIRS)
-    folder = None
+    folder = forward = None
+    started = time.perf_counter()
+    # So is what runs them, unless the table may be there.
+    if out is None or recorded_recipe(Path(out), "scores") != recipe:
+        forward = make_forward(models, kept, torch_device, torch_dtype, stats=stats)
     if out is not None:
         folder = OutputFolder(Path(out), "scores", recipe, SCORE_FILES, overwrite)
         if folder.manifest is not None:
             return ScoreTable.open(folder.path)
-    started = time.perf_counter()
+    if forward is None:
+        forward = make_forward(models, kept, torch_device, torch_dtype, stats=stats)
     paths = [None if folder is None else part_path(folder.path, i) for i in range(len(starts))]
     resumes = folder is not None and folder.resumes
     finished = [resumes and path is not None and path.is_file() for path in paths]
@@ -162,7 +169,6 @@ def score(
         for first, is_finished in zip(starts, finished, strict=True)
         if is_finished
     )
-    forward = make_forward(models, kept, torch_device, torch_dtype, stats=stats)
     parts: list[pa.Table | Path] = []
     flops, total = 0, facts["num_tokens"] * len(models)
     with progress("score", total, "tokens x checkpoints", done * len(models)) as advance:
@@ -182,11 +188,14 @@ def score(
     if scoring_s >= _LEAST_UTILIZATION_S:
         of_products = flops / scoring_s / product_rate(torch_device, torch_dtype)
         facts["flop_utilization"] = round(of_products, 4)
-    if torch_dtype != torch.float32:
+    if is_reduced:
         del forward  # its packed weights
-        exact = make_forward(models, kept, torch_device, torch.float32, stats=stats)
+        exact: Forward | None = None
 
         def score_rows(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+            nonlocal exact
+            if exact is None:
+                exact = make_forward(models, kept, torch_device, torch.float32, stats=stats)
             some = corpus.subset(corpus.pair_ids[rows])
             lengths = KeptLengths(kept.src[rows], kept.tgt[rows], kept.num_cut)
             return _sums(some, models, lengths, exact, batch_tokens, lambda count: None)
@@ -317,7 +326,7 @@ def _batches(
     """Batches as the forward pass reads them, cut to what the models have positions for."""
     tail = Template.of(corpus.manifest).src_tail
     for batch in corpus.batches(
-        batch_tokens or forward.batch_tokens,
+        forward.batch_tokens if batch_tokens is None else batch_tokens,
         padded=forward.padded,
         pin_memory=forward.pinned,
     ):

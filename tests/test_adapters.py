@@ -110,7 +110,7 @@ def test_packed_batches_are_cut_as_padded_ones(toy_corpus: pycat.Corpus) -> None
     src, tgt = (torch.clamp(lengths, max=6) for lengths in sides)
     whole = some.read(some.pair_ids)
     rows = [
-        pad_sequence(torch.split(tokens, lengths.tolist()), batch_first=True)
+        pad_sequence(list(torch.split(tokens, lengths.tolist())), batch_first=True)
         for tokens, lengths in zip(whole[0:4:2], sides, strict=True)
     ]
     padded = cut_padded(whole._replace(src_tokens=rows[0], tgt_tokens=rows[1]), src, tgt, 2)

@@ -1,18 +1,20 @@
 """The extension's forward pass against PyTorch's, and what its scores must not depend on."""
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from pycat.kernels.reference import STAT_NAMES, Stats, cat_linear_cross_entropy
+from torch import Tensor
 
 from pycat import _core
 from pycat.batches import Batch
 from pycat.cpu_forward import CpuForward, on_workers
 from pycat.errors import PycatError
-from pycat.model import ModelConfig, Transformer
+from pycat.model import DecoderLayer, ModelConfig, Transformer
 from pycat.transformer_weights import proxy_weights
 
 EOS = 2
@@ -36,12 +38,15 @@ def _model(config: ModelConfig = CONFIG, seed: int = 0) -> Transformer:
 def _batch(lengths: list[tuple[int, int]], seed: int = 0, vocab_size: int = 101) -> Batch:
     """Pairs of these (source, target) lengths, packed."""
     rng = np.random.default_rng(seed)
-    sides = []
-    for side in range(2):
-        rows = [np.append(rng.integers(3, vocab_size, pair[side] - 1), EOS) for pair in lengths]
-        ends = np.cumsum([0, *map(len, rows)])
-        sides += [torch.from_numpy(np.concatenate(rows)), torch.from_numpy(ends).int()]
-    return Batch(*sides, torch.arange(len(lengths)))
+
+    def side(counts: list[int]) -> tuple[Tensor, Tensor]:
+        rows = [np.append(rng.integers(3, vocab_size, count - 1), EOS) for count in counts]
+        ends = np.cumsum([0, *counts])
+        return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(ends).int()
+
+    src, src_ends = side([pair[0] for pair in lengths])
+    tgt, tgt_ends = side([pair[1] for pair in lengths])
+    return Batch(src, src_ends, tgt, tgt_ends, torch.arange(len(lengths)))
 
 
 def _lengths(count: int, longest: int, seed: int = 0) -> list[tuple[int, int]]:
@@ -206,6 +211,18 @@ def test_damaged_weights_harm_only_what_they_touch() -> None:
     nll = _score(model, batch)[0]
     np.testing.assert_array_equal(np.isnan(nll), touched)
     np.testing.assert_array_equal(nll[~touched], healthy[~touched])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_an_overflow_inside_stays_visible(dtype: str) -> None:
+    """Bytes have no NaN of their own."""
+    _skip_without(dtype)
+    model, batch = _model(), _batch(_lengths(8, 12))
+    with torch.no_grad():
+        for layer in (cast(DecoderLayer, model.decoder[0]).cross_attention,):
+            layer.query.weight[:8] *= 1e25
+            layer.key_value.weight[:8] *= 1e25
+    assert np.isnan(_score(model, batch, dtype)[0]).all()
 
 
 def test_workers_keep_the_order_and_pass_errors_on() -> None:

@@ -1,13 +1,14 @@
 """Pairs near the cut in float32: the pairs kept are float32's, for few that are scored again."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from pycat import reduced_precision, scoring
+from pycat import reduced_precision, score_table, scoring
 from pycat.corpus import Corpus
 from pycat.errors import PycatError
 from pycat.exact_cut import deviation, score_near_cut
@@ -82,7 +83,7 @@ def test_a_table_holds_float32_near_the_cut(
     toy_corpus: Corpus, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "PART_PAIRS", 100)
-    arguments = {"device": "cpu", "dtype": "bfloat16", "exact_keep": 0.5}
+    arguments: dict[str, Any] = {"device": "cpu", "dtype": "bfloat16", "exact_keep": 0.5}
     exact = score(toy_corpus, run.checkpoints, device="cpu")
     reduced = score(toy_corpus, run.checkpoints, device="cpu", dtype="bfloat16")
     in_memory = score(toy_corpus, run.checkpoints, **arguments)
@@ -97,23 +98,23 @@ def test_a_table_holds_float32_near_the_cut(
         np.testing.assert_array_equal(found[others], reduced.column(name)[others])
     assert table.manifest["rank_agreement"] == reduced.manifest["rank_agreement"]
     kept = [highest(deviation(t.nll, t.num_tokens).deviation, 150) for t in (table, exact)]
-    np.testing.assert_array_equal(*kept)
+    np.testing.assert_array_equal(kept[0], kept[1])
 
 
 def test_interrupted_while_parts_are_rewritten_it_goes_on(
     toy_corpus: Corpus, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "PART_PAIRS", 100)
-    arguments = {"device": "cpu", "dtype": "bfloat16", "exact_keep": 0.5}
+    arguments: dict[str, Any] = {"device": "cpu", "dtype": "bfloat16", "exact_keep": 0.5}
     whole = score(toy_corpus, run.checkpoints, out=tmp_path / "whole", **arguments)
-    write, count = reduced_precision.write_part, 0
+    write, count = score_table.write_part, 0
 
-    def write_two(*given: object) -> None:
+    def write_two(*given: Any) -> None:
         nonlocal count
         count += 1
         if count == 3:  # after the exact pairs and one part
             raise KeyboardInterrupt
-        write(*given)  # type: ignore[arg-type]
+        write(*given)
 
     monkeypatch.setattr(reduced_precision, "write_part", write_two)
     with pytest.raises(KeyboardInterrupt):
@@ -130,3 +131,13 @@ def test_interrupted_while_parts_are_rewritten_it_goes_on(
 def test_a_fraction_out_of_range_is_refused(toy_corpus: Corpus, exact_keep: float) -> None:
     with pytest.raises(PycatError, match=r"exact_keep is .*; expected a fraction above 0"):
         score(toy_corpus, [], exact_keep=exact_keep)
+
+
+def test_perplexities_that_overflow_are_named() -> None:
+    nll, num_tokens = _exact(100)
+    nll[7:60] = 1000.0 * num_tokens[7:60, None]
+    moves, sample = deviation(nll, num_tokens), np.arange(0, 100, 10)
+    with pytest.raises(PycatError, match=r"the perplexity of the pair in row 7 is beyond"):
+        score_near_cut(
+            moves, num_tokens, 0.5, (sample, nll[sample]), lambda rows: nll[rows].T[None]
+        )

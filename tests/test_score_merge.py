@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import MakeScores
 from numpy.typing import NDArray
 
 from pycat import score_merge, score_table
 from pycat.corpus import Corpus
-from pycat.errors import PycatError
+from pycat.errors import OutputError, PycatError
 from pycat.score_table import ScoreTable
 
 NLL = np.random.default_rng(0).uniform(1, 50, (300, 4))
@@ -100,3 +101,22 @@ def test_tables_that_do_not_belong_together_are_refused(make: Make) -> None:
     ):
         with pytest.raises(PycatError, match=message):
             ScoreTable.merge([first, *others])
+
+
+def test_the_folder_of_an_input_is_no_place_for_the_result(make: Make, tmp_path: Path) -> None:
+    shards = [make(EVERY[rank::2], [0, 1]) for rank in range(2)]
+    ScoreTable.merge(shards, out=tmp_path / "one")
+    one = ScoreTable.open(tmp_path / "one")
+    other = make(EVERY, [2, 3])
+    with pytest.raises(OutputError, match="one: is one of the tables to merge; name another"):
+        ScoreTable.merge([one, other], out=tmp_path / "one", overwrite=True)
+    assert len(ScoreTable.open(tmp_path / "one").nll) == 300
+
+
+def test_pairs_cut_to_other_lengths_are_refused(make: Make) -> None:
+    one, other = make(EVERY, [0, 1]), make(EVERY, [2, 3])
+    columns = other.rows(list(other.names), 0, 300)
+    at = columns.column_names.index("num_tokens")
+    cut = columns.set_column(at, "num_tokens", pa.array(np.minimum(other.num_tokens, 3)))
+    with pytest.raises(PycatError, match="num_tokens differs from that in table in memory, as"):
+        ScoreTable.merge([one, ScoreTable.from_arrow(cut, other.manifest)])

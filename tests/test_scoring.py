@@ -96,7 +96,7 @@ def test_scores_do_not_depend_on_batch_size_or_threads(
 
 
 def test_pytorch_scores_alike(
-    toy_corpus: Corpus, run: Run, monkeypatch: pytest.MonkeyPatch
+    toy_corpus: Corpus, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It runs the models that the extension does not know."""
     reference = score(toy_corpus, run.checkpoints, device="cpu")
@@ -108,8 +108,18 @@ def test_pytorch_scores_alike(
         np.testing.assert_allclose(
             table.column(name), reference.column(name), rtol=1e-4, atol=1e-4, err_msg=name
         )
+    made = score(toy_corpus, run.checkpoints, device="cpu", out=tmp_path / "s")
     with pytest.raises(PycatError, match=r"'int8' is for encoder-decoder models that the exten"):
-        score(toy_corpus, run.checkpoints, device="cpu", dtype="int8")
+        score(
+            *(toy_corpus, run.checkpoints),
+            device="cpu",
+            dtype="int8",
+            out=tmp_path / "s",
+            overwrite=True,
+        )
+    np.testing.assert_array_equal(ScoreTable.open(tmp_path / "s").nll, made.nll)  # still there
+    with pytest.raises(ValueError, match="expected at least 1"):
+        score(toy_corpus, run.checkpoints, device="cpu", batch_tokens=0)
 
 
 def test_scores_do_not_depend_on_company_or_order(toy_corpus: Corpus, run: Run) -> None:
