@@ -205,10 +205,10 @@ def select(
             column `noise_score`, which is added to the table with `lexical_tgt` and `lexical_src`
             unless it is there. 0 is none; `prune` takes 0.5. Needs el2n and entropy (stats="all").
         part: of the ranking, "top", "middle" or "bottom" (as "top" by the criterion with a "-").
-        unit: what fractions count. "pairs": exactly round(keep * N), at least one; one less
-            where `drop` was rounded up and that is not left. "tokens": as many pairs of the ranking,
-            from its begin, as fit into round(keep * target tokens); the next one would be too long,
-            so less than one pair's tokens are missing, with strata less than one's of each stratum.
+        unit: what fractions count. "pairs": exactly round(keep * N), at least one; less only by
+            what `drop` was rounded up, where no more is left. "tokens": as many pairs of the
+            ranking, from its begin, as fit into round(keep * target tokens); the next one would be
+            too long, so less than one pair's tokens are missing, with strata for each of them.
         drop: next, one after the other, the fraction of highest scores to leave out by each
             criterion: {"-aum": 0.2}.
         strata: "length" or the name of a column with few values, such as a domain: each stratum
