@@ -193,8 +193,8 @@ def select(
     Args:
         scores: an open ScoreTable of N pairs, or the path of one.
         keep: fraction to keep, in (0, 1], or the two ends of a range of the ranking: (0.2, 0.7) is
-            what comes after the first fifth, half of all. Both ends count the whole table, also
-            where rules leave out pairs: of less than 0.7 then, all that comes after 0.2 is kept.
+            what comes after the first fifth, half of all. Both ends count the whole table, after
+            rules too: where those leave less than 0.7, all that comes after 0.2 is kept.
         by: the criterion, as in `evaluate_criterion`: a name such as "cat_var", "-ppl" to rank the
             lowest first, a column of the table, "sql: …", or a function from the table to (N,).
         rules: first of all, which pairs to leave out for their text alone: "default", "none", or
@@ -208,7 +208,7 @@ def select(
         unit: what fractions count. "pairs": exactly round(keep * N), at least one; less only by
             what `drop` was rounded up, where no more is left. "tokens": as many pairs of the
             ranking, from its begin, as fit into round(keep * target tokens); the next one would be
-            too long, so less than one pair's tokens are missing, with strata for each of them.
+            too long, so less than one pair's tokens are missing; with strata, up to that in each.
         drop: next, one after the other, the fraction of highest scores to leave out by each
             criterion: {"-aum": 0.2}.
         strata: "length" or the name of a column with few values, such as a domain: each stratum
