@@ -10,7 +10,7 @@ from pycat.corpus import RULES_FILE, Corpus
 from pycat.correlations import correlations
 from pycat.criteria import Scores, confidence, evaluate_criterion, possible, variability
 from pycat.cuts import prefix
-from pycat.errors import PycatError
+from pycat.errors import OutputError, PycatError
 from pycat.overlap import chance, shared, without_checkpoint
 from pycat.rules import RuleTable
 from pycat.score_table import ScoreTable
@@ -147,12 +147,16 @@ def by_domain(table: ScoreTable, kept: NDArray[np.bool_]) -> list[Part]:
 
 
 def by_rule(corpus: Corpus, kept_ids: NDArray[np.int64]) -> Sequence[Part] | None:
-    """Pairs of the corpus that break each rule; None where rules were not measured."""
+    """Pairs of the corpus that break each rule; None where the rules are not there or damaged."""
     if not (corpus.path / RULES_FILE).is_file():
+        return None
+    try:
+        table = RuleTable.open(corpus)
+    except OutputError:  # damaged: measured again by the next selection with rules
         return None
     kept = np.zeros(len(corpus), dtype=bool)
     kept[np.searchsorted(corpus.pair_ids, kept_ids)] = True
     return [
         Part(rule, int(np.count_nonzero(hit)), int(np.count_nonzero(hit & kept)))
-        for rule, hit in RuleTable.open(corpus).hits().items()
+        for rule, hit in table.hits().items()
     ]

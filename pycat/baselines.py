@@ -67,7 +67,8 @@ def add_baseline(
 
     Raises:
         PycatError: no such model, its package or weights are missing, it does not know a language
-            of the corpus, a score is not a number, or the column's name is taken.
+            of the corpus, a score is not a number or missing, or the column's name is taken or not
+            allowed.
         CorpusError: the corpus was not made from text, or is gone.
         TextError: the text is gone or changed.
     """
@@ -79,6 +80,7 @@ def add_baseline(
     name = name or model.replace("-", "_")
     if name in table.names:
         raise PycatError(f"column {name}: the table has it; pass another --name (name=)")
+    table.check_name(name)
     corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
     if corpus.manifest["id"] != table.manifest["corpus"]:
         raise PycatError(
@@ -99,7 +101,13 @@ def add_baseline(
         for src, tgt in chain([first_texts], texts):
             rows = slice(rows.stop, rows.stop + len(src))
             if np.isnan(values[rows]).any():
-                values[rows] = np.asarray(scorer(src, tgt), dtype=np.float64)
+                found = np.asarray(scorer(src, tgt), dtype=np.float64)
+                if found.shape != (len(src),):
+                    raise PycatError(
+                        f"{model}: returned shape {found.shape} for {len(src):,} pairs; expected "
+                        f"({len(src)},), one score a pair"
+                    )
+                values[rows] = found
                 advance(len(src))
             if np.isnan(values[rows]).any():
                 pair = int(pair_ids[rows][np.isnan(values[rows])][0])

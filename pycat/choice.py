@@ -75,6 +75,8 @@ class Recipe:
                 raise PycatError("num_strata goes with strata 'score' or 'length'; leave it out")
             if not 1 <= self.num_strata <= 10_000:
                 raise PycatError(f"num_strata is {self.num_strata}; expected 1 to 10,000")
+        if self.seed < 0:
+            raise PycatError(f"seed is {self.seed}; expected a whole number from 0")
         check_criterion(self.by, table)
         for by, share in (self.drop or {}).items():
             check_criterion(by, table)
@@ -197,8 +199,9 @@ def choose(table: ScoreTable, recipe: Recipe, by_rules: NDArray[np.bool_] | None
 
     def scores_of(by: str | Criterion, role: str) -> Scores:
         scores = evaluate_criterion(table, by, recipe.seed)
-        # Two functions may share a name, such as "<lambda>"; what they return tells them apart.
-        if not is_known(by):
+        # Two functions may share a name, such as "<lambda>"; what they return tells them apart. So
+        # do the values of a column, which "rarity" may be too.
+        if not is_known(by) or criterion_name(by).removeprefix("-") in table.names:
             hashes[role] = sha256(scores.data).hexdigest()
         return scores
 
@@ -221,7 +224,7 @@ def choose(table: ScoreTable, recipe: Recipe, by_rules: NDArray[np.bool_] | None
             "--rules none (rules='none')"
         )
     if recipe.guard:
-        noise = table.column(NOISE_SCORE)
+        noise = evaluate_criterion(table, NOISE_SCORE)
         hashes["guard"] = sha256(noise.data).hexdigest()
         leave_out(prefix(noise, np.array([_guarded(recipe, total, most)]), codes, weights), "guard")
         del noise
@@ -235,8 +238,13 @@ def choose(table: ScoreTable, recipe: Recipe, by_rules: NDArray[np.bool_] | None
     if recipe.cap is not None:
         leave_out(_beyond(crowded, scores, recipe.cap[1]), "cap")
     steps.append("range")
-    asked = _asked(recipe, total)[1]
+    first, last = _asked(recipe, total)
     kept = _window(table, scores, codes, num_tokens, recipe, total, most, -len(steps), hashes)
+    if not kept.any() and first >= most:
+        raise PycatError(
+            f"keep is {recipe.keep} of {total:,} {recipe.unit}, a range that begins after "
+            f"{first:,}, but the rules leave {most:,}; loosen their thresholds, or lower the range"
+        )
     if not kept.any():
         raise PycatError(
             f"keep is {recipe.keep} of {total:,} {recipe.unit}: not one pair fits into that; raise "
@@ -247,8 +255,8 @@ def choose(table: ScoreTable, recipe: Recipe, by_rules: NDArray[np.bool_] | None
     facts = _facts(table, scores, kept, num_tokens)
     dropped["criterion"] = len(kept) - facts["num_kept"] - sum(dropped.values())
     facts["dropped"] = dropped
-    if asked > most:
-        facts["asked"] = asked
+    if last > most:
+        facts["asked"] = last - first
     left_out = np.negative(np.minimum(codes, 0, out=codes), out=codes)
     return Choice(kept, tuple(steps), left_out, recipe.json(hashes), facts)
 
@@ -256,14 +264,20 @@ def choose(table: ScoreTable, recipe: Recipe, by_rules: NDArray[np.bool_] | None
 def _asked(recipe: Recipe, total: int) -> tuple[int, int]:
     """Where the part of the ranking to keep begins and ends, in pairs or tokens."""
     low, high = recipe.keep if isinstance(recipe.keep, tuple) else (0.0, recipe.keep)
-    last = round(high * total)
+    # Two halves of seven would both be rounded up.
+    last = min(round(high * total), total - _dropped(recipe, total))
     return round(low * total), last if recipe.unit == "tokens" else max(1, last)
+
+
+def _dropped(recipe: Recipe, total: int) -> int:
+    """What `drop` leaves out, in pairs or tokens."""
+    return sum(round(share * total) for share in (recipe.drop or {}).values())
 
 
 def _guarded(recipe: Recipe, total: int, most: int) -> int:
     """How much the guard drops: its share of what has to go, but what is asked for stays."""
     last = _asked(recipe, total)[1]
-    spare = most - last - sum(round(share * total) for share in (recipe.drop or {}).values())
+    spare = most - last - _dropped(recipe, total)
     return max(0, min(round(recipe.guard * (total - last)), spare))
 
 
@@ -288,7 +302,7 @@ def _window(
         before = ", ".join(step for step in steps if getattr(recipe, step))
         raise PycatError(
             f"keep asks for {last:,} {recipe.unit}, but {left:,} are left after "
-            f"{before}; lower keep to {left / total:.4f} or less"
+            f"{before}; lower keep to {math.floor(1e4 * left / total) / 1e4:.4f} or less"
         )
     if recipe.strata is not None:
         return _of_strata(table, scores, codes, num_tokens, recipe, last, hashes)

@@ -279,7 +279,7 @@ def evaluate_criterion(
             it, to (N,).
         seed: of "random".
         checkpoints: those to evaluate criteria in `CRITERIA` on, rising, from 0; all unless given.
-            Others do not heed it.
+            Others do not heed it, nor does one at a checkpoint, which counts all of them.
 
     Raises:
         PycatError: no such criterion, the table lacks what it needs, or a score is not a number.
@@ -407,7 +407,7 @@ def _of_statistic(chunk: ScoreTable, name: str, at: int | None, ks: list[int]) -
     if shape == "perplexity":
         return function(chunk.ppl[:, ks])
     if shape == "checkpoint" or at is not None:
-        k = ks[-1 if at is None else at]
+        k = ks[-1] if at is None else range(_num_checkpoints(chunk))[at]
         return _AT_CHECKPOINT[name](chunk.column(f"{statistic}_{k}") / chunk.num_tokens)
     return function(chunk.column(statistic)[:, ks] / chunk.num_tokens[:, None])
 

@@ -30,17 +30,20 @@ def examples(
 
     Returns:
         Lists of pairs ready to show: "highest" and "lowest", which never share one, and of each
-        group "kept_threshold", "kept_random", "dropped_threshold", "dropped_random"; besides,
-        "problem": why the sentences come from tokens and not from the text, or None.
+        group "kept_threshold", "kept_random", "dropped_threshold" (none above the lowest score
+        kept; may be empty), "dropped_random"; besides, "problem": why the sentences come from
+        tokens and not from the text, or None.
     """
     half = len(values) // 2
     rng = np.random.default_rng(0)
+    lowest = values.min(where=kept, initial=np.inf)
     everywhere = np.ones(len(values), dtype=bool)
     chosen = {
         "highest": _first(values, everywhere, min(NUM_EXTREMES, len(values) - half)),
         "lowest": _last(values, everywhere, min(NUM_EXTREMES, half)),
         "kept_threshold": _last(values, kept, NUM_EXAMPLES)[::-1],
-        "dropped_threshold": _first(values, ~kept, NUM_EXAMPLES),
+        # Not those that other steps than the cut left out above it.
+        "dropped_threshold": _first(values, ~kept & (values <= lowest), NUM_EXAMPLES),
         "kept_random": _some(values, kept, rng),
         "dropped_random": _some(values, ~kept, rng),
     }

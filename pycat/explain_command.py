@@ -58,7 +58,8 @@ def show(found: Explanation, console: Console) -> None:
         console.print(Text(found.decision.reason, style=f"bold {style}"))
     if found.rules is not None:
         broken = ", ".join(found.rules) or "none"
-        console.print(Text(f"rules it breaks: {broken}"))
+        at = "at default thresholds" if found.default_rules else "at the selection's thresholds"
+        console.print(Text(f"rules it breaks {at}: {broken}"))
     _print_trajectory(found, console)
     _print_criteria(found, console)
 

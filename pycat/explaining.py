@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from pycat.choice import Recipe, choose
 from pycat.corpus import RULES_FILE, Corpus, reopen_corpus
 from pycat.criteria import evaluate_criterion, possible
 from pycat.distributions import perplexity
-from pycat.errors import PycatError
+from pycat.errors import OutputError, PycatError
 from pycat.examples import texts_of
 from pycat.noise import NOISE_SCORE
 from pycat.output import digest
@@ -43,8 +42,8 @@ class Decision:
 
     Attributes:
         kept: whether it is in the selection.
-        step: what decided: "cut", "range", "cap", "drop CRITERION"; "not known" where the selection
-            cannot be made again.
+        step: what decided: "rules", "guard", "drop CRITERION", "cap", "range", "cut"; "not known"
+            where the selection cannot be made again.
         reason: in words, with the pair's score and the threshold.
     """
 
@@ -69,7 +68,10 @@ class Explanation:
         criteria: every criterion that the table allows, and its own further columns of numbers.
         num_ranked: pairs that the percentiles were taken from: all, or every n-th of a large table.
         decision: of the selection; None without one.
-        rules: names of the rules that the pair breaks; None where they were not measured.
+        rules: names of the rules that the pair breaks among the table's pairs; None where they
+            were not measured or cannot be read.
+        default_rules: those are at default thresholds, since no selection, or one without rules,
+            was given.
     """
 
     pair: int
@@ -84,6 +86,7 @@ class Explanation:
     num_ranked: int
     decision: Decision | None
     rules: list[str] | None
+    default_rules: bool
 
     def json(self) -> dict[str, Any]:
         """The same as JSON values; null for numbers that are not finite."""
@@ -123,6 +126,14 @@ def explain(
         raise PycatError(
             f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
         )
+    chosen = (
+        selection
+        if selection is None or isinstance(selection, Selection)
+        else Selection.open(selection)
+    )
+    decision = None if chosen is None else _decision(table, row, pair, chosen)
+    thresholds = None if chosen is None else chosen.manifest["recipe"].get("rules")
+    view = corpus if len(corpus) == len(table) else corpus.subset(pair_ids)
     rows = np.union1d(evenly(len(table), _MAX_PAIRS), [row])
     sampled = take(table, rows)
     at = int(np.searchsorted(rows, row))
@@ -143,8 +154,9 @@ def explain(
         trajectory=trajectory,
         criteria={name: _standing(sampled, name, at) for name in _rankable(sampled)},
         num_ranked=len(rows),
-        decision=None if selection is None else _decision(table, row, pair, selection),
-        rules=_broken_rules(corpus, pair),
+        decision=decision,
+        rules=_broken_rules(view, row, thresholds),
+        default_rules=thresholds is None,
     )
 
 
@@ -179,17 +191,20 @@ def _text(corpus: Corpus, pair: int) -> tuple[tuple[str, str] | None, str | None
     return texts[0], problem
 
 
-def _broken_rules(corpus: Corpus, pair: int) -> list[str] | None:
+def _broken_rules(
+    corpus: Corpus, row: int, thresholds: Mapping[str, float | None] | None
+) -> list[str] | None:
     if not (corpus.path / RULES_FILE).is_file():
         return None
-    return [rule for rule, hit in RuleTable.open(corpus).hits().items() if hit[pair]]
+    try:
+        table = RuleTable.open(corpus)
+    except OutputError:  # damaged: measured again by the next selection with rules
+        return None
+    return [rule for rule, hit in table.hits(thresholds).items() if hit[row]]
 
 
-def _decision(
-    table: ScoreTable, row: int, pair: int, selection: Selection | str | PathLike[str]
-) -> Decision:
+def _decision(table: ScoreTable, row: int, pair: int, chosen: Selection) -> Decision:
     """Whether the pair was kept, and the step of the recipe that settled it."""
-    chosen = selection if isinstance(selection, Selection) else Selection.open(Path(selection))
     check_made_from(chosen, table)
     recorded = chosen.manifest["recipe"]
     kept = bool(np.isin(pair, chosen.pair_ids))

@@ -92,8 +92,10 @@ def _scores(corpus: Corpus, given: int, max_sample: int) -> NDArray[np.float32]:
         sampled = np.zeros(num_pairs, bool)
         sampled[sample] = True
         for rows, cells in _chunks(corpus, np.arange(num_pairs), given, vocab_size):
-            own = _posterior(cells, before, totals_before)
-            own *= sampled[rows][cells.row[cells.column]]
+            # Tokens that the sample never saw give 0/0, in pairs that have no own counts.
+            with np.errstate(invalid="ignore", divide="ignore"):
+                own = _posterior(cells, before, totals_before)
+            own = np.where(sampled[rows][cells.row[cells.column]], own, 0)
             rest = np.maximum(counts[cells.at] - own, 0)
             chance = rest / np.maximum(totals[cells.x] - own, 1e-3)
             mean = np.maximum(cells.sums(chance) / cells.num_x, _FLOOR)

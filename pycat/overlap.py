@@ -21,7 +21,8 @@ class Stability:
         criteria: by other criteria on the same table, in the order given.
         tables: by the same criterion on other tables, in the order given.
         without_checkpoint: by the same criterion without one checkpoint, in their order; empty
-            where fewer than two would be left, or for what is not in `CRITERIA`.
+            where fewer than two would be left, for a criterion at one checkpoint ("ppl@0"), or for
+            what is not in `CRITERIA`.
         chance: what two random parts of that size share on average.
     """
 
@@ -87,7 +88,7 @@ def without_checkpoint(
     table: ScoreTable, by: str | Criterion, count: int, seed: int = 0
 ) -> list[float]:
     """What the `count` highest share with those of the same criterion less one checkpoint, each."""
-    if not is_known(by) or len(table.steps) < 3:
+    if not is_known(by) or "@" in criterion_name(by) or len(table.steps) < 3:
         return []
     all_of_them, ks = _top(table, by, count, seed), range(len(table.steps))
     return [

@@ -49,7 +49,7 @@ _CAT_CAUTION = (
     "the wrong language and other noise can be kept: read the highest-scoring pairs below before "
     "you train on them."
 )
-# What each criterion means, what to look out for, and where it comes from.
+# What keeping the highest of each criterion means, what to look out for, and where it comes from.
 _MEANINGS: dict[str, tuple[str, str, str | None]] = {
     "cat_var": (
         "CAT-VAR keeps the pairs whose perplexity varies most over the checkpoints of a small "
@@ -138,9 +138,7 @@ def write_report(
     }
     mapped = data_map(some)
     agreeing = agreement(some, recipe["criterion"], values, rarity, kept, seed)
-    meaning, caution, arxiv = _MEANINGS.get(
-        recipe["criterion"], (f"The pairs of highest {recipe['criterion']} are kept.", "", None)
-    )
+    meaning, caution, arxiv = _meaning(recipe)
     facts = selection.manifest
     html = _template().render(
         facts=facts,
@@ -212,6 +210,26 @@ def _template() -> jinja2.Template:
     return environment.from_string(
         Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     )
+
+
+def _meaning(recipe: Mapping[str, Any]) -> tuple[str, str, str | None]:
+    """What is kept, in a sentence; a caution, and the paper's number where there is one."""
+    by, keep, part = recipe["criterion"], recipe["keep"], recipe.get("part", "top")
+    strata = recipe.get("strata")
+    if strata == "score":
+        step = f"each of {recipe['num_strata']:,} equally wide steps of {by}"
+        return f"About equally many pairs are kept of {step}, drawn at random.", "", None
+    if isinstance(keep, list):
+        ends = " to ".join(map(percent, keep))
+        return f"The pairs from {ends} of the ranking by {by}, highest first, are kept.", "", None
+    if part == "middle":
+        return f"The pairs in the middle of the ranking by {by} are kept.", "", None
+    if part == "bottom":
+        return f"The pairs of lowest {by} are kept.", "", None
+    meaning, caution, arxiv = _MEANINGS.get(by, (f"The pairs of highest {by} are kept.", "", None))
+    if strata is not None:
+        meaning += f" Pairs are ranked within strata by {strata}, of which each keeps its share."
+    return meaning, caution, arxiv
 
 
 def _properties(

@@ -232,8 +232,10 @@ def measure_rules(corpus: Corpus, *, num_threads: int | None = None) -> RuleTabl
     pieces: list[dict[str, NDArray[Any]]] = []
     with progress("rules", text.file_bytes / 1e6, "MB") as advance:
         kept = corpus.kept_lines
+        chunks = text.chunks(lambda num_bytes: advance(num_bytes / 1e6))
         for piece in in_order(
-            text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
+            # Empty arrays have no windows; a corpus has a pair, so one chunk at least is measured.
+            (chunk for chunk in chunks if kept[_lines_of(chunk)].any()),
             partial(_measure_chunk, text, kept, codes),
             num_threads or len(os.sched_getaffinity(0)),
         ):
@@ -292,14 +294,19 @@ def _language_codes(corpus: Corpus) -> tuple[tuple[str, ...] | None, dict[str, s
     return None, {"src_language": why, "tgt_language": why}
 
 
+def _lines_of(chunk: Chunk) -> slice:
+    """Its lines among those of the text, from 0."""
+    return slice(chunk.first - 1, chunk.first - 1 + len(chunk))
+
+
 def _measure_chunk(
     text: ParallelText,
     kept: NDArray[np.bool_],
     codes: tuple[str, ...] | None,
     chunk: Chunk,
 ) -> dict[str, NDArray[Any]]:
-    """The columns of the pairs in a chunk, and hashes that `_group` turns into columns."""
-    rows = np.flatnonzero(kept[chunk.first - 1 : chunk.first - 1 + len(chunk)]).tolist()
+    """The columns of the pairs, at least one, of a chunk; hashes that `_group` makes columns of."""
+    rows = np.flatnonzero(kept[_lines_of(chunk)]).tolist()
     src, tgt = ([side[row] for row in rows] for side in text.columns(chunk))
     src_letters, tgt_letters = _Letters(src), _Letters(tgt)
     columns: dict[str, NDArray[Any]] = {

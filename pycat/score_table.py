@@ -272,7 +272,8 @@ class ScoreTable:
         """Add a column: of a table on the disk as a file beside each part, all or none of them.
 
         Args:
-            name: letters, digits and `_`; not that of a column or statistic.
+            name: letters, digits and `_`; not that of a column or statistic, nor of a criterion but
+                "rarity", which such a column stands in for.
             values: (N,) numbers, booleans or text, in the order of the pairs.
 
         Returns:
@@ -288,16 +289,7 @@ class ScoreTable:
                 f"column {name}: found shape {column.shape}, expected ({len(self)},), one value a "
                 "pair of the table"
             )
-        if not _NAME.fullmatch(name):
-            raise PycatError(f"column {name!r}: expected a letter, then letters, digits and '_'")
-        # Read again: another process may have added one since.
-        manifest = dict(self.manifest if self.path is None else read_manifest(self.path, "scores"))
-        if (
-            name in (*self._own_names, *manifest.get("columns", ()))
-            or name in STAT_NAMES
-            or any(_is_of(name, stat) for stat in STAT_NAMES)
-        ):
-            raise PycatError(f"column {name}: the table has or keeps this name; choose another")
+        manifest = self.check_name(name)
         values = _arrow(name, column)
         if self.path is None:
             [part] = self._parts
@@ -315,6 +307,27 @@ class ScoreTable:
             write_json(self.path / "scores.json", manifest)
             self.manifest = manifest
         return int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0
+
+    def check_name(self, name: str) -> dict[str, Any]:
+        """Refuse a name that `add` refuses; returns the manifest as it is now.
+
+        Raises:
+            PycatError: the name is taken or not allowed.
+        """
+        from pycat.criteria import CRITERIA  # which reads tables
+
+        if not _NAME.fullmatch(name):
+            raise PycatError(f"column {name!r}: expected a letter, then letters, digits and '_'")
+        # Read again: another process may have added one since.
+        manifest = dict(self.manifest if self.path is None else read_manifest(self.path, "scores"))
+        if (
+            name in (*self._own_names, *manifest.get("columns", ()))
+            or (name in CRITERIA and name != "rarity")
+            or name in STAT_NAMES
+            or any(_is_of(name, stat) for stat in STAT_NAMES)
+        ):
+            raise PycatError(f"column {name}: the table has or keeps this name; choose another")
+        return manifest
 
     @property
     def _added(self) -> Sequence[str]:

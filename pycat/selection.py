@@ -193,7 +193,8 @@ def select(
     Args:
         scores: an open ScoreTable of N pairs, or the path of one.
         keep: fraction to keep, in (0, 1], or the two ends of a range of the ranking: (0.2, 0.7) is
-            what comes after the first fifth, half of all.
+            what comes after the first fifth, half of all. Both ends count the whole table, after
+            rules too: where those leave less than 0.7, all that comes after 0.2 is kept.
         by: the criterion, as in `evaluate_criterion`: a name such as "cat_var", "-ppl" to rank the
             lowest first, a column of the table, "sql: …", or a function from the table to (N,).
         rules: first of all, which pairs to leave out for their text alone: "default", "none", or
@@ -204,9 +205,10 @@ def select(
             column `noise_score`, which is added to the table with `lexical_tgt` and `lexical_src`
             unless it is there. 0 is none; `prune` takes 0.5. Needs el2n and entropy (stats="all").
         part: of the ranking, "top", "middle" or "bottom" (as "top" by the criterion with a "-").
-        unit: what fractions count. "pairs": exactly round(keep * N), at least one. "tokens": as
-            many pairs of the ranking, from its begin, as fit into round(keep * target tokens); the
-            next one would be too long, so less than one pair's tokens are missing.
+        unit: what fractions count. "pairs": exactly round(keep * N), at least one; less only by
+            what `drop` was rounded up, where no more is left. "tokens": as many pairs of the
+            ranking, from its begin, as fit into round(keep * target tokens); the next one would be
+            too long, so less than one pair's tokens are missing; with strata, up to that in each.
         drop: next, one after the other, the fraction of highest scores to leave out by each
             criterion: {"-aum": 0.2}.
         strata: "length" or the name of a column with few values, such as a domain: each stratum
@@ -241,7 +243,6 @@ def select(
         raise PycatError(
             f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
         )
-    recipe.check(table)
     view = corpus if len(corpus) == len(table) else corpus.subset(table.pair_ids)
     by_rules, found = kept_by_rules(view, thresholds)
     if guard:

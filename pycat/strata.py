@@ -48,7 +48,7 @@ def by_length(num_tokens: NDArray[np.int32], codes: Codes, num_strata: int) -> N
 
 
 def by_column(table: ScoreTable, name: str, codes: Codes) -> int:
-    """One for each value of a column, in place of codes >= 0; how many there are.
+    """One for each value of a column, NaN among them, in place of codes >= 0; how many there are.
 
     Raises:
         PycatError: no such column, or it has more values than 32,767.
@@ -57,14 +57,16 @@ def by_column(table: ScoreTable, name: str, codes: Codes) -> int:
     known: dict[object, int] = {}
     for rows, chunk in table.chunks():
         encoded = pa.array(chunk.column(name)).dictionary_encode(null_encoding="encode")
-        for value in encoded.dictionary.to_pylist():
+        # NaN equals nothing, itself neither; as None all of them are one value.
+        values = [value if value == value else None for value in encoded.dictionary.to_pylist()]
+        for value in values:
             known.setdefault(value, len(known))
         if len(known) > _MAX_STRATA:
             raise PycatError(
                 f"strata: column {name} has more than {_MAX_STRATA:,} values, expected a few, such "
                 "as domains; choose another column"
             )
-        stratum = np.array([known[value] for value in encoded.dictionary.to_pylist()])
+        stratum = np.array([known[value] for value in values])
         codes[rows] = np.where(codes[rows] >= 0, stratum[encoded.indices.to_numpy()], codes[rows])
     return len(known)
 

@@ -116,3 +116,5 @@ def test_rules_counted_over_kept_and_dropped(tmp_path: Path) -> None:
     view = by_rule(corpus.subset(np.arange(8, 60)), kept[1:])
     assert view is not None
     assert Part("copied", 1, 1) in view
+    (corpus.path / "rules.parquet").write_bytes(b"damaged")
+    assert by_rule(corpus, kept) is None

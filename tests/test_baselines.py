@@ -302,6 +302,8 @@ def test_refused(table: pycat.ScoreTable, make_scores: MakeScores) -> None:
         ({"model": "bleu"}, "model is 'bleu'; expected one of labse, laser, comet-qe, cometkiwi, "),
         ({"model": "use", "batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"model": "use", "name": "nll_0"}, "column nll_0: the table has it; pass another --name"),
+        ({"model": "labse", "name": "my score"}, "column 'my score': expected a letter, then"),
+        ({"model": "labse", "name": "aum"}, "column aum: the table has or keeps this name"),
     ):
         with pytest.raises(PycatError, match=message):
             add_baseline(table, **arguments)
@@ -313,3 +315,16 @@ def test_refused(table: pycat.ScoreTable, make_scores: MakeScores) -> None:
     tokens.manifest = {**tokens.manifest, "corpus_options": bare.options}
     with pytest.raises(CorpusError, match="holds tokens only, so the text of its pairs is not"):
         add_baseline(tokens, "labse")
+
+
+def test_a_scorer_of_another_shape_is_refused(
+    table: pycat.ScoreTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shape in ((), (1,), (5, 1)):
+        made = baselines._Baseline(lambda *_, shape=shape: lambda *_: np.ones(shape), "w", "")
+        monkeypatch.setitem(baselines.MODELS, "labse", made)
+        with pytest.raises(PycatError) as caught:
+            add_baseline(table, "labse", device="cpu")
+        assert str(caught.value) == (
+            f"labse: returned shape {shape} for 5 pairs; expected (5,), one score a pair"
+        )

@@ -254,6 +254,7 @@ def test_coverage_centric_draws_evenly_from_steps_of_the_score() -> None:
             "drop takes 0.6 and keep asks for 0.5 of the pairs, together more than all; fractions "
             "count the whole table: lower one of them",
         ),
+        ({"by": "random", "seed": -1}, "seed is -1; expected a whole number from 0"),
         ({"cap": ("score", 0)}, "cap keeps 0 of a group; expected at least 1"),
         (
             {"cap": ("score", 1)},
@@ -296,3 +297,50 @@ def test_what_length_and_rarity_explain_is_told() -> None:
         "partial": {"length": None},
         "r2": None,
     }
+
+
+def test_noise_of_ones_own_may_be_float32_but_no_text_and_not_nan() -> None:
+    noise = np.array([0.9, 0.1, 0.8, 0.7, 0.95, 0.6, 0.2, 0.3, 0.5, 0.4])
+    options = {"keep": 0.4, "guard": 0.5}
+    expected = rows(table(SCORES, noise_score=noise), **options)
+    assert rows(table(SCORES, noise_score=noise.astype(np.float32)), **options) == expected
+    with pytest.raises(PycatError, match="column noise_score holds object, expected numbers"):
+        rows(table(SCORES, noise_score=["a"] * 10), **options)
+    noise[3] = np.nan
+    with pytest.raises(PycatError, match="noise_score is not a number for pair 53"):
+        rows(table(SCORES, noise_score=noise), **options)
+
+
+def test_a_column_of_a_criterions_name_is_recorded_by_its_values() -> None:
+    one, two = (choose(table(SCORES, rarity=x), Recipe(by="-rarity")) for x in (SCORES, range(10)))
+    assert one.recipe["hashes"] != two.recipe["hashes"]
+    assert "hashes" not in choose(table(SCORES), Recipe(by="-length")).recipe
+
+
+def test_what_drop_rounds_up_is_not_asked_for() -> None:
+    given = table(SCORES[:7])
+    assert rows(given, keep=0.5, drop={"-score": 0.5}) == [1, 3, 6]  # four of seven go
+    assert rows(given, keep=0.5, drop={"-score": 0.4}) == [1, 3, 5, 6]
+    assert rows(given, keep=(0.1, 0.5), drop={"-score": 0.5}) == [3, 6]
+
+
+def test_a_range_counts_the_whole_table_after_rules() -> None:
+    given = table(SCORES)
+    recipe = Recipe((0.2, 0.7), "score", rules=DEFAULT_RULES)
+    choice = choose(given, recipe, np.arange(10) < 6)  # ranked: 1 3 0 2 5 4
+    assert np.flatnonzero(choice.kept).tolist() == [0, 2, 4, 5]
+    assert choice.facts["asked"] == 5
+    with pytest.raises(PycatError) as caught:
+        choose(given, recipe, np.arange(10) < 2)
+    assert str(caught.value) == (
+        "keep is (0.2, 0.7) of 10 pairs, a range that begins after 2, but the rules leave 2; "
+        "loosen their thresholds, or lower the range"
+    )
+
+
+def test_the_share_to_lower_keep_to_is_floored() -> None:
+    given = table(range(30_000), group=[0] * 9_998 + [-1] * 20_002)
+    # 20,003 are 0.66677 of all; 0.6668 would ask for 20,004.
+    with pytest.raises(PycatError, match=r"20,003 are left after cap; lower keep to 0\.6667 or"):
+        rows(given, keep=0.9, cap=("group", 1))
+    assert len(rows(given, keep=0.6667, cap=("group", 1))) == 20_001

@@ -224,6 +224,21 @@ def test_rules_that_a_pair_breaks(tmp_path: Path, make_scores: MakeScores) -> No
     clean = explain(scores, 8).rules
     assert clean is not None
     assert "copied" not in clean
+    # A selection's own thresholds, and of a view the row, not the pair.
+    assert explain(scores, 7).default_rules
+    loose = select(scores, rules={"copied": None})
+    found = explain(scores, 7, selection=loose)
+    assert found.rules is not None
+    assert "copied" not in found.rules
+    assert not found.default_rules
+    plain = explain(scores, 7, selection=select(scores))
+    assert (plain.rules, plain.default_rules) == (copied, True)
+    rest = corpus.subset(np.arange(5, 60))
+    part = make_scores(rest, np.random.default_rng(0).uniform(1, 9, (55, 2)))
+    of_part = [explain(part, pair).rules for pair in (7, 59)]
+    assert [rules is not None and "copied" in rules for rules in of_part] == [True, False]
+    (corpus.path / "rules.parquet").write_bytes(b"damaged")
+    assert explain(scores, 7).rules is None
 
 
 def test_text_that_is_gone_comes_from_tokens(tmp_path: Path, make_scores: MakeScores) -> None:
@@ -305,6 +320,7 @@ def test_terminal_shows_hostile_text_harmlessly() -> None:
         num_ranked=2,
         decision=None,
         rules=[],
+        default_rules=True,
     )
     screen = io.StringIO()
     show(hostile, Console(file=screen, width=100, highlight=False))
@@ -313,6 +329,6 @@ def test_terminal_shows_hostile_text_harmlessly() -> None:
     assert "bell␇ and ␛[31mred␡" in shown
     assert "\x1b" not in shown
     assert "∞" in shown
-    assert "rules it breaks: none" in shown
+    assert "rules it breaks at default thresholds: none" in shown
     assert hostile.json()["trajectory"] == {"ppl": [None]}
     assert hostile.json()["criteria"]["cat_var"] == {"value": None, "percentile": None}

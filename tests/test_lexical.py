@@ -98,3 +98,10 @@ def test_long_sides_are_cut_and_views_work(
     for scores in lexical_scores(view):
         assert scores.shape == (len(view),)
         assert np.isfinite(scores).all()
+
+
+def test_tokens_that_the_sample_never_saw_leave_no_nan(tmp_path: Path, toy_tokenizer: Path) -> None:
+    corpus = corpus_of(tmp_path / "c", toy_pairs(601), toy_tokenizer)
+    for side in lexical_scores(corpus, max_sample=20):
+        assert np.isfinite(side).all()
+        assert len(np.unique(side)) > 100

@@ -26,6 +26,7 @@ from pycat.evaluation import Evaluation, EvaluationRow
 from pycat.overlap import jaccard
 from pycat.readable import duration, number, series, signed
 from pycat.report import write_report
+from pycat.rules import DEFAULT_RULES
 from pycat.score_table import ScoreTable
 from pycat.selection import Selection, select
 
@@ -508,6 +509,57 @@ def test_rules_where_they_were_measured(tmp_path: Path, make: Callable[..., Made
     kept = int(hit[selection.pair_ids].sum())
     assert hit[0]
     assert rules["copied"] == [str(hit.sum()), str(kept), f"{100 * kept / hit.sum():.1f}%"]
+
+
+def test_the_threshold_shows_none_that_other_steps_left_out(
+    tmp_path: Path, make: Callable[..., Made]
+) -> None:
+    _, scores = make(invented(90))
+    selection = select(scores, keep=0.3, drop={"cat_var": 0.2})
+    page = Page(write(tmp_path, selection, scores))
+    # Ranks 1 to 18 are dropped first, 19 to 45 kept.
+    assert ranks(page.all_tables("source and target")[2]) == list(range(36, 46))
+    assert ranks(page.all_tables("source and target")[3]) == list(range(46, 56))
+    text = write(tmp_path, select(scores, keep=0.3, part="bottom"), scores)
+    assert "No pair below the threshold was dropped." in text
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"part": "bottom"}, "The pairs of lowest cat_var are kept."),
+        ({"part": "middle"}, "The pairs in the middle of the ranking by cat_var are kept."),
+        (
+            {"keep": (0.2, 0.5)},
+            "The pairs from 20.0% to 50.0% of the ranking by cat_var, highest first, are kept.",
+        ),
+        (
+            {"strata": "score", "num_strata": 4},
+            "About equally many pairs are kept of each of 4 equally wide steps of cat_var, drawn "
+            "at random.",
+        ),
+        (
+            {"strata": "length"},
+            "of a small proxy model. Pairs are ranked within strata by length, of which each keeps "
+            "its share.",
+        ),
+        (
+            {"rules": dict.fromkeys(DEFAULT_RULES), "drop": {"length": 0.2}},
+            "CAT-VAR keeps the pairs whose",
+        ),
+    ],
+)
+def test_the_recipe_is_said_as_it_was_followed(
+    tmp_path: Path, make: Callable[..., Made], options: dict[str, Any], sentence: str
+) -> None:
+    _, scores = make(invented(90))
+    selection = select(scores, **{"keep": 0.3, **options})
+    text = " ".join(write(tmp_path, selection, scores).split())
+    assert sentence in text
+    assert ("varies most" in text) == (sentence.startswith("CAT") or "strata by" in sentence)
+    steps = selection.manifest["dropped"]
+    counts = ", ".join(f"{step} {count:,}" for step, count in steps.items())
+    assert (f"<p>Pairs dropped by each step, in order: {counts}.</p>" in text) == (len(steps) > 1)
 
 
 def test_charts_of_a_large_table_show_some_pairs_and_say_so(

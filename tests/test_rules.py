@@ -236,3 +236,13 @@ def test_read_rules(tmp_path: Path) -> None:
             read_rules(str(file))
     with pytest.raises(PycatError, match="cannot be read as rules"):
         read_rules(str(tmp_path / "missing.json"))
+
+
+def test_a_chunk_without_a_kept_line_is_left_out(tmp_path: Path, toy_tokenizer: Path) -> None:
+    # The text is read 1,024 lines at a time; the last chunk holds but an empty pair.
+    pairs = [(f"house number {i}", f"Haus Nummer {i}") for i in range(1024)]
+    corpus = corpus_of(tmp_path, [*pairs, ("", "")], toy_tokenizer)
+    assert len(corpus) == 1024
+    found = measure_rules(corpus, num_threads=1)
+    assert len(found) == 1024
+    assert found.columns["src_chars"][-1] == len("house number 1023")

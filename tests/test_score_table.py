@@ -304,6 +304,7 @@ def test_added_columns_are_had_by_their_names(parts: Path, in_memory: bool) -> N
         ("nll_1", np.zeros(300), "column nll_1: the table has or keeps this name; choose another"),
         ("el2n", np.zeros(300), "column el2n: the table has or keeps this name; choose another"),
         ("pair", np.zeros(300), "column pair: the table has or keeps this name; choose another"),
+        ("ppl", np.zeros(300), "column ppl: the table has or keeps this name; choose another"),
         ("mine", np.zeros(300), "column mine: the table has or keeps this name; choose another"),
         ("a/b", np.zeros(300), "column 'a/b': expected a letter, then letters, digits and '_'"),
         (

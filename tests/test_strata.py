@@ -60,6 +60,9 @@ def test_strata_by_a_column_of_names_or_numbers() -> None:
         codes = np.array([0, 0, 0, -1], dtype=np.int16)
         assert by_column(table(pa.array(values)), "domain", codes) == 3
         assert codes.tolist() == [0, 1, 0, -1]
+    codes = np.zeros(5, dtype=np.int16)
+    assert by_column(table(pa.array([np.nan, 0.5, np.nan, 2.0, 0.5])), "domain", codes) == 3
+    assert codes.tolist() == [0, 1, 0, 2, 1]
 
 
 def test_too_many_values_and_unknown_columns_are_refused() -> None:
