@@ -114,7 +114,7 @@ def _score(
             else _opened(options)
         )
         if format is not None:
-            del options["stats"]  # lines hold nll alone
+            del options["stats"], options["exact_keep"]  # lines hold nll alone, and know no cut
             written = score_lines(
                 corpus, checkpoints, format=format, per_token=per_token, **options
             )

@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,12 @@ def test_above_a_range_is_told_apart_from_below(table: pycat.ScoreTable) -> None
     ]
 
 
-def test_rules_and_guard_are_named(table: pycat.ScoreTable) -> None:
+def test_rules_and_guard_are_named(
+    toy_corpus: pycat.Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    copytree(toy_corpus.path, tmp_path / "corpus")  # what rules measure is written beside it
+    nll = np.random.default_rng(5).uniform(1, 6, (300, 3)) * toy_corpus.num_tokens[:, None]
+    table = make_scores(pycat.open_corpus(tmp_path / "corpus"), nll, tmp_path / "scores")
     noise = np.random.default_rng(0).permutation(300) / 300
     table.add("noise_score", noise)
     selection = select(table, keep=0.4, rules={"length_z": 0.5}, guard=0.5)
