@@ -22,7 +22,7 @@ from pycat.criteria import (
 )
 from pycat.cuts import chunked, prefix
 from pycat.errors import PycatError
-from pycat.noise import NOISE_SCORE, check_noise
+from pycat.noise import NOISE_SCORE
 from pycat.score_table import ScoreTable
 
 PARTS = ("top", "middle", "bottom")
@@ -89,8 +89,6 @@ class Recipe:
             raise PycatError(
                 f"guard is {self.guard}; expected a fraction from 0 to 1 of what has to go"
             )
-        if self.guard and table is not None:
-            check_noise(table)
         dropped = math.fsum((self.drop or {}).values())
         if dropped + high > 1 + 1e-9:
             raise PycatError(

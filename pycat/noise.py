@@ -1,33 +1,40 @@
 """Hard or noisy: what flags the pairs that are likely not translations of each other.
 
 Raw variance of perplexity keeps copies, other languages and misaligned pairs, which a model learns
-fast or never. Three signals see different kinds of noise; a pair is as suspect as its worst one:
+fast or never. Signals see different kinds of noise, and most of them ask the corpus rather than a
+proxy that trained for minutes:
 
+    lexical    the sides' tokens rarely keep each other's company elsewhere (`lexical.py`)
+    gap        a run of tokens that nothing on the other side accounts for (`lexical.py`)
+    order      tokens that seldom follow each other (`fluency.py`)
+    ending     the sides do not end alike (`fluency.py`)
+    length     one side is longer than translations are (`length_z`)
     surprise   (nll - entropy) / tokens: the target is less likely than the model's own guesses are
     el2n       sum of ||p - onehot(y)|| / tokens: confidently wrong about it (Paul et al. 2021)
-    lexical    the sides' tokens rarely keep each other's company elsewhere (`lexical.py`)
 
-Long pairs are harder than short ones without being noise, so each signal is a rank among pairs of
-like length. The guard of a selection drops those of the highest `noise_score` that the rules left.
-docs/evidence.md has what this finds and what not.
+Long pairs are harder than short ones without being noise, so each signal counts as a rank among
+pairs of like length. The guard of a selection drops those of the highest `noise_score` that the
+rules left. docs/evidence.md has what this finds and what not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pycat.corpus import Corpus
-from pycat.errors import PycatError
+from pycat.fluency import fluency
 from pycat.lexical import lexical_scores
+from pycat.rules import length_z
 from pycat.score_table import ScoreTable
 
 # Columns that `measure_noise` adds to a score table.
 NOISE_SCORE = "noise_score"
-_LEXICAL = ("lexical_tgt", "lexical_src")
-_NEEDED = ("el2n", "entropy")
+_LEXICAL = ("lexical_tgt", "lexical_src", "gap_tgt", "gap_src")
+_FLUENCY = ("order_tgt", "order_src", "ending")
 
 Floats = NDArray[np.float64]
+Evidence = NDArray[np.float32]
 
 # Checkpoints at the end over which a signal is averaged: earlier ones know no language yet.
 _NUM_LATE = 2
@@ -52,66 +59,91 @@ def late_mean(sums: Floats, num_tokens: NDArray[np.int32]) -> Floats:
     return mean
 
 
-def noise_score(signals: Sequence[NDArray[np.floating]], num_tokens: NDArray[np.int32]) -> Floats:
-    """How suspect each pair is, in [0, 1): the highest of its ranks among pairs of like length.
+def evidence(signal: NDArray[np.floating], num_tokens: NDArray[np.int32]) -> Evidence:
+    """-ln of the share of pairs of like length whose signal is as high or higher: (N,), from 0.
 
     Args:
-        signals: (N,) each, higher where noise is likelier.
-        num_tokens: target tokens (N,), by which pairs are parted into 20 equal strata.
-
-    Returns:
-        (N,). Ties rank by row.
+        signal: (N,), higher where noise is likelier.
+        num_tokens: (N,), by which pairs are parted into 20 equal strata; ties rank by row.
     """
-    strata = np.array_split(np.argsort(num_tokens, kind="stable"), _NUM_STRATA)
-    score = np.zeros(len(num_tokens))
-    for rows in strata:
-        for signal in signals:
-            rank = np.empty(len(rows))
-            rank[np.argsort(signal[rows], kind="stable")] = np.arange(len(rows)) / max(1, len(rows))
-            score[rows] = np.maximum(score[rows], rank)
+    found = np.empty(len(signal), np.float32)
+    for rows in np.array_split(np.argsort(num_tokens, kind="stable"), _NUM_STRATA):
+        order = np.argsort(-signal[rows], kind="stable")
+        found[rows[order]] = -np.log((np.arange(len(rows)) + 0.5) / len(rows))
+    return found
+
+
+def of_either(one: Evidence, other: Evidence) -> Evidence:
+    """The stronger evidence (N,) of two sides, less ln 2 since two were asked."""
+    return np.maximum(np.maximum(one, other) - np.float32(np.log(2)), 0)
+
+
+def noise_score(signals: Iterator[Evidence], num_pairs: int) -> Floats:
+    """How suspect each pair is: the share of pairs that are less so, (N,) in [0, 1).
+
+    Pairs are ordered by the sum of squares of their evidence: one strong signal tells more than
+    several weak ones, and two strong ones more than one.
+
+    Args:
+        signals: evidence (N,) of each, asked for one at a time.
+        num_pairs: N.
+    """
+    total = np.zeros(num_pairs, np.float32)
+    for signal in signals:
+        total += np.square(signal)
+    score = np.empty(num_pairs)
+    score[np.argsort(total, kind="stable")] = np.arange(num_pairs) / max(1, num_pairs)
     return score
 
 
 def measure_noise(table: ScoreTable, corpus: Corpus) -> None:
-    """Add `lexical_tgt`, `lexical_src` and `noise_score` to a table, but those that it has.
+    """Add `noise_score` and what it is made of to a table, but what it has.
 
-    The ranks are those among all pairs of the table, so the score is the same whatever rules drop.
-    Holds 58 bytes a pair beside `lexical_scores` (measured on 3 million).
+    The columns `lexical_tgt` and `lexical_src`, `gap_tgt` and `gap_src`, `order_tgt` and
+    `order_src`, and `ending` are those of `lexical_scores` and `fluency`. Surprise and EL2N count
+    where the table has the statistics for them. Ranks are those among all pairs of the table, so
+    the score is the same whatever rules drop.
 
     Args:
-        table: N pairs with the statistics el2n and entropy.
+        table: N pairs.
         corpus: of those N pairs.
 
     Raises:
-        PycatError: the table lacks them.
         OSError: a column cannot be written.
     """
-    check_noise(table)
     if NOISE_SCORE in table.names:
         return
-    if not {*_LEXICAL} <= {*table.names}:
-        for name, scores in zip(_LEXICAL, lexical_scores(corpus), strict=True):
-            if name not in table.names:
-                table.add(name, scores)
-    num_tokens = table.num_tokens
-    lexical = np.minimum(*(table.column(name) for name in _LEXICAL))
-    signals = [np.empty(len(table), np.float32), np.empty(len(table), np.float32), -lexical]
-    for rows, chunk in table.chunks():
-        sums = {name: chunk.column(name) for name in ("nll", *_NEEDED)}
-        signals[0][rows] = surprise(sums["nll"], sums["entropy"], num_tokens[rows])
-        signals[1][rows] = late_mean(sums["el2n"], num_tokens[rows])
-    table.add(NOISE_SCORE, noise_score(signals, num_tokens))
+    for names, measure in ((_LEXICAL, lexical_scores), (_FLUENCY, fluency)):
+        if not {*names} <= {*table.names}:
+            for name, values in zip(names, measure(corpus), strict=True):
+                if name not in table.names:
+                    table.add(name, values)
+    table.add(NOISE_SCORE, noise_score(_signals(table), len(table)))
 
 
-def check_noise(table: ScoreTable) -> None:
-    """Refuse a table that has not what `measure_noise` needs.
-
-    Raises:
-        PycatError: with the remedy.
-    """
-    if NOISE_SCORE not in table.names and not {*_NEEDED} <= {*table.statistics}:
-        raise PycatError(
-            f"{table.path or 'score table'}: the guard needs the statistics "
-            f"{' and '.join(_NEEDED)}, found {', '.join(table.statistics)}; score again with "
-            "--stats all (stats='all'), or pass --guard 0 (guard=0)"
+def _signals(table: ScoreTable) -> Iterator[Evidence]:
+    """The evidence (N,) of each signal."""
+    lengths = {"tgt": table.num_tokens, "src": table.num_src_tokens}
+    for name, sign in (("lexical", -1), ("gap", 1), ("order", -1)):
+        sides = (
+            evidence(sign * table.column(f"{name}_{side}"), length)
+            for side, length in lengths.items()
         )
+        yield of_either(*sides)
+    yield evidence(-table.column("ending"), lengths["tgt"])
+    yield evidence(np.abs(length_z(lengths["src"], lengths["tgt"])), lengths["tgt"])
+    for name, needed in (("surprise", ("nll", "entropy")), ("el2n", ("el2n",))):
+        if {*needed} <= {*table.statistics}:
+            yield evidence(_of_model(table, name), lengths["tgt"])
+
+
+def _of_model(table: ScoreTable, name: str) -> Evidence:
+    """Surprise or EL2N (N,), a chunk of the table at a time."""
+    signal = np.empty(len(table), np.float32)
+    for rows, chunk in table.chunks():
+        num_tokens = chunk.num_tokens
+        if name == "surprise":
+            signal[rows] = surprise(chunk.nll, chunk.column("entropy"), num_tokens)
+        else:
+            signal[rows] = late_mean(chunk.column("el2n"), num_tokens)
+    return signal

@@ -93,11 +93,6 @@ def prune(
     changed = read_rules(rules)
     thresholds = None if changed is None else complete_rules(changed)
     Recipe(keep, by, rules=thresholds, guard=guard).check()
-    if guard and (score_options or {}).get("stats") == "nll":
-        raise PycatError(
-            "prune: the guard needs more than nll; leave out --score-stats nll (stats), or pass "
-            "--guard 0 (guard=0)"
-        )
     for test in (tests or {}).values():
         test_text(test)
     text = ParallelText.of(src, tgt, tsv)

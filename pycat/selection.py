@@ -202,8 +202,8 @@ def select(
             beside the corpus. Others' data have no text and so no rules, which the manifest says.
             Where rules leave fewer pairs than `keep` asks for, all of those are kept.
         guard: then, the share of what has to go that goes for being the likeliest noise, by the
-            column `noise_score`, which is added to the table with `lexical_tgt` and `lexical_src`
-            unless it is there. 0 is none; `prune` takes 0.5. Needs el2n and entropy (stats="all").
+            column `noise_score`, which is added to the table with what it is made of unless it is
+            there (`measure_noise`). 0 is none; `prune` takes 0.5.
         part: of the ranking, "top", "middle" or "bottom" (as "top" by the criterion with a "-").
         unit: what fractions count. "pairs": exactly round(keep * N), at least one; less only by
             what `drop` was rounded up, where no more is left. "tokens": as many pairs of the
@@ -226,9 +226,9 @@ def select(
         The selection.
 
     Raises:
-        PycatError: an option is out of range, a criterion or rule is unknown, a criterion or the
-            guard lacks columns, a score is not a number, or rules leave no pair, drop and cap fewer
-            than asked for.
+        PycatError: an option is out of range, a criterion or rule is unknown, a criterion lacks
+            columns, a score is not a number, or rules leave no pair, drop and cap fewer than asked
+            for.
         TextError: rules are to be measured, and the text is gone or changed.
         OutputError: `out` holds something else, or a selection made with other options.
     """

@@ -1,4 +1,4 @@
-"""Noise: signals by hand, ranks within lengths, and columns that are measured once."""
+"""Noise: signals by hand, evidence within lengths, and columns that are measured once."""
 
 from pathlib import Path
 
@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 
 import pycat
+from pycat.fluency import fluency
 from pycat.lexical import lexical_scores
-from pycat.noise import late_mean, measure_noise, noise_score, surprise
+from pycat.noise import (
+    evidence,
+    late_mean,
+    measure_noise,
+    noise_score,
+    of_either,
+    surprise,
+)
+from pycat.rules import length_z
 
 
 def test_late_mean_and_surprise_by_hand() -> None:
@@ -18,10 +27,25 @@ def test_late_mean_and_surprise_by_hand() -> None:
     assert surprise(nll, entropy, num_tokens).tolist() == [1.0, 2.0]
 
 
-def test_a_pair_is_as_suspect_as_its_worst_signal() -> None:
-    one, other = np.arange(200.0), np.arange(200.0)[::-1]
-    score = noise_score([one, other], np.repeat(np.arange(20), 10).astype(np.int32))
-    assert score[:10].tolist() == [0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.6, 0.7, 0.8, 0.9]
+def test_evidence_is_minus_log_of_the_rank_among_pairs_of_like_length() -> None:
+    signal = np.arange(200.0) % 10
+    signal[0] = 9.0  # equal to another one of its stratum: ranked by row
+    found = evidence(signal, np.repeat(np.arange(20), 10).astype(np.int32))
+    assert found.dtype == np.float32
+    shares = [0.05, 0.95, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35, 0.25, 0.15]
+    np.testing.assert_allclose(found[:10], -np.log(shares), rtol=1e-6)
+    np.testing.assert_allclose(found[10:20], -np.log(np.arange(9.5, 0, -1) / 10), rtol=1e-6)
+
+
+def test_of_either_side_the_stronger_counts_for_less_than_alone() -> None:
+    one, other = np.array([3.0, 0.1], np.float32), np.array([1.0, 0.2], np.float32)
+    np.testing.assert_allclose(of_either(one, other), [3 - np.log(2), 0], rtol=1e-6)
+
+
+def test_the_score_is_the_rank_of_the_sum_of_squares() -> None:
+    one = np.array([3.0, 2.0, 0.1, 0.0], np.float32)
+    other = np.array([0.0, 2.5, 0.1, 0.0], np.float32)
+    assert noise_score(iter([one, other]), 4).tolist() == [0.5, 0.75, 0.25, 0.0]
 
 
 def test_long_pairs_are_not_noise_for_being_long() -> None:
@@ -30,43 +54,61 @@ def test_long_pairs_are_not_noise_for_being_long() -> None:
     signal = num_tokens + rng.normal(size=20_000)
     noisy = rng.random(20_000) < 0.1
     signal[noisy] += 20
-    left = noise_score([signal], num_tokens) < 0.9
+    left = noise_score(iter([evidence(signal, num_tokens)]), 20_000) < 0.9
     assert abs(num_tokens[left].mean() / num_tokens.mean() - 1) < 0.02
     assert left[noisy].mean() < 0.1
 
 
-def scores_of(corpus: pycat.Corpus, out: Path) -> pycat.ScoreTable:
+def scores_of(corpus: pycat.Corpus, out: Path, stats: str = "all") -> pycat.ScoreTable:
     run = pycat.train(corpus, out=out / "proxy", checkpoint_steps=[1, 2, 3], device="cpu")
-    return pycat.score(corpus, run.checkpoints, out=out / "scores", device="cpu")
+    return pycat.score(corpus, run.checkpoints, out=out / "scores", device="cpu", stats=stats)
 
 
+COLUMNS = (
+    *("lexical_tgt", "lexical_src", "gap_tgt", "gap_src"),
+    *("order_tgt", "order_src", "ending", "noise_score"),
+)
+
+
+@pytest.mark.parametrize("stats", ["all", "nll"])
 def test_columns_are_measured_once(
-    toy_corpus: pycat.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_corpus: pycat.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: str
 ) -> None:
-    table = scores_of(toy_corpus, tmp_path)
+    table = scores_of(toy_corpus, tmp_path, stats)
     measure_noise(table, toy_corpus)
-    assert table.names[-3:] == ("lexical_tgt", "lexical_src", "noise_score")
-    lexical = lexical_scores(toy_corpus)
-    np.testing.assert_array_equal(table.column("lexical_tgt"), lexical[0])
-    np.testing.assert_array_equal(table.column("lexical_src"), lexical[1])
-    num_tokens = table.num_tokens
-    signals = (
-        surprise(table.nll, table.column("entropy"), num_tokens),
-        late_mean(table.column("el2n"), num_tokens),
-        -np.minimum(*lexical),
+    assert table.names[-8:] == COLUMNS
+    lexical, order = lexical_scores(toy_corpus), fluency(toy_corpus)
+    for name, values in zip(COLUMNS, (*lexical, *order), strict=False):
+        np.testing.assert_array_equal(table.column(name), values)
+    tgt, src = table.num_tokens, table.num_src_tokens
+    signals = [
+        of_either(evidence(-lexical.tgt, tgt), evidence(-lexical.src, src)),
+        of_either(evidence(lexical.tgt_gap, tgt), evidence(lexical.src_gap, src)),
+        of_either(evidence(-order.order_tgt, tgt), evidence(-order.order_src, src)),
+        evidence(-order.ending, tgt),
+        evidence(np.abs(length_z(src, tgt)), tgt),
+    ]
+    if stats == "all":
+        of_model = (
+            surprise(table.nll, table.column("entropy"), tgt),
+            late_mean(table.column("el2n"), tgt),
+        )
+        signals += [evidence(signal.astype(np.float32), tgt) for signal in of_model]
+    np.testing.assert_array_equal(
+        table.column("noise_score"), noise_score(iter(signals), len(table))
     )
-    expected = noise_score([signal.astype(np.float32) for signal in signals], num_tokens)
-    np.testing.assert_array_equal(table.column("noise_score"), expected)
 
     def fail(corpus: pycat.Corpus) -> None:
         raise AssertionError("measured again")
 
     monkeypatch.setattr("pycat.noise.lexical_scores", fail)
+    monkeypatch.setattr("pycat.noise.fluency", fail)
     measure_noise(pycat.ScoreTable.open(tmp_path / "scores"), toy_corpus)
 
 
 def test_a_run_cut_short_between_columns_goes_on(toy_corpus: pycat.Corpus, tmp_path: Path) -> None:
     table = scores_of(toy_corpus, tmp_path)
-    table.add("lexical_tgt", lexical_scores(toy_corpus)[0])
+    table.add("lexical_tgt", lexical_scores(toy_corpus).tgt)
+    table.add("ending", fluency(toy_corpus).ending)
     measure_noise(table, toy_corpus)
-    assert {"lexical_src", "noise_score"} <= {*table.names}
+    assert {*COLUMNS} <= {*table.names}

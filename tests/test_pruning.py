@@ -234,8 +234,6 @@ def test_bad_requests_fail_before_any_work(toy_text: ToyText, tmp_path: Path) ->
         prune(src, tgt, out=tmp_path / "work", rules=tmp_path / "none.json")
     with pytest.raises(PycatError, match=r"guard is 2; expected a fraction from 0 to 1"):
         prune(src, tgt, out=tmp_path / "work", guard=2)
-    with pytest.raises(PycatError, match=r"guard needs more than nll; leave out --score-stats nll"):
-        prune(src, tgt, out=tmp_path / "work", score_options={"stats": "nll"})
     with pytest.raises(TextError, match=r"none.tsv: expected a text file, found nothing"):
         prune(src, tgt, out=tmp_path / "work", tests={"toy": tmp_path / "none.tsv"})
     with pytest.raises(PycatError, match=r"languages are \('en', 'en'\); expected two different"):
