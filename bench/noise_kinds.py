@@ -5,7 +5,7 @@ not apply to the pair; `others` are clean pairs to borrow from.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 
@@ -107,16 +107,17 @@ def _typos(src: str, tgt: str, _: list[Pair], rng: random.Random) -> tuple[str, 
 
 
 OTHER_KINDS: dict[str, Kind] = {
+    # Those that suit few pairs first.
+    "mojibake": _mojibake,
+    "wrong-numbers": _wrong_numbers,
     "half-copied": _half_copied,
     "swapped-sides": _swapped,
     "source-language": _source_language,
     "word-salad": _word_salad,
     "repeated": _repeated,
     "boilerplate": _boilerplate,
-    "mojibake": _mojibake,
     "over-translated": _over_translated,
     "under-translated": _under_translated,
-    "wrong-numbers": _wrong_numbers,
     "reversed": _reversed,
     "locally-shuffled": _locally_shuffled,
     "similar-length": _similar_length,
@@ -124,10 +125,17 @@ OTHER_KINDS: dict[str, Kind] = {
 }
 
 
-def spoil(clean: list[Pair], count: int, share: float, seed: int = 0) -> list[Pair]:
-    """`count` pairs, `share` of them spoilt by the `OTHER_KINDS` in equal parts.
+def spoil(
+    clean: list[Pair],
+    count: int,
+    share: float,
+    seed: int = 0,
+    kinds: Mapping[str, Kind] = OTHER_KINDS,
+) -> list[Pair]:
+    """`count` pairs, `share` of them spoilt by the `kinds` in equal parts.
 
-    Borrowed text comes from clean pairs beyond the first `count`.
+    Kinds take their pairs in turn, so those that suit few pairs should come first; one that suits
+    too few gets fewer. Borrowed text comes from clean pairs beyond the first `count`.
 
     Raises:
         ValueError: there are too few pairs to borrow from.
@@ -136,16 +144,15 @@ def spoil(clean: list[Pair], count: int, share: float, seed: int = 0) -> list[Pa
     pairs, others = list(clean[:count]), clean[count:]
     if len(others) < 1000:
         raise ValueError(f"{len(clean)} clean pairs; expected at least {count + 1000}")
-    each = round(count * share / len(OTHER_KINDS))
+    each = round(count * share / len(kinds))
     free = list(range(count))
     rng.shuffle(free)
-    # Kinds that suit few pairs first.
-    for name in sorted(OTHER_KINDS, key=lambda name: name not in ("wrong-numbers", "mojibake")):
+    for name, kind in kinds.items():
         done, left = 0, []
         for row in free:
             spoilt = None
             if done < each:
-                spoilt = OTHER_KINDS[name](pairs[row].src, pairs[row].tgt, others, rng)
+                spoilt = kind(pairs[row].src, pairs[row].tgt, others, rng)
             if spoilt is None or spoilt == (pairs[row].src, pairs[row].tgt):
                 left.append(row)
             else:

@@ -1,23 +1,25 @@
 """What separates noise from hard pairs, where the truth is known: the evidence for the recipe.
 
-    python bench/noise_study.py --tsv LABELLED.tsv.gz --work FOLDER [--kinds given other]
+    python bench/noise_study.py --tsv TEXT.tsv.gz --work FOLDER [--kinds given other held-out]
 
-LABELLED has source, target, domain and label, "clean" or the kind of noise. With "given" its first
-pairs are taken as they are; with "other", clean pairs are spoilt in further ways. For each a
-small proxy is trained, twice, and every signal of the scoring pass is asked how well it tells noise
-from clean pairs. Finished work in the folder is not repeated. Last line: JSON.
+TEXT has source, target, domain and label, "clean" or the kind of noise; without labels all counts
+as clean. With "given" its first pairs are taken as they are; with "other" and "held-out", clean
+pairs are spoilt in further ways. For each a small proxy is trained, twice, and every signal of the
+scoring pass is asked how well it tells noise from clean pairs. Finished work in the folder is not
+repeated. Last line: JSON.
 """
 
 import argparse
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from noise_kinds import Pair, spoil
+from held_out_kinds import held_out_kinds
+from noise_kinds import OTHER_KINDS, Pair, spoil
 from numpy.typing import NDArray
 
 import pycat
@@ -28,9 +30,11 @@ from pycat.parallel_text import ParallelText
 from pycat.rules import RuleTable, measure_rules
 from pycat.training import Run
 
-PRESETS["study"] = {"d_model": 128, "num_heads": 4, "d_ff": 512, "num_layers": 2}
+PROXY = {"d_model": 128, "num_heads": 4, "d_ff": 512, "num_layers": 2}
 STEPS = [60, 120, 200, 300, 450]
 KEEP = 0.5
+# Bounds the memory of counting which words stand together.
+GLOSSARY_PAIRS = 20_000
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -38,21 +42,39 @@ Mask = NDArray[np.bool_]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tsv", type=Path, required=True, help="source, target, domain, label")
+    parser.add_argument("--tsv", type=Path, required=True, help="source, target, domain[, label]")
     parser.add_argument("--work", type=Path, required=True, help="folder for corpora and proxies")
-    parser.add_argument("--kinds", nargs="+", default=["given", "other"], help="given, other")
+    parser.add_argument(
+        "--kinds", nargs="+", default=["given", "other"], choices=["given", "other", "held-out"]
+    )
+    parser.add_argument("--languages", type=comma_separated, default=("en", "de"), help="en,de")
+    parser.add_argument("--without-domains", type=comma_separated, default=(), help="news,bible")
+    parser.add_argument(
+        "--third-language",
+        type=Path,
+        help="a text of the same form: held-out noise has its targets as sources too",
+    )
     parser.add_argument("--pairs", type=int, default=24_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the proxy")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="checkpoints after")
+    parser.add_argument(
+        "--no-source-gain", action="store_true", help="leave out the scores beside another source"
+    )
     options = parser.parse_args()
-    results = {
-        which: study(which, labelled(options.tsv), options.work / which, options)
-        for which in options.kinds
-    }
+    try:
+        pairs = labelled(options.tsv, options.without_domains)
+    except ValueError as error:
+        parser.error(str(error))
+    if "given" in options.kinds and all(pair.label == "clean" for pair in pairs):
+        parser.error(f"{options.tsv}: no pair is labelled as noise; use --kinds other held-out")
+    PRESETS["study"] = PROXY
+    results = {which: study(which, pairs, options.work / which, options) for which in options.kinds}
     print(
         json.dumps(
             {
                 "results": results,
+                "languages": options.languages,
+                "without_domains": options.without_domains,
                 "pairs": options.pairs,
                 "seeds": options.seeds,
                 "keep": KEEP,
@@ -64,10 +86,33 @@ def main() -> None:
     )
 
 
-def labelled(path: Path) -> list[Pair]:
-    """All pairs of the file."""
-    rows = (raw.decode().rstrip("\n").split("\t") for (raw,) in ParallelText((path,)).rows())
-    return [Pair(src, tgt, label) for src, tgt, _, label, *_ in rows]
+def comma_separated(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def labelled(path: Path, without_domains: Sequence[str] = ()) -> list[Pair]:
+    """All pairs of the file that are of other domains; those that have no label count as clean.
+
+    Raises:
+        ValueError: a line has too few columns, or the file has no such domain.
+    """
+    pairs, domains = [], set()
+    for number, (raw,) in enumerate(ParallelText((path,)).rows(), start=1):
+        row = raw.decode().rstrip("\n").split("\t")
+        if len(row) < 3:
+            raise ValueError(
+                f"{path}, line {number}: {len(row)} columns; expected source, target, domain and, "
+                "where it is known, label"
+            )
+        domains.add(row[2])
+        if row[2] not in without_domains:
+            pairs.append(Pair(row[0], row[1], row[3] if len(row) > 3 else "clean"))
+    if missing := sorted(set(without_domains) - domains):
+        raise ValueError(
+            f"{path}: no pair is of the domain {', '.join(missing)}; "
+            f"found {', '.join(sorted(domains))}"
+        )
+    return pairs
 
 
 def study(
@@ -75,13 +120,19 @@ def study(
 ) -> dict[str, dict[str, Any]]:
     """Print the tables of one corpus; the share of clean and noise that each recipe keeps."""
     count: int = options.pairs
+    has_labels = any(pair.label != "clean" for pair in pairs)
     if which == "given":
         pairs = pairs[:count]
     else:
         # From the other end, as far as there are enough: other pairs than those of "given".
         rest = [pair for pair in pairs[count:] + pairs[:count] if pair.label == "clean"]
-        pairs = spoil(rest, count, 0.3)
-    corpus = _corpus(pairs, work)
+        ways = OTHER_KINDS
+        if which == "held-out":
+            third = labelled(options.third_language) if options.third_language else []
+            known = rest[count : count + GLOSSARY_PAIRS]
+            ways = held_out_kinds(known, [pair.tgt for pair in third])
+        pairs = spoil(rest, count, 0.3, kinds=ways)
+    corpus = _corpus(pairs, work, options.languages)
     rules = measure_rules(corpus)
     labels = _labels(pairs, corpus, rules)
     tables, signals = [], []
@@ -97,23 +148,28 @@ def study(
         table = pycat.score(corpus, run.checkpoints, out=work / f"scores-{seed}")
         measure_noise(table, corpus)
         tables.append(table)
-        signals.append(_signals(table, _nll_shuffled(corpus, run, work, seed), rules))
+        shuffled = None if options.no_source_gain else _nll_shuffled(corpus, run, work, seed)
+        signals.append(_signals(table, shuffled, rules))
     kinds = ["clean", *sorted(set(labels.tolist()) - {"clean"})]
-    print(f"\n### {which}: {len(labels):,} pairs, {np.mean(labels != 'clean'):.1%} noise\n")
+    print(f"\n### {which}: {len(labels):,} pairs, {np.mean(labels != 'clean'):.1%} noise")
+    if not has_labels:
+        print(f"\n{options.tsv.name} has no labels: noise of its own counts as clean here.")
+    counts = ", ".join(f"{kind} {(labels == kind).sum():,}" for kind in kinds)
+    print(f"\nPairs ({'-'.join(options.languages)}) of each kind: {counts}.\n")
     _print_rules(rules, labels, kinds)
     _print_signals(signals, labels, kinds, corpus)
     _print_guard(signals, labels, kinds, rules)
     return _print_recipes(tables, labels, kinds, corpus)
 
 
-def _corpus(pairs: list[Pair], work: Path) -> pycat.Corpus:
+def _corpus(pairs: list[Pair], work: Path, languages: tuple[str, str]) -> pycat.Corpus:
     work.mkdir(parents=True, exist_ok=True)
     text = "".join(f"{pair.src}\t{pair.tgt}\t{pair.label}\n" for pair in pairs)
     tsv = work / "pairs.tsv"
     if not tsv.is_file() or tsv.read_bytes() != text.encode():
         with replacing(tsv) as temporary:
             temporary.write_bytes(text.encode())
-    return pycat.tokenize(tsv=tsv, out=work / "corpus", languages=("en", "de"))
+    return pycat.tokenize(tsv=tsv, out=work / "corpus", languages=languages)
 
 
 def _labels(pairs: list[Pair], corpus: pycat.Corpus, rules: RuleTable) -> NDArray[np.str_]:
@@ -145,19 +201,24 @@ def _nll_shuffled(corpus: pycat.Corpus, run: Run, work: Path, seed: int) -> Floa
         tsv=tsv,
         out=work / "shuffled",
         tokenizer=corpus.path / "tokenizer.model",
-        languages=("en", "de"),
+        languages=corpus.languages,
     )
     scores = pycat.score(shuffled, run.checkpoints[-2:], out=work / f"shuffled-{seed}", stats="nll")
     return scores.nll[:, -1]
 
 
-def _signals(table: pycat.ScoreTable, nll_shuffled: Floats, rules: RuleTable) -> dict[str, Floats]:
+def _signals(
+    table: pycat.ScoreTable, nll_shuffled: Floats | None, rules: RuleTable
+) -> dict[str, Floats]:
     """What may tell noise: (N,) each, the way round that its criterion keeps the highest."""
     num_tokens, ppl = table.num_tokens, table.ppl
     sums = {name: table.column(name) for name in table.statistics}
     mean = {name: values / num_tokens[:, None] for name, values in sums.items()}
     late = {name: late_mean(values, num_tokens) for name, values in sums.items()}
     lexical = np.minimum(table.column("lexical_tgt"), table.column("lexical_src"))
+    source_gain = {}
+    if nll_shuffled is not None:
+        source_gain["source gain"] = (nll_shuffled - sums["nll"][:, -1]) / num_tokens
     return {
         "cat_var": ppl.var(axis=1),
         "cat_diff": ppl[:, 0] - ppl[:, -1],
@@ -170,7 +231,7 @@ def _signals(table: pycat.ScoreTable, nll_shuffled: Floats, rules: RuleTable) ->
         "margin": late["margin"],
         "-surprise": -surprise(sums["nll"], sums["entropy"], num_tokens),
         "-grad_norm": -late["grad_norm_bound"],
-        "source gain": (nll_shuffled - sums["nll"][:, -1]) / num_tokens,
+        **source_gain,
         "-abs(length_z)": -np.abs(rules.columns["length_z"]).astype(np.float64),
         "lexical": lexical.astype(np.float64),
         "-noise_score": -table.column("noise_score"),
