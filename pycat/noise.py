@@ -90,7 +90,8 @@ def measure_noise(table: ScoreTable, corpus: Corpus) -> None:
     if NOISE_SCORE in table.names:
         return
     if not {*_LEXICAL} <= {*table.names}:
-        for name, scores in zip(_LEXICAL, lexical_scores(corpus), strict=True):
+        found = lexical_scores(corpus)
+        for name, scores in zip(_LEXICAL, (found.tgt, found.src), strict=True):
             if name not in table.names:
                 table.add(name, scores)
     num_tokens = table.num_tokens

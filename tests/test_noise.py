@@ -53,7 +53,7 @@ def test_columns_are_measured_once(
     signals = (
         surprise(table.nll, table.column("entropy"), num_tokens),
         late_mean(table.column("el2n"), num_tokens),
-        -np.minimum(*lexical),
+        -np.minimum(lexical.tgt, lexical.src),
     )
     expected = noise_score([signal.astype(np.float32) for signal in signals], num_tokens)
     np.testing.assert_array_equal(table.column("noise_score"), expected)
