@@ -27,6 +27,7 @@ class IndexedFile {
   const std::filesystem::path& prefix() const noexcept { return prefix_; }
   const TokenType& token_type() const noexcept { return index_.token_type(); }
   Layout layout() const noexcept { return index_.layout(); }
+  const std::optional<std::int64_t>& vocab_size() const noexcept { return vocab_size_; }
   std::uint64_t num_sequences() const noexcept { return index_.num_sequences(); }
   std::uint64_t num_tokens() const noexcept { return tokens_.size() / token_type().num_bytes; }
 

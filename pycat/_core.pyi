@@ -386,3 +386,51 @@ class LanguageModel:
         Raises:
             ValueError: a language is out of range.
         """
+
+class LexicalModel:
+    """IBM Model 1 in both directions, over hashed cells; pycat.lexical says what it measures.
+
+    One caller at a time; other Python threads run meanwhile. Pairs are counted in the order of
+    `ids`, which is kept, not copied.
+
+    Args:
+        src, tgt: files of equally many sequences, opened with their vocab_size.
+        ids: int64 (N,), the pairs of the corpus; None for all.
+        max_sample: pairs, 1 to 2**22, spread evenly, on which the model is estimated.
+        max_cells: bound on cells of 16 bytes, at least 1024; taken as a power of two.
+        num_threads: results do not depend on it.
+
+    Raises:
+        CorpusError: the sides hold unequal numbers of sequences, or are damaged.
+        IndexError: an id lies outside the files.
+        ValueError: an argument is out of range, or a file has no vocab_size.
+    """
+
+    def __init__(
+        self,
+        src: IndexedFile,
+        tgt: IndexedFile,
+        ids: NDArray[np.int64] | None,
+        *,
+        max_sample: int,
+        max_cells: int,
+        num_threads: int,
+    ) -> None: ...
+    @property
+    def num_sampled(self) -> int:
+        """Pairs in the sample: place i of it is pair i * N // num_sampled."""
+
+    @property
+    def num_cells(self) -> int: ...
+    def count(self, begin: int, end: int) -> None:
+        """Add the expected counts of the places [begin, end) of the sample."""
+
+    def start_round(self) -> None:
+        """Make what has been counted the probabilities of the next round; the first are equal."""
+
+    def score(self, begin: int, end: int) -> NDArray[np.float32]:
+        """Mean and gap (2, end - begin, 2) of the pairs [begin, end): of targets, then of sources.
+
+        Raises:
+            CorpusError: a token lies outside the vocabulary, or a file has changed.
+        """

@@ -138,6 +138,11 @@ class Corpus:
             return whole
         return hashlib.sha256(whole.encode() + self._view.tobytes()).hexdigest()
 
+    @property
+    def files(self) -> tuple[_core.IndexedFile, _core.IndexedFile, NDArray[np.int64] | None]:
+        """The mapped files of source and target, and the ids of a view's pairs, None for all."""
+        return self._src, self._tgt, self._view
+
     @cached_property
     def pair_ids(self) -> NDArray[np.int64]:
         """int64 (N,), ascending: all ids, or those of a `subset`."""

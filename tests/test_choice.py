@@ -175,7 +175,7 @@ def test_a_guard_counts_tokens_where_fractions_do() -> None:
 
 
 def test_a_guard_needs_its_column() -> None:
-    with pytest.raises(PycatError, match="score table: found no column 'noise_score', only nll"):
+    with pytest.raises(PycatError, match="criterion 'noise_score' is not known"):
         choose(table(SCORES), Recipe(0.5, "score", guard=0.5))
     with pytest.raises(PycatError, match=r"guard is 1.5; expected a fraction from 0 to 1 of what"):
         Recipe(guard=1.5).check()
