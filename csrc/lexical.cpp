@@ -21,13 +21,14 @@ namespace {
 
 // Of a longer side the first so many tokens count: cost grows with the product of both sides.
 constexpr std::int32_t kMaxTokens = 128;
-// So that even of so many pairs a count is whole in more than 2^10 quanta.
+// Of so many pairs, of no more tokens than those, one still makes 2^9 quanta: the largest share of
+// a token is never rounded to none.
 constexpr std::int64_t kMostSampled = std::int64_t{1} << 22;
 constexpr int kFewestCellBits = 10;
 constexpr int kMostCellBits = 31;
 constexpr std::int64_t kTaskPairs = 256;
 constexpr std::int64_t kTaskCells = 1 << 16;
-constexpr std::size_t kBatch = 256;  // counts added under one lock
+constexpr std::size_t kBatch = 64;  // additions under one lock: all parts' fit the nearest cache
 constexpr std::size_t kPrefetchAhead = 16;
 constexpr std::int64_t kMostThreads = 4096;
 // So that few token pairs share a cell where memory allows.
@@ -349,7 +350,7 @@ void LexicalModel::share(const Pair& pair, Shares& shares) const noexcept {
   for (std::size_t side = 0; side < 2; ++side) {
     for (std::size_t i = 0; i < pair.length[side]; ++i) {
       float& factor = shares.sums[side][i];
-      factor = one_ / factor;
+      factor = one_ * inverse(factor);
       shares.null_quanta[side][i] = quanta(shares.null_chance[side][i], factor);
     }
   }
