@@ -234,6 +234,10 @@ def _signals(
         **source_gain,
         "-abs(length_z)": -np.abs(rules.columns["length_z"]).astype(np.float64),
         "lexical": lexical.astype(np.float64),
+        "-gap": -np.maximum(table.column("gap_tgt"), table.column("gap_src")),
+        "order, target": table.column("order_tgt"),
+        "order, source": table.column("order_src"),
+        "ending": table.column("ending"),
         "-noise_score": -table.column("noise_score"),
     }
 

@@ -13,7 +13,7 @@ from pycat.criteria import evaluate_criterion, possible
 from pycat.distributions import perplexity
 from pycat.errors import OutputError, PycatError
 from pycat.examples import texts_of
-from pycat.noise import NOISE_SCORE
+from pycat.noise import NOISE_SCORE, noise_signals
 from pycat.output import digest
 from pycat.readable import number
 from pycat.rules import RuleTable
@@ -203,6 +203,18 @@ def _broken_rules(
     return [rule for rule, hit in table.hits(thresholds).items() if hit[row]]
 
 
+def _most_suspect(table: ScoreTable, corpus: Corpus, row: int) -> str:
+    """What made the guard suspect a pair most; nothing where its score was not made here."""
+    if "ending" not in table.names:
+        return ""
+    found = {name: float(signal[row]) for name, signal in noise_signals(table, corpus)}
+    first, second = sorted(found, key=lambda name: -found[name])[:2]
+    return (
+        f"; of pairs of like length {-np.expm1(-found[first]):.1%} are less suspect by {first}, "
+        f"{-np.expm1(-found[second]):.1%} by {second}"
+    )
+
+
 def _decision(table: ScoreTable, row: int, pair: int, chosen: Selection) -> Decision:
     """Whether the pair was kept, and the step of the recipe that settled it."""
     check_made_from(chosen, table)
@@ -230,7 +242,7 @@ def _decision(table: ScoreTable, row: int, pair: int, chosen: Selection) -> Deci
     if step == "guard":
         value = number(table.column(NOISE_SCORE)[row])
         reason = f"the guard took it for noise; its {NOISE_SCORE} is {value}"
-        return Decision(kept, "guard", f"{state}: {reason}")
+        return Decision(kept, "guard", f"{state}: {reason}{_most_suspect(table, view, row)}")
     if step == "drop":
         drops = list((recipe.drop or {}).items())
         drop, share = drops[left_out - 1 - choice.steps.index("drop")]

@@ -94,7 +94,9 @@ class _Followers:
         after = self._pairs[cells] - own * _times(row, cells)
         # Each token stands once before another one, EOS as the beginning: its count is the same.
         before = self._tokens[x] - own * _times(row, x)
-        share = (self._tokens[y] - own * _times(row, y) + 1) / (self._tokens.sum() + len(self._tokens))
+        share = (self._tokens[y] - own * _times(row, y) + 1) / (
+            self._tokens.sum() + len(self._tokens)
+        )
         ratio = np.log((after / share + _PRIOR) / (before + _PRIOR))
         mean: Floats = (np.bincount(row, ratio, len(lengths)) / lengths).astype(np.float32)
         return mean
@@ -123,13 +125,15 @@ class _Endings:
         self._share = np.zeros((0, 0))
 
     def count(self, src: Side, tgt: Side) -> None:
-        last = [_last(side, len(ends) - 1) for side, ends in zip((src, tgt), self._ends, strict=True)]
+        last = [
+            _last(side, len(ends) - 1) for side, ends in zip((src, tgt), self._ends, strict=True)
+        ]
         for ends, tokens in zip(self._ends, last, strict=True):
             ends += np.bincount(tokens, minlength=len(ends))
         self._seen.append(last[0] * len(self._ends[1]) + last[1])
 
     def measure(self, src: Side, tgt: Side) -> Floats:
-        """ln p (B,) of the class of the target's last token given that of the source's."""
+        """Ln p (B,) of the class of the target's last token given that of the source's."""
         if not self._classes:
             self._estimate()
         x, y = (

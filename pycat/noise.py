@@ -9,8 +9,8 @@ proxy that trained for minutes:
     order      tokens that seldom follow each other (`fluency.py`)
     ending     the sides do not end alike (`fluency.py`)
     length     one side is longer than translations are (`length_z`)
+    pieces     words fall into many tokens, as misspelt and badly read ones do
     surprise   (nll - entropy) / tokens: the target is less likely than the model's own guesses are
-    el2n       sum of ||p - onehot(y)|| / tokens: confidently wrong about it (Paul et al. 2021)
 
 Long pairs are harder than short ones without being noise, so each signal counts as a rank among
 pairs of like length. The guard of a selection drops those of the highest `noise_score` that the
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pycat.corpus import Corpus
 from pycat.fluency import fluency
 from pycat.lexical import lexical_scores
-from pycat.rules import length_z
+from pycat.rules import length_z, measure_rules
 from pycat.score_table import ScoreTable
 
 # Columns that `measure_noise` adds to a score table.
@@ -78,19 +78,19 @@ def of_either(one: Evidence, other: Evidence) -> Evidence:
     return np.maximum(np.maximum(one, other) - np.float32(np.log(2)), 0)
 
 
-def noise_score(signals: Iterator[Evidence], num_pairs: int) -> Floats:
+def noise_score(signals: Iterator[tuple[str, Evidence]], num_pairs: int) -> Floats:
     """How suspect each pair is: the share of pairs that are less so, (N,) in [0, 1).
 
     Pairs are ordered by the sum of squares of their evidence: one strong signal tells more than
     several weak ones, and two strong ones more than one.
 
     Args:
-        signals: evidence (N,) of each, asked for one at a time.
+        signals: name and evidence (N,) of each, asked for one at a time.
         num_pairs: N.
     """
     total = np.zeros(num_pairs, np.float32)
-    for signal in signals:
-        total += np.square(signal)
+    for _, found in signals:
+        total += np.square(found)
     score = np.empty(num_pairs)
     score[np.argsort(total, kind="stable")] = np.arange(num_pairs) / max(1, num_pairs)
     return score
@@ -100,16 +100,18 @@ def measure_noise(table: ScoreTable, corpus: Corpus) -> None:
     """Add `noise_score` and what it is made of to a table, but what it has.
 
     The columns `lexical_tgt` and `lexical_src`, `gap_tgt` and `gap_src`, `order_tgt` and
-    `order_src`, and `ending` are those of `lexical_scores` and `fluency`. Surprise and EL2N count
-    where the table has the statistics for them. Ranks are those among all pairs of the table, so
-    the score is the same whatever rules drop.
+    `order_src`, and `ending` are those of `lexical_scores` and `fluency`. Surprise counts where the
+    table has the statistics for it, pieces where the corpus was made from text, which the rules
+    are then measured of. Ranks are those among all pairs of the table, so the score is the same
+    whatever rules drop.
 
     Args:
         table: N pairs.
         corpus: of those N pairs.
 
     Raises:
-        OSError: a column cannot be written.
+        TextError: the text is gone or changed.
+        OSError: a column or the rules cannot be written.
     """
     if NOISE_SCORE in table.names:
         return
@@ -118,32 +120,28 @@ def measure_noise(table: ScoreTable, corpus: Corpus) -> None:
             for name, values in zip(names, measure(corpus), strict=True):
                 if name not in table.names:
                     table.add(name, values)
-    table.add(NOISE_SCORE, noise_score(_signals(table), len(table)))
+    table.add(NOISE_SCORE, noise_score(noise_signals(table, corpus), len(table)))
 
 
-def _signals(table: ScoreTable) -> Iterator[Evidence]:
-    """The evidence (N,) of each signal."""
+def noise_signals(table: ScoreTable, corpus: Corpus) -> Iterator[tuple[str, Evidence]]:
+    """Name and evidence (N,) of each signal, of a table with the columns of `measure_noise`."""
     lengths = {"tgt": table.num_tokens, "src": table.num_src_tokens}
     for name, sign in (("lexical", -1), ("gap", 1), ("order", -1)):
         sides = (
             evidence(sign * table.column(f"{name}_{side}"), length)
             for side, length in lengths.items()
         )
-        yield of_either(*sides)
-    yield evidence(-table.column("ending"), lengths["tgt"])
-    yield evidence(np.abs(length_z(lengths["src"], lengths["tgt"])), lengths["tgt"])
-    for name, needed in (("surprise", ("nll", "entropy")), ("el2n", ("el2n",))):
-        if {*needed} <= {*table.statistics}:
-            yield evidence(_of_model(table, name), lengths["tgt"])
-
-
-def _of_model(table: ScoreTable, name: str) -> Evidence:
-    """Surprise or EL2N (N,), a chunk of the table at a time."""
-    signal = np.empty(len(table), np.float32)
-    for rows, chunk in table.chunks():
-        num_tokens = chunk.num_tokens
-        if name == "surprise":
-            signal[rows] = surprise(chunk.nll, chunk.column("entropy"), num_tokens)
-        else:
-            signal[rows] = late_mean(chunk.column("el2n"), num_tokens)
-    return signal
+        yield name, of_either(*sides)
+    yield "ending", evidence(-table.column("ending"), lengths["tgt"])
+    z = length_z(lengths["src"], lengths["tgt"])
+    yield "length", evidence(np.abs(z), lengths["tgt"])
+    if corpus.has_text:
+        rules = measure_rules(corpus)
+        chars = {side: rules.columns[f"{side}_chars"] for side in lengths}
+        sides = (evidence((lengths[side] - 1) / chars[side], chars[side]) for side in lengths)
+        yield "pieces", of_either(*sides)
+    if "entropy" in table.statistics:
+        signal = np.empty(len(table), np.float32)
+        for rows, chunk in table.chunks():
+            signal[rows] = surprise(chunk.nll, chunk.column("entropy"), chunk.num_tokens)
+        yield "surprise", evidence(signal, lengths["tgt"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from pycat.choice import Recipe
 from pycat.corpus import Corpus
-from pycat.errors import OutputError, PycatError
+from pycat.errors import OutputError
 from pycat.evaluation import Evaluation, TestSet, evaluate, test_text
 from pycat.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.parallel_text import ParallelText

@@ -19,6 +19,7 @@ from pycat.criteria import cat_var
 from pycat.errors import PycatError
 from pycat.explain_command import show
 from pycat.explaining import Explanation, explain
+from pycat.noise import noise_signals
 from pycat.selection import kept_by_rules, select
 
 PAIR = 17
@@ -171,6 +172,24 @@ def test_rules_and_guard_are_named(
             assert "the guard took it for noise; its noise_score is 0." in found.reason
         else:
             assert found.step == "cut"
+
+
+def test_what_the_guard_suspects_is_named(
+    toy_corpus: pycat.Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    copytree(toy_corpus.path, tmp_path / "corpus")
+    corpus = pycat.open_corpus(tmp_path / "corpus")
+    nll = np.random.default_rng(5).uniform(1, 6, (300, 3)) * corpus.num_tokens[:, None]
+    table = make_scores(corpus, nll, tmp_path / "scores")
+    selection = select(table, keep=0.4, guard=0.5)
+    worst = int(np.argmax(table.column("noise_score")))
+    found = explain(table, worst, selection=selection).decision
+    assert found is not None and found.step == "guard"
+    signals = {name: values[worst] for name, values in noise_signals(table, corpus)}
+    first, second = sorted(signals, key=lambda name: -signals[name])[:2]
+    share = 1 - np.exp(-signals[first])
+    assert f"of pairs of like length {share:.1%} are less suspect by {first}," in found.reason
+    assert found.reason.endswith(f" by {second}")
 
 
 def test_the_reason_holds_score_and_threshold(table: pycat.ScoreTable) -> None:

@@ -1,6 +1,7 @@
 """Noise: signals by hand, evidence within lengths, and columns that are measured once."""
 
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from pycat.noise import (
     of_either,
     surprise,
 )
-from pycat.rules import length_z
+from pycat.rules import length_z, measure_rules
 
 
 def test_late_mean_and_surprise_by_hand() -> None:
@@ -45,7 +46,7 @@ def test_of_either_side_the_stronger_counts_for_less_than_alone() -> None:
 def test_the_score_is_the_rank_of_the_sum_of_squares() -> None:
     one = np.array([3.0, 2.0, 0.1, 0.0], np.float32)
     other = np.array([0.0, 2.5, 0.1, 0.0], np.float32)
-    assert noise_score(iter([one, other]), 4).tolist() == [0.5, 0.75, 0.25, 0.0]
+    assert noise_score(iter([("one", one), ("other", other)]), 4).tolist() == [0.5, 0.75, 0.25, 0.0]
 
 
 def test_long_pairs_are_not_noise_for_being_long() -> None:
@@ -54,7 +55,7 @@ def test_long_pairs_are_not_noise_for_being_long() -> None:
     signal = num_tokens + rng.normal(size=20_000)
     noisy = rng.random(20_000) < 0.1
     signal[noisy] += 20
-    left = noise_score(iter([evidence(signal, num_tokens)]), 20_000) < 0.9
+    left = noise_score(iter([("signal", evidence(signal, num_tokens))]), 20_000) < 0.9
     assert abs(num_tokens[left].mean() / num_tokens.mean() - 1) < 0.02
     assert left[noisy].mean() < 0.1
 
@@ -62,6 +63,13 @@ def test_long_pairs_are_not_noise_for_being_long() -> None:
 def scores_of(corpus: pycat.Corpus, out: Path, stats: str = "all") -> pycat.ScoreTable:
     run = pycat.train(corpus, out=out / "proxy", checkpoint_steps=[1, 2, 3], device="cpu")
     return pycat.score(corpus, run.checkpoints, out=out / "scores", device="cpu", stats=stats)
+
+
+@pytest.fixture
+def corpus(toy_corpus: pycat.Corpus, tmp_path: Path) -> pycat.Corpus:
+    """A copy of one's own: what rules measure is written beside it."""
+    copytree(toy_corpus.path, tmp_path / "corpus")
+    return pycat.open_corpus(tmp_path / "corpus")
 
 
 COLUMNS = (
@@ -72,12 +80,12 @@ COLUMNS = (
 
 @pytest.mark.parametrize("stats", ["all", "nll"])
 def test_columns_are_measured_once(
-    toy_corpus: pycat.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: str
+    corpus: pycat.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: str
 ) -> None:
-    table = scores_of(toy_corpus, tmp_path, stats)
-    measure_noise(table, toy_corpus)
+    table = scores_of(corpus, tmp_path, stats)
+    measure_noise(table, corpus)
     assert table.names[-8:] == COLUMNS
-    lexical, order = lexical_scores(toy_corpus), fluency(toy_corpus)
+    lexical, order = lexical_scores(corpus), fluency(corpus)
     for name, values in zip(COLUMNS, (*lexical, *order), strict=False):
         np.testing.assert_array_equal(table.column(name), values)
     tgt, src = table.num_tokens, table.num_src_tokens
@@ -88,27 +96,46 @@ def test_columns_are_measured_once(
         evidence(-order.ending, tgt),
         evidence(np.abs(length_z(src, tgt)), tgt),
     ]
-    if stats == "all":
-        of_model = (
-            surprise(table.nll, table.column("entropy"), tgt),
-            late_mean(table.column("el2n"), tgt),
+    chars = measure_rules(corpus).columns
+    signals.append(
+        of_either(
+            evidence((tgt - 1) / chars["tgt_chars"], chars["tgt_chars"]),
+            evidence((src - 1) / chars["src_chars"], chars["src_chars"]),
         )
-        signals += [evidence(signal.astype(np.float32), tgt) for signal in of_model]
+    )
+    if stats == "all":
+        of_model = surprise(table.nll, table.column("entropy"), tgt)
+        signals.append(evidence(of_model.astype(np.float32), tgt))
     np.testing.assert_array_equal(
-        table.column("noise_score"), noise_score(iter(signals), len(table))
+        table.column("noise_score"), noise_score((("", signal) for signal in signals), len(table))
     )
 
-    def fail(corpus: pycat.Corpus) -> None:
+    def fail(_: pycat.Corpus) -> None:
         raise AssertionError("measured again")
 
     monkeypatch.setattr("pycat.noise.lexical_scores", fail)
     monkeypatch.setattr("pycat.noise.fluency", fail)
-    measure_noise(pycat.ScoreTable.open(tmp_path / "scores"), toy_corpus)
+    measure_noise(pycat.ScoreTable.open(tmp_path / "scores"), corpus)
 
 
-def test_a_run_cut_short_between_columns_goes_on(toy_corpus: pycat.Corpus, tmp_path: Path) -> None:
-    table = scores_of(toy_corpus, tmp_path)
-    table.add("lexical_tgt", lexical_scores(toy_corpus).tgt)
-    table.add("ending", fluency(toy_corpus).ending)
-    measure_noise(table, toy_corpus)
+def test_a_run_cut_short_between_columns_goes_on(corpus: pycat.Corpus, tmp_path: Path) -> None:
+    table = scores_of(corpus, tmp_path)
+    table.add("lexical_tgt", lexical_scores(corpus).tgt)
+    table.add("ending", fluency(corpus).ending)
+    measure_noise(table, corpus)
     assert {*COLUMNS} <= {*table.names}
+
+
+def test_without_text_the_pieces_are_not_asked(
+    corpus: pycat.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = scores_of(corpus, tmp_path)
+    sides = (corpus.path / "src", corpus.path / "tgt")
+    others = pycat.open_corpus(sides, vocab_size=corpus.vocab_size, eos_id=2)
+
+    def fail(_: pycat.Corpus) -> None:
+        raise AssertionError("rules need text")
+
+    monkeypatch.setattr("pycat.noise.measure_rules", fail)
+    measure_noise(table, others)
+    assert len(np.unique(table.column("noise_score"))) == len(table)
