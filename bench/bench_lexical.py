@@ -2,10 +2,10 @@
 
 python bench/bench_lexical.py [--pairs N] [--tokens T] [--quick]
 
-Synthesised: T tokens a side on average, of 16,000 with frequencies as in text (Zipf); two thirds of a
-target's tokens are translations of source tokens, the others drawn alike. A tenth of the targets are
-exchanged. Every model is estimated on all pairs and scores all pairs. With `pip install eflomal`, its
-sentence scores are timed beside (IBM Model 1 by Gibbs sampling, both directions, through text
+Synthesised: T tokens a side on average, of 16,000 with frequencies as in text (Zipf); two thirds of
+a target's tokens are translations of source tokens, the others drawn alike. A tenth of the targets
+are exchanged. Models are estimated on all pairs and score all pairs. With `pip install eflomal`,
+its sentence scores are timed beside (IBM Model 1 by Gibbs sampling, both directions, through text
 files); without, they are left out. The last line is JSON.
 """
 
@@ -86,14 +86,13 @@ def time_eflomal(folder: Path, corpus: pycat.Corpus) -> tuple[float, NDArray[np.
         print("eflomal is not installed and left out")
         return None
     lines = [
-        "".join(" ".join(map(str, corpus[row][side][:-1])) + "\n" for row in range(len(corpus)))
+        [" ".join(map(str, corpus[row][side][:-1])) for row in range(len(corpus))]
         for side in (0, 1)
     ]
     before = cpu_seconds(resource.RUSAGE_CHILDREN)
     outputs = [folder / "forward", folder / "reverse"]
-    Aligner(model=1, n_samplers=1).align(
-        lines[0].splitlines(),
-        lines[1].splitlines(),
+    Aligner(model=1, score_model=1, n_samplers=1).align(
+        *lines,
         scores_filename_fwd=str(outputs[0]),
         scores_filename_rev=str(outputs[1]),
         quiet=True,

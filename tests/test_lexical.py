@@ -273,3 +273,20 @@ def test_damage_and_bad_arguments_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=f"{name} is {value}, expected {expected}"):
             LexicalModel(src, tgt, None, **{**options, name: value})
+
+
+def test_sides_with_vocabularies_of_their_own(tmp_path: Path) -> None:
+    """As in a folder of fairseq's: an id of the one side is out of range on the other."""
+    pairs, sizes = random_pairs(200, (40, 300)), (40, 300)
+    write_sides(tmp_path, pairs, sizes)
+    for side, language in enumerate(("xx", "yy")):
+        for suffix in ("idx", "bin"):
+            file = tmp_path / f"{('src', 'tgt')[side]}.{suffix}"
+            file.rename(tmp_path / f"train.xx-yy.{language}.{suffix}")
+        # Four symbols stand before those of the dictionary.
+        rows = "".join(f"piece{i} 1\n" for i in range(sizes[side] - 4))
+        (tmp_path / f"dict.{language}.txt").write_text(rows)
+    corpus = pycat.open_corpus(tmp_path)
+    model = LexicalModel(*corpus.files, max_sample=200, max_cells=1 << 24, num_threads=1)
+    assert corpus.src_vocab_size == 40
+    assert_close(lexical_scores(corpus), oracle(pairs, sizes, model.num_cells))
