@@ -77,6 +77,16 @@ def toy_pairs(num_pairs: int, seed: int = 0) -> list[tuple[str, str]]:
     return [number_pair(n) for n in random.Random(seed).sample(range(10_000), num_pairs)]
 
 
+def corpus_of(folder: Path, pairs: list[tuple[str, str]], tokenizer: Path) -> pycat.Corpus:
+    """A corpus of these pairs in `folder`, with its text."""
+    folder.mkdir(exist_ok=True)
+    text = folder / "text.tsv"
+    text.write_text("".join(f"{src}\t{tgt}\n" for src, tgt in pairs), "utf-8", newline="\n")
+    return pycat.tokenize(
+        tsv=text, out=folder / "corpus", tokenizer=tokenizer, languages=("en", "de")
+    )
+
+
 def write_lines(folder: Path, pairs: list[tuple[str, str]], name: str) -> tuple[Path, Path]:
     src, tgt = folder / f"{name}.en", folder / f"{name}.de"
     src.write_text("".join(f"{pair[0]}\n" for pair in pairs), "utf-8")

@@ -3,12 +3,12 @@
 import math
 import random
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import toy_pairs
-from test_lexical import corpus_of
+from conftest import corpus_of, toy_pairs
 
 import pycat
 from pycat.fluency import _MIN_ENDINGS, _PRIOR, fluency
@@ -20,14 +20,14 @@ def order_by_hand(corpus: pycat.Corpus, side: int, counted: list[int]) -> list[f
 
     def counts(rows: list[int]) -> tuple[Counter[int], Counter[tuple[int, int]]]:
         tokens = Counter(y for row in rows for y in lines[row][1:])
-        return tokens, Counter(pair for row in rows for pair in zip(lines[row], lines[row][1:]))
+        return tokens, Counter(pair for row in rows for pair in pairwise(lines[row]))
 
     tokens, pairs = counts(counted)
     total, means = sum(tokens.values()) + corpus.vocab_size + 1, []
     for row, line in enumerate(lines):
         own_tokens, own_pairs = counts([row] if row in counted else [])
         ratios = []
-        for x, y in zip(line, line[1:]):
+        for x, y in pairwise(line):
             share = (tokens[y] - own_tokens[y] + 1) / total
             after = pairs[x, y] - own_pairs[x, y]
             before = tokens[x] - own_tokens[x]
@@ -57,7 +57,7 @@ def test_endings_are_classes_of_frequent_last_tokens(
     for tokens in last:
         counts = Counter(tokens)
         named.append([t if counts[t] >= _MIN_ENDINGS * len(tokens) else -1 for t in tokens])
-    both, given, kinds = Counter(zip(*named)), Counter(named[0]), {-1, *named[1]}
+    both, given, kinds = Counter(zip(*named, strict=True)), Counter(named[0]), {-1, *named[1]}
     expected = [
         math.log((both[x, y] + 0.5) / (given[x] + 0.5 * len(kinds)))
         for x, y in zip(*named, strict=True)

@@ -6,8 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from conftest import toy_pairs
-from test_lexical import corpus_of
+from conftest import corpus_of, toy_pairs
 
 import pycat
 from pycat.foreign import foreign_shares
