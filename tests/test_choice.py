@@ -176,7 +176,7 @@ def test_a_guard_counts_tokens_where_fractions_do() -> None:
 
 def test_a_guard_needs_its_columns() -> None:
     with pytest.raises(PycatError) as caught:
-        choose(table(SCORES), Recipe(0.5, "score", guard=0.5))
+        Recipe(0.5, "score", guard=0.5).check(table(SCORES))
     assert str(caught.value) == (
         "score table: the guard needs the statistics el2n and entropy, found nll; score again with "
         "--stats all (stats='all'), or pass --guard 0 (guard=0)"
@@ -269,8 +269,10 @@ def test_coverage_centric_draws_evenly_from_steps_of_the_score() -> None:
     ],
 )
 def test_what_cannot_be_followed_is_refused(options: dict[str, Any], message: str) -> None:
+    given, recipe = table(SCORES), Recipe(**{"by": "score", **options})
     with pytest.raises(PycatError) as caught:
-        choose(table(SCORES), Recipe(**{"by": "score", **options}))
+        recipe.check(given)
+        choose(given, recipe)
     assert str(caught.value) == message
 
 
