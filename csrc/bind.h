@@ -53,5 +53,6 @@ void bind_cross_entropy(pybind11::module_& module);
 void bind_transformer(pybind11::module_& module);
 void bind_language(pybind11::module_& module);
 void bind_lexical(pybind11::module_& module);
+void bind_ranking(pybind11::module_& module);
 
 }  // namespace pycat

@@ -434,3 +434,54 @@ class LexicalModel:
         Raises:
             CorpusError: a token lies outside the vocabulary, or a file has changed.
         """
+
+def sum_digits(
+    scores: NDArray[np.float64],
+    groups: NDArray[np.int32],
+    costs: NDArray[np.int64] | None,
+    heads: NDArray[np.uint64],
+    *,
+    known_bits: int,
+    digit_bits: int,
+    sums: NDArray[np.int64],
+) -> None:
+    """Add what rows cost to the sums of the next digit of their scores.
+
+    Digits are those of the scores as whole numbers in the same order, leading bits first. Other
+    threads run meanwhile.
+
+    Args:
+        scores: (N,), none NaN.
+        groups: (N,), from 0, or below 0 for none.
+        costs: (N,), 1 each unless given.
+        heads: (G,) the leading bits of each group's cut: only rows that share them count.
+        known_bits: how many those are.
+        digit_bits: 1 to 16.
+        sums: (G << digit_bits,), changed.
+
+    Raises:
+        ValueError: sizes do not fit together, or a group or a number of bits is out of range.
+    """
+
+def take_above(
+    scores: NDArray[np.float64],
+    groups: NDArray[np.int32],
+    costs: NDArray[np.int64] | None,
+    keys: NDArray[np.uint64],
+    *,
+    whole: NDArray[np.bool_],
+    left: NDArray[np.int64],
+    taken: NDArray[np.bool_],
+) -> None:
+    """Say which rows lie above the cut; other threads run meanwhile.
+
+    Args:
+        scores, groups, costs: as in `sum_digits`.
+        keys: (G,) all 64 bits of each group's cut.
+        whole: (G,) groups of which all is taken.
+        left: (G,) what may be spent on rows at the cut, from the first; changed.
+        taken: (N,), written.
+
+    Raises:
+        ValueError: sizes do not fit together, or a group is out of range.
+    """

@@ -177,7 +177,7 @@ def choose(table: ScoreTable, recipe: Recipe, by_rules: NDArray[np.bool_] | None
 
     Args:
         table: N pairs; with the column `noise_score` where the recipe has a guard.
-        recipe: what to keep.
+        recipe: what to keep; `Recipe.check` took it for this table.
         by_rules: the pairs (N,) that its rules leave. Where they are fewer than asked for, all are
             kept.
 
@@ -188,7 +188,6 @@ def choose(table: ScoreTable, recipe: Recipe, by_rules: NDArray[np.bool_] | None
     Raises:
         PycatError: the recipe cannot be followed on this table.
     """
-    recipe.check(table)
     num_tokens = table.num_tokens
     weights = num_tokens if recipe.unit == "tokens" else None
     total = len(table) if weights is None else int(num_tokens.sum())
@@ -390,13 +389,17 @@ def _facts(
         properties["rarity"] = sampled_column(table, "rarity")
     explained = explained_by(scores[rows], properties)
     dropped = len(table) - num_kept
+    lowest, highest = np.inf, -np.inf
+    for some in chunked(len(scores)):
+        lowest = min(lowest, np.where(kept[some], scores[some], np.inf).min())
+        highest = max(highest, np.where(kept[some], scores[some], -np.inf).max())
     return {
         "num_pairs": len(table),
         "num_kept": num_kept,
         "num_tokens": tokens,
         "num_tokens_kept": tokens_kept,
-        "threshold": float(scores.min(where=kept, initial=np.inf)),
-        "highest": float(scores.max(where=kept, initial=-np.inf)),
+        "threshold": float(lowest),
+        "highest": float(highest),
         "mean_tokens_kept": tokens_kept / num_kept,
         "mean_tokens_dropped": (tokens - tokens_kept) / dropped if dropped else None,
         "explained": {"num_pairs": len(range(len(table))[rows]), **_without_nan(explained)},
@@ -405,7 +408,9 @@ def _facts(
 
 def _size(rows: NDArray[np.bool_], weights: NDArray[np.int32] | None) -> int:
     """Pairs, or what they weigh."""
-    return int(np.count_nonzero(rows) if weights is None else weights.sum(where=rows))
+    if weights is None:
+        return int(np.count_nonzero(rows))
+    return sum(int((weights[some] * rows[some]).sum()) for some in chunked(len(rows)))
 
 
 def _without_nan(value: Any) -> Any:

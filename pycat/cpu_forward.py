@@ -4,10 +4,7 @@ Each batch is read once and goes through all K checkpoints, from token ids to th
 sentence; each worker is one thread with memory of its own that it keeps. See docs/forward.md.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +15,9 @@ from pycat.errors import PycatError
 from pycat.kernels.reference import Stats
 from pycat.torch_forward import BatchSums
 from pycat.transformer_weights import TransformerWeights
+from pycat.workers import on_workers
 
 _IGNORED = -100
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 class CpuForward:
@@ -122,24 +117,3 @@ def _decoder_tokens(
     for i, token in enumerate(prefix):
         inputs[starts + i] = token
     return inputs, targets, ends
-
-
-def on_workers(
-    work: Callable[[_In], _Out], items: Iterable[_In], num_workers: int
-) -> Iterator[_Out]:
-    """Results of `work` in the order of the items, a few items ahead, on threads of their own."""
-    if num_workers == 1:
-        yield from map(work, items)
-        return
-    with ThreadPoolExecutor(num_workers, thread_name_prefix="pycat-score") as pool:
-        ahead: deque[Future[_Out]] = deque()
-        try:
-            for item in items:
-                ahead.append(pool.submit(work, item))
-                if len(ahead) > 2 * num_workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()

@@ -18,12 +18,16 @@ from numpy.typing import NDArray
 
 from pycat import sql
 from pycat.corpus import reopen_corpus
+from pycat.cuts import chunked
 from pycat.distributions import average_ranks, token_rarity
 from pycat.errors import PycatError
 from pycat.score_table import ScoreTable
 
 Scores = NDArray[np.float64]
 Criterion = Callable[[ScoreTable], Scores]
+
+# Rows of K = 5 checkpoints that fit into a core's second-level cache with what is made of them.
+_BLOCK_ROWS = 8192
 
 # Share of the pairs whose perplexity `cat_var_clipped` leaves as it is.
 _CLIPPED_QUANTILE = 0.95
@@ -296,9 +300,10 @@ def evaluate_criterion(
         )
     if not callable(by) and by.startswith("-"):
         np.negative(scores, out=scores)
-    for rows, chunk in table.chunks():
+    for rows in chunked(len(scores)):
         if np.isnan(scores[rows]).any():
-            pair = int(chunk.pair_ids[np.isnan(scores[rows])][0])
+            row = rows.start + int(np.isnan(scores[rows]).argmax())
+            [pair] = table.rows(["pair"], row, row + 1)["pair"].to_pylist()
             raise PycatError(
                 f"criterion {name} is not a number for pair {pair:,}; it cannot be ranked"
             )
@@ -379,20 +384,62 @@ def _evaluate(
     if (expression := by.removeprefix("-")).startswith(_SQL):
         return sql.evaluate(table, expression.removeprefix(_SQL).strip())
     name, at = _parsed(by)
-    ks = [*(range(_num_checkpoints(table)) if checkpoints is None else checkpoints)]
+    num_checkpoints = _num_checkpoints(table)
+    ks = [*(range(num_checkpoints) if checkpoints is None else checkpoints)]
     rule = CRITERIA.get(name)
-    if rule is not None and rule.shape == "table":
-        return rule.function(table, ks)
+    if rule is None:
+        return _of_chunks(table, lambda chunk: _column(chunk, name))
+    function, statistic, shape = rule
+    if shape == "table":
+        return function(table, ks)
+    if shape == "chunk":
+        return _of_chunks(table, lambda chunk: function(chunk, seed))
+    if shape == "checkpoint" or at is not None:
+        k = ks[-1] if at is None else range(num_checkpoints)[at]
+        at_one = _AT_CHECKPOINT[name]
+        return _of_means(table, statistic, [k], lambda means: at_one(means[:, 0]))
+    if shape == "perplexity":
+        return _of_means(table, statistic, ks, lambda means: function(np.exp(means, out=means)))
+    return _of_means(table, statistic, ks, function)
+
+
+def _of_chunks(table: ScoreTable, function: Callable[[ScoreTable], NDArray[Any]]) -> Scores:
+    """What `function` makes of the chunks: (N,)."""
     scores = np.empty(len(table))
-    for rows, chunk in table.chunks():
-        scores[rows] = (
-            _column(chunk, name)
-            if rule is None
-            else rule.function(chunk, seed)
-            if rule.shape == "chunk"
-            else _of_statistic(chunk, name, at, ks)
-        )
+
+    def fill(rows: slice, chunk: ScoreTable) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):  # a thread has none of the caller's
+            scores[rows] = function(chunk)
+
+    for _ in table.on_chunks(fill):
+        pass
     return scores
+
+
+def _of_means(
+    table: ScoreTable, statistic: str, ks: Sequence[int], function: Callable[[Scores], Scores]
+) -> Scores:
+    """What `function` makes of means over tokens (rows, K), which it may change: (N,).
+
+    It is given few rows at a time, checkpoint by checkpoint in memory, so that all it computes
+    stays in the processor's cache: several times as fast as a chunk at once, and the same values.
+    """
+    names = [f"{statistic}_{k}" for k in ks]
+
+    def of_chunk(chunk: ScoreTable) -> Scores:
+        read = chunk.rows([*names, "num_tokens"], 0, len(chunk))
+        *sums, num_tokens = (column.to_numpy() for column in read.columns)
+        scores = np.empty(len(chunk))
+        for first in range(0, len(chunk), _BLOCK_ROWS):
+            rows = slice(first, min(first + _BLOCK_ROWS, len(chunk)))
+            means = np.empty((rows.stop - first, len(ks)), order="F")
+            tokens = num_tokens[rows].astype(np.float64)
+            for k, column in enumerate(sums):
+                np.divide(column[rows], tokens, out=means[:, k])
+            scores[rows] = function(means)
+        return scores
+
+    return _of_chunks(table, of_chunk)
 
 
 def _column(chunk: ScoreTable, name: str) -> NDArray[Any]:
@@ -400,16 +447,6 @@ def _column(chunk: ScoreTable, name: str) -> NDArray[Any]:
     if column.dtype.kind not in "biuf":
         raise PycatError(f"column {name} holds {column.dtype}, expected numbers to rank by")
     return column
-
-
-def _of_statistic(chunk: ScoreTable, name: str, at: int | None, ks: list[int]) -> Scores:
-    function, statistic, shape = CRITERIA[name]
-    if shape == "perplexity":
-        return function(chunk.ppl[:, ks])
-    if shape == "checkpoint" or at is not None:
-        k = ks[-1] if at is None else range(_num_checkpoints(chunk))[at]
-        return _AT_CHECKPOINT[name](chunk.column(f"{statistic}_{k}") / chunk.num_tokens)
-    return function(chunk.column(statistic)[:, ks] / chunk.num_tokens[:, None])
 
 
 def _early(values: Scores) -> Scores:
@@ -423,11 +460,7 @@ def _num_checkpoints(table: ScoreTable) -> int:
 def _each(table: ScoreTable, checkpoints: Sequence[int]) -> Iterator[Scores]:
     """Nll per token (N,), checkpoint by checkpoint."""
     for k in checkpoints:
-        column = np.empty(len(table))
-        for rows, chunk in table.chunks():
-            column[rows] = chunk.column(f"nll_{k}") / chunk.num_tokens
-        yield column
-        del column  # before the next one is made
+        yield _of_means(table, "nll", [k], lambda means: means[:, 0])
 
 
 def _clipped(table: ScoreTable, checkpoints: Sequence[int]) -> Scores:
@@ -438,7 +471,7 @@ def _clipped(table: ScoreTable, checkpoints: Sequence[int]) -> Scores:
         column.partition(at)
         ceilings.append(np.exp(column[at]))
         del column
-    scores = np.empty(len(table))
-    for rows, chunk in table.chunks():
-        scores[rows] = cat_var_clipped(chunk.ppl[:, checkpoints], np.array(ceilings))
-    return scores
+    highest = np.array(ceilings)
+    return _of_means(
+        table, "nll", checkpoints, lambda means: cat_var_clipped(np.exp(means), highest)
+    )

@@ -57,7 +57,7 @@ def merge(tables: Sequence[ScoreTable], out: Path | None, overwrite: bool) -> Sc
         "checkpoints": merged,
         "device": ", ".join(sorted({_recipe(table).get("device", "") for table in tables})),
         "dtype": _recipe(first).get("dtype"),
-        "merged": sorted(digest(dict(_recipe(table))) for table in tables),
+        "merged": sorted(map(_recipe_digest, tables)),
     }
     facts = {
         "corpus": first.manifest["corpus"],
@@ -68,9 +68,13 @@ def merge(tables: Sequence[ScoreTable], out: Path | None, overwrite: bool) -> Sc
         **{
             name: first.manifest[name]
             for name in ("tokenizer_sha256", "torch", "corpus_options")
-            if name in first.manifest
+            if all(name in table.manifest for table in tables)
+            and all(table.manifest[name] == first.manifest[name] for table in tables)
         },
+        "inputs": sorted(map(_input, tables), key=lambda facts: facts["recipe"]),
     }
+    if all("model_flops" in table.manifest for table in tables):
+        facts["model_flops"] = sum(table.manifest["model_flops"] for table in tables)
     corpus_path = first.corpus_path
     if out is None:
         manifest = {"recipe": recipe, **facts, "corpus_path": str(corpus_path)}
@@ -92,6 +96,17 @@ def merge(tables: Sequence[ScoreTable], out: Path | None, overwrite: bool) -> Sc
 def _recipe(table: ScoreTable) -> Mapping[str, Any]:
     recipe: Mapping[str, Any] = table.manifest["recipe"]
     return recipe
+
+
+def _recipe_digest(table: ScoreTable) -> str:
+    return digest(dict(_recipe(table)))
+
+
+def _input(table: ScoreTable) -> dict[str, Any]:
+    """What holds of one of the tables and was not measured of all."""
+    names = ("torch", "rank_agreement", "exact_cut", "inputs")
+    own = {name: table.manifest[name] for name in names if name in table.manifest}
+    return {"recipe": _recipe_digest(table), "num_pairs": len(table), "steps": table.steps, **own}
 
 
 def _name(table: ScoreTable) -> str:

@@ -7,12 +7,14 @@ column added later is a file of its own beside each part. Any Parquet reader ope
 without pycat. Here the files stay closed until a column is asked for.
 """
 
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from pycat.errors import OutputError, PycatError
 from pycat.kernels.reference import STAT_NAMES
 from pycat.output import read_manifest, replacing, write_json
+from pycat.workers import on_workers
 
 # Pairs of one Parquet part: what an interrupted run can lose, and what streaming holds.
 PART_PAIRS = 65_536
@@ -29,8 +32,12 @@ PART_PAIRS = 65_536
 # What a scores folder may hold beside its manifest.
 SCORE_FILES = ("part-*.parquet", "column-*.parquet", "exact.parquet")
 
+# Beyond so many, threads would wait for each other: a part of the work is Python's.
+_MAX_WORKERS = 8
+
 _PAIR_COLUMNS = ("pair", "num_src_tokens", "num_tokens")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,17 @@ class _Part:
             return self.table.select(names)
         assert self.path is not None
         own = [name for name in names if name not in added]
-        columns = dict(zip(own, read_part(self.path, own).columns, strict=True)) if own else {}
-        for name in names:
-            if name in added:
-                columns[name] = read_part(column_path(self.path, name), [name])[name]
+        files = [(self.path, own)] if own else []
+        files += [(column_path(self.path, name), [name]) for name in names if name in added]
+        columns: dict[str, pa.ChunkedArray] = {}
+        for file, there in files:
+            read = read_part(file, there)
+            if read.num_rows != self.num_rows:
+                raise OutputError(
+                    f"{file}: found {read.num_rows:,} rows of {there[0]}, expected "
+                    f"{self.num_rows:,}; delete the table's folder and run 'pycat score' again"
+                )
+            columns |= dict(zip(there, read.columns, strict=True))
         return pa.table({name: columns[name] for name in names})
 
 
@@ -114,13 +128,9 @@ class ScoreTable:
         names = self._columns_of(name)
         values: NDArray[Any] | None = None
         first = 0
-        for part in self._parts:
-            read = part.read(names, self._added)
-            if read.num_rows != part.num_rows:
-                raise OutputError(
-                    f"{part.path}: found {read.num_rows:,} rows of {name}, expected "
-                    f"{part.num_rows:,}; delete the table's folder and run 'pycat score' again"
-                )
+        read_names = partial(_Part.read, names=names, added=self._added)
+        reads = on_workers(read_names, self._parts, _num_workers(len(self._parts)))
+        for part, read in zip(self._parts, reads, strict=True):
             if values is None:
                 dtype = read.schema.types[0].to_pandas_dtype()
                 values = np.empty((len(self), len(names)), dtype)
@@ -144,6 +154,14 @@ class ScoreTable:
                 rows = slice(first, first + piece.num_rows)
                 yield rows, ScoreTable([piece], self._own_names, self.manifest, self.path)
                 first = rows.stop
+
+    def on_chunks(self, work: Callable[[slice, "ScoreTable"], _Result]) -> Iterator[_Result]:
+        """What `work` makes of each of `chunks`, in pair order, by a thread for each core.
+
+        Columns are read where `work` asks for them: Arrow and numpy let other threads run then.
+        """
+        num_workers = _num_workers(-(-len(self) // PART_PAIRS))
+        return on_workers(lambda chunk: work(*chunk), self.chunks(), num_workers)
 
     def rows(self, names: Sequence[str], first: int, end: int) -> pa.Table:
         """Rows first to end of columns in `names`; reads the parts that hold them."""
@@ -302,9 +320,8 @@ class ScoreTable:
                     f"column {name}: this is a chunk of {self.path}; add to the whole table, as "
                     "ScoreTable.open returns it"
                 )
-            self._write_column(name, values)
             manifest["columns"] = [*manifest.get("columns", ()), name]
-            write_json(self.path / "scores.json", manifest)
+            self._write_column(name, values, manifest)
             self.manifest = manifest
         return int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0
 
@@ -352,7 +369,8 @@ class ScoreTable:
             f"{', '.join((*self.statistics, *_PAIR_COLUMNS, *self._added))}; {remedy}"
         )
 
-    def _write_column(self, name: str, values: pa.Array) -> None:
+    def _write_column(self, name: str, values: pa.Array, manifest: Mapping[str, Any]) -> None:
+        assert self.path is not None
         files = [column_path(part.path, name) for part in self._parts if part.path is not None]
         first = 0
         try:
@@ -361,9 +379,12 @@ class ScoreTable:
                 columns = {"pair": pairs, name: values.slice(first, part.num_rows)}
                 write_part(pa.table(columns), file)
                 first += part.num_rows
+            write_json(self.path / "scores.json", manifest)
         except BaseException:
-            for file in files:
-                file.unlink(missing_ok=True)
+            # Stopped right after the manifest was renamed, the column is there.
+            if name not in read_manifest(self.path, "scores").get("columns", ()):
+                for file in files:
+                    file.unlink(missing_ok=True)
             raise
 
 
@@ -410,7 +431,26 @@ def statistic_columns(sums: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
 def write_part(table: pa.Table, path: Path) -> None:
     """Write a part so that it appears complete or not at all."""
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        pq.write_table(table, temporary, **file_options(table.schema))
+
+
+def file_options(schema: pa.Schema) -> dict[str, Any]:
+    """How files of these columns are written, for `pyarrow.parquet.ParquetWriter`.
+
+    Sums hardly repeat, so a dictionary only adds to them; split into streams of their first bytes,
+    second bytes and so on, what is alike in them lies together. Pair ids and lines are stored as
+    their differences. Against dictionaries and zstd, a real table of nll has 0.65 of the bytes and
+    is read in 0.22 of the time; one of all statistics 0.72 and 0.33.
+    """
+    split = [field.name for field in schema if pa.types.is_floating(field.type)]
+    rising = [field.name for field in schema if field.name in ("pair", "line")]
+    encodings = dict.fromkeys(split, "BYTE_STREAM_SPLIT")
+    return {
+        "compression": "lz4",
+        "use_dictionary": [name for name in schema.names if name not in (*split, *rising)],
+        "column_encoding": encodings | dict.fromkeys(rising, "DELTA_BINARY_PACKED"),
+        "write_page_checksum": True,
+    }
 
 
 def read_part(path: Path, names: Sequence[str] | None = None) -> pa.Table:
@@ -421,8 +461,9 @@ def read_part(path: Path, names: Sequence[str] | None = None) -> pa.Table:
     """
     try:
         # Not read_table, which looks for a data set around the file first.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(None if names is None else list(names))
+        # On the thread that asks, as several do at a time, and a column at a time: a fifth faster.
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+            table = file.read(None if names is None else list(names), use_threads=False)
         table.column_names  # noqa: B018  damaged names decode on first use
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
@@ -445,6 +486,10 @@ def _unreadable(path: Path, error: Exception) -> OutputError:
         f"{path}: this part of the score table cannot be read ({error}); delete the table's "
         "folder and run 'pycat score' again"
     )
+
+
+def _num_workers(num_chunks: int) -> int:
+    return min(num_chunks, len(os.sched_getaffinity(0)), _MAX_WORKERS)
 
 
 def _is_of(name: str, stat: str) -> bool:

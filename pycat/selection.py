@@ -21,7 +21,7 @@ from pycat.noise import measure_noise
 from pycat.output import OutputFolder, digest, read_manifest, replacing
 from pycat.parallel_text import ParallelText, write_rows
 from pycat.rules import complete_rules, measure_rules, read_rules
-from pycat.score_table import ScoreTable
+from pycat.score_table import PART_PAIRS, ScoreTable, file_options
 
 _KEPT_FILE = "kept.parquet"
 
@@ -61,9 +61,9 @@ class Selection:
         folder = Path(path)
         manifest = read_manifest(folder, "selection")
         try:
-            kept = pq.read_table(folder / _KEPT_FILE, page_checksum_verification=True)
-            pair_ids = kept["pair"].to_numpy()
-            lines = kept["line"].to_numpy() - 1 if "line" in kept.column_names else pair_ids
+            columns = _read_kept(folder / _KEPT_FILE)
+            pair_ids = columns["pair"]
+            lines = columns.get("line", pair_ids)
         except (OSError, KeyError, pa.ArrowException) as error:
             raise OutputError(
                 f"{folder / _KEPT_FILE}: cannot be read ({error}); run 'pycat select' again"
@@ -270,7 +270,7 @@ def select(
     first = next(batches)
     with (
         replacing(folder.path / _KEPT_FILE) as temporary,
-        pq.ParquetWriter(temporary, first.schema, write_page_checksum=True) as writer,
+        pq.ParquetWriter(temporary, first.schema, **file_options(first.schema)) as writer,
     ):
         writer.write_batch(first)
         for batch in batches:
@@ -299,17 +299,35 @@ def kept_by_rules(
     return by_rules, {"rule_hits": hits, **({"without": without} if without else {})}
 
 
+def _read_kept(path: Path) -> dict[str, NDArray[np.int64]]:
+    """Columns of a file of kept pairs, a piece at a time: Arrow's own would be there twice."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        size = file.metadata.num_rows
+        columns = {name: np.empty(size, dtype=np.int64) for name in file.schema_arrow.names}
+        first = 0
+        for batch in file.iter_batches(PART_PAIRS, use_threads=False):
+            for name, column in columns.items():
+                column[first : first + len(batch)] = batch[name].to_numpy()
+            first += len(batch)
+    if "line" in columns:
+        columns["line"] -= 1
+    return columns
+
+
 def _kept_pairs(
     table: ScoreTable, kept: NDArray[np.bool_], corpus: Corpus
 ) -> Iterator[pa.RecordBatch]:
     """Pair ids and, where there is text, line numbers from 1, a chunk of the table at a time."""
     lines = corpus.lines if corpus.has_text else None
-    for rows, chunk in table.chunks():
+
+    def kept_of(rows: slice, chunk: ScoreTable) -> pa.RecordBatch:
         pair_ids = chunk.pair_ids[kept[rows]]
         columns = {"pair": pair_ids}
         if lines is not None:
             columns["line"] = lines[pair_ids] + 1
-        yield pa.RecordBatch.from_pydict(columns)
+        return pa.RecordBatch.from_pydict(columns)
+
+    return table.on_chunks(kept_of)
 
 
 def _write(

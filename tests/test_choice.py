@@ -265,8 +265,10 @@ def test_coverage_centric_draws_evenly_from_steps_of_the_score() -> None:
     ],
 )
 def test_what_cannot_be_followed_is_refused(options: dict[str, Any], message: str) -> None:
+    given, recipe = table(SCORES), Recipe(**{"by": "score", **options})
     with pytest.raises(PycatError) as caught:
-        choose(table(SCORES), Recipe(**{"by": "score", **options}))
+        recipe.check(given)
+        choose(given, recipe)
     assert str(caught.value) == message
 
 

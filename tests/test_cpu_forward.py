@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pycat import _core
 from pycat.batches import Batch
-from pycat.cpu_forward import CpuForward, on_workers
+from pycat.cpu_forward import CpuForward
 from pycat.errors import PycatError
 from pycat.model import DecoderLayer, ModelConfig, Transformer
 from pycat.transformer_weights import proxy_weights
@@ -223,18 +223,6 @@ def test_an_overflow_inside_stays_visible(dtype: str) -> None:
             layer.query.weight[:8] *= 1e25
             layer.key_value.weight[:8] *= 1e25
     assert np.isnan(_score(model, batch, dtype)[0]).all()
-
-
-def test_workers_keep_the_order_and_pass_errors_on() -> None:
-    assert list(on_workers(lambda x: x * x, range(50), 4)) == [x * x for x in range(50)]
-
-    def work(x: int) -> int:
-        if x == 7:
-            raise ValueError("seven")
-        return x
-
-    with pytest.raises(ValueError, match="seven"):
-        list(on_workers(work, range(50), 2))
 
 
 def _skip_without(dtype: str) -> None:

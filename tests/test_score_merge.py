@@ -81,6 +81,41 @@ def test_other_checkpoints_come_in_the_order_of_their_updates(
     )
 
 
+def test_what_was_measured_of_one_table_is_said_of_it_alone(make: Make, tmp_path: Path) -> None:
+    shards = [make(EVERY[rank::2], [0, 1], rank=rank) for rank in range(2)]
+    for shard, spearman, torch in zip(shards, (0.999, 0.998), ("2.1", "2.2"), strict=True):
+        shard.manifest = {
+            **shard.manifest,
+            "rank_agreement": {"spearman": spearman},
+            "exact_cut": {"keep": 0.5, "num_pairs": 7},
+            "torch": torch,
+            "tokenizer_sha256": "t",
+            "model_flops": 10,
+            "tokens_per_s": 3.0,
+        }
+    merged = ScoreTable.merge(shards, out=tmp_path / "merged").manifest
+    assert not merged.keys() & {"rank_agreement", "exact_cut", "torch", "tokens_per_s"}
+    assert (merged["tokenizer_sha256"], merged["model_flops"]) == ("t", 20)
+    assert [each["recipe"] for each in merged["inputs"]] == merged["recipe"]["merged"]
+    by_spearman = sorted(merged["inputs"], key=lambda each: each["rank_agreement"]["spearman"])
+    assert [{**each, "recipe": ""} for each in by_spearman] == [
+        {
+            "recipe": "",
+            "num_pairs": 150,
+            "steps": [100, 200],
+            "torch": torch,
+            "rank_agreement": {"spearman": spearman},
+            "exact_cut": {"keep": 0.5, "num_pairs": 7},
+        }
+        for spearman, torch in ((0.998, "2.2"), (0.999, "2.1"))
+    ]
+    more = make(EVERY, [2])
+    again = ScoreTable.merge([ScoreTable.open(tmp_path / "merged"), more]).manifest
+    nested = [each["inputs"] for each in again["inputs"] if "inputs" in each]
+    assert nested == [merged["inputs"]]
+    assert "model_flops" not in again  # of the other table it is not known
+
+
 def test_tables_that_do_not_belong_together_are_refused(make: Make) -> None:
     first = make(EVERY[:200], [0, 1])
     foreign = make(EVERY[200:], [0, 1])

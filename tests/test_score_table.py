@@ -4,8 +4,10 @@ import errno
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +19,9 @@ from pycat.kernels.reference import STAT_NAMES
 
 from pycat import score_table
 from pycat.corpus import Corpus, open_corpus
+from pycat.criteria import evaluate_criterion
 from pycat.errors import OutputError, PycatError
-from pycat.output import OutputFolder
+from pycat.output import OutputFolder, write_json
 from pycat.score_table import (
     SCORE_FILES,
     ScoreTable,
@@ -57,6 +60,21 @@ def test_any_parquet_reader_opens_a_part(folder: Path, toy_corpus: Corpus) -> No
     assert table["num_src_tokens"].to_pylist() == toy_corpus.num_src_tokens.tolist()
     assert table["num_tokens"].to_pylist() == toy_corpus.num_tokens.tolist()
     assert table["nll_2"].to_pylist() == random_nll()[:, 2].tolist()
+
+
+def test_files_that_other_versions_wrote_are_read(folder: Path) -> None:
+    part = part_path(folder, 0)
+    columns = read_part(part)
+    stored = {
+        column.path_in_schema: column
+        for column in map(pq.read_metadata(part).row_group(0).column, range(columns.num_columns))
+    }
+    assert "DELTA_BINARY_PACKED" in stored["pair"].encodings
+    for k in range(3):
+        assert "BYTE_STREAM_SPLIT" in stored[f"nll_{k}"].encodings
+        assert not stored[f"nll_{k}"].has_dictionary_page
+    pq.write_table(columns, part, compression="zstd", write_page_checksum=True)
+    assert ScoreTable.open(folder).nll.tolist() == random_nll().tolist()
 
 
 def test_what_was_written_is_opened(folder: Path, toy_corpus: Corpus) -> None:
@@ -375,6 +393,60 @@ def test_a_column_is_added_whole_or_not_at_all(
     assert "labse" not in ScoreTable.open(parts).names
     table.add("labse", np.ones(300))
     assert ScoreTable.open(parts).column("labse").tolist() == [1.0] * 300
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_column_whose_manifest_fails_is_there_or_leaves_no_file(
+    parts: Path, monkeypatch: pytest.MonkeyPatch, renamed: bool
+) -> None:
+    before = sorted(parts.iterdir())
+
+    def stop(path: Path, manifest: Mapping[str, Any]) -> None:
+        assert len([*parts.glob("column-labse-*.parquet")]) == 3
+        if renamed:
+            write_json(path, manifest)
+        raise OSError(errno.ENOSPC, "no space", str(path))
+
+    monkeypatch.setattr(score_table, "write_json", stop)
+    table = ScoreTable.open(parts)
+    with pytest.raises(OSError, match="no space"):
+        table.add("labse", np.ones(300))
+    if renamed:
+        assert ScoreTable.open(parts).column("labse").tolist() == [1.0] * 300
+    else:
+        assert sorted(parts.iterdir()) == before
+        assert "labse" not in table.names
+
+
+def test_a_part_that_changes_under_an_open_table_is_refused(parts: Path) -> None:
+    table = ScoreTable.open(parts)
+    file = part_path(parts, 1)
+    write_part(read_part(file).slice(1), file)
+    for read in (lambda: table.column("nll"), lambda: evaluate_criterion(table, "cat_var")):
+        with pytest.raises(OutputError) as caught:
+            read()
+        assert str(caught.value) == (
+            f"{file}: found 119 rows of nll_0, expected 120; delete the table's folder and run "
+            "'pycat score' again"
+        )
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_chunks_are_worked_on_in_order_whatever_the_threads(
+    parts: Path, num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_table, "_MAX_WORKERS", num_threads)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(3))
+    table = ScoreTable.open(parts)
+    sums = [*table.on_chunks(lambda rows, chunk: (rows.start, chunk.nll.sum()))]
+    assert [start for start, _ in sums] == [0, 120, 240]
+    nll = random_nll()
+    np.testing.assert_allclose(
+        [total for _, total in sums], [nll[a : a + 120].sum() for a in (0, 120, 240)]
+    )
+    assert table.nll.tolist() == nll.tolist()
+    expected = np.exp(nll / table.num_tokens[:, None])[:, [0, 1, 2]].var(axis=1)
+    assert evaluate_criterion(table, "cat_var").tolist() == expected.tolist()
 
 
 def test_a_column_of_another_table_is_refused(parts: Path) -> None:
