@@ -52,5 +52,6 @@ void bind_batches(pybind11::module_& module);
 void bind_cross_entropy(pybind11::module_& module);
 void bind_transformer(pybind11::module_& module);
 void bind_language(pybind11::module_& module);
+void bind_rules(pybind11::module_& module);
 
 }  // namespace pycat

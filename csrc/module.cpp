@@ -7,4 +7,5 @@ PYBIND11_MODULE(_core, module) {
   pycat::bind_cross_entropy(module);
   pycat::bind_transformer(module);
   pycat::bind_language(module);
+  pycat::bind_rules(module);
 }
