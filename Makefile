@@ -58,7 +58,8 @@ fuzz: build/address/drivers
 SANITIZED := build/sanitized
 TESTS_SANITIZED := tests/test_core.py tests/test_damage.py tests/test_batches.py \
 	tests/test_streams.py tests/test_corpus.py tests/test_cross_entropy.py \
-	tests/test_cpu_forward.py tests/test_language.py tests/test_lexical.py
+	tests/test_cpu_forward.py tests/test_language.py tests/test_lexical.py \
+	tests/test_measure_pairs.py tests/test_equal_groups.py tests/test_cuts.py
 sanitize: build/address/drivers build/thread/drivers $(SANITIZED)/.installed
 	build/address/fuzz_index 100000
 	build/address/stress_streams

@@ -27,7 +27,8 @@ from pycat.model import PRESETS
 from pycat.noise import late_mean, measure_noise, surprise
 from pycat.output import replacing
 from pycat.parallel_text import ParallelText
-from pycat.rules import RuleTable, measure_rules
+from pycat.rule_measures import measure_rules
+from pycat.rules import RuleTable
 from pycat.training import Run
 
 PROXY = {"d_model": 128, "num_heads": 4, "d_ff": 512, "num_layers": 2}

@@ -54,5 +54,6 @@ void bind_transformer(pybind11::module_& module);
 void bind_language(pybind11::module_& module);
 void bind_lexical(pybind11::module_& module);
 void bind_ranking(pybind11::module_& module);
+void bind_rules(pybind11::module_& module);
 
 }  // namespace pycat

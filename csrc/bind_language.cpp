@@ -17,12 +17,13 @@ namespace {
 
 using Moves = py::array_t<std::uint32_t, py::array::c_style>;
 using Rows = py::array_t<std::uint16_t, py::array::c_style>;
-using Features = py::array_t<std::int64_t, py::array::c_style>;
+using Features = py::array_t<std::int32_t, py::array::c_style>;
+using Halves = py::array_t<std::uint16_t, py::array::c_style>;
 using Floats = py::array_t<float, py::array::c_style>;
 
 class LanguageModel {
  public:
-  LanguageModel(Moves moves, Rows rows, Features features, Floats weights, Floats prior)
+  LanguageModel(Moves moves, Rows rows, Features features, Halves weights, Floats prior)
       : moves_(std::move(moves)),
         rows_(std::move(rows)),
         features_(std::move(features)),
@@ -75,7 +76,7 @@ class LanguageModel {
   Moves moves_;
   Rows rows_;
   Features features_;
-  Floats weights_;
+  Halves weights_;
   Floats prior_;
   LanguageTables tables_{};
 };
@@ -83,9 +84,10 @@ class LanguageModel {
 }  // namespace
 
 void bind_language(py::module_& module) {
+  module.attr("LANGUAGE_BLOCK") = kLanguageBlock;
   py::class_<LanguageModel>(module, "LanguageModel",
                             "How likely lines are in a language; see pycat.language.")
-      .def(py::init<Moves, Rows, Features, Floats, Floats>(), py::kw_only(),
+      .def(py::init<Moves, Rows, Features, Halves, Floats>(), py::kw_only(),
            py::arg("moves").noconvert(), py::arg("rows").noconvert(),
            py::arg("features").noconvert(), py::arg("weights").noconvert(),
            py::arg("prior").noconvert())

@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, module) {
   pycat::bind_language(module);
   pycat::bind_lexical(module);
   pycat::bind_ranking(module);
+  pycat::bind_rules(module);
 }

@@ -22,7 +22,8 @@ from pycat.explaining import Explanation, explain
 from pycat.line_scores import score_lines
 from pycat.overlap import Stability, jaccard, stability
 from pycat.pruning import Pruned, prune
-from pycat.rules import DEFAULT_RULES, RuleTable, measure_rules
+from pycat.rule_measures import measure_rules
+from pycat.rules import DEFAULT_RULES, RuleTable
 from pycat.score_table import ScoreTable
 from pycat.scoring import score
 from pycat.selection import Selection, select

@@ -361,9 +361,10 @@ class LanguageModel:
     Args:
         moves: uint32 (R * 256,), the next state for each row and byte.
         rows: uint16 (S,), the row of moves of each state.
-        features: int64 (S,), the feature that a state has found, or -1.
-        weights: float32 (F * L,), log probabilities of each feature in each language.
-        prior: float32 (L,).
+        features: int32 (S,), the feature that a state has found, or -1.
+        weights: uint16 (F * L,), the bits of float16: finite log probabilities of each feature in
+            each language. L is a multiple of `LANGUAGE_BLOCK`.
+        prior: float32 (L,), -inf of a language that there is not.
 
     Raises:
         ValueError: the sizes do not fit together, or an entry leads out of its table.
@@ -374,14 +375,14 @@ class LanguageModel:
         *,
         moves: NDArray[np.uint32],
         rows: NDArray[np.uint16],
-        features: NDArray[np.int64],
-        weights: NDArray[np.float32],
+        features: NDArray[np.int32],
+        weights: NDArray[np.uint16],
         prior: NDArray[np.float32],
     ) -> None: ...
     def probability(self, lines: list[bytes], wanted: list[int]) -> NDArray[np.float32]:
         """Probability (N,) that each line is in one of these languages, 1 where nothing tells.
 
-        Other threads run meanwhile.
+        Of a line only the first 256 bytes count. Other threads run meanwhile.
 
         Raises:
             ValueError: a language is out of range.
@@ -484,4 +485,52 @@ def take_above(
 
     Raises:
         ValueError: sizes do not fit together, or a group is out of range.
+
+LANGUAGE_BLOCK: int
+"""Languages of a `LanguageModel` come by so many."""
+
+def measure_pairs(
+    src: list[bytes],
+    tgt: list[bytes],
+    *,
+    folded: NDArray[np.uint64],
+    kinds: NDArray[np.uint8],
+) -> dict[str, NDArray[Any]]:
+    """What the rules ask of N pairs of UTF-8 lines without line ends; other threads run meanwhile.
+
+    Bytes that are no UTF-8 are measured as they are.
+
+    Args:
+        src, tgt: N lines each.
+        folded, kinds: as `pycat.code_points` makes them.
+
+    Returns:
+        Arrays (N,): int32 `src_chars`, `tgt_chars`, `num_damaged`; float32 `overlap`, `letters`,
+        `number_mismatch`, `repetition`; bool `src_unusual`, `tgt_unusual` (all in capitals, or
+        maybe not in NFC); uint64 `src_hash`, `tgt_hash`, `pair_hash`, `band_0` to `band_3`, the
+        same in every process.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+
+def first_of_equal(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Row (N,) of the first element that equals each; holds 14 bytes an element meanwhile."""
+
+def join_equal(hashes: NDArray[np.uint64], roots: NDArray[np.int64]) -> None:
+    """Join the groups of rows that share a hash.
+
+    Args:
+        hashes: (N,).
+        roots: (N,), the first row of each row's group, changed in place; at first `arange(N)`.
+
+    Raises:
+        ValueError: the lengths differ, or a root lies behind its row.
+    """
+
+def copies_before(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many earlier rows (N,) have the same group; holds 4 bytes a group number meanwhile.
+
+    Raises:
+        ValueError: a group is negative.
     """

@@ -147,16 +147,15 @@ def by_domain(table: ScoreTable, kept: NDArray[np.bool_]) -> list[Part]:
 
 
 def by_rule(corpus: Corpus, kept_ids: NDArray[np.int64]) -> Sequence[Part] | None:
-    """Pairs of the corpus that break each rule; None where the rules are not there or damaged."""
+    """Pairs of the corpus that break each rule; None if not measured, or damaged."""
     if not (corpus.path / RULES_FILE).is_file():
-        return None
-    try:
-        table = RuleTable.open(corpus)
-    except OutputError:  # damaged: measured again by the next selection with rules
         return None
     kept = np.zeros(len(corpus), dtype=bool)
     kept[np.searchsorted(corpus.pair_ids, kept_ids)] = True
-    return [
-        Part(rule, int(np.count_nonzero(hit)), int(np.count_nonzero(hit & kept)))
-        for rule, hit in table.hits().items()
-    ]
+    try:
+        return [
+            Part(rule, int(np.count_nonzero(hit)), int(np.count_nonzero(hit & kept)))
+            for rule, hit in RuleTable.open(corpus).each_hit()
+        ]
+    except OutputError:  # the next selection with rules measures them again, or says what is wrong
+        return None

@@ -16,7 +16,7 @@ from pycat.examples import texts_of
 from pycat.noise import NOISE_SCORE, noise_signals
 from pycat.output import digest
 from pycat.readable import number
-from pycat.rules import RuleTable
+from pycat.rules import RuleTable, recorded_rules
 from pycat.sampling import evenly, take
 from pycat.score_table import ScoreTable
 from pycat.selection import Selection, kept_by_rules
@@ -196,11 +196,11 @@ def _broken_rules(
 ) -> list[str] | None:
     if not (corpus.path / RULES_FILE).is_file():
         return None
+    rules = None if thresholds is None else recorded_rules(thresholds)
     try:
-        table = RuleTable.open(corpus)
-    except OutputError:  # damaged: measured again by the next selection with rules
+        return RuleTable.open(corpus).broken_by(row, rules)
+    except OutputError:  # the next selection with rules measures them again, or says what is wrong
         return None
-    return [rule for rule, hit in table.hits(thresholds).items() if hit[row]]
 
 
 def _most_suspect(table: ScoreTable, corpus: Corpus, row: int) -> str:

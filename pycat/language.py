@@ -16,9 +16,6 @@ from py3langid.modelio import load_model
 
 from pycat import _core
 
-# What says the language of a line is said by then.
-_MAX_BYTES = 256
-
 
 class LanguageModel:
     """The classifier; get the one there is from `language_model`.
@@ -35,20 +32,35 @@ class LanguageModel:
         self._columns = {
             code: [i for i, name in enumerate(names) if name == code] for code in self.codes
         }
+        # Languages that there are not fill the last block of `LANGUAGE_BLOCK` up.
+        missing = -len(names) % _core.LANGUAGE_BLOCK
+        # Copied, since large arrays of numpy's own lie in huge pages, and these are read at random.
         self._tables = _core.LanguageModel(
-            moves=np.ascontiguousarray(moves, np.uint32).ravel(),
-            rows=np.ascontiguousarray(rows, np.uint16),
-            features=np.ascontiguousarray(features, np.int64),
-            weights=np.ascontiguousarray(weights, np.float32).ravel(),
-            prior=np.ascontiguousarray(prior, np.float32),
+            moves=np.array(moves, np.uint32).ravel(),
+            rows=np.array(rows, np.uint16),
+            features=np.array(features, np.int32),
+            weights=np.pad(np.asarray(weights, np.float16), ((0, 0), (0, missing)))
+            .view(np.uint16)
+            .ravel(),
+            prior=np.pad(np.asarray(prior, np.float32), (0, missing), constant_values=-np.inf),
         )
 
-    def probability(self, lines: Sequence[bytes], code: str) -> NDArray[np.float32]:
+    def probability(
+        self, lines: Sequence[bytes], code: str, unusual: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float32]:
         """Probability (N,) that each UTF-8 line is in this language, 1 where nothing tells.
 
         Of a line only the first 256 bytes count.
+
+        Args:
+            lines: N lines.
+            code: one of `codes`.
+            unusual: which lines (N,) may be all in capitals or not in NFC; None if not known.
         """
-        return self._tables.probability([_normalized(line) for line in lines], self._columns[code])
+        plain = list(lines)
+        for row in range(len(plain)) if unusual is None else np.flatnonzero(unusual).tolist():
+            plain[row] = _normalized(plain[row])
+        return self._tables.probability(plain, self._columns[code])
 
 
 @cache
@@ -65,4 +77,4 @@ def _normalized(line: bytes) -> bytes:
         line = unicodedata.normalize("NFC", text).encode()
     elif line.isupper():
         line = line.lower()
-    return line[:_MAX_BYTES]
+    return line

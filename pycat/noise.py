@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pycat.corpus import Corpus
 from pycat.fluency import fluency
 from pycat.lexical import lexical_scores
-from pycat.rules import length_z, measure_rules
+from pycat.rule_measures import length_z, measure_rules, usual_lengths
 from pycat.score_table import ScoreTable
 
 # Columns that `measure_noise` adds to a score table.
@@ -133,7 +133,8 @@ def noise_signals(table: ScoreTable, corpus: Corpus) -> Iterator[tuple[str, Evid
         )
         yield name, of_either(*sides)
     yield "ending", evidence(-table.column("ending"), lengths["tgt"])
-    z = length_z(lengths["src"], lengths["tgt"])
+    sides_long = lengths["src"], lengths["tgt"]
+    z = length_z(*sides_long, *usual_lengths(*sides_long))
     yield "length", evidence(np.abs(z), lengths["tgt"])
     if corpus.has_text:
         rules = measure_rules(corpus)

@@ -15,8 +15,8 @@ CRITERION_HELP = (
     "first"
 )
 _RULES_HELP = (
-    "what to drop for its text alone, such as copies, other languages and duplicates: default, "
-    "none, or a JSON file of thresholds (docs/format.md lists them)"
+    "what to drop for its text alone, such as copies, other languages, loops and duplicates: "
+    "default, none, or a JSON file of thresholds (docs/format.md lists them)"
 )
 _GUARD_HELP = (
     "of the pairs that have to go, the fraction to drop for being the likeliest noise; 0 for none"

@@ -20,7 +20,8 @@ from pycat.errors import OutputError, PycatError, TextError
 from pycat.noise import measure_noise
 from pycat.output import OutputFolder, digest, read_manifest, replacing
 from pycat.parallel_text import ParallelText, write_rows
-from pycat.rules import complete_rules, measure_rules, read_rules
+from pycat.rule_measures import measure_rules
+from pycat.rules import complete_rules, read_rules, recorded_rules
 from pycat.score_table import PART_PAIRS, ScoreTable, file_options
 
 _KEPT_FILE = "kept.parquet"
@@ -292,7 +293,7 @@ def kept_by_rules(
         why = "the corpus was not made from text, which rules read"
         return None, {"without": {"rules": why}}
     table = measure_rules(corpus)
-    by_rules, hits = table.apply(thresholds)
+    by_rules, hits = table.apply(recorded_rules(thresholds))
     without = {
         rule: why for rule, why in table.manifest["without"].items() if thresholds[rule] is not None
     }

@@ -41,19 +41,20 @@ def test_tables_that_lead_nowhere_are_refused() -> None:
     tables: dict[str, Any] = {
         "moves": np.zeros(256, np.uint32),
         "rows": np.zeros(1, np.uint16),
-        "features": np.zeros(1, np.int64),
-        "weights": np.zeros(2, np.float32),
-        "prior": np.zeros(2, np.float32),
+        "features": np.zeros(1, np.int32),
+        "weights": np.zeros(16, np.uint16),
+        "prior": np.array([0.0, 0.0, *[-np.inf] * 14], np.float32),
     }
     model = _core.LanguageModel(**tables)
     assert model.probability([b"ab", b""], [0]).tolist() == [0.5, 1.0]
-    with pytest.raises(ValueError, match="language 2 is out of range; expected below 2"):
-        model.probability([b"a"], [2])
+    with pytest.raises(ValueError, match="language 16 is out of range; expected below 16"):
+        model.probability([b"a"], [16])
     for name, value, message in (
         ("moves", np.ones(256, np.uint32), "a move leads to no state"),
         ("rows", np.ones(1, np.uint16), "a state has no row of moves"),
-        ("features", np.ones(1, np.int64), "a state finds an unknown feature"),
-        ("features", np.zeros(2, np.int64), "the sizes of its tables do not fit together"),
+        ("features", np.ones(1, np.int32), "a state finds an unknown feature"),
+        ("features", np.zeros(2, np.int32), "the sizes of its tables do not fit together"),
+        ("prior", np.zeros(8, np.float32), "expected languages by the sixteen"),
         ("rows", np.zeros((1, 1), np.uint16), "rows has 2 dimensions, expected 1"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -17,7 +17,7 @@ from pycat.noise import (
     of_either,
     surprise,
 )
-from pycat.rules import length_z, measure_rules
+from pycat.rule_measures import length_z, measure_rules, usual_lengths
 
 
 def test_late_mean_and_surprise_by_hand() -> None:
@@ -94,7 +94,7 @@ def test_columns_are_measured_once(
         of_either(evidence(lexical.tgt_gap, tgt), evidence(lexical.src_gap, src)),
         of_either(evidence(-order.order_tgt, tgt), evidence(-order.order_src, src)),
         evidence(-order.ending, tgt),
-        evidence(np.abs(length_z(src, tgt)), tgt),
+        evidence(np.abs(length_z(src, tgt, *usual_lengths(src, tgt))), tgt),
     ]
     chars = measure_rules(corpus).columns
     signals.append(

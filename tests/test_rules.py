@@ -7,17 +7,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import FileSizeLimit, MakeScores
 
 import pycat
 from pycat.errors import CorpusError, OutputError, PycatError
-from pycat.rules import (
-    DEFAULT_RULES,
-    RuleTable,
-    copies_before,
-    length_z,
-    measure_rules,
-    read_rules,
-)
+from pycat.explaining import explain
+from pycat.rule_measures import length_z, measure_rules, usual_lengths
+from pycat.rules import DEFAULT_RULES, RuleTable, read_rules
 
 GOOD = [
     ("The cat sleeps on the old table.", "Die Katze schläft auf dem alten Tisch."),
@@ -75,7 +71,11 @@ def test_translations_pass_every_rule(measure: Measure) -> None:
         ),
         (("Der Hund bellt den Mond an.", "Der Kater schläft im Garten."), {"src_language"}),
         (("The dog barks at the moon.", "Le chien aboie toujours à la lune."), {"tgt_language"}),
-        (("The dog barks at the moon.", "Der Hund bellt. " * 12), {"length_z"}),
+        (("The dog barks at the moon.", "Der Hund bellt. " * 12), {"length_z", "repeated"}),
+        (
+            ("We saw the cat sleep on the sofa.", "Wir sahen die Katze Katze Katze Katze"),
+            {"repeated"},
+        ),
         ((f"The dog barks. {'-' * 40}", f"Der Hund bellt. {'-' * 40}"), {"letters"}),
         (("It was 1945 and cold then.", "Es war 2783 und kalt damals."), {"numbers"}),
         (("The dog barks at the moon.", "Der Hund heult dann fÃ¼rchterlich."), {"encoding"}),
@@ -115,17 +115,26 @@ def test_overlap_by_hand(measure: Measure) -> None:
     np.testing.assert_allclose(table.columns["overlap"], [0.25, 1, 1, 0])
 
 
+def test_repetition_by_hand(measure: Measure) -> None:
+    # "abcdefghabcdefghabcd" has 13 n-grams of 8 bytes; the last 5 stood before.
+    loop, once = "abcdefghABCDEFGHabcd", "a sentence without any loop"
+    table = measure([(once, loop), (loop, once), (loop, loop), (once, once), ("short", "line")])
+    expected = np.array([5 / 13, 5 / 13, 0, 0, 0], np.float32)
+    assert table.columns["repetition"].tolist() == expected.tolist()
+
+
 def test_length_z_has_unit_spread_and_knows_direction() -> None:
     rng = np.random.default_rng(0)
     src = rng.integers(20, 200, 20_000).astype(np.int32)
     # A language that takes 1.5 times the characters, spread as Gale and Church have it.
     tgt = np.maximum(1, rng.normal(1.5 * src, 2 * np.sqrt(src))).astype(np.int32)
-    z = length_z(src, tgt)
+    z = length_z(src, tgt, *usual_lengths(src, tgt))
     assert abs(float(np.median(z))) < 0.02
     assert abs(float(z.std()) - 1) < 0.05
     tgt[0], tgt[1] = tgt[0] // 4, 4 * tgt[1]
-    assert length_z(src, tgt)[0] < -4
-    assert length_z(src, tgt)[1] > 4
+    z = length_z(src, tgt, *usual_lengths(src, tgt))
+    assert z[0] < -4
+    assert z[1] > 4
 
 
 def test_thresholds_and_switches(measure: Measure) -> None:
@@ -137,10 +146,6 @@ def test_thresholds_and_switches(measure: Measure) -> None:
     assert kept.all()
     assert "numbers" not in counts
     assert not table.apply({"length_z": 0.0})[0].any()
-
-
-def test_copies_before_by_hand() -> None:
-    assert copies_before(np.array([5, 2, 5, 5, 2])).tolist() == [0, 0, 1, 2, 1]
 
 
 def test_threads_and_chunks_do_not_matter(
@@ -193,6 +198,91 @@ def test_measured_once_and_again_when_another_corpus_comes(
     file.write_bytes(old)
     with pytest.raises(OutputError, match=r"holds 8 pairs of corpus \w+, expected 1 of"):
         RuleTable.open(other)
+
+
+def test_what_older_code_wrote_is_measured_anew(tmp_path: Path, toy_tokenizer: Path) -> None:
+    corpus = corpus_of(tmp_path, GOOD, toy_tokenizer)
+    measure_rules(corpus)
+    file = corpus.path / "rules.parquet"
+    table = pq.read_table(file).drop_columns(["repetition"])
+    facts = {**json.loads(table.schema.metadata[b"pycat"]), "format": "pycat.rules.1"}
+    pq.write_table(table.replace_schema_metadata({"pycat": json.dumps(facts)}), file)
+    with pytest.raises(
+        OutputError, match=r"found format pycat.rules.1, expected pycat.rules.2; me"
+    ):
+        RuleTable.open(corpus)
+    assert "repetition" in measure_rules(corpus).columns
+
+
+def test_a_damaged_column_is_named_and_others_are_read(tmp_path: Path, toy_tokenizer: Path) -> None:
+    corpus = corpus_of(tmp_path, GOOD, toy_tokenizer)
+    measure_rules(corpus)
+    file = corpus.path / "rules.parquet"
+    group = pq.ParquetFile(file).metadata.row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    content = bytearray(file.read_bytes())
+    content[columns["letters"].data_page_offset + columns["letters"].total_compressed_size - 1] ^= 1
+    file.write_bytes(content)
+    table = RuleTable.open(corpus)
+    assert table.columns["overlap"].shape == (len(GOOD),)
+    assert table.apply({"letters": None})[0].all()
+    message = (
+        r"rules\.parquet: column letters cannot be read .*delete the file and measure the rules"
+    )
+    for read in (table.apply, lambda: table.broken_by(3), lambda: table.columns["letters"]):
+        with pytest.raises(OutputError, match=message):
+            read()
+
+
+def test_a_row_is_told_what_all_are_told(
+    tmp_path: Path, toy_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pycat.rule_measures._ROW_GROUP", 4)
+    pairs = [*GOOD, ("1 dog", "2 Hunde"), GOOD[1], ("same line", "same line"), GOOD[1]]
+    corpus = corpus_of(tmp_path, pairs, toy_tokenizer)
+    whole = measure_rules(corpus)
+    view = RuleTable.open(corpus.subset(np.array([1, 3, 8, 9, 10])))
+    assert view.columns["pair"].tolist() == [1, 3, 8, 9, 10]
+    for table in (whole, view):
+        assert any(hit_by(table, row) for row in range(len(table)))
+        for row in range(len(table)):
+            assert set(table.broken_by(row)) == hit_by(table, row)
+            for name, values in table.columns.items():
+                assert table.columns.rows(name, row, row + 1).tolist() == values[[row]].tolist()
+        assert table.columns.rows("pair", 2, 5).tolist() == table.columns["pair"][2:5].tolist()
+    with pytest.raises(KeyError, match="no_such"):
+        whole.columns["no_such"]
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, toy_tokenizer: Path, file_size_limit: FileSizeLimit
+) -> None:
+    pairs = [(f"house number {i}", f"Haus Nummer {i}") for i in range(3000)]
+    corpus = corpus_of(tmp_path, pairs, toy_tokenizer)
+    before = sorted(corpus.path.iterdir())
+    with file_size_limit(8192), pytest.raises(OSError, match=r"rules\.parquet"):
+        measure_rules(corpus)
+    assert sorted(corpus.path.iterdir()) == before
+    assert len(measure_rules(corpus)) == 3000
+
+
+def test_a_rule_unknown_to_an_old_selection_is_off_when_it_is_made_again(
+    tmp_path: Path, toy_tokenizer: Path, make_scores: MakeScores
+) -> None:
+    loop = ("We saw the cat sleep on the sofa.", "Wir sahen die Katze Katze Katze Katze")
+    corpus = corpus_of(tmp_path, [*GOOD, loop], toy_tokenizer)
+    table = make_scores(corpus, np.arange(18.0).reshape(9, 2) ** 2)
+    new = pycat.select(table, keep=1.0, rules="default")
+    assert len(new) == 8
+    found = explain(table, 8, selection=new)
+    assert found.decision is not None
+    assert (found.decision.step, found.rules) == ("rules", ["repeated"])
+    old = pycat.select(table, keep=1.0, rules={"repeated": None})
+    del old.manifest["recipe"]["rules"]["repeated"]
+    found = explain(table, 8, selection=old)
+    assert found.decision is not None
+    assert (found.decision.kept, found.rules) == (True, [])
+    assert found.decision.step == "cut"
 
 
 def test_any_parquet_reader_opens_it(measure: Measure, tmp_path: Path) -> None:

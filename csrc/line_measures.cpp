@@ -1,0 +1,339 @@
+#include "line_measures.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+
+#include "hash.h"
+
+namespace pycat {
+namespace {
+
+constexpr std::size_t kGramBytes = 8;
+constexpr std::size_t kNumBins = 32;
+constexpr std::size_t kShortBytes = 64;
+constexpr std::uint64_t kOdd = 0x9E3779B97F4A7C15;
+constexpr std::uint64_t kOddToo = 0xD6E8FEB86659FD93;
+
+template <typename Word>
+Word read(const char* at) {
+  Word word;
+  std::memcpy(&word, at, sizeof word);
+  return word;
+}
+
+bool is_between(unsigned char byte, unsigned low, unsigned high) {
+  return byte >= low && byte <= high;
+}
+bool is_capital(unsigned char byte) { return is_between(byte, 'A', 'Z'); }
+bool is_small(unsigned char byte) { return is_between(byte, 'a', 'z'); }
+char lower(char byte) {
+  return is_capital(static_cast<unsigned char>(byte)) ? static_cast<char>(byte + 32) : byte;
+}
+
+/// Counters of a byte, 16 bits each, which are added up for many bytes at once.
+constexpr std::uint64_t kLetter = 1, kBlank = 1 << 16, kWithin = std::uint64_t{1} << 32;
+constexpr std::size_t kMostAdded = 65535;
+
+struct ByteTables {
+  std::array<std::uint64_t, 256> counters{};
+  std::array<bool, 256> is_plain{};  // neither blank nor ASCII punctuation
+
+  ByteTables() {
+    constexpr std::string_view kPunctuation = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~";
+    for (std::size_t i = 0; i < 256; ++i) {
+      const auto byte = static_cast<unsigned char>(i);
+      if (byte >= 0x80 || is_capital(byte) || is_small(byte)) counters[i] += kLetter;
+      if (byte <= 32) counters[i] += kBlank;
+      if ((byte & 0xC0) == 0x80) counters[i] += kWithin;
+      is_plain[i] =
+          byte > 32 && kPunctuation.find(static_cast<char>(byte)) == std::string_view::npos;
+    }
+  }
+};
+
+const ByteTables& byte_tables() {
+  static const ByteTables tables;
+  return tables;
+}
+
+/// A code point of UTF-8 and its bytes; what is none, a byte at a time, as one beyond all tables.
+struct Decoded {
+  std::size_t code_point;
+  std::size_t num_bytes;
+};
+
+Decoded decode(const char* at, const char* end) {
+  constexpr std::size_t kNone = std::numeric_limits<std::size_t>::max();
+  const auto first = static_cast<unsigned char>(*at);
+  if (first < 0x80) return {first, 1};
+  const std::size_t num_bytes = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
+  if (first < 0xC2 || first > 0xF4 || num_bytes > static_cast<std::size_t>(end - at)) {
+    return {kNone, 1};
+  }
+  std::size_t code_point = first & (0x7Fu >> num_bytes);
+  for (std::size_t i = 1; i < num_bytes; ++i) {
+    const auto byte = static_cast<unsigned char>(at[i]);
+    if ((byte & 0xC0) != 0x80) return {kNone, 1};
+    code_point = code_point << 6 | (byte & 0x3Fu);
+  }
+  return {code_point, num_bytes};
+}
+
+/// U+FFFD; and what UTF-8 turns into when it is read as Latin-1 or Windows-1252 and written again.
+std::int32_t count_damage(std::string_view line) {
+  std::int32_t count = 0;
+  for (std::size_t i = 0; i + 2 < line.size(); ++i) {
+    const auto byte = [&](std::size_t at) { return static_cast<unsigned char>(line[i + at]); };
+    if (byte(0) == 0xEF && byte(1) == 0xBF && byte(2) == 0xBD) {
+      ++count;
+      i += 2;
+    } else if (byte(0) == 0xC3 && is_between(byte(1), 0x82, 0x83) && i + 3 < line.size()) {
+      constexpr std::string_view kOfWindows = "\x92\x93\xa0\xa1\xb8\xbd\xbe";
+      if ((byte(2) == 0xC2 && is_between(byte(3), 0x80, 0xBF)) ||
+          (byte(2) == 0xC5 && kOfWindows.find(line[i + 3]) != std::string_view::npos) ||
+          (byte(2) == 0xE2 && is_between(byte(3), 0x80, 0x84))) {
+        ++count;
+        i += 3;
+      }
+    }
+  }
+  return count;
+}
+
+std::uint64_t hash_of(std::string_view line) {
+  Hash hash;
+  hash.add(line.size());
+  std::size_t i = 0;
+  for (; i + 8 <= line.size(); i += 8) hash.add(read<std::uint64_t>(line.data() + i));
+  if (i < line.size()) {
+    std::uint64_t rest = 0;
+    std::memcpy(&rest, line.data() + i, line.size() - i);
+    hash.add(rest);
+  }
+  return hash.value();
+}
+
+std::uint64_t mix(std::uint64_t x) {
+  x = (x ^ (x >> 32)) * kOdd;
+  x = (x ^ (x >> 29)) * kOddToo;
+  return x ^ (x >> 32);
+}
+
+/// Share of the digits of both sides that the other side lacks, 0 where a side has none.
+float number_mismatch(const std::array<std::int64_t, 10>& src,
+                      const std::array<std::int64_t, 10>& tgt) {
+  std::int64_t num_src = 0, num_tgt = 0, apart = 0;
+  for (std::size_t digit = 0; digit < 10; ++digit) {
+    num_src += src[digit];
+    num_tgt += tgt[digit];
+    apart += std::abs(src[digit] - tgt[digit]);
+  }
+  if (num_src == 0 || num_tgt == 0) return 0;
+  return static_cast<float>(static_cast<double>(apart) / static_cast<double>(num_src + num_tgt));
+}
+
+}  // namespace
+
+std::array<std::uint64_t, kNumBands> band_hashes(const char* line, std::size_t size) {
+  constexpr std::uint64_t kEmpty = std::numeric_limits<std::uint64_t>::max();
+  std::array<std::uint64_t, kNumBins> least;
+  least.fill(kEmpty);
+  std::uint64_t total = 0;
+  for (std::size_t i = 0; i < size; ++i) {
+    const std::uint64_t hash = mix(read<std::uint64_t>(line + i));
+    std::uint64_t& bin = least[hash >> 59];
+    bin = std::min(bin, hash);
+    total += hash;
+  }
+  std::array<std::uint64_t, kNumBands> bands{};
+  if (size < kShortBytes) {
+    bands.fill(total);
+    return bands;
+  }
+  for (std::size_t bin = 0; bin < kNumBins; ++bin) {
+    // How far a value was fetched tells apart bins that were filled from one.
+    std::uint64_t distance = 0;
+    while (least[(bin + distance) % kNumBins] == kEmpty && distance < kNumBins) ++distance;
+    std::uint64_t& band = bands[bin / (kNumBins / kNumBands)];
+    band = mix(band ^ (least[(bin + distance) % kNumBins] + distance * kOddToo));
+  }
+  return bands;
+}
+
+void GramSet::clear(std::size_t most) {
+  unsigned bits = 4;
+  while ((std::size_t{1} << bits) < 2 * most) ++bits;
+  mask_ = (std::size_t{1} << bits) - 1;
+  shift_ = 64 - bits;
+  if (entries_.size() <= mask_) entries_.resize(mask_ + 1, Entry{0, 0, 0});
+  if (++round_ == 0) {
+    std::fill(entries_.begin(), entries_.end(), Entry{0, 0, 0});
+    round_ = 1;
+  }
+}
+
+std::uint32_t& GramSet::mark(std::uint64_t gram) {
+  for (std::size_t at = (gram * kOdd) >> shift_;; at = (at + 1) & mask_) {
+    Entry& entry = entries_[at];
+    if (entry.round != round_) {
+      entry = {gram, round_, 0};
+      return entry.mark;
+    }
+    if (entry.gram == gram) return entry.mark;
+  }
+}
+
+PairMeasures PairMeasurer::measure(std::string_view src, std::string_view tgt) {
+  measure_side(src, src_);
+  measure_side(tgt, tgt_);
+  PairMeasures found{};
+  found.num_chars = {static_cast<std::int32_t>(src_.num_chars),
+                     static_cast<std::int32_t>(tgt_.num_chars)};
+  found.overlap = overlap();
+  found.letters = std::min(src_.letters, tgt_.letters);
+  found.number_mismatch = number_mismatch(src_.digits, tgt_.digits);
+  found.num_damaged = src_.num_damaged + tgt_.num_damaged;
+  found.repetition =
+      static_cast<float>(std::abs(repetition(tgt_.folded) - repetition(src_.folded)));
+  found.is_unusual = {src_.is_unusual, tgt_.is_unusual};
+  const std::uint64_t src_hash = hash_of(src), tgt_hash = hash_of(tgt);
+  Hash both;
+  both.add(src_hash);
+  both.add(tgt_hash);
+  found.hashes = {src_hash, tgt_hash, both.value()};
+
+  plain_.resize(src_.folded.size() + 1 + tgt_.folded.size() + kGramBytes);
+  const ByteTables& tables = byte_tables();
+  char* at = plain_.data();
+  const auto append = [&](const std::string& folded) {
+    for (const char byte : folded) {
+      *at = byte;
+      at += tables.is_plain[static_cast<unsigned char>(byte)];
+    }
+  };
+  append(src_.folded);
+  *at++ = '\t';
+  append(tgt_.folded);
+  std::memset(at, 0, kGramBytes);
+  found.bands = band_hashes(plain_.data(), static_cast<std::size_t>(at - plain_.data()));
+  return found;
+}
+
+void PairMeasurer::measure_side(std::string_view line, Side& side) const {
+  const ByteTables& tables = byte_tables();
+  side.lowered.resize(line.size() + 4);
+  char* lowered = side.lowered.data();
+  std::memset(lowered, ' ', 2);
+  std::memset(lowered + 2 + line.size(), ' ', 2);
+  for (std::size_t i = 0; i < line.size(); ++i) lowered[2 + i] = lower(line[i]);
+
+  side.digits.fill(0);
+  std::int64_t letters = 0, blanks = 0, within = 0;
+  for (std::size_t first = 0; first < line.size(); first += kMostAdded) {
+    std::uint64_t counters = 0;
+    for (const char byte : line.substr(first, kMostAdded)) {
+      counters += tables.counters[static_cast<unsigned char>(byte)];
+      const auto digit = static_cast<unsigned>(byte - '0');
+      if (digit < 10) ++side.digits[digit];
+    }
+    letters += static_cast<std::int64_t>(counters & 0xFFFF);
+    blanks += static_cast<std::int64_t>(counters >> 16 & 0xFFFF);
+    within += static_cast<std::int64_t>(counters >> 32);
+  }
+  const auto size = static_cast<std::int64_t>(line.size());
+  side.num_chars = size - within;
+  side.letters = static_cast<float>(static_cast<double>(letters) /
+                                    static_cast<double>(std::max<std::int64_t>(size - blanks, 1)));
+
+  std::uint64_t high = 0;
+  std::size_t i = 0;
+  for (; i + 8 <= line.size(); i += 8) high |= read<std::uint64_t>(line.data() + i);
+  for (; i < line.size(); ++i) high |= static_cast<unsigned char>(line[i]);
+  if ((high & 0x8080808080808080) != 0) {
+    fold(line, side);
+    side.num_damaged = count_damage(line);
+    return;
+  }
+  side.folded.assign(lowered + 2, line.size());
+  side.num_damaged = 0;
+  bool has_capital = false, has_small = false;
+  for (const char byte : line) {
+    has_capital |= is_capital(static_cast<unsigned char>(byte));
+    has_small |= is_small(static_cast<unsigned char>(byte));
+  }
+  side.is_unusual = has_capital && !has_small;
+}
+
+void PairMeasurer::fold(std::string_view line, Side& side) const {
+  constexpr std::size_t kMostBytes =
+      8;  // that a code point is folded to, with what is copied along
+  side.folded.resize(kMostBytes * line.size());
+  char* out = side.folded.data();
+  unsigned kinds = 0;
+  bool is_ordered = true, was_combining = false;
+  const char* const end = line.data() + line.size();
+  for (const char* at = line.data(); at < end;) {
+    const auto byte = static_cast<unsigned char>(*at);
+    if (byte < 0x80) {
+      if (is_capital(byte)) kinds |= CodePoints::kCapital;
+      if (is_small(byte)) kinds |= CodePoints::kSmall;
+      *out++ = lower(*at++);
+      was_combining = false;
+      continue;
+    }
+    const Decoded next = decode(at, end);
+    const bool is_known = next.code_point < code_points_.size;
+    const unsigned kind = is_known ? code_points_.kinds[next.code_point] : 0u;
+    const std::uint64_t folded = is_known ? code_points_.folded[next.code_point] : 0;
+    kinds |= kind;
+    const bool is_combining = (kind & CodePoints::kCombining) != 0;
+    // A combining mark alone stays where it is; of several, the order may change.
+    is_ordered &= !(is_combining && was_combining);
+    was_combining = is_combining;
+    if (folded != 0) {
+      std::memcpy(out, &folded, kMostBytes);
+      out += std::min<std::size_t>(folded >> 56, kMostBytes - 1);
+    } else {
+      for (std::size_t i = 0; i < next.num_bytes; ++i) *out++ = at[i];
+    }
+    at += next.num_bytes;
+  }
+  side.folded.resize(static_cast<std::size_t>(out - side.folded.data()));
+  const bool is_capitals = (kinds & CodePoints::kCapital) != 0 && (kinds & CodePoints::kSmall) == 0;
+  side.is_unusual = is_capitals || (kinds & CodePoints::kUnstable) != 0 || !is_ordered;
+}
+
+float PairMeasurer::overlap() {
+  constexpr std::uint32_t kOfSource = 1, kOfTarget = 2;
+  const std::string &src = src_.lowered, &tgt = tgt_.lowered;
+  grams_.clear(src.size() + tgt.size());
+  for (std::size_t i = 0; i + 4 <= src.size(); ++i) {
+    grams_.mark(read<std::uint32_t>(src.data() + i)) = kOfSource;
+  }
+  std::int64_t shared = 0, all = 0;
+  for (std::size_t i = 0; i + 4 <= tgt.size(); ++i) {
+    std::uint32_t& mark = grams_.mark(read<std::uint32_t>(tgt.data() + i));
+    all += mark != kOfTarget;
+    shared += mark == kOfSource;
+    mark = kOfTarget;
+  }
+  return static_cast<float>(static_cast<double>(shared) / static_cast<double>(all));
+}
+
+double PairMeasurer::repetition(const std::string& line) {
+  if (line.size() < kGramBytes) return 0;
+  const std::size_t num_grams = line.size() - kGramBytes + 1;
+  grams_.clear(num_grams);
+  std::size_t repeated = 0;
+  for (std::size_t i = 0; i < num_grams; ++i) {
+    std::uint32_t& mark = grams_.mark(read<std::uint64_t>(line.data() + i));
+    repeated += mark;
+    mark = 1;
+  }
+  return static_cast<double>(repeated) / static_cast<double>(num_grams);
+}
+
+}  // namespace pycat

@@ -1,0 +1,229 @@
+"""What C++ measures of a pair is what plain Python measures, bit for bit."""
+
+import random
+import re
+import sys
+import unicodedata
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pycat import _core
+from pycat.code_points import NUM_CODE_POINTS, code_points
+from pycat.parallel_text import ParallelText
+
+Columns = dict[str, np.ndarray[Any, Any]]
+
+WORD = 1 << 64
+DAMAGE = re.compile(
+    rb"\xef\xbf\xbd|\xc3[\x82\x83](?:\xc2[\x80-\xbf]|\xc5[\x92\x93\xa0\xa1\xb8\xbd\xbe]|\xe2[\x80-\x84])"
+)
+PUNCTUATION = bytes(range(33)) + b"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+BANDS = [f"band_{band}" for band in range(4)]
+
+LINES = [
+    *("", "a", "A", "ab", "The cat", "  ", "1,234.5", "ß", "ŒUVRE ßẞ", "İstanbul ΑΣ ΐ ﬃ", "Ǆ ǅ ǆ"),
+    *(
+        "fÃ¼rchterlich Ã¢â‚¬",
+        "f\ufffdr\ufffd",
+        "\ufffd",
+        "Ã",
+        "Ã\u0083Â",
+        "日本語のテキスト",
+        "\U0001f600 x",
+    ),
+    *(
+        "schla\u0308ft",
+        "한국어 \u1112\u1161\u11ab",
+        "न\u093cमस्ते",
+        "ÜBER ALLEN 12 GIPFELN",
+        "\u212b K",
+    ),
+    *("the cat sat " * 9, "=" * 70, "a" * 63, "a" * 64, "x" * 65, "ä" * 40, "\t a \u00a0\u2028"),
+]
+
+
+def measure(pairs: list[tuple[bytes, bytes]]) -> Columns:
+    src, tgt = ([pair[side] for pair in pairs] for side in (0, 1))
+    return _core.measure_pairs(src, tgt, **code_points()._asdict())
+
+
+def grams(line: bytes, size: int) -> list[bytes]:
+    return [line[i : i + size] for i in range(len(line) - size + 1)]
+
+
+def folded(line: bytes) -> bytes:
+    return line.decode().casefold().encode()
+
+
+def letters(line: bytes) -> float:
+    count = sum(byte >= 0x80 or bytes([byte]).isalpha() for byte in line)
+    return count / max(sum(byte > 32 for byte in line), 1)
+
+
+def repetition(line: bytes) -> float:
+    all_ = grams(folded(line), 8)
+    return (len(all_) - len(set(all_))) / max(len(all_), 1)
+
+
+def number_mismatch(src: bytes, tgt: bytes) -> float:
+    one, other = (Counter(re.findall(rb"\d", line)) for line in (src, tgt))
+    apart = (one - other).total() + (other - one).total()
+    return apart / (one.total() + other.total()) if one and other else 0
+
+
+def mix(x: int) -> int:
+    x = ((x ^ (x >> 32)) * 0x9E3779B97F4A7C15) % WORD
+    x = ((x ^ (x >> 29)) * 0xD6E8FEB86659FD93) % WORD
+    return x ^ (x >> 32)
+
+
+def bands(line: bytes) -> list[int]:
+    hashes = [mix(int.from_bytes(gram, "little")) for gram in grams(line + bytes(7), 8)]
+    if len(line) < 64:
+        return [sum(hashes) % WORD] * 4
+    least = [min((h for h in hashes if h >> 59 == bin_), default=None) for bin_ in range(32)]
+    found = [0, 0, 0, 0]
+    for bin_ in range(32):
+        distance = next(d for d in range(32) if least[(bin_ + d) % 32] is not None)
+        value = least[(bin_ + distance) % 32]
+        assert value is not None
+        found[bin_ // 8] = mix(found[bin_ // 8] ^ (value + distance * 0xD6E8FEB86659FD93) % WORD)
+    return found
+
+
+def is_plain(line: bytes) -> bool:
+    text = line.decode()
+    return not text.isupper() and unicodedata.is_normalized("NFC", text)
+
+
+def in_python(src: bytes, tgt: bytes) -> dict[str, Any]:
+    one, other = (set(grams(b"  " + line.lower() + b"  ", 4)) for line in (src, tgt))
+    plain = [folded(line).translate(None, PUNCTUATION) for line in (src, tgt)]
+    return {
+        "src_chars": len(src.decode()),
+        "tgt_chars": len(tgt.decode()),
+        "overlap": np.float32(len(one & other) / len(other)),
+        "letters": np.float32(min(letters(src), letters(tgt))),
+        "number_mismatch": np.float32(number_mismatch(src, tgt)),
+        "num_damaged": len(DAMAGE.findall(src)) + len(DAMAGE.findall(tgt)),
+        "repetition": np.float32(abs(repetition(tgt) - repetition(src))),
+        **dict(zip(BANDS, bands(b"\t".join(plain)), strict=True)),
+    }
+
+
+def check(pairs: list[tuple[bytes, bytes]]) -> None:
+    found = measure(pairs)
+    for row, pair in enumerate(pairs):
+        for name, value in in_python(*pair).items():
+            assert found[name][row] == value, (name, pair)
+        # Python's own check may be spared only where there is nothing to normalize.
+        for side, name in enumerate(("src_unusual", "tgt_unusual")):
+            assert found[name][row] or is_plain(pair[side]), pair
+    for side, name in ((0, "src_hash"), (1, "tgt_hash")):
+        assert len(set(found[name].tolist())) == len({pair[side] for pair in pairs})
+    assert len(set(found["pair_hash"].tolist())) == len(set(pairs))
+
+
+def test_every_line_beside_every_other() -> None:
+    lines = [line.encode() for line in LINES]
+    check([(src, tgt) for src in lines for tgt in lines])
+
+
+def test_random_text() -> None:
+    rng = random.Random(0)
+    letters = "aAbB 1.,äÄßẞéè\u0301\u0323日ﬃİ\ufffdÃÂ¼Å’â\u1161\u11a8가ǅ\u00ad"
+    texts = ["".join(rng.choices(letters, k=rng.randrange(120))) for _ in range(600)]
+    lines = [text.encode() for text in texts]
+    check(list(zip(lines[::2], lines[1::2], strict=True)))
+
+
+def test_real_text(shared_data: Path) -> None:
+    for languages in ("en-de", "en-fr", "en-sw"):
+        text = ParallelText.of(None, None, shared_data / languages / "dev.tsv.gz")
+        check(list(dict.fromkeys(text.pairs()))[:300])
+
+
+def test_few_usual_lines_are_taken_for_unusual() -> None:
+    usual = [
+        "Die Katze schläft – „auf“ dem Tisch.",
+        "Кошка спит",
+        "日本語",
+        "한국어",
+        "thĕ cát",
+        "ไม่",
+    ]
+    unusual = ["DIE KÄTZE", "ABC", "schla\u0308ft", "\u1112\u1161", "a\u0323\u0307", "\u212b"]
+    found = measure([(a.encode(), b.encode()) for a, b in zip(usual, unusual, strict=True)])
+    assert found["src_unusual"].tolist() == [False] * 6
+    assert found["tgt_unusual"].tolist() == [True] * 6
+
+
+def test_equal_hashes_in_every_process() -> None:
+    # Pinned: groups of two corpora, or two runs, may be compared.
+    found = measure([(b"The cat sleeps.", b"Die Katze")])
+    hashes = [int(found[name][0]) for name in ("src_hash", "tgt_hash", "pair_hash", "band_0")]
+    assert hashes == [
+        0x292DA4E0EA59390E,
+        0x18D9CFCCDF66DE68,
+        0x80988A4700096F28,
+        0xD4AC85D255B306FC,
+    ]
+
+
+def similar_share(edit: float) -> float:
+    """How often a line and one that differs in this share of its letters share a band."""
+    rng = random.Random(0)
+    lines = ["".join(rng.choices("abcdefghij", k=200)) for _ in range(400)]
+    changed = ["".join("x" if rng.random() < edit else c for c in line) for line in lines]
+    one, other = (measure([(line.encode(), b"") for line in side]) for side in (lines, changed))
+    return float(np.any([one[band] == other[band] for band in BANDS], axis=0).mean())
+
+
+def test_near_lines_share_a_band_and_others_do_not() -> None:
+    assert similar_share(0.0) == 1.0
+    # One letter in 400 spoils 8 n-grams in 200 or none: a Jaccard similarity of about 0.96.
+    assert similar_share(1 / 400) > 0.85
+    assert similar_share(0.1) < 0.05  # half of the n-grams are gone
+
+
+def test_random_bytes_and_long_lines_are_read_within_bounds() -> None:
+    rng = np.random.default_rng(0)
+    cut = "aä日\U0001f600ﬃ".encode()
+    lines = [rng.bytes(int(size)) for size in rng.integers(0, 40, 2000)]
+    lines += [cut[first:last] for first in range(len(cut)) for last in range(first, len(cut) + 1)]
+    lines += [rng.bytes(1 << 20), b"a" * (1 << 20), "ﬃ".encode() * 300_000, b"\xff" * (1 << 20)]
+    found = measure(list(zip(lines, lines, strict=True)))
+    assert (found["overlap"] == 1).all()
+    assert (found["repetition"] == 0).all()
+    assert found["src_chars"][-3:].tolist() == [1 << 20, 300_000, 1 << 20]
+    alone = [measure([(line, line)])["band_3"][0] for line in lines[-5:]]
+    assert found["band_3"][-5:].tolist() == alone
+
+
+def test_lists_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"1 sources, 2 targets, .*expected two of each length"):
+        _core.measure_pairs([b"a"], [b"b", b"c"], **code_points()._asdict())
+
+
+def test_no_code_point_beyond_the_tables_matters() -> None:
+    for code in range(NUM_CODE_POINTS, sys.maxunicode + 1):
+        letter = chr(code)
+        assert letter.casefold() == letter and not unicodedata.combining(letter)
+        assert not unicodedata.decomposition(letter)
+
+
+def test_the_tables_know_all_that_normalizing_changes() -> None:
+    kinds = code_points().kinds
+    for code in range(0x80, NUM_CODE_POINTS):
+        if not 0xD800 <= code < 0xE000:
+            letter = chr(code)
+            assert kinds[code] & 8 or unicodedata.is_normalized("NFC", letter), hex(code)
+            assert bool(kinds[code] & 2) == letter.isupper(), hex(code)
+            # Behind what it may be composed with, nothing else joins.
+            for before in "aeo\u1100가कあ":
+                text = before + letter
+                assert kinds[code] & 8 or unicodedata.is_normalized("NFC", text), hex(code)
