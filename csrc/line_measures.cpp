@@ -103,6 +103,26 @@ std::int32_t count_damage(std::string_view line) {
   return count;
 }
 
+/// Question marks between letters, which stand for letters that were lost; those of words that look
+/// like addresses do not count.
+std::int32_t count_lost_letters(std::string_view line) {
+  const auto is_blank = [&](std::size_t at) { return static_cast<unsigned char>(line[at]) <= ' '; };
+  const auto is_letter = [&](std::size_t at) {
+    const auto byte = static_cast<unsigned char>(line[at]);
+    return byte >= 0x80 || is_capital(byte) || is_small(byte);
+  };
+  std::int32_t count = 0;
+  for (std::size_t at = line.find('?'); at != std::string_view::npos; at = line.find('?', at + 1)) {
+    if (at == 0 || at + 1 == line.size() || !is_letter(at - 1) || !is_letter(at + 1)) continue;
+    std::size_t begin = at, end = at + 1;
+    while (begin > 0 && !is_blank(begin - 1)) --begin;
+    while (end < line.size() && !is_blank(end)) ++end;
+    if (line.substr(begin, end - begin).find_first_of("/=&") != std::string_view::npos) continue;
+    count += line.substr(begin, at - begin).find_first_of(".:") == std::string_view::npos;
+  }
+  return count;
+}
+
 std::uint64_t hash_of(std::string_view line) {
   Hash hash;
   hash.add(line.size());
@@ -254,11 +274,11 @@ void PairMeasurer::measure_side(std::string_view line, Side& side) const {
   for (; i < line.size(); ++i) high |= static_cast<unsigned char>(line[i]);
   if ((high & 0x8080808080808080) != 0) {
     fold(line, side);
-    side.num_damaged = count_damage(line);
+    side.num_damaged = count_damage(line) + count_lost_letters(line);
     return;
   }
   side.folded.assign(lowered + 2, line.size());
-  side.num_damaged = 0;
+  side.num_damaged = count_lost_letters(line);
   bool has_capital = false, has_small = false;
   for (const char byte : line) {
     has_capital |= is_capital(static_cast<unsigned char>(byte));

@@ -485,6 +485,7 @@ def take_above(
 
     Raises:
         ValueError: sizes do not fit together, or a group is out of range.
+    """
 
 LANGUAGE_BLOCK: int
 """Languages of a `LanguageModel` come by so many."""

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from pycat import _core
 from pycat.code_points import code_points
-from pycat.corpus import RULES_FILE, Corpus
+from pycat.corpus import RULES_FILE, Corpus, open_corpus
 from pycat.errors import OutputError
+from pycat.foreign import foreign_shares
 from pycat.language import language_model
 from pycat.output import replacing
 from pycat.parallel_text import Chunk, ParallelText
@@ -75,6 +76,14 @@ def measure_rules(corpus: Corpus, *, num_threads: int | None = None) -> RuleTabl
                 f"{whole['num_pairs']:,}; run 'pycat tokenize' again"
             )
         _group(scratch)
+        if corpus.src_vocab_size is None:
+            shares = foreign_shares(open_corpus(corpus.path))
+            for name, values in zip(("src_foreign", "tgt_foreign"), shares, strict=True):
+                scratch.replace(name, values)
+            del shares
+        else:
+            why = "the sides have vocabularies of their own"
+            without |= {"src_foreign": why, "tgt_foreign": why}
         usual = usual_lengths(scratch.read("src_chars"), scratch.read("tgt_chars"))
         manifest = {"format": FORMAT, "corpus": whole["id"], "without": without}
         _write(scratch, usual, manifest, temporary)

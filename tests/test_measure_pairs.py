@@ -17,6 +17,7 @@ from pycat.parallel_text import ParallelText
 
 Columns = dict[str, np.ndarray[Any, Any]]
 
+BLANKS = rb"[\x00-\x20]"
 WORD = 1 << 64
 DAMAGE = re.compile(
     rb"\xef\xbf\xbd|\xc3[\x82\x83](?:\xc2[\x80-\xbf]|\xc5[\x92\x93\xa0\xa1\xb8\xbd\xbe]|\xe2[\x80-\x84])"
@@ -75,6 +76,15 @@ def number_mismatch(src: bytes, tgt: bytes) -> float:
     return apart / (one.total() + other.total()) if one and other else 0
 
 
+def lost_letters(word: bytes) -> int:
+    """Question marks between letters of a word that is no address."""
+    if re.search(rb"[/=&]", word):
+        return 0
+    before_mark = re.split(rb"[.:]", word)[0]
+    between = re.compile(rb"(?<=[A-Za-z\x80-\xff])\?(?=[A-Za-z\x80-\xff])")
+    return sum(found.start() < len(before_mark) for found in between.finditer(word))
+
+
 def mix(x: int) -> int:
     x = ((x ^ (x >> 32)) * 0x9E3779B97F4A7C15) % WORD
     x = ((x ^ (x >> 29)) * 0xD6E8FEB86659FD93) % WORD
@@ -109,7 +119,10 @@ def in_python(src: bytes, tgt: bytes) -> dict[str, Any]:
         "overlap": np.float32(len(one & other) / len(other)),
         "letters": np.float32(min(letters(src), letters(tgt))),
         "number_mismatch": np.float32(number_mismatch(src, tgt)),
-        "num_damaged": len(DAMAGE.findall(src)) + len(DAMAGE.findall(tgt)),
+        "num_damaged": sum(
+            len(DAMAGE.findall(line)) + sum(lost_letters(word) for word in re.split(BLANKS, line))
+            for line in (src, tgt)
+        ),
         "repetition": np.float32(abs(repetition(tgt) - repetition(src))),
         **dict(zip(BANDS, bands(b"\t".join(plain)), strict=True)),
     }

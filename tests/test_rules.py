@@ -80,6 +80,8 @@ def test_translations_pass_every_rule(measure: Measure) -> None:
         (("It was 1945 and cold then.", "Es war 2783 und kalt damals."), {"numbers"}),
         (("The dog barks at the moon.", "Der Hund heult dann fÃ¼rchterlich."), {"encoding"}),
         (("The dog barks at the moon.", "Der Hund heult dann f\ufffdrchterlich."), {"encoding"}),
+        (("The dog barks at the moon.", "Der Hund heult dann f?rchterlich."), {"encoding"}),
+        (("The dog barks at the moon?", "Der Hund bellt laut? Siehe moon.de/x?y=z."), set()),
     ],
 )
 def test_each_rule_drops_its_kind_alone(
