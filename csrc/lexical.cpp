@@ -81,8 +81,8 @@ void require_between(const char* name, std::int64_t value, std::int64_t least, s
 /// Tokens that count: not EOS, which ends every sequence.
 std::int32_t num_counted(std::int32_t length) noexcept { return std::min(length - 1, kMaxTokens); }
 
-/// Tokens are accounted for that are twice as likely beside the other side as they are anywhere, and
-/// one that is not counts for no more than this.
+/// Tokens are accounted for that are twice as likely beside the other side as they are anywhere,
+/// and one that is not counts for no more than this.
 constexpr float kTwice = 0.69314718F;
 constexpr float kMost = 2.0F;
 
