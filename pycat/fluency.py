@@ -162,7 +162,7 @@ def _last(side: Side, none: int) -> NDArray[np.int64]:
 
 def _times(row: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
     """How often each value occurs in its row."""
-    _, place, times = np.unique(
-        row << np.int64(_TABLE_BITS) | values, return_inverse=True, return_counts=True
-    )
-    return times[place]
+    keys = row << np.int64(_TABLE_BITS) | values
+    _, place, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    times: NDArray[np.int64] = counts[place]
+    return times

@@ -44,8 +44,8 @@ def test_half_translated_and_swapped_pairs_stand_out(
         pairs.append((src, tgt))
     corpus = corpus_of(tmp_path, pairs, toy_corpus.path / "tokenizer.model")
     kind = np.arange(1000)[corpus.lines] % 20
-    src, tgt = foreign_shares(corpus)
-    for share in (src[kind > 1], tgt[kind > 1], src[kind == 0]):
+    of_src, of_tgt = foreign_shares(corpus)
+    for share in (of_src[kind > 1], of_tgt[kind > 1], of_src[kind == 0]):
         assert (share > 0.15).mean() < 0.05
-    assert (tgt[kind == 0] > 0.15).mean() > 0.9
-    assert (np.minimum(src, tgt)[kind == 1] > 0.15).mean() > 0.9
+    assert (of_tgt[kind == 0] > 0.15).mean() > 0.9
+    assert (np.minimum(of_src, of_tgt)[kind == 1] > 0.15).mean() > 0.9

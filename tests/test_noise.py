@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from shutil import copytree
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -60,7 +61,9 @@ def test_long_pairs_are_not_noise_for_being_long() -> None:
     assert left[noisy].mean() < 0.1
 
 
-def scores_of(corpus: pycat.Corpus, out: Path, stats: str = "all") -> pycat.ScoreTable:
+def scores_of(
+    corpus: pycat.Corpus, out: Path, stats: Literal["nll", "all"] = "all"
+) -> pycat.ScoreTable:
     run = pycat.train(corpus, out=out / "proxy", checkpoint_steps=[1, 2, 3], device="cpu")
     return pycat.score(corpus, run.checkpoints, out=out / "scores", device="cpu", stats=stats)
 
@@ -80,7 +83,10 @@ COLUMNS = (
 
 @pytest.mark.parametrize("stats", ["all", "nll"])
 def test_columns_are_measured_once(
-    corpus: pycat.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: str
+    corpus: pycat.Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stats: Literal["nll", "all"],
 ) -> None:
     table = scores_of(corpus, tmp_path, stats)
     measure_noise(table, corpus)
