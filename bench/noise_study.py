@@ -23,6 +23,7 @@ from noise_kinds import OTHER_KINDS, Pair, spoil
 from numpy.typing import NDArray
 
 import pycat
+from pycat.errors import PycatError
 from pycat.model import PRESETS
 from pycat.noise import late_mean, measure_noise, surprise
 from pycat.output import replacing
@@ -64,12 +65,15 @@ def main() -> None:
     options = parser.parse_args()
     try:
         pairs = labelled(options.tsv, options.without_domains)
-    except ValueError as error:
+        third = labelled(options.third_language) if options.third_language else []
+    except (ValueError, PycatError) as error:
         parser.error(str(error))
     if "given" in options.kinds and all(pair.label == "clean" for pair in pairs):
         parser.error(f"{options.tsv}: no pair is labelled as noise; use --kinds other held-out")
     PRESETS["study"] = PROXY
-    results = {which: study(which, pairs, options.work / which, options) for which in options.kinds}
+    results = {
+        which: study(which, pairs, third, options.work / which, options) for which in options.kinds
+    }
     print(
         json.dumps(
             {
@@ -117,7 +121,7 @@ def labelled(path: Path, without_domains: Sequence[str] = ()) -> list[Pair]:
 
 
 def study(
-    which: str, pairs: list[Pair], work: Path, options: argparse.Namespace
+    which: str, pairs: list[Pair], third: list[Pair], work: Path, options: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
     """Print the tables of one corpus; the share of clean and noise that each recipe keeps."""
     count: int = options.pairs
@@ -129,7 +133,6 @@ def study(
         rest = [pair for pair in pairs[count:] + pairs[:count] if pair.label == "clean"]
         ways = OTHER_KINDS
         if which == "held-out":
-            third = labelled(options.third_language) if options.third_language else []
             known = rest[count : count + GLOSSARY_PAIRS]
             ways = held_out_kinds(known, [pair.tgt for pair in third])
         pairs = spoil(rest, count, 0.3, kinds=ways)

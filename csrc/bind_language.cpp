@@ -62,7 +62,7 @@ class LanguageModel {
     const py::tuple held(lines);
     std::vector<std::string_view> views;
     views.reserve(held.size());
-    for (const py::handle& line : held) views.push_back(line.cast<std::string_view>());
+    for (const py::handle& line : held) views.push_back(line.cast<py::bytes>());
     Floats result(static_cast<py::ssize_t>(views.size()));
     float* data = result.mutable_data();
     {

@@ -84,7 +84,7 @@ std::int32_t num_counted(std::int32_t length) noexcept { return std::min(length 
 /// Tokens are accounted for that are twice as likely beside the other side as they are anywhere,
 /// and one that is not counts for no more than this.
 constexpr float kTwice = 0.69314718F;
-constexpr float kMost = 2.0F;
+constexpr float kWorst = 2.0F;
 
 /// What a side comes to, of the log ratios of its tokens in their order.
 LexicalFigures figures(const float* ratios, std::size_t num_tokens) noexcept {
@@ -93,7 +93,7 @@ LexicalFigures figures(const float* ratios, std::size_t num_tokens) noexcept {
   float gap = 0;
   for (std::size_t i = 0; i < num_tokens; ++i) {
     sum += ratios[i];
-    run = std::max(run + std::min(kTwice - ratios[i], kMost), 0.0F);
+    run = std::max(run + std::min(kTwice - ratios[i], kWorst), 0.0F);
     gap = std::max(gap, run);
   }
   return {sum / static_cast<float>(std::max<std::size_t>(num_tokens, 1)), gap};
@@ -414,6 +414,44 @@ void LexicalModel::apply(Batches& batches, std::size_t part) noexcept {
   }
 }
 
+/// A token that stands more than once in a pair was counted as often: all of that goes out
+/// together.
+void LexicalModel::join_repeated(const Pair& pair, Shares& shares) noexcept {
+  std::array<std::array<std::uint8_t, kMaxTokens>, 2> first;
+  bool repeats = false;
+  for (std::size_t side = 0; side < 2; ++side) {
+    const auto tokens = pair.tokens[side].begin();
+    for (std::size_t i = 0; i < pair.length[side]; ++i) {
+      first[side][i] = static_cast<std::uint8_t>(std::find(tokens, tokens + i, tokens[i]) - tokens);
+      repeats |= first[side][i] < i;
+    }
+  }
+  if (!repeats) return;
+  constexpr std::uint32_t kMost = std::numeric_limits<std::int32_t>::max();  // that `explain` takes
+  for (std::size_t side = 0; side < 2; ++side) {
+    auto& quanta = shares.null_quanta[side];
+    for (std::size_t i = 0; i < pair.length[side]; ++i) {
+      if (first[side][i] < i) quanta[first[side][i]] += quanta[i];
+    }
+    for (std::size_t i = 0; i < pair.length[side]; ++i) {
+      quanta[i] = std::min(quanta[first[side][i]], kMost);
+    }
+  }
+  const auto for_each = [&](auto visit) {
+    for (std::size_t x = 0, i = 0; x < pair.length[0]; ++x) {
+      for (std::size_t y = 0; y < pair.length[1]; ++y, ++i) {
+        visit(i, std::size_t{first[0][x]} * pair.length[1] + first[1][y]);
+      }
+    }
+  };
+  for (auto& quanta : shares.quanta) {
+    for_each([&](std::size_t i, std::size_t at) {
+      if (at < i) quanta[at] += quanta[i];
+    });
+    for_each([&](std::size_t i, std::size_t at) { quanta[i] = std::min(quanta[at], kMost); });
+  }
+}
+
 /// Writes to `sums` how likely each token is by the counts of this round, those of the pair itself
 /// taken out: the sum over all that may explain it.
 void LexicalModel::explain(const Pair& pair, Shares& shares) const noexcept {
@@ -481,6 +519,7 @@ void LexicalModel::score(std::int64_t begin, std::int64_t end, LexicalFigures* t
       [&](std::int64_t row, const Pair& pair, Workspace& own) {
         if (is_sampled(row)) {
           share(pair, own.shares);
+          join_repeated(pair, own.shares);
         } else {
           own.shares.clear(pair);
         }

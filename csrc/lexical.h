@@ -89,6 +89,7 @@ class LexicalModel {
   void add(std::uint32_t cell, std::uint32_t first, std::uint32_t second,
            Batches& batches) noexcept;
   void apply(Batches& batches, std::size_t part) noexcept;
+  static void join_repeated(const Pair& pair, Shares& shares) noexcept;
   void explain(const Pair& pair, Shares& shares) const noexcept;
 
   std::array<Side, 2> sides_;

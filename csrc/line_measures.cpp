@@ -79,6 +79,8 @@ Decoded decode(const char* at, const char* end) {
     if ((byte & 0xC0) != 0x80) return {kNone, 1};
     code_point = code_point << 6 | (byte & 0x3Fu);
   }
+  constexpr std::array<std::size_t, 3> kLeast{0x80, 0x800, 0x10000};
+  if (code_point < kLeast[num_bytes - 2]) return {kNone, 1};
   return {code_point, num_bytes};
 }
 
@@ -103,22 +105,33 @@ std::int32_t count_damage(std::string_view line) {
   return count;
 }
 
+/// Whether a code point is a letter, more or less: of Latin and what stands up to U+1FFF. What
+/// comes from there, punctuation and writing without blanks, may well stand beside a question mark.
+bool is_letter(std::size_t code_point) {
+  if (code_point >= 0x80) return code_point >= 0xC0 && code_point < 0x2000;
+  const auto byte = static_cast<unsigned char>(code_point);
+  return is_capital(byte) || is_small(byte);
+}
+
 /// Question marks between letters, which stand for letters that were lost; those of words that look
 /// like addresses do not count.
 std::int32_t count_lost_letters(std::string_view line) {
-  const auto is_blank = [&](std::size_t at) { return static_cast<unsigned char>(line[at]) <= ' '; };
-  const auto is_letter = [&](std::size_t at) {
-    const auto byte = static_cast<unsigned char>(line[at]);
-    return byte >= 0x80 || is_capital(byte) || is_small(byte);
-  };
   std::int32_t count = 0;
-  for (std::size_t at = line.find('?'); at != std::string_view::npos; at = line.find('?', at + 1)) {
-    if (at == 0 || at + 1 == line.size() || !is_letter(at - 1) || !is_letter(at + 1)) continue;
-    std::size_t begin = at, end = at + 1;
-    while (begin > 0 && !is_blank(begin - 1)) --begin;
-    while (end < line.size() && !is_blank(end)) ++end;
-    if (line.substr(begin, end - begin).find_first_of("/=&") != std::string_view::npos) continue;
-    count += line.substr(begin, at - begin).find_first_of(".:") == std::string_view::npos;
+  if (line.find('?') == std::string_view::npos) return 0;
+  for (std::size_t begin = 0, end = 0; begin < line.size(); begin = end + 1) {
+    end = begin;
+    while (end < line.size() && static_cast<unsigned char>(line[end]) > ' ') ++end;
+    const std::string_view word = line.substr(begin, end - begin);
+    if (word.find_first_of("/=&") != std::string_view::npos) continue;
+    const std::size_t last = std::min(word.find_first_of(".:"), word.size());
+    for (std::size_t at = word.find('?'); at < last; at = word.find('?', at + 1)) {
+      if (at == 0 || at + 1 == word.size()) continue;
+      std::size_t before = at - 1;
+      while (before > 0 && (word[before] & 0xC0) == 0x80) --before;
+      const char* data = word.data();
+      count += is_letter(decode(data + before, data + at).code_point) &&
+               is_letter(decode(data + at + 1, data + word.size()).code_point);
+    }
   }
   return count;
 }

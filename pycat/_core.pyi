@@ -516,17 +516,23 @@ def measure_pairs(
     """
 
 def first_of_equal(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Row (N,) of the first element that equals each; holds 14 bytes an element meanwhile."""
+    """Row (N,) of the first element that equals each; holds 14 bytes an element meanwhile.
+
+    Fast where the upper 32 bits are well mixed, as those of a hash are.
+
+    Raises:
+        ValueError: more than 2**31 elements.
+    """
 
 def join_equal(hashes: NDArray[np.uint64], roots: NDArray[np.int64]) -> None:
     """Join the groups of rows that share a hash.
 
     Args:
-        hashes: (N,).
+        hashes: (N,), well mixed in their upper 32 bits.
         roots: (N,), the first row of each row's group, changed in place; at first `arange(N)`.
 
     Raises:
-        ValueError: the lengths differ, or a root lies behind its row.
+        ValueError: the lengths differ, a root lies behind its row, or N is above 2**31.
     """
 
 def copies_before(groups: NDArray[np.int64]) -> NDArray[np.int64]:

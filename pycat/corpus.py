@@ -139,6 +139,11 @@ class Corpus:
         return hashlib.sha256(whole.encode() + self._view.tobytes()).hexdigest()
 
     @property
+    def template(self) -> Template:
+        """The special tokens around the sentences."""
+        return Template.of(self._facts)
+
+    @property
     def files(self) -> tuple[_core.IndexedFile, _core.IndexedFile, NDArray[np.int64] | None]:
         """The mapped files of source and target, and the ids of a view's pairs, None for all."""
         return self._src, self._tgt, self._view
@@ -278,7 +283,7 @@ class Corpus:
         Raises:
             CorpusError: with the first file that is not as it was written.
         """
-        ends = Template.of(self._facts).src_tail == 1
+        ends = self.template.src_tail == 1
         self._src.verify(eos_id=self.eos_id if ends else None)
         self._tgt.verify(eos_id=self.eos_id)
         for name, recorded in self._facts.get("sha256", {}).items():

@@ -422,7 +422,8 @@ def _of_means(
     """What `function` makes of means over tokens (rows, K), which it may change: (N,).
 
     It is given few rows at a time, checkpoint by checkpoint in memory, so that all it computes
-    stays in the processor's cache: several times as fast as a chunk at once, and the same values.
+    stays in the processor's cache: several times as fast as a chunk at once. Never one row alone,
+    of which numpy would add the checkpoints up in another order: equal pairs get equal scores.
     """
     names = [f"{statistic}_{k}" for k in ks]
 
@@ -432,11 +433,13 @@ def _of_means(
         scores = np.empty(len(chunk))
         for first in range(0, len(chunk), _BLOCK_ROWS):
             rows = slice(first, min(first + _BLOCK_ROWS, len(chunk)))
-            means = np.empty((rows.stop - first, len(ks)), order="F")
+            count = rows.stop - first
+            means = np.empty((max(count, 2), len(ks)), order="F")
             tokens = num_tokens[rows].astype(np.float64)
             for k, column in enumerate(sums):
-                np.divide(column[rows], tokens, out=means[:, k])
-            scores[rows] = function(means)
+                np.divide(column[rows], tokens, out=means[:count, k])
+            means[count:] = means[0]
+            scores[rows] = function(means)[:count]
         return scores
 
     return _of_chunks(table, of_chunk)

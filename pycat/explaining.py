@@ -13,7 +13,7 @@ from pycat.criteria import evaluate_criterion, possible
 from pycat.distributions import perplexity
 from pycat.errors import OutputError, PycatError
 from pycat.examples import texts_of
-from pycat.noise import NOISE_SCORE, noise_signals
+from pycat.noise import NOISE_SCORE, has_signals, noise_signals
 from pycat.output import digest
 from pycat.readable import number
 from pycat.rules import RuleTable, recorded_rules
@@ -204,8 +204,8 @@ def _broken_rules(
 
 
 def _most_suspect(table: ScoreTable, corpus: Corpus, row: int) -> str:
-    """What made the guard suspect a pair most; nothing where its score was not made here."""
-    if "ending" not in table.names:
+    """What made the guard suspect a pair most; nothing where that cannot be told any more."""
+    if not has_signals(table) or (corpus.has_text and not (corpus.path / RULES_FILE).is_file()):
         return ""
     found = {name: float(signal[row]) for name, signal in noise_signals(table, corpus)}
     first, second = sorted(found, key=lambda name: -found[name])[:2]

@@ -55,9 +55,9 @@ def lexical_scores(
 ) -> LexicalScores:
     """Lexical scores of each pair.
 
-    At most the first 128 tokens of a side count, EOS does not; a side without others is at 0.
-    Holds 256 MB, 0.6 MB a thread and 20 bytes for each token of both vocabularies, whatever N,
-    beside the result.
+    At most the first 128 tokens of a side count, and the last one, EOS, does not; a side without
+    others is at 0. Holds 256 MB, 0.6 MB a thread and 20 bytes for each token of both vocabularies,
+    whatever N, beside the result.
 
     Args:
         corpus: of N pairs.

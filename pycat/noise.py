@@ -115,12 +115,19 @@ def measure_noise(table: ScoreTable, corpus: Corpus) -> None:
     """
     if NOISE_SCORE in table.names:
         return
+    if corpus.has_text:
+        measure_rules(corpus)  # first of all: it fails where the text is gone
     for names, measure in ((_LEXICAL, lexical_scores), (_FLUENCY, fluency)):
         if not {*names} <= {*table.names}:
             for name, values in zip(names, measure(corpus), strict=True):
                 if name not in table.names:
                     table.add(name, values)
     table.add(NOISE_SCORE, noise_score(noise_signals(table, corpus), len(table)))
+
+
+def has_signals(table: ScoreTable) -> bool:
+    """Whether a table has the columns that `noise_signals` needs."""
+    return {*_LEXICAL, *_FLUENCY} <= {*table.names}
 
 
 def noise_signals(table: ScoreTable, corpus: Corpus) -> Iterator[tuple[str, Evidence]]:
@@ -133,8 +140,8 @@ def noise_signals(table: ScoreTable, corpus: Corpus) -> Iterator[tuple[str, Evid
         )
         yield name, of_either(*sides)
     yield "ending", evidence(-table.column("ending"), lengths["tgt"])
-    sides_long = lengths["src"], lengths["tgt"]
-    z = length_z(*sides_long, *usual_lengths(*sides_long))
+    src, tgt = lengths["src"], lengths["tgt"]
+    z = length_z(src, tgt, *usual_lengths(src, tgt))
     yield "length", evidence(np.abs(z), lengths["tgt"])
     if corpus.has_text:
         rules = measure_rules(corpus)
@@ -144,5 +151,7 @@ def noise_signals(table: ScoreTable, corpus: Corpus) -> Iterator[tuple[str, Evid
     if "entropy" in table.statistics:
         signal = np.empty(len(table), np.float32)
         for rows, chunk in table.chunks():
-            signal[rows] = surprise(chunk.nll, chunk.column("entropy"), chunk.num_tokens)
+            with np.errstate(invalid="ignore"):
+                found = surprise(chunk.nll, chunk.column("entropy"), chunk.num_tokens)
+            signal[rows] = np.where(np.isnan(found), np.inf, found)
         yield "surprise", evidence(signal, lengths["tgt"])

@@ -76,14 +76,11 @@ def measure_rules(corpus: Corpus, *, num_threads: int | None = None) -> RuleTabl
                 f"{whole['num_pairs']:,}; run 'pycat tokenize' again"
             )
         _group(scratch)
-        if corpus.src_vocab_size is None:
-            shares = foreign_shares(open_corpus(corpus.path))
-            for name, values in zip(("src_foreign", "tgt_foreign"), shares, strict=True):
-                scratch.replace(name, values)
-            del shares
-        else:
-            why = "the sides have vocabularies of their own"
-            without |= {"src_foreign": why, "tgt_foreign": why}
+        # A corpus made from text has one vocabulary.
+        shares = foreign_shares(open_corpus(corpus.path))
+        for name, values in zip(("src_foreign", "tgt_foreign"), shares, strict=True):
+            scratch.replace(name, values)
+        del shares
         usual = usual_lengths(scratch.read("src_chars"), scratch.read("tgt_chars"))
         manifest = {"format": FORMAT, "corpus": whole["id"], "without": without}
         _write(scratch, usual, manifest, temporary)

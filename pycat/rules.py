@@ -110,7 +110,9 @@ class RuleColumns(Mapping[str, NDArray[Any]]):
     def _read(self, name: str, group: int) -> NDArray[Any]:
         try:
             column: NDArray[Any] = self._file.read_row_group(group, [name])[name].to_numpy()
-        except (OSError, pa.ArrowException) as error:
+            if len(column) != (expected := self._file.metadata.row_group(group).num_rows):
+                raise ValueError(f"{len(column):,} rows, expected {expected:,}")
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise OutputError(
                 f"{self._path}: column {name} cannot be read ({error}); delete the file and "
                 "measure the rules again (pycat.measure_rules)"

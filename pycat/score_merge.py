@@ -67,10 +67,12 @@ def merge(tables: Sequence[ScoreTable], out: Path | None, overwrite: bool) -> Sc
         "steps": steps,
         **{
             name: first.manifest[name]
-            for name in ("tokenizer_sha256", "torch", "corpus_options")
+            for name in ("tokenizer_sha256", "torch")
             if all(name in table.manifest for table in tables)
             and all(table.manifest[name] == first.manifest[name] for table in tables)
         },
+        # As corpus_path is: any of them opens the corpus.
+        "corpus_options": first.manifest.get("corpus_options", {}),
         "inputs": sorted(map(_input, tables), key=lambda facts: facts["recipe"]),
     }
     if all("model_flops" in table.manifest for table in tables):

@@ -443,7 +443,11 @@ def file_options(schema: pa.Schema) -> dict[str, Any]:
     is read in 0.22 of the time; one of all statistics 0.72 and 0.33.
     """
     split = [field.name for field in schema if pa.types.is_floating(field.type)]
-    rising = [field.name for field in schema if field.name in ("pair", "line")]
+    rising = [
+        field.name
+        for field in schema
+        if field.name in ("pair", "line") and pa.types.is_integer(field.type)
+    ]
     encodings = dict.fromkeys(split, "BYTE_STREAM_SPLIT")
     return {
         "compression": "lz4",

@@ -28,7 +28,6 @@ from pycat.cpu_forward import CpuForward
 from pycat.device import SCORING_DTYPES, choose_device, choose_dtype
 from pycat.errors import CheckpointError, PycatError
 from pycat.flops import model_flops, product_rate
-from pycat.hf_tokenizer import Template
 from pycat.kernels.ops import require_triton
 from pycat.kernels.reference import Stats
 from pycat.output import OutputFolder, recorded_recipe
@@ -324,7 +323,7 @@ def _batches(
     corpus: Corpus, lengths: KeptLengths, forward: Forward, batch_tokens: int | None
 ) -> Iterator[Batch]:
     """Batches as the forward pass reads them, cut to what the models have positions for."""
-    tail = Template.of(corpus.manifest).src_tail
+    tail = corpus.template.src_tail
     for batch in corpus.batches(
         forward.batch_tokens if batch_tokens is None else batch_tokens,
         padded=forward.padded,

@@ -65,7 +65,7 @@ class Selection:
             columns = _read_kept(folder / _KEPT_FILE)
             pair_ids = columns["pair"]
             lines = columns.get("line", pair_ids)
-        except (OSError, KeyError, pa.ArrowException) as error:
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise OutputError(
                 f"{folder / _KEPT_FILE}: cannot be read ({error}); run 'pycat select' again"
             ) from None
@@ -230,7 +230,8 @@ def select(
         PycatError: an option is out of range, a criterion or rule is unknown, a criterion lacks
             columns, a score is not a number, or rules leave no pair, drop and cap fewer than asked
             for.
-        TextError: rules are to be measured, and the text is gone or changed.
+        TextError: rules or guard ask for the text, and it is gone or changed; `rules=None` and
+            `guard=0` do not.
         OutputError: `out` holds something else, or a selection made with other options.
     """
     started = time.perf_counter()
@@ -295,7 +296,9 @@ def kept_by_rules(
     table = measure_rules(corpus)
     by_rules, hits = table.apply(recorded_rules(thresholds))
     without = {
-        rule: why for rule, why in table.manifest["without"].items() if thresholds[rule] is not None
+        rule: why
+        for rule, why in table.manifest["without"].items()
+        if thresholds.get(rule) is not None
     }
     return by_rules, {"rule_hits": hits, **({"without": without} if without else {})}
 

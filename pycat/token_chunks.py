@@ -12,7 +12,7 @@ _CHUNK_PAIRS = 8192
 
 
 class Side(NamedTuple):
-    """One side of B pairs, back to back, without EOS.
+    """One side of B pairs, back to back, without EOS and what follows it.
 
     Attributes:
         tokens: int64 (T,).
@@ -29,19 +29,14 @@ def token_chunks(
     corpus: Corpus, rows: NDArray[np.int64] | None = None
 ) -> Iterator[tuple[NDArray[np.int64], Side, Side]]:
     """Rows of the corpus with their source and target; all rows unless given some."""
-    if rows is None:
-        rows = np.arange(len(corpus))
-    for first in range(0, len(rows), _CHUNK_PAIRS):
-        some = rows[first : first + _CHUNK_PAIRS]
-        batch = corpus.read(corpus.pair_ids[some])
-        src, tgt = (
-            _side(tokens.numpy(), boundaries.numpy())
-            for tokens, boundaries in (
-                (batch.src_tokens, batch.src_cu_seqlens),
-                (batch.tgt_tokens, batch.tgt_cu_seqlens),
-            )
-        )
-        yield some, src, tgt
+    num_rows, view = len(corpus) if rows is None else len(rows), corpus.files[2]
+    tail = corpus.template.src_tail
+    for first in range(0, num_rows, _CHUNK_PAIRS):
+        end = min(first + _CHUNK_PAIRS, num_rows)
+        some = np.arange(first, end) if rows is None else rows[first:end]
+        batch = corpus.read(some if view is None else view[some])
+        src = _side(batch.src_tokens.numpy(), batch.src_cu_seqlens.numpy(), tail)
+        yield some, src, _side(batch.tgt_tokens.numpy(), batch.tgt_cu_seqlens.numpy(), 1)
 
 
 def spread_rows(corpus: Corpus, most: int) -> NDArray[np.int64]:
@@ -50,8 +45,10 @@ def spread_rows(corpus: Corpus, most: int) -> NDArray[np.int64]:
     return np.linspace(0, len(corpus) - 1, count).astype(np.int64)
 
 
-def _side(tokens: NDArray[np.int64], boundaries: NDArray[np.int32]) -> Side:
-    lengths = np.diff(boundaries).astype(np.int64)
-    inside = np.ones(len(tokens), bool)
-    inside[boundaries[1:] - 1] = False
-    return Side(tokens[inside], np.repeat(np.arange(len(lengths)), lengths - 1), lengths - 1)
+def _side(tokens: NDArray[np.int64], boundaries: NDArray[np.int32], tail: int) -> Side:
+    """Without the last `tail` tokens of each sequence."""
+    whole = np.diff(boundaries).astype(np.int64)
+    lengths = np.maximum(whole - tail, 0)
+    row = np.repeat(np.arange(len(whole)), whole)
+    inside = np.arange(len(tokens)) < (boundaries[:-1] + lengths)[row]
+    return Side(tokens[inside], row[inside], lengths)

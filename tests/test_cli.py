@@ -175,19 +175,19 @@ def test_rules_and_guard_say_what_they_dropped(
     assert run("prune", "--src", src, "--tgt", tgt, "--out", work, *quick) == 0
     printed = capsys.readouterr().out
     facts = pycat.Selection.open(work / "selection").manifest
-    near = facts["rule_hits"]["near_duplicate"]
-    assert near > 0
-    assert (
-        f"  rules dropped {near} pairs (each may break several: near_duplicate {near})" in printed
-    )
-    assert f"  then dropped: guard 50, criterion {50 - near}\n" in printed
+    hits = facts["rule_hits"]
+    assert hits["near_duplicate"] > 0
+    broken = ", ".join(f"{rule} {count}" for rule, count in hits.items() if count)
+    dropped = facts["dropped"]["rules"]
+    assert f"  rules dropped {dropped} pairs (each may break several: {broken})" in printed
+    assert f"  then dropped: guard 50, criterion {50 - dropped}\n" in printed
     rules = tmp_path / "rules.json"
     rules.write_text('{"length_z": 0.1, "near_duplicate": null}')
     command = ("select", "--scores", work / "scores", "--out", tmp_path / "few", "--guard", 0.5)
     assert run(*command, "--rules", rules) == 0
     printed = capsys.readouterr().out
     assert "  fewer than the 100 pairs asked for: the rules leave no more\n" in printed
-    assert re.search(r"rules dropped 1\d\d pairs .*: length_z 1\d\d\)\n", printed)
+    assert re.search(r"rules dropped 1\d\d pairs .*\blength_z 1\d\d\)\n", printed)
     assert run(*command[:-2], "--overwrite") == 0
     assert "dropped:" not in capsys.readouterr().out
 

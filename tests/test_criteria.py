@@ -316,6 +316,15 @@ def test_chunks_give_what_the_whole_table_gives() -> None:
     np.testing.assert_array_equal(sql, scores.nll[:, 1] - scores.nll[:, 0])
 
 
+@pytest.mark.parametrize("name", ["cat_var", "cat_var_log"])
+def test_a_score_does_not_depend_on_where_its_row_lies(name: str) -> None:
+    """As many rows as leave one for the last block, under checkpoints that sum up inexactly."""
+    nll = np.random.default_rng(3).uniform(1, 9, 12)
+    equal = table(np.tile(nll, (criteria._BLOCK_ROWS + 1, 1)), [1] * (criteria._BLOCK_ROWS + 1))
+    assert len(np.unique(evaluate_criterion(equal, name))) == 1
+    assert evaluate_criterion(table(nll[None], [1]), name) == evaluate_criterion(equal, name)[:1]
+
+
 def test_rarity_is_that_of_the_report(toy_corpus: Corpus, make_scores: MakeScores) -> None:
     for corpus in (toy_corpus, toy_corpus.subset(np.arange(1, 300, 3))):
         scores = make_scores(corpus, np.ones((len(corpus), 2)))

@@ -11,10 +11,13 @@ import pytest
 from conftest import corpus_of, toy_pairs
 
 import pycat
+from pycat._core import IndexedWriter
 from pycat.fluency import _MIN_ENDINGS, _PRIOR, fluency
 
 
-def order_by_hand(corpus: pycat.Corpus, side: int, counted: list[int]) -> list[float]:
+def order_by_hand(
+    corpus: pycat.Corpus, side: int, counted: list[int], vocab_size: int | None = None
+) -> list[float]:
     """The same over dictionaries, a pair and a token at a time."""
     lines = [[-1, *corpus[i][side][:-1].tolist(), -1] for i in range(len(corpus))]
 
@@ -23,7 +26,7 @@ def order_by_hand(corpus: pycat.Corpus, side: int, counted: list[int]) -> list[f
         return tokens, Counter(pair for row in rows for pair in pairwise(lines[row]))
 
     tokens, pairs = counts(counted)
-    total, means = sum(tokens.values()) + corpus.vocab_size + 1, []
+    total, means = sum(tokens.values()) + (vocab_size or corpus.vocab_size) + 1, []
     for row, line in enumerate(lines):
         own_tokens, own_pairs = counts([row] if row in counted else [])
         ratios = []
@@ -86,10 +89,30 @@ def test_shuffled_and_truncated_sides_are_lower(tmp_path: Path, toy_corpus: pyca
     assert (found.ending[clean][:, None] > found.ending[kind_of == 1]).mean() > 0.95
 
 
-def test_views_and_other_vocabularies_a_side(toy_corpus: pycat.Corpus) -> None:
-    rows = np.arange(5, 300, 7)
-    view = fluency(toy_corpus.subset(rows))
-    assert view.ending.shape == (len(rows),)
-    assert np.isfinite(np.stack(view)).all()
-    again = fluency(toy_corpus.subset(rows))
-    np.testing.assert_array_equal(np.stack(view), np.stack(again))
+def test_a_view_is_a_corpus_of_its_own(toy_corpus: pycat.Corpus) -> None:
+    view = toy_corpus.subset(np.arange(5, 300, 7))
+    found = fluency(view)
+    for side, order in ((0, found.order_src), (1, found.order_tgt)):
+        expected = order_by_hand(view, side, list(range(len(view))))
+        np.testing.assert_allclose(order, expected, rtol=1e-5)
+
+
+def test_sides_may_have_vocabularies_of_their_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = [
+        [[*rng.integers(4, size, rng.integers(0, 9)), 2] for _ in range(200)] for size in (400, 9)
+    ]
+    for side, sequences in zip(("en", "de"), lines, strict=True):
+        with IndexedWriter(tmp_path / f"train.en-de.{side}", dtype="uint16") as writer:
+            lengths = np.array([len(tokens) for tokens in sequences], np.int32)
+            writer.append(np.concatenate(sequences).astype(np.int32), lengths)
+        words = 400 if side == "en" else 9
+        (tmp_path / f"dict.{side}.txt").write_text("".join(f"w{i} 1\n" for i in range(4, words)))
+    corpus = pycat.open_corpus(tmp_path, languages=("en", "de"))
+    assert (corpus.src_vocab_size, corpus.vocab_size) == (400, 9)
+    found = fluency(corpus)
+    everything = list(range(200))
+    for side, order, size in ((0, found.order_src, 400), (1, found.order_tgt, 9)):
+        expected = order_by_hand(corpus, side, everything, size)
+        np.testing.assert_allclose(order, expected, rtol=1e-5)
+    assert np.isfinite(found.ending).all()

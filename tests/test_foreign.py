@@ -49,3 +49,12 @@ def test_half_translated_and_swapped_pairs_stand_out(
         assert (share > 0.15).mean() < 0.05
     assert (of_tgt[kind == 0] > 0.15).mean() > 0.9
     assert (np.minimum(of_src, of_tgt)[kind == 1] > 0.15).mean() > 0.9
+
+
+def test_a_view_is_a_corpus_of_its_own(toy_corpus: pycat.Corpus) -> None:
+    rows = np.arange(200)
+    for whole, view in zip(
+        foreign_shares(toy_corpus[:200]), foreign_shares(toy_corpus.subset(rows)), strict=True
+    ):
+        np.testing.assert_array_equal(whole, view)
+    assert foreign_shares(toy_corpus[100:103])[0].shape == (3,)

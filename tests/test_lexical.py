@@ -93,6 +93,9 @@ def oracle(
             if row in sample:
                 own = before[at] / totals_before[x]
                 own /= own.sum(axis=1, keepdims=True)
+                # Of tokens that repeat, everything.
+                _, kinds = np.unique(y[:, None] * (num_x + 1) + x, return_inverse=True)
+                own = np.bincount(kinds.ravel(), own.ravel())[kinds].reshape(own.shape)
             chance = np.maximum(counts[at] - own, 0) / np.maximum(totals[x] - own, 1e-3)
             ratios = np.log(np.maximum(chance.mean(axis=1), 1e-7))
             ratios -= np.log((frequency[y] + 1) / (frequency.sum() + num_y))
@@ -182,6 +185,21 @@ def test_a_gap_is_the_worst_run(tmp_path: Path) -> None:
     for gap in scores_of(model, len(pairs))[2:]:
         assert gap[::2].max() == 0
         assert gap[1::2].min() > 3
+
+
+def test_what_repeats_in_a_pair_explains_nothing(tmp_path: Path) -> None:
+    """A rare word of the source stands beside one of the target, in one pair and often."""
+    rng = np.random.default_rng(6)
+    pairs = [[rng.integers(3, 63, 8).tolist()] * 2 for _ in range(2000)]
+    wrong = [rng.integers(3, 63, 6).tolist() for _ in range(2)]
+    pairs += [[[*wrong[0], *[63] * 3], [*wrong[1], *[64] * 3]]]
+    sides = write_sides(tmp_path, pairs, (65, 65))
+    model = LexicalModel(*sides, None, max_sample=2001, max_cells=1 << 20, num_threads=1)
+    tgt, src, tgt_gap, src_gap = scores_of(model, len(pairs))
+    assert max(tgt[-1], src[-1]) < min(np.quantile(tgt, 0.01), np.quantile(src, 0.01))
+    assert min(tgt_gap[-1], src_gap[-1]) > max(
+        np.quantile(tgt_gap, 0.99), np.quantile(src_gap, 0.99)
+    )
 
 
 def test_views_and_chunks_do_not_matter(

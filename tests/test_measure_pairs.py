@@ -81,8 +81,10 @@ def lost_letters(word: bytes) -> int:
     if re.search(rb"[/=&]", word):
         return 0
     before_mark = re.split(rb"[.:]", word)[0]
-    between = re.compile(rb"(?<=[A-Za-z\x80-\xff])\?(?=[A-Za-z\x80-\xff])")
-    return sum(found.start() < len(before_mark) for found in between.finditer(word))
+    letter = "[A-Za-z\u00c0-\u1fff]"
+    marks = re.finditer(rf"(?<={letter})\?(?={letter})", word.decode("utf-8", "surrogateescape"))
+    sound = before_mark.decode("utf-8", "surrogateescape")
+    return sum(mark.start() < len(sound) for mark in marks)
 
 
 def mix(x: int) -> int:

@@ -3,11 +3,14 @@
 from pathlib import Path
 from shutil import copytree
 from typing import Literal
+from unittest.mock import Mock
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import pycat
+from pycat.errors import TextError
 from pycat.fluency import fluency
 from pycat.lexical import lexical_scores
 from pycat.noise import (
@@ -15,6 +18,7 @@ from pycat.noise import (
     late_mean,
     measure_noise,
     noise_score,
+    noise_signals,
     of_either,
     surprise,
 )
@@ -145,3 +149,28 @@ def test_without_text_the_pieces_are_not_asked(
     monkeypatch.setattr("pycat.noise.measure_rules", fail)
     measure_noise(table, others)
     assert len(np.unique(table.column("noise_score"))) == len(table)
+
+
+def test_text_that_is_gone_is_said_before_the_work(
+    corpus: pycat.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = scores_of(corpus, tmp_path)
+    gone = TextError("the text is gone")
+    monkeypatch.setattr(type(corpus), "text", Mock(side_effect=gone))
+    with pytest.raises(TextError, match="the text is gone"):
+        measure_noise(table, corpus)
+    assert not {*COLUMNS} & {*table.names}
+
+
+def test_what_is_no_number_is_as_suspect_as_can_be(corpus: pycat.Corpus, tmp_path: Path) -> None:
+    table = scores_of(corpus, tmp_path)
+    measure_noise(table, corpus)
+    whole = table.rows(table.names, 0, len(table))
+    for name in ("nll_2", "entropy_2"):
+        values = whole[name].to_numpy().copy()
+        values[7] = np.inf
+        whole = whole.set_column(whole.column_names.index(name), name, pa.array(values))
+    spoilt = dict(noise_signals(pycat.ScoreTable.from_arrow(whole, table.manifest), corpus))
+    like = np.array_split(np.argsort(table.num_tokens, kind="stable"), 20)
+    [rows] = [rows for rows in like if 7 in rows]
+    assert spoilt["surprise"][7] == spoilt["surprise"][rows].max()

@@ -82,6 +82,7 @@ def test_translations_pass_every_rule(measure: Measure) -> None:
         (("The dog barks at the moon.", "Der Hund heult dann f\ufffdrchterlich."), {"encoding"}),
         (("The dog barks at the moon.", "Der Hund heult dann f?rchterlich."), {"encoding"}),
         (("The dog barks at the moon?", "Der Hund bellt laut? Siehe moon.de/x?y=z."), set()),
+        (("“What?” the dog barks—why?—loudly.", "„Was?“ bellt der Hund – wozu?… Laut."), set()),
     ],
 )
 def test_each_rule_drops_its_kind_alone(

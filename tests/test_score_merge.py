@@ -92,10 +92,12 @@ def test_what_was_measured_of_one_table_is_said_of_it_alone(make: Make, tmp_path
             "tokenizer_sha256": "t",
             "model_flops": 10,
             "tokens_per_s": 3.0,
+            "corpus_options": {"eos_id": 2, "opened": torch},  # either opens the same corpus
         }
     merged = ScoreTable.merge(shards, out=tmp_path / "merged").manifest
     assert not merged.keys() & {"rank_agreement", "exact_cut", "torch", "tokens_per_s"}
     assert (merged["tokenizer_sha256"], merged["model_flops"]) == ("t", 20)
+    assert merged["corpus_options"]["eos_id"] == 2
     assert [each["recipe"] for each in merged["inputs"]] == merged["recipe"]["merged"]
     by_spearman = sorted(merged["inputs"], key=lambda each: each["rank_agreement"]["spearman"])
     assert [{**each, "recipe": ""} for each in by_spearman] == [

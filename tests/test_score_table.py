@@ -362,6 +362,14 @@ def test_values_without_a_type_and_chunks_are_refused(parts: Path) -> None:
         chunk.add("late", np.zeros(120))
 
 
+@pytest.mark.parametrize("values", [np.arange(300) / 2, np.arange(300) % 2 > 0, ["a", "b"] * 150])
+def test_a_column_may_be_called_line_whatever_it_holds(parts: Path, values: Any) -> None:
+    table = ScoreTable.open(parts)
+    repeated = np.resize(np.asarray(values), len(table))
+    table.add("line", repeated)
+    assert ScoreTable.open(parts).column("line").tolist() == repeated.tolist()
+
+
 def test_columns_added_in_two_processes_both_stay(parts: Path) -> None:
     one, other = ScoreTable.open(parts), ScoreTable.open(parts)
     one.add("first", np.zeros(300))
