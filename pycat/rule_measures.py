@@ -30,7 +30,7 @@ from pycat.output import replacing
 from pycat.parallel_text import Chunk, ParallelText
 from pycat.progress import progress
 from pycat.rules import FORMAT, RuleTable
-from pycat.tokenizing import in_order
+from pycat.workers import on_workers
 
 _ROW_GROUP = 65_536
 
@@ -63,9 +63,9 @@ def measure_rules(corpus: Corpus, *, num_threads: int | None = None) -> RuleTabl
     with replacing(corpus.path / RULES_FILE) as temporary, _Scratch(corpus.path) as scratch:
         with progress("rules", text.file_bytes / 1e6, "MB") as advance:
             kept = corpus.kept_lines
-            for piece in in_order(
-                text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
+            for piece in on_workers(
                 partial(_measure_chunk, text, kept, codes),
+                text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
                 num_threads or len(os.sched_getaffinity(0)),
             ):
                 scratch.append(piece)

@@ -3,14 +3,13 @@
 import os
 import re
 import shutil
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, compress
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +31,11 @@ from pycat.output import OutputFolder, digest, read_manifest, replacing, write_j
 from pycat.parallel_text import Chunk, ParallelText, decode
 from pycat.progress import progress
 from pycat.tokenizer import MAX_TRAINING_BYTES, Tokenizer, train_tokenizer
+from pycat.workers import on_workers
 
 # A line longer than this is skipped unread by the tokenizer: no sentence is, and markup dumps are.
 MAX_LINE_BYTES = 65_536
 
-Result = TypeVar("Result")
 
 _OWNED = (
     *INDEX_FILES,
@@ -305,9 +304,12 @@ def _write_corpus(
         IndexedWriter(str(folder / "tgt"), dtype=dtype) as tgt_writer,
     ):
         skipped_file.write("line\treason\n")
-        for done in in_order(
-            text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
+        # Threads suffice: SentencePiece (0.2.3) holds no GIL while it segments, only while it makes
+        # lists of the ids. Processes would share that part too, but a worker that imports pycat
+        # takes seconds and 200 MB for torch, and forking a process with threads is unsafe.
+        for done in on_workers(
             lambda chunk: _tokenize_chunk(text, chunk, tokenizer, max_tokens),
+            text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
             num_threads,
         ):
             for writer, (tokens, lengths) in zip((src_writer, tgt_writer), done.sides, strict=True):
@@ -324,37 +326,3 @@ def _write_corpus(
                 f"both sides and at most {max_tokens} tokens; check the files, or raise max_tokens"
             )
     return counts
-
-
-def in_order(
-    chunks: Iterable[Chunk], work: Callable[[Chunk], Result], num_threads: int
-) -> Iterator[Result]:
-    """`work` of each chunk, in order, on so many threads; an error comes where its chunk would.
-
-    Threads suffice: SentencePiece (0.2.3) holds no GIL while it segments, only while it makes
-    lists of the ids. Processes would share that part too, but a worker that imports pycat takes
-    seconds and 200 MB for torch, and forking a process with threads is unsafe.
-    """
-    # One chunk more than threads waits, so that no thread idles while this one reads and writes.
-    ahead = 2 * num_threads + 1
-    pending: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(num_threads, "tokenize")
-    source = iter(chunks)
-    try:
-        while True:
-            try:
-                chunk = next(source, None)
-            except TextError as error:
-                chunk, broken = None, Future[Result]()
-                broken.set_exception(error)
-                pending.append(broken)
-            if chunk is None:
-                break
-            pending.append(pool.submit(work, chunk))
-            if len(pending) >= ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        # After Ctrl-C or an error: only chunks already begun, of milliseconds each, are finished.
-        pool.shutdown(cancel_futures=True)

@@ -1,7 +1,7 @@
 """Work on a stream of items by several threads, in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,16 +11,20 @@ _Out = TypeVar("_Out")
 
 def on_workers(
     work: Callable[[_In], _Out], items: Iterable[_In], num_workers: int
-) -> Iterator[_Out]:
-    """Results of `work` in the order of the items, a few items ahead, on threads of their own."""
+) -> Generator[_Out, None, None]:
+    """Results of `work` in the order of the items, a few items ahead, on threads of their own.
+
+    An error of `work` or `items` comes where its result would. When no more results are asked for,
+    as after Ctrl-C, only what has begun is finished.
+    """
     if num_workers == 1:
         yield from map(work, items)
         return
     with ThreadPoolExecutor(num_workers, thread_name_prefix="pycat") as pool:
         ahead: deque[Future[_Out]] = deque()
         try:
-            for item in items:
-                ahead.append(pool.submit(work, item))
+            for future in _submitted(pool, work, items):
+                ahead.append(future)
                 if len(ahead) > 2 * num_workers:
                     yield ahead.popleft().result()
             while ahead:
@@ -28,3 +32,16 @@ def on_workers(
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def _submitted(
+    pool: ThreadPoolExecutor, work: Callable[[_In], _Out], items: Iterable[_In]
+) -> Iterator[Future[_Out]]:
+    """A future for each item, and one for the error that ends them."""
+    try:
+        for item in items:
+            yield pool.submit(work, item)
+    except Exception as error:
+        broken = Future[_Out]()
+        broken.set_exception(error)
+        yield broken

@@ -112,7 +112,7 @@ def test_sides_may_have_vocabularies_of_their_own(tmp_path: Path) -> None:
     assert (corpus.src_vocab_size, corpus.vocab_size) == (400, 9)
     found = fluency(corpus)
     everything = list(range(200))
-    for side, order, size in ((0, found.order_src, 400), (1, found.order_tgt, 9)):
-        expected = order_by_hand(corpus, side, everything, size)
+    for row, order, size in ((0, found.order_src, 400), (1, found.order_tgt, 9)):
+        expected = order_by_hand(corpus, row, everything, size)
         np.testing.assert_allclose(order, expected, rtol=1e-5)
     assert np.isfinite(found.ending).all()

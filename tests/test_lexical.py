@@ -190,9 +190,9 @@ def test_a_gap_is_the_worst_run(tmp_path: Path) -> None:
 def test_what_repeats_in_a_pair_explains_nothing(tmp_path: Path) -> None:
     """A rare word of the source stands beside one of the target, in one pair and often."""
     rng = np.random.default_rng(6)
-    pairs = [[rng.integers(3, 63, 8).tolist()] * 2 for _ in range(2000)]
+    good = [rng.integers(3, 63, 8).tolist() for _ in range(2000)]
     wrong = [rng.integers(3, 63, 6).tolist() for _ in range(2)]
-    pairs += [[[*wrong[0], *[63] * 3], [*wrong[1], *[64] * 3]]]
+    pairs = [*zip(good, good, strict=True), ([*wrong[0], *[63] * 3], [*wrong[1], *[64] * 3])]
     sides = write_sides(tmp_path, pairs, (65, 65))
     model = LexicalModel(*sides, None, max_sample=2001, max_cells=1 << 20, num_threads=1)
     tgt, src, tgt_gap, src_gap = scores_of(model, len(pairs))

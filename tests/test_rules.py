@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import FileSizeLimit, MakeScores
+from conftest import FileSizeLimit, MakeScores, corpus_of
 
 import pycat
 from pycat.errors import CorpusError, OutputError, PycatError
@@ -38,15 +38,6 @@ def measure(tmp_path: Path, toy_tokenizer: Path) -> Measure:
         return measure_rules(corpus_of(tmp_path, pairs, toy_tokenizer), **options)
 
     return run
-
-
-def corpus_of(folder: Path, pairs: list[tuple[str, str]], tokenizer: Path) -> pycat.Corpus:
-    folder.mkdir(exist_ok=True)
-    text = folder / "text.tsv"
-    text.write_text("".join(f"{src}\t{tgt}\n" for src, tgt in pairs), "utf-8", newline="\n")
-    return pycat.tokenize(
-        tsv=text, out=folder / "corpus", tokenizer=tokenizer, languages=("en", "de")
-    )
 
 
 def hit_by(table: RuleTable, row: int) -> set[str]:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pycat.corpus import Corpus, open_corpus
 from pycat.errors import CorpusError, OutputError, PycatError, TextError, TokenizerError
 from pycat.tokenizer import Tokenizer
 from pycat.tokenizing import tokenize
+from pycat.workers import on_workers
 
 INDEX_FILES = {"src.idx", "src.bin", "tgt.idx", "tgt.bin"}
 ALL_FILES = INDEX_FILES | {"corpus.json", "tokenizer.model", "skipped.tsv"}
@@ -481,10 +482,9 @@ def test_an_interrupted_run_is_made_whole_by_the_next(
     after_chunks: int,
 ) -> None:
     text, out = toy_text(60), tmp_path / "corpus"
-    whole: Callable[..., Iterator[Any]] = pycat.tokenizing.in_order
 
     def broken_off(*args: Any) -> Iterator[Any]:
-        for number, chunk in enumerate(whole(*args)):
+        for number, chunk in enumerate(on_workers(*args)):
             if number == after_chunks:
                 raise KeyboardInterrupt
             yield chunk
@@ -492,7 +492,7 @@ def test_an_interrupted_run_is_made_whole_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(pycat.parallel_text, "_CHUNK_LINES", 10)
         patch.setattr(pycat.parallel_text, "_STEP_LINES", 10)
-        patch.setattr(pycat.tokenizing, "in_order", broken_off)
+        patch.setattr("pycat.tokenizing.on_workers", broken_off)
         with pytest.raises(KeyboardInterrupt):
             tokenize(*text, out=out, tokenizer=toy_tokenizer)
     assert {file.name for file in out.iterdir()} == {"corpus.json", "tokenizer.model"}
