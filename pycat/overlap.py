@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,30 +34,34 @@ class Stability:
 
 
 def stability(
-    table: ScoreTable,
+    scores: ScoreTable | str | PathLike[str],
     *,
     keep: float = 0.5,
     by: str | Criterion = "cat_var",
     criteria: Sequence[str | Criterion] = (),
-    tables: Sequence[ScoreTable] = (),
+    tables: Sequence[ScoreTable | str | PathLike[str]] = (),
     seed: int = 0,
 ) -> Stability:
     """Compare the top of a ranking with that of other rankings, before anyone trains on it.
 
     Args:
-        table: N pairs.
+        scores: an open ScoreTable of N pairs, or the path of one.
         keep: fraction of the pairs, in (0, 1].
         by: the criterion.
         criteria: others to compare with.
-        tables: of the same pairs under proxies of other seeds, sizes or training.
+        tables: of the same pairs under proxies of other seeds, sizes or training; or paths.
         seed: of "random".
 
     Raises:
         PycatError: a table has other pairs; or as `evaluate_criterion`.
     """
+    table, *others = (
+        each if isinstance(each, ScoreTable) else ScoreTable.open(each)
+        for each in (scores, *tables)
+    )
     count = max(1, round(keep * len(table)))
     kept = _top(table, by, count, seed)
-    for other in tables:
+    for other in others:
         if other.manifest["recipe"]["corpus"] != table.manifest["recipe"]["corpus"]:
             raise PycatError(
                 f"{other.path or 'score table'}: holds scores of other pairs than "
@@ -67,7 +72,7 @@ def stability(
             criterion_name(other): shared(kept, _top(table, other, count, seed))
             for other in criteria
         },
-        tables=[shared(kept, _top(other, by, count, seed)) for other in tables],
+        tables=[shared(kept, _top(other, by, count, seed)) for other in others],
         without_checkpoint=without_checkpoint(table, by, count, seed),
         chance=chance(count, len(table)),
     )

@@ -1,5 +1,7 @@
 """Overlaps of selections with those made otherwise."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import MakeScores
@@ -29,6 +31,14 @@ def test_overlaps_are_those_of_the_selections(
         assert overlap == jaccard(kept, select(fewer, keep=0.3))
     assert len(found.without_checkpoint) == 3
     assert found.chance == pytest.approx(0.3 / 1.7)
+
+
+def test_tables_may_be_paths(
+    toy_corpus: pycat.Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    nll = np.random.default_rng(4).uniform(1, 50, (2, 300, 3))
+    one, two = (make_scores(toy_corpus, nll[i], tmp_path / str(i)) for i in range(2))
+    assert stability(tmp_path / "0", tables=[str(tmp_path / "1")]) == stability(one, tables=[two])
 
 
 def test_no_checkpoint_can_be_left_out_of_two(
