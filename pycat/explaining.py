@@ -205,9 +205,14 @@ def _broken_rules(
 
 def _most_suspect(table: ScoreTable, corpus: Corpus, row: int) -> str:
     """What made the guard suspect a pair most; nothing where that cannot be told any more."""
-    if not has_signals(table) or (corpus.has_text and not (corpus.path / RULES_FILE).is_file()):
+    if not has_signals(table):
         return ""
-    found = {name: float(signal[row]) for name, signal in noise_signals(table, corpus)}
+    try:
+        if corpus.has_text:
+            RuleTable.open(corpus)  # else all its text would be measured for one pair
+        found = {name: float(signal[row]) for name, signal in noise_signals(table, corpus)}
+    except OutputError:
+        return ""
     first, second = sorted(found, key=lambda name: -found[name])[:2]
     return (
         f"; of pairs of like length {-np.expm1(-found[first]):.1%} are less suspect by {first}, "
