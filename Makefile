@@ -32,15 +32,15 @@ test: venv
 lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h tests/*.cpp
+	$(BIN)/clang-format --dry-run --Werror csrc/*/*.cpp csrc/*/*.h tests/core/*.cpp
 	cd tests && ../$(BIN)/mypy --config-file ../pyproject.toml -p pycat && \
-		../$(BIN)/mypy --config-file ../pyproject.toml . ../bench
+		MYPYPATH=support:../bench ../$(BIN)/mypy --config-file ../pyproject.toml . ../bench
 	$(BIN)/codespell README.md bench csrc docs kernels pycat tests
 
 format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i csrc/*.cpp csrc/*.h tests/*.cpp
+	$(BIN)/clang-format -i csrc/*/*.cpp csrc/*/*.h tests/core/*.cpp
 
 bench: venv
 	for bench in bench/bench_*.py; do $(BIN)/python $$bench --quick || exit 1; done
@@ -56,10 +56,9 @@ fuzz: build/address/drivers
 # a program of its own. Nor does it bear with random addresses. libstdc++ is loaded early for
 # AddressSanitizer to find what throws.
 SANITIZED := build/sanitized
-TESTS_SANITIZED := tests/test_core.py tests/test_damage.py tests/test_batches.py \
-	tests/test_streams.py tests/test_corpus.py tests/test_cross_entropy.py \
-	tests/test_cpu_forward.py tests/test_language.py tests/test_lexical.py \
-	tests/test_measure_pairs.py tests/test_equal_groups.py tests/test_cuts.py
+TESTS_SANITIZED := tests/core tests/data/test_batches.py tests/data/test_corpus.py \
+	tests/kernels/test_cross_entropy.py tests/scoring/test_cpu_forward.py \
+	tests/filters/test_language.py tests/filters/test_lexical.py tests/ranking/test_top_k.py
 sanitize: build/address/drivers build/thread/drivers $(SANITIZED)/.installed
 	build/address/fuzz_index 100000
 	build/address/stress_streams
@@ -70,7 +69,7 @@ sanitize: build/address/drivers build/thread/drivers $(SANITIZED)/.installed
 
 build/address/drivers: SANITIZERS := address;undefined
 build/thread/drivers: SANITIZERS := thread
-build/%/drivers: .venv/.installed $(wildcard tests/*.cpp)
+build/%/drivers: .venv/.installed $(wildcard tests/core/*.cpp)
 	$(BIN)/cmake -G Ninja -S . -B $(@D) -DPYCAT_DRIVERS=ON -DPYCAT_WERROR=ON \
 		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja "-DPYCAT_SANITIZE=$(SANITIZERS)"
 	$(BIN)/cmake --build $(@D)

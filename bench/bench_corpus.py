@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pycat import _core
-from pycat.batches import Batch, BatchStream
+from pycat.data.batches import Batch, BatchStream
 
 PAD_ID = 2
 SEED = 1

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 import pycat
 from pycat._core import IndexedWriter
-from pycat.lexical import lexical_scores
+from pycat.filters.lexical import lexical_scores
 
 VOCAB_SIZE, EOS = 16_000, 2
 REPEATS = 3

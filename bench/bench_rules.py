@@ -17,9 +17,9 @@ from bench_tokenizing import VOCAB_SIZE, cpu_model, synthesise, time_interleaved
 from corpus_memory import peak_while
 
 import pycat
-from pycat.code_points import code_points
-from pycat.corpus import RULES_FILE
-from pycat.language import language_model
+from pycat.data.corpus import RULES_FILE
+from pycat.filters.code_points import code_points
+from pycat.filters.language import language_model
 
 # The text so many times over shows its memory, beside which a few MB of buffers count little.
 NUM_COPIES = 16

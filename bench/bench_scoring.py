@@ -29,11 +29,11 @@ from scorers import (
     Pycat,
 )
 
-from pycat.checkpoint import save_checkpoint
-from pycat.corpus import Corpus
-from pycat.criteria import cat_var
+from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
-from pycat.model import PRESETS, ModelConfig
+from pycat.proxy.checkpoint import save_checkpoint
+from pycat.proxy.transformer import PRESETS, ModelConfig
+from pycat.ranking.criteria import cat_var
 
 VOCAB_SIZES = {"tiny": 8_000, "base": 32_000}
 NUM_PAIRS = {"tiny": 1000, "base": 192}

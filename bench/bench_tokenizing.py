@@ -19,8 +19,8 @@ import sentencepiece
 from numpy.typing import NDArray
 
 import pycat
-from pycat.parallel_text import ParallelText
-from pycat.tokenizer import train_tokenizer
+from pycat.data.parallel_text import ParallelText
+from pycat.data.tokenizer import train_tokenizer
 
 NUM_WORDS = 50_000
 MEAN_WORDS = 13

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pycat import _core
-from pycat.corpus import Corpus
+from pycat.data.corpus import Corpus
 
 VOCAB_SIZE = 8000
 MEAN_LENGTH = 25

@@ -23,14 +23,14 @@ from noise_kinds import OTHER_KINDS, Pair, spoil
 from numpy.typing import NDArray
 
 import pycat
+from pycat.data.parallel_text import ParallelText
 from pycat.errors import PycatError
-from pycat.model import PRESETS
-from pycat.noise import late_mean, measure_noise, surprise
-from pycat.output import replacing
-from pycat.parallel_text import ParallelText
-from pycat.rule_measures import measure_rules
-from pycat.rules import RuleTable
-from pycat.training import Run
+from pycat.filters.noise import late_mean, measure_noise, surprise
+from pycat.filters.rule_measures import measure_rules
+from pycat.filters.rules import RuleTable
+from pycat.proxy.training import Run
+from pycat.proxy.transformer import PRESETS
+from pycat.runtime.output import replacing
 
 PROXY = {"d_model": 128, "num_heads": 4, "d_ff": 512, "num_layers": 2}
 STEPS = [60, 120, 200, 300, 450]

@@ -1,6 +1,6 @@
 """Random proxies, in the forms that other scorers read, and a corpus for them.
 
-The same weights as a `pycat.model.Transformer`, as a CTranslate2 model and as an
+The same weights as a `pycat.proxy.transformer.Transformer`, as a CTranslate2 model and as an
 `M2M100ForConditionalGeneration` of Hugging Face: they must agree, and are timed against each other.
 """
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pycat import _core, open_corpus
-from pycat.corpus import Corpus
-from pycat.model import Attention, DecoderLayer, ModelConfig, Transformer
+from pycat.data.corpus import Corpus
+from pycat.proxy.transformer import Attention, DecoderLayer, ModelConfig, Transformer
 
 EOS_ID, PAD_ID, FIRST_ID = 2, 1, 4  # the ids below FIRST_ID are no words
 MAX_POSITIONS = 1024

@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import pycat
-from pycat.adapters import ProxyAdapter
-from pycat.checkpoint import load_model, read_info
+from pycat.proxy.checkpoint import load_model, read_info
+from pycat.scoring.adapter import ProxyAdapter
 
 NAIVE_BATCH = 32  # sentences
 CPU = torch.device("cpu")

@@ -6,9 +6,8 @@ import os
 # another process takes a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from pycat.adapters import Adapter, Head
-from pycat.baselines import add_baseline
-from pycat.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.tokenizing import tokenize
 from pycat.errors import (
     CheckpointError,
     CorpusError,
@@ -17,18 +16,19 @@ from pycat.errors import (
     TextError,
     TokenizerError,
 )
-from pycat.evaluation import Evaluation, evaluate
-from pycat.explaining import Explanation, explain
-from pycat.line_scores import score_lines
-from pycat.overlap import Stability, jaccard, stability
+from pycat.evaluation.evaluation import Evaluation, evaluate
+from pycat.filters.rule_measures import measure_rules
+from pycat.filters.rules import DEFAULT_RULES, RuleTable
+from pycat.proxy.training import Run, train
 from pycat.pruning import Pruned, prune
-from pycat.rule_measures import measure_rules
-from pycat.rules import DEFAULT_RULES, RuleTable
-from pycat.score_table import ScoreTable
-from pycat.scoring import score
-from pycat.selection import Selection, select
-from pycat.tokenizing import tokenize
-from pycat.training import Run, train
+from pycat.report.explaining import Explanation, explain
+from pycat.scores.score_table import ScoreTable
+from pycat.scoring.adapter import Adapter, Head
+from pycat.scoring.engine import score
+from pycat.scoring.external_scorers import add_baseline
+from pycat.scoring.line_scores import score_lines
+from pycat.selection.selection import Selection, select
+from pycat.selection.stability import Stability, jaccard, stability
 
 __all__ = [
     "DEFAULT_RULES",

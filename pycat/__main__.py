@@ -2,6 +2,6 @@
 
 import sys
 
-from pycat.cli import main
+from pycat.cli.main import main
 
 sys.exit(main())

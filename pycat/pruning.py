@@ -6,19 +6,19 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from pycat.choice import Recipe
-from pycat.corpus import Corpus
+from pycat.data.corpus import Corpus
+from pycat.data.parallel_text import ParallelText
+from pycat.data.tokenizing import known_text, tokenize
 from pycat.errors import OutputError
-from pycat.evaluation import Evaluation, TestSet, evaluate, test_text
-from pycat.output import OutputFolder, changes, digest, recorded_recipe
-from pycat.parallel_text import ParallelText
-from pycat.report import write_report
-from pycat.rules import complete_rules, read_rules
-from pycat.score_table import ScoreTable
-from pycat.scoring import score
-from pycat.selection import Selection, select
-from pycat.tokenizing import known_text, tokenize
-from pycat.training import Run, train
+from pycat.evaluation.evaluation import Evaluation, TestSet, evaluate, test_text
+from pycat.filters.rules import complete_rules, read_rules
+from pycat.proxy.training import Run, train
+from pycat.report.page import write_report
+from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
+from pycat.scores.score_table import ScoreTable
+from pycat.scoring.engine import score
+from pycat.selection.recipe import Recipe
+from pycat.selection.selection import Selection, select
 
 _STAGES = ("tokenize", "train", "score", "select", "evaluate")
 _FOLDERS = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ToyText
+from helpers import ToyText
 
 import pycat
 from pycat.errors import OutputError, PycatError, TextError

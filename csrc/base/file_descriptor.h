@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <utility>
 
-#include "errors.h"
+#include "base/errors.h"
 
 namespace pycat {
 

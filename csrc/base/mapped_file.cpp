@@ -1,11 +1,11 @@
-#include "mapped_file.h"
+#include "base/mapped_file.h"
 
 #include <sys/mman.h>
 
 #include <string>
 #include <utility>
 
-#include "errors.h"
+#include "base/errors.h"
 
 namespace pycat {
 

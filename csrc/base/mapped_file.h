@@ -7,8 +7,8 @@
 #include <ctime>
 #include <filesystem>
 
-#include "file_descriptor.h"
-#include "lost_pages.h"
+#include "base/file_descriptor.h"
+#include "base/sigbus_guard.h"
 
 namespace pycat {
 

@@ -4,7 +4,7 @@
 #include <array>
 #include <cstdint>
 
-#include "hash.h"
+#include "base/hash.h"
 
 namespace pycat {
 

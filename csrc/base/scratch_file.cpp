@@ -1,4 +1,4 @@
-#include "scratch_file.h"
+#include "base/scratch_file.h"
 
 #include <sys/mman.h>
 
@@ -6,8 +6,8 @@
 #include <string>
 #include <utility>
 
-#include "errors.h"
-#include "file_descriptor.h"
+#include "base/errors.h"
+#include "base/file_descriptor.h"
 
 namespace pycat {
 namespace {

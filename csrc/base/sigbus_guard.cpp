@@ -1,4 +1,4 @@
-#include "lost_pages.h"
+#include "base/sigbus_guard.h"
 
 #include <signal.h>
 #include <sys/mman.h>

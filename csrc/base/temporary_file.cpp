@@ -1,4 +1,4 @@
-#include "temporary_file.h"
+#include "base/temporary_file.h"
 
 #include <cerrno>
 #include <cstdio>

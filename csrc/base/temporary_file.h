@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <vector>
 
-#include "file_descriptor.h"
+#include "base/file_descriptor.h"
 
 namespace pycat {
 

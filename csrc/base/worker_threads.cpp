@@ -1,4 +1,4 @@
-#include "worker_threads.h"
+#include "base/worker_threads.h"
 
 #include <algorithm>
 #include <atomic>

@@ -7,10 +7,10 @@
 #include <stdexcept>
 #include <string>
 
-#include "batch_plan.h"
-#include "batch_stream.h"
-#include "bind.h"
-#include "dlpack.h"
+#include "bindings/bind.h"
+#include "bindings/dlpack.h"
+#include "corpus/batch_plan.h"
+#include "corpus/batch_stream.h"
 
 namespace py = pybind11;
 

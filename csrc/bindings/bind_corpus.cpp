@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "bind.h"
-#include "indexed_file.h"
-#include "indexed_writer.h"
+#include "bindings/bind.h"
+#include "corpus/indexed_file.h"
+#include "corpus/indexed_writer.h"
 
 namespace py = pybind11;
 

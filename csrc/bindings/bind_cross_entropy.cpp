@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "bind.h"
-#include "cross_entropy.h"
-#include "float_type.h"
-#include "token_stats.h"
+#include "bindings/bind.h"
+#include "cross_entropy/cross_entropy.h"
+#include "cross_entropy/float_type.h"
+#include "cross_entropy/token_stats.h"
 
 namespace py = pybind11;
 

@@ -1,8 +1,8 @@
 #include <exception>
 #include <stdexcept>
 
-#include "bind.h"
-#include "errors.h"
+#include "base/errors.h"
+#include "bindings/bind.h"
 
 namespace py = pybind11;
 

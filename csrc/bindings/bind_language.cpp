@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "bind.h"
-#include "language.h"
+#include "bindings/bind.h"
+#include "filters/language.h"
 
 namespace py = pybind11;
 

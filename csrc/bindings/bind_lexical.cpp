@@ -7,8 +7,8 @@
 #include <string>
 #include <utility>
 
-#include "bind.h"
-#include "lexical.h"
+#include "bindings/bind.h"
+#include "filters/ibm_model1.h"
 
 namespace py = pybind11;
 

@@ -5,8 +5,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "bind.h"
-#include "ranking.h"
+#include "bindings/bind.h"
+#include "ranking/radix_select.h"
 
 namespace py = pybind11;
 

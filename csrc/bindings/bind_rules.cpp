@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "bind.h"
-#include "equal_groups.h"
-#include "line_measures.h"
+#include "bindings/bind.h"
+#include "filters/duplicate_groups.h"
+#include "filters/pair_measures.h"
 
 namespace py = pybind11;
 

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "bind.h"
-#include "token_stats.h"
-#include "transformer.h"
+#include "bindings/bind.h"
+#include "cross_entropy/token_stats.h"
+#include "transformer/transformer.h"
 
 namespace py = pybind11;
 

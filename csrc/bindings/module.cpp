@@ -1,4 +1,4 @@
-#include "bind.h"
+#include "bindings/bind.h"
 
 PYBIND11_MODULE(_core, module) {
   pycat::bind_errors(module);

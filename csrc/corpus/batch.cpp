@@ -1,4 +1,4 @@
-#include "batch.h"
+#include "corpus/batch.h"
 
 #include <unistd.h>
 

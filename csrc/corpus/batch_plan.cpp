@@ -1,4 +1,4 @@
-#include "batch_plan.h"
+#include "corpus/batch_plan.h"
 
 #include <algorithm>
 #include <limits>
@@ -7,8 +7,8 @@
 #include <string>
 #include <utility>
 
-#include "hash.h"
-#include "permutation.h"
+#include "base/hash.h"
+#include "base/permutation.h"
 
 namespace pycat {
 namespace {

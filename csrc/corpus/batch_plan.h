@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-#include "pair_order.h"
+#include "corpus/pair_order.h"
 
 namespace pycat {
 

@@ -1,4 +1,4 @@
-#include "batch_stream.h"
+#include "corpus/batch_stream.h"
 
 #include <unistd.h>
 
@@ -9,7 +9,7 @@
 #include <system_error>
 #include <utility>
 
-#include "errors.h"
+#include "base/errors.h"
 
 namespace pycat {
 namespace {

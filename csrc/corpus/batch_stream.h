@@ -14,8 +14,8 @@
 #include <thread>
 #include <vector>
 
-#include "batch.h"
-#include "batch_plan.h"
+#include "corpus/batch.h"
+#include "corpus/batch_plan.h"
 
 namespace pycat {
 

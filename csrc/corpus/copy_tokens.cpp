@@ -1,4 +1,4 @@
-#include "copy_tokens.h"
+#include "corpus/copy_tokens.h"
 
 #include <algorithm>
 #include <limits>

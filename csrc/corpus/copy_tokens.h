@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "index_format.h"
+#include "corpus/index_format.h"
 
 namespace pycat {
 

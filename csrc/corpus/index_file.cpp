@@ -1,10 +1,10 @@
-#include "index_file.h"
+#include "corpus/index_file.h"
 
 #include <algorithm>
 #include <string>
 
-#include "errors.h"
-#include "parallel.h"
+#include "base/errors.h"
+#include "base/parallel.h"
 
 namespace pycat {
 namespace {

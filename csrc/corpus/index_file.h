@@ -5,8 +5,8 @@
 #include <filesystem>
 #include <optional>
 
-#include "index_format.h"
-#include "mapped_file.h"
+#include "base/mapped_file.h"
+#include "corpus/index_format.h"
 
 namespace pycat {
 

@@ -1,12 +1,12 @@
-#include "indexed_file.h"
+#include "corpus/indexed_file.h"
 
 #include <algorithm>
 #include <limits>
 #include <stdexcept>
 #include <utility>
 
-#include "errors.h"
-#include "parallel.h"
+#include "base/errors.h"
+#include "base/parallel.h"
 
 namespace pycat {
 namespace {

@@ -8,9 +8,9 @@
 #include <optional>
 #include <vector>
 
-#include "copy_tokens.h"
-#include "index_file.h"
-#include "mapped_file.h"
+#include "base/mapped_file.h"
+#include "corpus/copy_tokens.h"
+#include "corpus/index_file.h"
 
 namespace pycat {
 

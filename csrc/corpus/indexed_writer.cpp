@@ -1,4 +1,4 @@
-#include "indexed_writer.h"
+#include "corpus/indexed_writer.h"
 
 #include <algorithm>
 #include <array>

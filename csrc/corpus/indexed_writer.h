@@ -7,8 +7,8 @@
 #include <optional>
 #include <string_view>
 
-#include "index_format.h"
-#include "temporary_file.h"
+#include "base/temporary_file.h"
+#include "corpus/index_format.h"
 
 namespace pycat {
 

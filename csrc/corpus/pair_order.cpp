@@ -1,4 +1,4 @@
-#include "pair_order.h"
+#include "corpus/pair_order.h"
 
 #include <sys/mman.h>
 
@@ -9,9 +9,9 @@
 #include <thread>
 #include <utility>
 
-#include "errors.h"
-#include "hash.h"
-#include "parallel.h"
+#include "base/errors.h"
+#include "base/hash.h"
+#include "base/parallel.h"
 
 namespace pycat {
 namespace {

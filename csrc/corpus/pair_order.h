@@ -7,8 +7,8 @@
 #include <optional>
 #include <vector>
 
-#include "indexed_file.h"
-#include "scratch_file.h"
+#include "base/scratch_file.h"
+#include "corpus/indexed_file.h"
 
 namespace pycat {
 

@@ -1,4 +1,4 @@
-#include "simd_avx2.h"
+#include "simd/avx2.h"
 
 namespace pycat {
 namespace {
@@ -29,7 +29,7 @@ struct FromFloat16 {
 }  // namespace
 }  // namespace pycat
 
-#include "logits_loop.h"
+#include "cross_entropy/logits_loop.h"
 
 namespace pycat {
 

@@ -1,4 +1,4 @@
-#include "simd_avx512.h"
+#include "simd/avx512.h"
 
 namespace pycat {
 namespace {
@@ -30,7 +30,7 @@ struct FromFloat16 {
 }  // namespace
 }  // namespace pycat
 
-#include "logits_loop.h"
+#include "cross_entropy/logits_loop.h"
 
 namespace pycat {
 

@@ -1,6 +1,6 @@
-#include "simd_avx512_bf16.h"
+#include "simd/avx512_bf16.h"
 
-#include "cross_entropy_loop.h"
+#include "cross_entropy/linear_loop.h"
 
 namespace pycat {
 

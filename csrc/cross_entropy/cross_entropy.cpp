@@ -1,4 +1,4 @@
-#include "cross_entropy.h"
+#include "cross_entropy/cross_entropy.h"
 
 #include <algorithm>
 #include <array>
@@ -6,10 +6,10 @@
 #include <limits>
 #include <vector>
 
-#include "aligned_array.h"
-#include "float_type.h"
-#include "token_stats.h"
-#include "worker_threads.h"
+#include "base/aligned_array.h"
+#include "base/worker_threads.h"
+#include "cross_entropy/float_type.h"
+#include "cross_entropy/token_stats.h"
 
 namespace pycat {
 namespace {

@@ -2,9 +2,9 @@
 
 #include <cstdint>
 
-#include "cpu_isa.h"
-#include "packing.h"
-#include "sequence_sums.h"
+#include "cross_entropy/packing.h"
+#include "cross_entropy/sequence_sums.h"
+#include "simd/cpu_isa.h"
 
 namespace pycat {
 

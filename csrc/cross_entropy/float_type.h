@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cross_entropy_kernel.h"
+#include "cross_entropy/kernel.h"
 
 namespace pycat {
 

@@ -14,8 +14,8 @@
 
 #include <cstdint>
 
-#include "cross_entropy_kernel.h"
-#include "packed_tile.h"
+#include "cross_entropy/kernel.h"
+#include "simd/tile_product.h"
 
 namespace pycat {
 namespace {

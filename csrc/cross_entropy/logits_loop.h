@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "cross_entropy_loop.h"
+#include "cross_entropy/linear_loop.h"
 
 namespace pycat {
 namespace {

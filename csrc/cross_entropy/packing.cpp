@@ -1,11 +1,11 @@
-#include "packing.h"
+#include "cross_entropy/packing.h"
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <limits>
 
-#include "float_type.h"
+#include "cross_entropy/float_type.h"
 #ifdef __SSE2__
 #include <xmmintrin.h>
 #endif

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "cross_entropy_kernel.h"
+#include "cross_entropy/kernel.h"
 
 namespace pycat {
 

@@ -1,4 +1,4 @@
-#include "simd_portable.h"
+#include "simd/portable.h"
 
 namespace pycat {
 namespace {
@@ -48,7 +48,7 @@ struct FromFloat16 {
 }  // namespace
 }  // namespace pycat
 
-#include "logits_loop.h"
+#include "cross_entropy/logits_loop.h"
 
 namespace pycat {
 

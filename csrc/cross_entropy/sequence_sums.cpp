@@ -1,4 +1,4 @@
-#include "sequence_sums.h"
+#include "cross_entropy/sequence_sums.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "token_stats.h"
+#include "cross_entropy/token_stats.h"
 
 namespace pycat {
 namespace {

@@ -1,11 +1,11 @@
-#include "token_stats.h"
+#include "cross_entropy/token_stats.h"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
 
-#include "cross_entropy_kernel.h"
+#include "cross_entropy/kernel.h"
 
 namespace pycat {
 

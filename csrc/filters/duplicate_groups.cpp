@@ -1,4 +1,4 @@
-#include "equal_groups.h"
+#include "filters/duplicate_groups.h"
 
 #include <algorithm>
 #include <limits>

@@ -1,4 +1,4 @@
-#include "lexical.h"
+#include "filters/ibm_model1.h"
 
 #include <sys/mman.h>
 
@@ -13,8 +13,8 @@
 #include <utility>
 #include <vector>
 
-#include "hash.h"
-#include "worker_threads.h"
+#include "base/hash.h"
+#include "base/worker_threads.h"
 
 namespace pycat {
 namespace {

@@ -8,7 +8,7 @@
 #include <mutex>
 #include <vector>
 
-#include "indexed_file.h"
+#include "corpus/indexed_file.h"
 
 namespace pycat {
 

@@ -1,4 +1,4 @@
-#include "language.h"
+#include "filters/language.h"
 
 #include <algorithm>
 #include <array>
@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "simd_portable.h"
+#include "simd/portable.h"
 
 namespace pycat {
 namespace {

@@ -1,4 +1,4 @@
-#include "line_measures.h"
+#include "filters/pair_measures.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <cstring>
 #include <limits>
 
-#include "hash.h"
+#include "base/hash.h"
 
 namespace pycat {
 namespace {

@@ -1,4 +1,4 @@
-#include "ranking.h"
+#include "ranking/radix_select.h"
 
 #include <cstring>
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "exponential_series.h"
+#include "simd/exponential_series.h"
 
 namespace pycat {
 namespace {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "simd_avx512.h"
+#include "simd/avx512.h"
 
 namespace pycat {
 namespace {

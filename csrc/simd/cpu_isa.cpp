@@ -1,4 +1,4 @@
-#include "cpu_isa.h"
+#include "simd/cpu_isa.h"
 
 #include <cstdlib>
 #include <stdexcept>

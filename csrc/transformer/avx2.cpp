@@ -1,7 +1,7 @@
-#include "simd_avx2.h"
+#include "simd/avx2.h"
 
-#include "transformer_math.h"
-#include "transformer_product.h"
+#include "transformer/linear.h"
+#include "transformer/norm_attention.h"
 
 namespace pycat {
 

@@ -1,6 +1,6 @@
-#include "simd_avx512_bf16.h"
+#include "simd/avx512_bf16.h"
 
-#include "transformer_product.h"
+#include "transformer/linear.h"
 
 namespace pycat {
 namespace {

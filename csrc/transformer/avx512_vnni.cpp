@@ -1,6 +1,6 @@
-#include "simd_avx512.h"
+#include "simd/avx512.h"
 
-#include "transformer_product.h"
+#include "transformer/linear.h"
 
 namespace pycat {
 namespace {

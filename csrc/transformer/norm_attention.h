@@ -7,8 +7,8 @@
 
 #include <cstdint>
 
-#include "packed_tile.h"
-#include "transformer_kernel.h"
+#include "simd/tile_product.h"
+#include "transformer/kernel.h"
 
 namespace pycat {
 namespace {

@@ -1,4 +1,4 @@
-#include "packed_linear.h"
+#include "transformer/packed_linear.h"
 
 #include <algorithm>
 #include <cstring>
@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "float_type.h"
-#include "packing.h"
+#include "cross_entropy/float_type.h"
+#include "cross_entropy/packing.h"
 
 namespace pycat {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "aligned_array.h"
-#include "transformer_kernel.h"
+#include "base/aligned_array.h"
+#include "transformer/kernel.h"
 
 namespace pycat {
 

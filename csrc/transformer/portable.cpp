@@ -1,7 +1,7 @@
-#include "simd_portable.h"
+#include "simd/portable.h"
 
-#include "transformer_math.h"
-#include "transformer_product.h"
+#include "transformer/linear.h"
+#include "transformer/norm_attention.h"
 
 namespace pycat {
 

@@ -1,4 +1,4 @@
-#include "transformer.h"
+#include "transformer/transformer.h"
 
 #include <algorithm>
 #include <array>
@@ -7,8 +7,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "cross_entropy.h"
-#include "token_stats.h"
+#include "cross_entropy/cross_entropy.h"
+#include "cross_entropy/token_stats.h"
 
 namespace pycat {
 namespace {

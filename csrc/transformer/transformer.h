@@ -3,11 +3,11 @@
 #include <cstdint>
 #include <vector>
 
-#include "cpu_isa.h"
-#include "cross_entropy_kernel.h"
-#include "packed_linear.h"
-#include "sequence_sums.h"
-#include "transformer_kernel.h"
+#include "cross_entropy/kernel.h"
+#include "cross_entropy/sequence_sums.h"
+#include "simd/cpu_isa.h"
+#include "transformer/kernel.h"
+#include "transformer/packed_linear.h"
 
 namespace pycat {
 

@@ -9,8 +9,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pycat.explaining import Explanation, explain
-from pycat.readable import number
+from pycat.report.explaining import Explanation, explain
+from pycat.report.formatting import number
 
 _BAR = 20
 

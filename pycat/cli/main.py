@@ -15,22 +15,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from pycat import explain_command, report_command, select_command
-from pycat.adapters import own_tokenizer
-from pycat.baselines import MODELS, add_baseline
-from pycat.corpus import Corpus, open_corpus
-from pycat.device import DTYPES, SCORING_DTYPES
+from pycat.cli import explain as explain_command
+from pycat.cli import report as report_command
+from pycat.cli import select as select_command
+from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.tokenizer import MODEL_TYPES
+from pycat.data.tokenizing import tokenize
 from pycat.errors import PycatError
-from pycat.evaluation import BASELINES, Evaluation, TestSet, evaluate
-from pycat.line_scores import FORMATS, score_lines
-from pycat.model import PRESETS
+from pycat.evaluation.evaluation import BASELINES, Evaluation, TestSet, evaluate
+from pycat.proxy.training import SCHEDULES, train
+from pycat.proxy.transformer import PRESETS
 from pycat.pruning import prune
-from pycat.score_table import ScoreTable
-from pycat.scoring import STATS, TOO_LONG, score
-from pycat.selection import select
-from pycat.tokenizer import MODEL_TYPES
-from pycat.tokenizing import tokenize
-from pycat.training import SCHEDULES, train
+from pycat.runtime.device import DTYPES, SCORING_DTYPES
+from pycat.scores.score_table import ScoreTable
+from pycat.scoring.adapter import own_tokenizer
+from pycat.scoring.engine import STATS, TOO_LONG, score
+from pycat.scoring.external_scorers import MODELS, add_baseline
+from pycat.scoring.line_scores import FORMATS, score_lines
+from pycat.selection.selection import select
 
 _OPEN_OPTIONS = ("split", "languages", "vocab_size", "eos_id", "pad_id", "tokenizer", "layout")
 _OPEN_LAYOUTS = ("fairseq", "megatron")

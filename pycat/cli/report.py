@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from pycat.evaluation import Evaluation
-from pycat.report import write_report
-from pycat.score_table import ScoreTable
-from pycat.selection import Selection
-from pycat.training import Run
+from pycat.evaluation.evaluation import Evaluation
+from pycat.proxy.training import Run
+from pycat.report.page import write_report
+from pycat.scores.score_table import ScoreTable
+from pycat.selection.selection import Selection
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pycat.choice import PARTS, UNITS
 from pycat.errors import PycatError
-from pycat.selection import Selection, select
+from pycat.selection.recipe import PARTS, UNITS
+from pycat.selection.selection import Selection, select
 
 CRITERION_HELP = (
     'criterion: a name in README.md, "sql: …", or a column of the table; "-ppl" ranks the lowest '

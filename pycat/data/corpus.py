@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pycat import _core, fairseq, megatron
-from pycat.batches import Batch, BatchStream, from_capsules
+from pycat import _core
+from pycat.data import fairseq, megatron
+from pycat.data.batches import Batch, BatchStream, from_capsules
+from pycat.data.hf_tokenizer import HuggingFaceTokenizer, Template
+from pycat.data.parallel_text import ParallelText
+from pycat.data.tokenizer import Tokenizer
 from pycat.errors import CorpusError, PycatError, TextError
-from pycat.hf_tokenizer import HuggingFaceTokenizer, Template
-from pycat.output import digest, file_sha256, read_manifest
-from pycat.parallel_text import ParallelText
-from pycat.tokenizer import Tokenizer
+from pycat.runtime.output import digest, file_sha256, read_manifest
 
 TOKENIZER_FILE = "tokenizer.model"
 TOKENIZER_FOLDER = "tokenizer"

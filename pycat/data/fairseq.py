@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pycat._core import IndexedFile
 from pycat.errors import CorpusError
-from pycat.output import digest
+from pycat.runtime.output import digest
 
 PAD_ID, EOS_ID = 1, 2
 _SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")

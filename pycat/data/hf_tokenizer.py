@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pycat.errors import TokenizerError
-from pycat.output import digest, file_sha256
+from pycat.runtime.output import digest, file_sha256
 
 # Files that are a tokenizer, any of them, and the vocabularies of those written in Python.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pycat._core import IndexedFile
+from pycat.data.tokenizer import Tokenizer
 from pycat.errors import CorpusError, OutputError, PycatError
-from pycat.output import digest, replacing
-from pycat.tokenizer import Tokenizer
+from pycat.runtime.output import digest, replacing
 
 _HEADER_BYTES = 26  # magic, version, dtype code, number of sequences
 _READABLE = ("uint8", "int8", "int16", "int32", "int64", "uint16")

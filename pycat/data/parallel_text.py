@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, TypedDict, cast
 import pyarrow as pa
 
 from pycat.errors import OutputError, TextError
-from pycat.hashing import hash_files
-from pycat.output import naming, replacing
+from pycat.runtime.hashing import hash_files
+from pycat.runtime.output import naming, replacing
 
 # A chunk ends with the first step that takes it to either bound. The ids of 1024 pairs as lists
 # stay in the cache: tokenizing 4096 at a time took 14.6 instead of 11.5 microseconds a pair.

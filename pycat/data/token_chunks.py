@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.corpus import Corpus
+from pycat.data.corpus import Corpus
 
 _CHUNK_PAIRS = 8192
 

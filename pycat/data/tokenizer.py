@@ -14,8 +14,8 @@ from typing import Any
 import sentencepiece
 
 from pycat.errors import TokenizerError
-from pycat.output import file_sha256, replacing
-from pycat.progress import progress
+from pycat.runtime.output import file_sha256, replacing
+from pycat.runtime.progress import progress
 
 MODEL_TYPES = ("unigram", "bpe")
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat._core import IndexedWriter
-from pycat.corpus import (
+from pycat.data.corpus import (
     INDEX_FILES,
     RULES_FILE,
     SKIPPED_FILE,
@@ -24,14 +24,14 @@ from pycat.corpus import (
     Corpus,
     open_corpus,
 )
+from pycat.data.hf_tokenizer import HuggingFaceTokenizer
+from pycat.data.parallel_text import Chunk, ParallelText, decode
+from pycat.data.tokenizer import MAX_TRAINING_BYTES, Tokenizer, train_tokenizer
 from pycat.errors import CorpusError, PycatError, TextError
-from pycat.hashing import hash_files
-from pycat.hf_tokenizer import HuggingFaceTokenizer
-from pycat.output import OutputFolder, digest, read_manifest, replacing, write_json
-from pycat.parallel_text import Chunk, ParallelText, decode
-from pycat.progress import progress
-from pycat.tokenizer import MAX_TRAINING_BYTES, Tokenizer, train_tokenizer
-from pycat.workers import on_workers
+from pycat.runtime.hashing import hash_files
+from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing, write_json
+from pycat.runtime.progress import progress
+from pycat.runtime.workers import on_workers
 
 # A line longer than this is skipped unread by the tokenizer: no sentence is, and markup dumps are.
 MAX_LINE_BYTES = 65_536

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pycat import cli
-from pycat.demo_text import collect, show_sources
+from pycat.cli import main as cli
+from pycat.demo.text import collect, show_sources
 from pycat.errors import PycatError
 
 _WITH_OWN_TEXT = """\

@@ -29,10 +29,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pycat.data.parallel_text import write_rows
 from pycat.errors import PycatError
-from pycat.output import replacing
-from pycat.parallel_text import write_rows
-from pycat.progress import progress
+from pycat.runtime.output import replacing
+from pycat.runtime.progress import progress
 
 MIN_PAIRS = 5_000  # fewer teach a proxy nothing that selection could use
 MIN_WORDS = 3

@@ -7,10 +7,10 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from pycat.hf_tokenizer import HuggingFaceTokenizer
-from pycat.model import Transformer
-from pycat.progress import progress
-from pycat.tokenizer import Tokenizer
+from pycat.data.hf_tokenizer import HuggingFaceTokenizer
+from pycat.data.tokenizer import Tokenizer
+from pycat.proxy.transformer import Transformer
+from pycat.runtime.progress import progress
 
 
 def translate(

@@ -9,17 +9,17 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF
 
-from pycat import criteria
-from pycat.checkpoint import load_model, read_info
-from pycat.corpus import Corpus
-from pycat.cuts import highest
-from pycat.decoding import translate
-from pycat.device import choose_device
+from pycat.data.corpus import Corpus
+from pycat.data.parallel_text import ParallelText, decode
 from pycat.errors import PycatError
-from pycat.output import OutputFolder, read_manifest, replacing
-from pycat.parallel_text import ParallelText, decode
-from pycat.selection import Selection
-from pycat.training import train
+from pycat.evaluation.beam_search import translate
+from pycat.proxy.checkpoint import load_model, read_info
+from pycat.proxy.training import train
+from pycat.ranking import criteria
+from pycat.ranking.top_k import highest
+from pycat.runtime.device import choose_device
+from pycat.runtime.output import OutputFolder, read_manifest, replacing
+from pycat.selection.selection import Selection
 
 BASELINES = ("full", "random")
 

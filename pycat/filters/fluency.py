@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.corpus import Corpus
-from pycat.progress import progress
-from pycat.token_chunks import Side, spread_rows, token_chunks
+from pycat.data.corpus import Corpus
+from pycat.data.token_chunks import Side, spread_rows, token_chunks
+from pycat.runtime.progress import progress
 
 # Tables are counted on so many pairs, spread over the corpus.
 _MAX_SAMPLE = 1_000_000

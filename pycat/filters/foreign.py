@@ -7,9 +7,9 @@ language: the words they leave stand often on the other side of this corpus, and
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.corpus import Corpus
-from pycat.progress import progress
-from pycat.token_chunks import spread_rows, token_chunks
+from pycat.data.corpus import Corpus
+from pycat.data.token_chunks import spread_rows, token_chunks
+from pycat.runtime.progress import progress
 
 # Shares of tokens are counted on so many pairs, spread over the corpus.
 _MAX_SAMPLE = 1_000_000

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat import _core
-from pycat.corpus import Corpus
-from pycat.progress import progress
+from pycat.data.corpus import Corpus
+from pycat.runtime.progress import progress
 
 # Cells of 16 bytes for token pairs, which share them by chance where they are more.
 _MAX_CELLS = 1 << 24

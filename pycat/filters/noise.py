@@ -22,11 +22,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.corpus import Corpus
-from pycat.fluency import fluency
-from pycat.lexical import lexical_scores
-from pycat.rule_measures import length_z, measure_rules, usual_lengths
-from pycat.score_table import ScoreTable
+from pycat.data.corpus import Corpus
+from pycat.filters.fluency import fluency
+from pycat.filters.lexical import lexical_scores
+from pycat.filters.rule_measures import length_z, measure_rules, usual_lengths
+from pycat.scores.score_table import ScoreTable
 
 # Columns that `measure_noise` adds to a score table.
 NOISE_SCORE = "noise_score"

@@ -21,16 +21,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pycat import _core
-from pycat.code_points import code_points
-from pycat.corpus import RULES_FILE, Corpus, open_corpus
+from pycat.data.corpus import RULES_FILE, Corpus, open_corpus
+from pycat.data.parallel_text import Chunk, ParallelText
 from pycat.errors import OutputError
-from pycat.foreign import foreign_shares
-from pycat.language import language_model
-from pycat.output import replacing
-from pycat.parallel_text import Chunk, ParallelText
-from pycat.progress import progress
-from pycat.rules import FORMAT, RuleTable
-from pycat.workers import on_workers
+from pycat.filters.code_points import code_points
+from pycat.filters.foreign import foreign_shares
+from pycat.filters.language import language_model
+from pycat.filters.rules import FORMAT, RuleTable
+from pycat.runtime.output import replacing
+from pycat.runtime.progress import progress
+from pycat.runtime.workers import on_workers
 
 _ROW_GROUP = 65_536
 

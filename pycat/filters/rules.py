@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pycat._core import copies_before
-from pycat.corpus import RULES_FILE, Corpus
+from pycat.data.corpus import RULES_FILE, Corpus
 from pycat.errors import OutputError, PycatError
 
 FORMAT = "pycat.rules.2"

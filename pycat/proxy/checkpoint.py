@@ -10,10 +10,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from pycat.corpus import Corpus
+from pycat.data.corpus import Corpus
 from pycat.errors import CheckpointError
-from pycat.model import ModelConfig, Transformer
-from pycat.output import file_sha256, replacing
+from pycat.proxy.transformer import ModelConfig, Transformer
+from pycat.runtime.output import file_sha256, replacing
 
 # One metadata entry: safetensors writes several in a random order, and equal runs must make equal
 # files.

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pycat.batches import Batch, length_mask
-from pycat.checkpoint import save_checkpoint
-from pycat.corpus import Corpus, open_corpus
-from pycat.device import autocast, choose_device, choose_dtype
+from pycat.data.batches import Batch, length_mask
+from pycat.data.corpus import Corpus, open_corpus
 from pycat.errors import CorpusError, OutputError, PycatError
-from pycat.model import PRESETS, ModelConfig, Transformer
-from pycat.output import OutputFolder, read_manifest, replacing
-from pycat.progress import progress
+from pycat.proxy.checkpoint import save_checkpoint
+from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
+from pycat.runtime.device import autocast, choose_device, choose_dtype
+from pycat.runtime.output import OutputFolder, read_manifest, replacing
+from pycat.runtime.progress import progress
 
 SCHEDULES = ("linear", "log")
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.criteria import Criterion, Scores, evaluate_criterion
-from pycat.distributions import average_ranks
-from pycat.score_table import ScoreTable
+from pycat.ranking.criteria import Criterion, Scores, evaluate_criterion
+from pycat.report.histograms import average_ranks
+from pycat.scores.score_table import ScoreTable
 
 _MAX_PAIRS = 1_000_000
 

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat import sql
-from pycat.corpus import reopen_corpus
-from pycat.cuts import chunked
-from pycat.distributions import average_ranks, token_rarity
+from pycat.data.corpus import reopen_corpus
 from pycat.errors import PycatError
-from pycat.score_table import ScoreTable
+from pycat.ranking import sql
+from pycat.ranking.top_k import chunked
+from pycat.report.histograms import average_ranks, token_rarity
+from pycat.scores.score_table import ScoreTable
 
 Scores = NDArray[np.float64]
 Criterion = Callable[[ScoreTable], Scores]

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pycat.errors import PycatError
-from pycat.score_table import ScoreTable
+from pycat.scores.score_table import ScoreTable
 
 _ROW = "pycat_row"
 

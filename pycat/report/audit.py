@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.corpus import RULES_FILE, Corpus
-from pycat.correlations import correlations
-from pycat.criteria import Scores, confidence, evaluate_criterion, possible, variability
-from pycat.cuts import prefix
+from pycat.data.corpus import RULES_FILE, Corpus
 from pycat.errors import OutputError, PycatError
-from pycat.overlap import chance, shared, without_checkpoint
-from pycat.rules import RuleTable
-from pycat.score_table import ScoreTable
+from pycat.filters.rules import RuleTable
+from pycat.ranking.correlations import correlations
+from pycat.ranking.criteria import Scores, confidence, evaluate_criterion, possible, variability
+from pycat.ranking.top_k import prefix
+from pycat.scores.score_table import ScoreTable
+from pycat.selection.stability import chance, shared, without_checkpoint
 
 _MOST_DOMAINS = 15
 

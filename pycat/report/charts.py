@@ -20,8 +20,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from pycat.distributions import Histogram, Tenth
-from pycat.readable import number, signed
+from pycat.report.formatting import number, signed
+from pycat.report.histograms import Histogram, Tenth
 
 _INK, _RULE, _KEPT, _DROPPED = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {_INK: "ink", _RULE: "rule", _KEPT: "kept", _DROPPED: "dropped"}

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.corpus import Corpus
-from pycat.criteria import Scores
-from pycat.cuts import prefix
-from pycat.distributions import perplexity
+from pycat.data.corpus import Corpus
 from pycat.errors import TextError
-from pycat.sampling import take
-from pycat.score_table import ScoreTable
+from pycat.ranking.criteria import Scores
+from pycat.ranking.top_k import prefix
+from pycat.report.histograms import perplexity
+from pycat.scores.sampling import take
+from pycat.scores.score_table import ScoreTable
 
 MAX_CHARS = 400
 NUM_EXTREMES = 20

@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from pycat.choice import Recipe, choose
-from pycat.corpus import RULES_FILE, Corpus, reopen_corpus
-from pycat.criteria import evaluate_criterion, possible
-from pycat.distributions import perplexity
+from pycat.data.corpus import RULES_FILE, Corpus, reopen_corpus
 from pycat.errors import OutputError, PycatError
-from pycat.examples import texts_of
-from pycat.noise import NOISE_SCORE, has_signals, noise_signals
-from pycat.output import digest
-from pycat.readable import number
-from pycat.rules import RuleTable, recorded_rules
-from pycat.sampling import evenly, take
-from pycat.score_table import ScoreTable
-from pycat.selection import Selection, kept_by_rules
+from pycat.filters.noise import NOISE_SCORE, has_signals, noise_signals
+from pycat.filters.rules import RuleTable, recorded_rules
+from pycat.ranking.criteria import evaluate_criterion, possible
+from pycat.report.examples import texts_of
+from pycat.report.formatting import number
+from pycat.report.histograms import perplexity
+from pycat.runtime.output import digest
+from pycat.scores.sampling import evenly, take
+from pycat.scores.score_table import ScoreTable
+from pycat.selection.recipe import Recipe, choose
+from pycat.selection.selection import Selection, kept_by_rules
 
 # Up to here every pair is ranked. Of more, so many: percentiles are then right to about 0.1.
 _MAX_PAIRS = 250_000

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.corpus import Corpus
+from pycat.data.corpus import Corpus
 
 _NUM_BINS = 48
 _BLOCK_PAIRS = 8192

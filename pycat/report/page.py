@@ -13,11 +13,16 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.audit import Agreement, DataMap, Part, agreement, by_domain, by_rule, data_map
-from pycat.corpus import Corpus
-from pycat.correlations import explained_by
-from pycat.criteria import evaluate_criterion
-from pycat.distributions import (
+from pycat.data.corpus import Corpus
+from pycat.evaluation.evaluation import Evaluation, EvaluationRow
+from pycat.proxy.training import Run
+from pycat.ranking.correlations import explained_by
+from pycat.ranking.criteria import evaluate_criterion
+from pycat.report.audit import Agreement, DataMap, Part, agreement, by_domain, by_rule, data_map
+from pycat.report.examples import MAX_CHARS, examples
+from pycat.report.explaining import check_made_from
+from pycat.report.formatting import duration, number, option, percent, series, signed
+from pycat.report.histograms import (
     Histogram,
     Ranking,
     Tenth,
@@ -27,15 +32,10 @@ from pycat.distributions import (
     spearman,
     token_rarity,
 )
-from pycat.evaluation import Evaluation, EvaluationRow
-from pycat.examples import MAX_CHARS, examples
-from pycat.explaining import check_made_from
-from pycat.output import replacing
-from pycat.readable import duration, number, option, percent, series, signed
-from pycat.sampling import evenly, take
-from pycat.score_table import ScoreTable
-from pycat.selection import Selection
-from pycat.training import Run
+from pycat.runtime.output import replacing
+from pycat.scores.sampling import evenly, take
+from pycat.scores.score_table import ScoreTable
+from pycat.selection.selection import Selection
 
 # The page stays below a megabyte whatever the corpus: nothing on it grows with the pairs.
 _NUM_LINES = 15
@@ -305,7 +305,7 @@ def _pictures(
 ) -> dict[str, str]:
     """SVG of each figure; none without matplotlib."""
     try:
-        from pycat import charts
+        from pycat.report import charts
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("matplotlib"):
             raise

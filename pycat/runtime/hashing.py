@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from pycat.progress import progress
+from pycat.runtime.progress import progress
 
 _BLOCK_BYTES = 1 << 20
 

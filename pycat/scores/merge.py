@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pycat.errors import OutputError, PycatError
-from pycat.output import OutputFolder, digest
-from pycat.score_table import (
+from pycat.runtime.output import OutputFolder, digest
+from pycat.scores.score_table import (
     PART_PAIRS,
     SCORE_FILES,
     ScoreTable,

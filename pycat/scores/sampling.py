@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pycat.score_table import ScoreTable
+from pycat.scores.score_table import ScoreTable
 
 
 def evenly(num_rows: int, most: int) -> NDArray[np.int64]:

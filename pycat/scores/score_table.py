@@ -23,8 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from pycat.errors import OutputError, PycatError
 from pycat.kernels.reference import STAT_NAMES
-from pycat.output import read_manifest, replacing, write_json
-from pycat.workers import on_workers
+from pycat.runtime.output import read_manifest, replacing, write_json
+from pycat.runtime.workers import on_workers
 
 # Pairs of one Parquet part: what an interrupted run can lose, and what streaming holds.
 PART_PAIRS = 65_536
@@ -281,7 +281,7 @@ class ScoreTable:
                 checkpoints fit neither way.
             OutputError: `out` holds something else, or a table made from other input.
         """
-        from pycat.score_merge import merge  # which makes tables
+        from pycat.scores.merge import merge  # which makes tables
 
         opened = [table if isinstance(table, ScoreTable) else cls.open(table) for table in tables]
         return merge(opened, None if out is None else Path(out), overwrite)
@@ -331,7 +331,7 @@ class ScoreTable:
         Raises:
             PycatError: the name is taken or not allowed.
         """
-        from pycat.criteria import CRITERIA  # which reads tables
+        from pycat.ranking.criteria import CRITERIA  # which reads tables
 
         if not _NAME.fullmatch(name):
             raise PycatError(f"column {name!r}: expected a letter, then letters, digits and '_'")

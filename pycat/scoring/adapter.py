@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pycat.batches import Batch, length_mask
-from pycat.checkpoint import CheckpointInfo, load_model, read_infos
-from pycat.corpus import Corpus
+from pycat.data.batches import Batch, length_mask
+from pycat.data.corpus import Corpus
 from pycat.errors import CheckpointError, CorpusError
-from pycat.training import Run, shift_right
-from pycat.transformer_weights import TransformerWeights, proxy_weights
+from pycat.proxy.checkpoint import CheckpointInfo, load_model, read_infos
+from pycat.proxy.training import Run, shift_right
+from pycat.scoring.transformer_weights import TransformerWeights, proxy_weights
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def load_adapters(
         elif item in infos:
             adapters.append(ProxyAdapter(infos[item], corpus.eos_id))
         else:
-            from pycat.hf_models import load_hugging_face
+            from pycat.scoring.huggingface import load_hugging_face
 
             adapters.append(load_hugging_face(item, corpus, position=i + 1))
         _check_shape(adapters[-1], adapters[0])

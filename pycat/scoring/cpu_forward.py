@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat import _core
-from pycat.batches import Batch
+from pycat.data.batches import Batch
 from pycat.errors import PycatError
 from pycat.kernels.reference import Stats
-from pycat.torch_forward import BatchSums
-from pycat.transformer_weights import TransformerWeights
-from pycat.workers import on_workers
+from pycat.runtime.workers import on_workers
+from pycat.scoring.torch_forward import BatchSums
+from pycat.scoring.transformer_weights import TransformerWeights
 
 _IGNORED = -100
 

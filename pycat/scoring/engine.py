@@ -13,7 +13,23 @@ import torch
 from numpy.typing import NDArray
 
 from pycat import _core
-from pycat.adapters import (
+from pycat.data.batches import Batch
+from pycat.data.corpus import Corpus, open_corpus
+from pycat.errors import CheckpointError, PycatError
+from pycat.kernels.ops import require_triton
+from pycat.kernels.reference import Stats
+from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
+from pycat.runtime.output import OutputFolder, recorded_recipe
+from pycat.runtime.progress import progress
+from pycat.scores.score_table import (
+    PART_PAIRS,
+    SCORE_FILES,
+    ScoreTable,
+    part_path,
+    statistic_columns,
+    write_part,
+)
+from pycat.scoring.adapter import (
     Adapter,
     Checkpoint,
     KeptLengths,
@@ -22,27 +38,11 @@ from pycat.adapters import (
     cut_padded,
     load_adapters,
 )
-from pycat.batches import Batch
-from pycat.corpus import Corpus, open_corpus
-from pycat.cpu_forward import CpuForward
-from pycat.device import SCORING_DTYPES, choose_device, choose_dtype
-from pycat.errors import CheckpointError, PycatError
-from pycat.flops import model_flops, product_rate
-from pycat.kernels.ops import require_triton
-from pycat.kernels.reference import Stats
-from pycat.output import OutputFolder, recorded_recipe
-from pycat.progress import progress
-from pycat.reduced_precision import EXACT_FILE, reduced_precision
-from pycat.score_table import (
-    PART_PAIRS,
-    SCORE_FILES,
-    ScoreTable,
-    part_path,
-    statistic_columns,
-    write_part,
-)
-from pycat.stacked_scoring import StackedForward
-from pycat.torch_forward import BatchSums, Forward, TorchForward
+from pycat.scoring.cpu_forward import CpuForward
+from pycat.scoring.flops import model_flops, product_rate
+from pycat.scoring.reduced_precision import EXACT_FILE, reduced_precision
+from pycat.scoring.stacked_forward import StackedForward
+from pycat.scoring.torch_forward import BatchSums, Forward, TorchForward
 
 # Below so many seconds of scoring, how well the device is used says little.
 _LEAST_UTILIZATION_S = 5.0

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.criteria import cat_var
 from pycat.errors import PycatError
+from pycat.ranking.criteria import cat_var
 
 # The band is so many times the largest change that was found.
 _MARGIN = 2.0

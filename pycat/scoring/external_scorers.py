@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pycat.corpus import Corpus, reopen_corpus
-from pycat.device import choose_device
+from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.errors import PycatError
-from pycat.output import digest
-from pycat.progress import progress
-from pycat.score_table import ScoreTable
+from pycat.runtime.device import choose_device
+from pycat.runtime.output import digest
+from pycat.runtime.progress import progress
+from pycat.scores.score_table import ScoreTable
 
 # From the sources and targets of B pairs to their scores (B,); higher is better.
 Scorer = Callable[[list[str], list[str]], NDArray[Any]]

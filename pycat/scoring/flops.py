@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pycat.adapters import Adapter, ProxyAdapter
-from pycat.model import ModelConfig
+from pycat.proxy.transformer import ModelConfig
+from pycat.scoring.adapter import Adapter, ProxyAdapter
 
 # Seconds of products that are measured, after one that is not; and their size.
 _MEASURE_S = 0.2

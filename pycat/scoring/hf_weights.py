@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.adapters import Head
-from pycat.transformer_weights import TransformerWeights, as_array, linear, norm
+from pycat.scoring.adapter import Head
+from pycat.scoring.transformer_weights import TransformerWeights, as_array, linear, norm
 
 _NORM_FIRST = {"marian": False, "bart": False, "mbart": True, "m2m_100": True}
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "silu", "silu": "silu"}

@@ -21,15 +21,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pycat.adapters import Adapter, Head
-from pycat.batches import Batch, length_mask
-from pycat.corpus import Corpus
-from pycat.cpu_forward import CpuForward
+from pycat.data.batches import Batch, length_mask
+from pycat.data.corpus import Corpus
+from pycat.data.hf_tokenizer import Template, folder_sha256
 from pycat.errors import CheckpointError
-from pycat.hf_tokenizer import Template, folder_sha256
-from pycat.hf_weights import encoder_decoder_weights
-from pycat.output import digest, file_sha256
-from pycat.transformer_weights import TransformerWeights
+from pycat.runtime.output import digest, file_sha256
+from pycat.scoring.adapter import Adapter, Head
+from pycat.scoring.cpu_forward import CpuForward
+from pycat.scoring.hf_weights import encoder_decoder_weights
+from pycat.scoring.transformer_weights import TransformerWeights
 
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.index.json")
 

@@ -25,14 +25,14 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.adapters import Adapter, Checkpoint, KeptLengths, load_adapters
-from pycat.corpus import SKIPPED_FILE, Corpus, open_corpus
-from pycat.device import SCORING_DTYPES, choose_device, choose_dtype
+from pycat.data.corpus import SKIPPED_FILE, Corpus, open_corpus
 from pycat.errors import CorpusError, OutputError, PycatError, TokenizerError
-from pycat.output import replacing
-from pycat.progress import progress
-from pycat.scoring import batch_sums, check_too_long, make_forward
-from pycat.torch_forward import Forward
+from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
+from pycat.runtime.output import replacing
+from pycat.runtime.progress import progress
+from pycat.scoring.adapter import Adapter, Checkpoint, KeptLengths, load_adapters
+from pycat.scoring.engine import batch_sums, check_too_long, make_forward
+from pycat.scoring.torch_forward import Forward
 
 FORMATS = ("fairseq", "marian", "jsonl")
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.criteria import cat_var
-from pycat.distributions import spearman
+from pycat.ranking.criteria import cat_var
+from pycat.report.histograms import spearman
 
 
 def sample_rows(num_pairs: int) -> NDArray[np.int64]:

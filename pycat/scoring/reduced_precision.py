@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pycat.exact_cut import Deviation, deviation, score_near_cut
-from pycat.rank_agreement import rank_agreement, sample_rows
-from pycat.score_table import read_part, statistic_columns, write_part
+from pycat.scores.score_table import read_part, statistic_columns, write_part
+from pycat.scoring.exact_cut import Deviation, deviation, score_near_cut
+from pycat.scoring.rank_agreement import rank_agreement, sample_rows
 
 EXACT_FILE = "exact.parquet"
 

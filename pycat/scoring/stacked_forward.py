@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pycat.adapters import ProxyAdapter
-from pycat.batches import Batch
+from pycat.data.batches import Batch
 from pycat.kernels.ops import cat_linear_cross_entropy
 from pycat.kernels.reference import STAT_NAMES, Stats
-from pycat.packed_attention import Side
-from pycat.stacked_forward import StackedProxies
-from pycat.torch_forward import BatchSums
+from pycat.scoring.adapter import ProxyAdapter
+from pycat.scoring.packed_attention import Side
+from pycat.scoring.stacked_proxies import StackedProxies
+from pycat.scoring.torch_forward import BatchSums
 
 
 class StackedForward:

@@ -29,8 +29,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pycat.kernels.ops import PackedWeight, pack_weight
-from pycat.model import Attention, DecoderLayer, EncoderLayer, FeedForward, Transformer, sinusoids
-from pycat.packed_attention import Attend, Side, attention, has_varlen
+from pycat.proxy.transformer import (
+    Attention,
+    DecoderLayer,
+    EncoderLayer,
+    FeedForward,
+    Transformer,
+    sinusoids,
+)
+from pycat.scoring.packed_attention import Attend, Side, attention, has_varlen
 
 
 class _SelfAttention(NamedTuple):

@@ -8,9 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pycat.adapters import Adapter, Head
-from pycat.batches import Batch, length_mask
-from pycat.device import autocast
+from pycat.data.batches import Batch, length_mask
 from pycat.kernels.ops import (
     PackedWeight,
     cat_cross_entropy,
@@ -18,6 +16,8 @@ from pycat.kernels.ops import (
     pack_weight,
 )
 from pycat.kernels.reference import STAT_NAMES, Stats
+from pycat.runtime.device import autocast
+from pycat.scoring.adapter import Adapter, Head
 
 # Logits of a capped head made at a time: in float32 they stay below what malloc reuses (32 MiB).
 _BLOCK_LOGITS = 4_000_000

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pycat.model import DecoderLayer, EncoderLayer, Transformer, sinusoids
+from pycat.proxy.transformer import DecoderLayer, EncoderLayer, Transformer, sinusoids
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat import strata
-from pycat.correlations import explained_by, sampled_column, sampled_rows
-from pycat.criteria import (
+from pycat.errors import PycatError
+from pycat.filters.noise import NOISE_SCORE
+from pycat.ranking.correlations import explained_by, sampled_column, sampled_rows
+from pycat.ranking.criteria import (
     Criterion,
     Scores,
     check_criterion,
@@ -20,10 +21,9 @@ from pycat.criteria import (
     is_known,
     uses_seed,
 )
-from pycat.cuts import chunked, prefix
-from pycat.errors import PycatError
-from pycat.noise import NOISE_SCORE
-from pycat.score_table import ScoreTable
+from pycat.ranking.top_k import chunked, prefix
+from pycat.scores.score_table import ScoreTable
+from pycat.selection import strata
 
 PARTS = ("top", "middle", "bottom")
 UNITS = ("pairs", "tokens")

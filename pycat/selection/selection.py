@@ -13,16 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pycat.choice import Recipe, choose
-from pycat.corpus import Corpus, reopen_corpus
-from pycat.criteria import Criterion
+from pycat.data.corpus import Corpus, reopen_corpus
+from pycat.data.parallel_text import ParallelText, write_rows
 from pycat.errors import OutputError, PycatError, TextError
-from pycat.noise import measure_noise
-from pycat.output import OutputFolder, digest, read_manifest, replacing
-from pycat.parallel_text import ParallelText, write_rows
-from pycat.rule_measures import measure_rules
-from pycat.rules import complete_rules, read_rules, recorded_rules
-from pycat.score_table import PART_PAIRS, ScoreTable, file_options
+from pycat.filters.noise import measure_noise
+from pycat.filters.rule_measures import measure_rules
+from pycat.filters.rules import complete_rules, read_rules, recorded_rules
+from pycat.ranking.criteria import Criterion
+from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing
+from pycat.scores.score_table import PART_PAIRS, ScoreTable, file_options
+from pycat.selection.recipe import Recipe, choose
 
 _KEPT_FILE = "kept.parquet"
 

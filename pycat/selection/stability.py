@@ -7,11 +7,11 @@ from os import PathLike
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.criteria import Criterion, criterion_name, evaluate_criterion, is_known
-from pycat.cuts import prefix
 from pycat.errors import PycatError
-from pycat.score_table import ScoreTable
-from pycat.selection import Selection
+from pycat.ranking.criteria import Criterion, criterion_name, evaluate_criterion, is_known
+from pycat.ranking.top_k import prefix
+from pycat.scores.score_table import ScoreTable
+from pycat.selection.selection import Selection
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pycat.criteria import random
-from pycat.cuts import chunked
 from pycat.errors import PycatError
-from pycat.score_table import ScoreTable
+from pycat.ranking.criteria import random
+from pycat.ranking.top_k import chunked
+from pycat.scores.score_table import ScoreTable
 
 Codes = NDArray[np.int16]
 

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import toy_pairs
+from helpers import toy_pairs
+from invented_sentences import sentences
 from noise_kinds import Pair
 from noise_study import labelled, main
-from test_held_out_kinds import sentences
 
-STUDY = Path(__file__).parents[1] / "bench" / "noise_study.py"
+STUDY = Path(__file__).parents[2] / "bench" / "noise_study.py"
 
 
 def run_study(*options: str | Path) -> subprocess.CompletedProcess[str]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeScores, SmallDisk, ToyText
+from helpers import MakeScores, SmallDisk, ToyText
 
 import pycat
-from pycat import cli
-from pycat.output import write_json
+from pycat.cli import main as cli
+from pycat.runtime.output import write_json
 
 VERBS = ("tokenize", "train", "score", "select", "evaluate", "prune")
 

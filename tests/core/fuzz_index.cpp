@@ -21,10 +21,10 @@
 #include <string>
 #include <vector>
 
-#include "batch_plan.h"
-#include "batch_stream.h"
-#include "errors.h"
-#include "indexed_file.h"
+#include "base/errors.h"
+#include "corpus/batch_plan.h"
+#include "corpus/batch_stream.h"
+#include "corpus/indexed_file.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>

@@ -17,12 +17,12 @@
 #include <thread>
 #include <vector>
 
-#include "batch_plan.h"
-#include "batch_stream.h"
-#include "errors.h"
-#include "hash.h"
-#include "indexed_file.h"
-#include "indexed_writer.h"
+#include "base/errors.h"
+#include "base/hash.h"
+#include "corpus/batch_plan.h"
+#include "corpus/batch_stream.h"
+#include "corpus/indexed_file.h"
+#include "corpus/indexed_writer.h"
 
 #if defined(__SANITIZE_THREAD__)
 // To ThreadSanitizer, mapping pages is writing them, and the handler maps zeros while other threads

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from pycat import _core
-from pycat.code_points import NUM_CODE_POINTS, code_points
-from pycat.parallel_text import ParallelText
+from pycat.data.parallel_text import ParallelText
+from pycat.filters.code_points import NUM_CODE_POINTS, code_points
 
 Columns = dict[str, np.ndarray[Any, Any]]
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from pycat._core import BatchPlan, BatchStream, IndexedFile, IndexedWriter, PairOrder
-from pycat.batches import Batch, from_capsules
-from pycat.corpus import Corpus
+from pycat.data.batches import Batch, from_capsules
+from pycat.data.corpus import Corpus
 from pycat.errors import CorpusError
 
 NUM_PAIRS = 400
@@ -216,7 +216,7 @@ def test_a_signal_interrupts_the_wait_for_a_batch(tmp_path: Path) -> None:
 FORKED = """
 import gc, os, sys, threading, time
 from pycat._core import BatchPlan, BatchStream, IndexedFile, PairOrder
-from pycat.batches import from_capsules
+from pycat.data.batches import from_capsules
 def make():
     file = IndexedFile({prefix!r})
     order = PairOrder(file, file, None, scratch_folder=".")

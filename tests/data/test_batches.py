@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pycat._core import BatchPlan, IndexedFile, IndexedWriter, PairOrder, read_batch
 from pycat._core import BatchStream as CoreStream
-from pycat.batches import Batch, from_capsules, length_mask
-from pycat.corpus import Corpus
+from pycat.data.batches import Batch, from_capsules, length_mask
+from pycat.data.corpus import Corpus
 from pycat.errors import CorpusError
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-import pycat.tokenizing
+import pycat.data.tokenizing
 from pycat._core import IndexedWriter
-from pycat.corpus import INDEX_FILES, Corpus, open_corpus
+from pycat.data.corpus import INDEX_FILES, Corpus, open_corpus
 from pycat.errors import CorpusError
 
 

@@ -8,46 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import sentencepiece
-from conftest import toy_pairs, write_lines
-from tiny_models import make_model, own_nll, transformers
+from helpers import toy_pairs, write_lines
+from tiny_models import own_nll, transformers
+from tiny_tokenizers import SPECIAL, fast, lines, model_for, words
 from tokenizers import Tokenizer as Rules
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import pycat
+from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.errors import CheckpointError, PycatError, TokenizerError
-from pycat.hf_tokenizer import HuggingFaceTokenizer
 
 # Marian's tokenizer asks for a package that its scores do not depend on.
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
 
 PAIRS = [pair for pair in toy_pairs(400) if len(pair[0].split()) < 7][:30]
-SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 PROMPT = "Translate English to German: {src}\n"
-
-
-def lines() -> list[str]:
-    return [line for pair in toy_pairs(400) for line in pair]
-
-
-def words(single: str) -> Any:
-    """Whole words; `single` says where special tokens stand."""
-    rules = Rules(models.WordLevel(unk_token="<unk>"))
-    rules.pre_tokenizer = pre_tokenizers.Whitespace()
-    rules.train_from_iterator(lines(), trainers.WordLevelTrainer(special_tokens=SPECIAL))
-    rules.post_processor = processors.TemplateProcessing(
-        single=single, special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    return fast(rules)
-
-
-def fast(rules: Rules) -> Any:
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=rules,
-        bos_token="<s>",
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-    )
 
 
 def bytes_bpe() -> Any:
@@ -147,22 +122,6 @@ CASES: dict[str, tuple[Callable[[Path], Any], str, dict[str, Any], list[str], li
     "gpt2": (lambda _: bytes_bpe(), "gpt2", {"prompt": PROMPT}, [], []),
     "llama": (lambda _: metaspace_bpe(), "llama", {"prompt": PROMPT}, [], []),
 }
-
-
-def model_for(family: str, tokenizer: Any, seed: int) -> Any:
-    changes: dict[str, Any] = {
-        "vocab_size": 1 + max(tokenizer.get_vocab().values()),
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "max_position_embeddings": 200,
-    }
-    if family == "gpt2":
-        changes["n_positions"] = changes.pop("max_position_embeddings")
-    elif family == "t5 tied":
-        del changes["max_position_embeddings"]
-    if family in ("t5 tied", "marian"):
-        changes["decoder_start_token_id"] = tokenizer.pad_token_id
-    return make_model(family, seed, **changes)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FileSizeLimit
-from test_fairseq import DE, EN, rows_of, write_indexed, write_split
+from helpers import FileSizeLimit
+from indexed_files import DE, EN, rows_of, write_indexed, write_split
 
 import pycat
-from pycat import cli
-from pycat.corpus import Corpus, open_corpus
+from pycat.cli import main as cli
+from pycat.data.corpus import Corpus, open_corpus
 from pycat.errors import CorpusError, OutputError, PycatError
 
 VOCABULARY: dict[str, Any] = {"vocab_size": 12, "eos_id": 2}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from conftest import FileSizeLimit, SmallDisk
+from helpers import FileSizeLimit, SmallDisk
 
+from pycat.data.parallel_text import ParallelText, decode, write_rows
 from pycat.errors import OutputError, TextError
-from pycat.parallel_text import ParallelText, decode, write_rows
 
 # Each is one line; what other readers take for line ends stands inside.
 HOSTILE_LINES = [

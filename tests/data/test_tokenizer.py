@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from conftest import FileSizeLimit, toy_pairs
+from helpers import FileSizeLimit, toy_pairs
 
-import pycat.tokenizer
+import pycat.data.tokenizer
+from pycat.data.tokenizer import Tokenizer, _sample, _within, train_tokenizer
 from pycat.errors import TokenizerError
-from pycat.tokenizer import Tokenizer, _sample, _within, train_tokenizer
 
 LINES = [line for pair in toy_pairs(300) for line in pair]
 RAW_LINES = [line.encode() for line in LINES]
@@ -204,7 +204,7 @@ def test_a_trainer_that_is_killed_is_reported(
 ) -> None:
     script = tmp_path / "killed.py"
     script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
-    monkeypatch.setattr(pycat.tokenizer, "_TRAINING_FILE", script)
+    monkeypatch.setattr(pycat.data.tokenizer, "_TRAINING_FILE", script)
     with pytest.raises(TokenizerError) as caught:
         train_tokenizer(RAW_LINES, tmp_path / "some.model", vocab_size=330, model_type="bpe")
     assert str(caught.value) == (

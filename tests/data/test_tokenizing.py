@@ -14,15 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import FileSizeLimit, SmallDisk, ToyText, toy_pairs
+from helpers import FileSizeLimit, SmallDisk, ToyText, toy_pairs
 
-import pycat.parallel_text
-import pycat.tokenizing
-from pycat.corpus import Corpus, open_corpus
+import pycat.data.parallel_text
+import pycat.data.tokenizing
+from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.tokenizer import Tokenizer
+from pycat.data.tokenizing import tokenize
 from pycat.errors import CorpusError, OutputError, PycatError, TextError, TokenizerError
-from pycat.tokenizer import Tokenizer
-from pycat.tokenizing import tokenize
-from pycat.workers import on_workers
+from pycat.runtime.workers import on_workers
 
 INDEX_FILES = {"src.idx", "src.bin", "tgt.idx", "tgt.bin"}
 ALL_FILES = INDEX_FILES | {"corpus.json", "tokenizer.model", "skipped.tsv"}
@@ -145,8 +145,8 @@ def test_a_line_of_65536_bytes_is_read(tmp_path: Path, toy_tokenizer: Path) -> N
 def test_lines_are_counted_over_many_chunks(
     tmp_path: Path, toy_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pycat.parallel_text, "_CHUNK_LINES", 7)
-    monkeypatch.setattr(pycat.parallel_text, "_STEP_LINES", 7)
+    monkeypatch.setattr(pycat.data.parallel_text, "_CHUNK_LINES", 7)
+    monkeypatch.setattr(pycat.data.parallel_text, "_STEP_LINES", 7)
     pairs = toy_pairs(100)
     src = ["" if i % 9 == 0 else pair[0] for i, pair in enumerate(pairs)]
     paths = write_text(tmp_path, src, [pair[1] for pair in pairs])
@@ -170,9 +170,9 @@ def test_threads_and_chunks_change_nothing(
     lines: int,
     num_bytes: int,
 ) -> None:
-    monkeypatch.setattr(pycat.parallel_text, "_CHUNK_LINES", lines)
-    monkeypatch.setattr(pycat.parallel_text, "_CHUNK_BYTES", num_bytes)
-    monkeypatch.setattr(pycat.parallel_text, "_STEP_LINES", min(lines, 16))
+    monkeypatch.setattr(pycat.data.parallel_text, "_CHUNK_LINES", lines)
+    monkeypatch.setattr(pycat.data.parallel_text, "_CHUNK_BYTES", num_bytes)
+    monkeypatch.setattr(pycat.data.parallel_text, "_STEP_LINES", min(lines, 16))
     corpus = tokenize(
         *toy_text(300), out=tmp_path / "corpus", vocab_size=340, num_threads=num_threads
     )
@@ -205,9 +205,9 @@ def test_of_several_errors_the_first_in_the_text_is_named(
     path = tmp_path / "text.tsv.gz"
     whole = gzip.compress(b"".join(lines))
     path.write_bytes(whole[: len(whole) // 2])
-    monkeypatch.setattr(pycat.parallel_text, "_STEP_LINES", 10)
+    monkeypatch.setattr(pycat.data.parallel_text, "_STEP_LINES", 10)
     for num_lines in (10, 40, 1024):
-        monkeypatch.setattr(pycat.parallel_text, "_CHUNK_LINES", num_lines)
+        monkeypatch.setattr(pycat.data.parallel_text, "_CHUNK_LINES", num_lines)
         with pytest.raises(TextError) as caught:
             tokenize(tsv=path, out=tmp_path / "corpus", tokenizer=toy_tokenizer)
         assert str(caught.value).startswith(f"{path}: {message[first]}")
@@ -490,9 +490,9 @@ def test_an_interrupted_run_is_made_whole_by_the_next(
             yield chunk
 
     with monkeypatch.context() as patch:
-        patch.setattr(pycat.parallel_text, "_CHUNK_LINES", 10)
-        patch.setattr(pycat.parallel_text, "_STEP_LINES", 10)
-        patch.setattr("pycat.tokenizing.on_workers", broken_off)
+        patch.setattr(pycat.data.parallel_text, "_CHUNK_LINES", 10)
+        patch.setattr(pycat.data.parallel_text, "_STEP_LINES", 10)
+        patch.setattr("pycat.data.tokenizing.on_workers", broken_off)
         with pytest.raises(KeyboardInterrupt):
             tokenize(*text, out=out, tokenizer=toy_tokenizer)
     assert {file.name for file in out.iterdir()} == {"corpus.json", "tokenizer.model"}

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ToyText
+from helpers import ToyText
 
-from pycat import cli, demo
-from pycat.demo_text import SOURCES, DemoText, DemoTextError
+from pycat.cli import main as cli
+from pycat.demo import main as demo
+from pycat.demo.text import SOURCES, DemoText, DemoTextError
 
 
 @pytest.fixture

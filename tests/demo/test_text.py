@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pycat import demo_text
-from pycat.demo_text import DemoText, DemoTextError, Source, collect
+from pycat.demo import text as demo_text
+from pycat.demo.text import DemoText, DemoTextError, Source, collect
 
 FERN = Source("fern.tools", "1.2", "MIT", "invented")
 MOSS = Source("moss", "3.0", "Apache-2.0", "invented")

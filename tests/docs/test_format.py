@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from indexed_files import write_indexed
 from pycat.kernels.reference import Stats
-from test_fairseq import write_indexed
 
-from pycat import scoring
 from pycat._core import IndexedWriter
-from pycat.checkpoint import save_checkpoint
-from pycat.corpus import Corpus, open_corpus
-from pycat.model import ModelConfig, Transformer
-from pycat.scoring import score
-from pycat.training import train
+from pycat.data.corpus import Corpus, open_corpus
+from pycat.proxy.checkpoint import save_checkpoint
+from pycat.proxy.training import train
+from pycat.proxy.transformer import ModelConfig, Transformer
+from pycat.scoring import engine
+from pycat.scoring.engine import score
 
-FORMAT = Path(__file__).parents[1] / "docs" / "format.md"
+FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
 SHOWN = dict(re.findall(r"```(\S+\.\S+)\n(.*?)```", FORMAT.read_text("utf-8"), re.DOTALL))
 
 
@@ -64,7 +64,7 @@ def test_checkpoints(tmp_path: Path) -> None:
 def test_scores(
     toy_corpus: Corpus, tmp_path: Path, stats: Stats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "_LEAST_UTILIZATION_S", 0.0)
+    monkeypatch.setattr(engine, "_LEAST_UTILIZATION_S", 0.0)
     steps = [1, 2]
     run = train(toy_corpus, out=tmp_path / "proxy", checkpoint_steps=steps, device="cpu")
     out = tmp_path / "scores"

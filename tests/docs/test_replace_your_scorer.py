@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import toy_pairs, write_lines
-from test_hf_tokenizer import model_for, words
+from helpers import toy_pairs, write_lines
 from tiny_models import own_nll
+from tiny_tokenizers import model_for, words
 from torch import Tensor, nn
 
 import pycat
-from pycat import cli
+from pycat.cli import main as cli
 
-DOC = Path(__file__).parents[1] / "docs" / "replace-your-scorer.md"
+DOC = Path(__file__).parents[2] / "docs" / "replace-your-scorer.md"
 
 
 def blocks(language: str) -> list[str]:

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from pycat.decoding import beam_search
-from pycat.model import ModelConfig, Transformer
+from pycat.evaluation.beam_search import beam_search
+from pycat.proxy.transformer import ModelConfig, Transformer
 
 EOS = 2
 

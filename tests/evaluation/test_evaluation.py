@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import sacrebleu
-from conftest import MakeScores, ToyText
+from helpers import MakeScores, ToyText
 
-from pycat import evaluation
-from pycat.corpus import Corpus
-from pycat.decoding import translate
+from pycat.data.corpus import Corpus
+from pycat.data.tokenizer import Tokenizer
 from pycat.errors import OutputError, PycatError, TextError
-from pycat.evaluation import Evaluation, evaluate
-from pycat.selection import Selection, select
-from pycat.tokenizer import Tokenizer
+from pycat.evaluation import evaluation
+from pycat.evaluation.beam_search import translate
+from pycat.evaluation.evaluation import Evaluation, evaluate
+from pycat.selection.selection import Selection, select
 
 FAST: dict[str, Any] = {"updates": 3, "batch_tokens": 512, "beam": 2, "device": "cpu"}
 
@@ -137,7 +137,7 @@ def test_a_line_end_spelled_in_bytes_stays_one_line(
     byte = {name: tokenizer._processor.piece_to_id(f"<0x{name}>") for name in ("0A", "0D", "41")}
     spelled = [ids[0], byte["41"], byte["0A"], byte["0D"], byte["41"]]
     assert "\n" in tokenizer.decode([spelled])[0]
-    monkeypatch.setattr("pycat.decoding.beam_search", lambda *_: [spelled])
+    monkeypatch.setattr("pycat.evaluation.beam_search.beam_search", lambda *_: [spelled])
     [text] = translate(None, tokenizer, ["one"])  # type: ignore[arg-type]
     assert text.endswith("A  A")
 

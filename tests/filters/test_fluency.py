@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import corpus_of, toy_pairs
+from helpers import corpus_of, toy_pairs
 
 import pycat
 from pycat._core import IndexedWriter
-from pycat.fluency import _MIN_ENDINGS, _PRIOR, fluency
+from pycat.filters.fluency import _MIN_ENDINGS, _PRIOR, fluency
 
 
 def order_by_hand(

@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from conftest import corpus_of, toy_pairs
+from helpers import corpus_of, toy_pairs
 
 import pycat
-from pycat.foreign import foreign_shares
+from pycat.filters.foreign import foreign_shares
 
 
 def test_shares_by_hand(tmp_path: Path, toy_corpus: pycat.Corpus) -> None:

@@ -7,7 +7,7 @@ import pytest
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from pycat import _core
-from pycat.language import language_model
+from pycat.filters.language import language_model
 
 LINES = [
     "The cat sleeps on the table.",

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import toy_pairs
+from helpers import toy_pairs
 from numpy.typing import NDArray
 
 import pycat
 from pycat._core import IndexedFile, IndexedWriter, LexicalModel
+from pycat.data.tokenizing import tokenize
 from pycat.errors import CorpusError
-from pycat.lexical import lexical_scores
-from pycat.tokenizing import tokenize
+from pycat.filters.lexical import lexical_scores
 
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 Doubles = NDArray[np.float64]
@@ -219,8 +219,8 @@ def test_views_and_chunks_do_not_matter(
         yield steps.append
         assert sum(steps) == total == 5 * len(view)
 
-    monkeypatch.setattr("pycat.lexical.progress", recorded)
-    monkeypatch.setattr("pycat.lexical._CHUNK_PAIRS", 7)
+    monkeypatch.setattr("pycat.filters.lexical.progress", recorded)
+    monkeypatch.setattr("pycat.filters.lexical._CHUNK_PAIRS", 7)
     for one, other in zip(whole, lexical_scores(view, num_threads=2), strict=True):
         np.testing.assert_array_equal(one, other)
     assert max(steps) == 2 * 7

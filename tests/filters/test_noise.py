@@ -11,9 +11,9 @@ import pytest
 
 import pycat
 from pycat.errors import TextError
-from pycat.fluency import fluency
-from pycat.lexical import lexical_scores
-from pycat.noise import (
+from pycat.filters.fluency import fluency
+from pycat.filters.lexical import lexical_scores
+from pycat.filters.noise import (
     evidence,
     late_mean,
     measure_noise,
@@ -22,7 +22,7 @@ from pycat.noise import (
     of_either,
     surprise,
 )
-from pycat.rule_measures import length_z, measure_rules, usual_lengths
+from pycat.filters.rule_measures import length_z, measure_rules, usual_lengths
 
 
 def test_late_mean_and_surprise_by_hand() -> None:
@@ -123,8 +123,8 @@ def test_columns_are_measured_once(
     def fail(_: pycat.Corpus) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("pycat.noise.lexical_scores", fail)
-    monkeypatch.setattr("pycat.noise.fluency", fail)
+    monkeypatch.setattr("pycat.filters.noise.lexical_scores", fail)
+    monkeypatch.setattr("pycat.filters.noise.fluency", fail)
     measure_noise(pycat.ScoreTable.open(tmp_path / "scores"), corpus)
 
 
@@ -146,7 +146,7 @@ def test_without_text_the_pieces_are_not_asked(
     def fail(_: pycat.Corpus) -> None:
         raise AssertionError("rules need text")
 
-    monkeypatch.setattr("pycat.noise.measure_rules", fail)
+    monkeypatch.setattr("pycat.filters.noise.measure_rules", fail)
     measure_noise(table, others)
     assert len(np.unique(table.column("noise_score"))) == len(table)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import FileSizeLimit, MakeScores, corpus_of
+from helpers import FileSizeLimit, MakeScores, corpus_of
 
 import pycat
 from pycat.errors import CorpusError, OutputError, PycatError
-from pycat.explaining import explain
-from pycat.rule_measures import length_z, measure_rules, usual_lengths
-from pycat.rules import DEFAULT_RULES, RuleTable, read_rules
+from pycat.filters.rule_measures import length_z, measure_rules, usual_lengths
+from pycat.filters.rules import DEFAULT_RULES, RuleTable, read_rules
+from pycat.report.explaining import explain
 
 GOOD = [
     ("The cat sleeps on the old table.", "Die Katze schläft auf dem alten Tisch."),
@@ -147,8 +147,8 @@ def test_threads_and_chunks_do_not_matter(
 ) -> None:
     pairs = [*GOOD, *(pair for pair in GOOD), ("a b", "c d")] * 5
     one = measure_rules(corpus_of(tmp_path / "one", pairs, toy_tokenizer), num_threads=1)
-    monkeypatch.setattr("pycat.parallel_text._CHUNK_LINES", 7)
-    monkeypatch.setattr("pycat.parallel_text._STEP_LINES", 7)
+    monkeypatch.setattr("pycat.data.parallel_text._CHUNK_LINES", 7)
+    monkeypatch.setattr("pycat.data.parallel_text._STEP_LINES", 7)
     three = measure_rules(corpus_of(tmp_path / "three", pairs, toy_tokenizer), num_threads=3)
     assert one.columns.keys() == three.columns.keys()
     for name, values in one.columns.items():
@@ -231,7 +231,7 @@ def test_a_damaged_column_is_named_and_others_are_read(tmp_path: Path, toy_token
 def test_a_row_is_told_what_all_are_told(
     tmp_path: Path, toy_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pycat.rule_measures._ROW_GROUP", 4)
+    monkeypatch.setattr("pycat.filters.rule_measures._ROW_GROUP", 4)
     pairs = [*GOOD, ("1 dog", "2 Hunde"), GOOD[1], ("same line", "same line"), GOOD[1]]
     corpus = corpus_of(tmp_path, pairs, toy_tokenizer)
     whole = measure_rules(corpus)

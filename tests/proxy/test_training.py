@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FileSizeLimit
+from helpers import FileSizeLimit
 from safetensors.torch import load_file
 
-from pycat import training
-from pycat.checkpoint import load_model, read_info
-from pycat.corpus import Corpus
-from pycat.decoding import translate
+from pycat.data.corpus import Corpus
+from pycat.data.tokenizing import tokenize
 from pycat.errors import CorpusError, OutputError, PycatError
-from pycat.model import PRESETS, ModelConfig, Transformer
-from pycat.tokenizing import tokenize
-from pycat.training import Run, train
+from pycat.evaluation.beam_search import translate
+from pycat.proxy import training
+from pycat.proxy.checkpoint import load_model, read_info
+from pycat.proxy.training import Run, train
+from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
 
 FAST: dict[str, Any] = {"batch_tokens": 128, "device": "cpu", "dtype": "float32"}
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pycat.model import PRESETS, Dropout, ModelConfig, Transformer
+from pycat.proxy.transformer import PRESETS, Dropout, ModelConfig, Transformer
 
 SMALL = ModelConfig(vocab_size=50, d_model=32, num_heads=4, d_ff=64, num_layers=2)
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import MakeScores
+from helpers import MakeScores
 
 import pycat
-from pycat.correlations import explained_by, rank_correlations, sampled_column, sampled_rows
-from pycat.distributions import spearman
-from pycat.score_table import ScoreTable
+from pycat.ranking.correlations import explained_by, rank_correlations, sampled_column, sampled_rows
+from pycat.report.histograms import spearman
+from pycat.scores.score_table import ScoreTable
 
 
 def test_partial_correlation_is_that_of_the_inverse_matrix() -> None:

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import MakeScores
+from helpers import MakeScores
 from numpy.typing import NDArray
 
-from pycat import criteria
-from pycat.corpus import Corpus
-from pycat.criteria import CRITERIA, cat_diff, cat_var, evaluate_criterion, length, random
-from pycat.distributions import token_rarity
+from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
-from pycat.score_table import ScoreTable
+from pycat.ranking import criteria
+from pycat.ranking.criteria import CRITERIA, cat_diff, cat_var, evaluate_criterion, length, random
+from pycat.report.histograms import token_rarity
+from pycat.scores.score_table import ScoreTable
 
 
 def table(nll: NDArray[np.float64], num_tokens: list[int], first_pair: int = 0) -> ScoreTable:

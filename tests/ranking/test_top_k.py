@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pycat import _core, cuts
-from pycat.cuts import highest, prefix
+from pycat import _core
+from pycat.ranking import top_k
+from pycat.ranking.top_k import highest, prefix
 
 
 def by_sorting(
@@ -33,7 +34,7 @@ def by_sorting(
 def test_a_prefix_is_that_of_the_sorted_ranking(
     kind: str, weighted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuts, "_CHUNK_ROWS", 37)
+    monkeypatch.setattr(top_k, "_CHUNK_ROWS", 37)
     rng = np.random.default_rng(len(kind))
     for _ in range(40):
         count, num_groups = int(rng.integers(1, 200)), int(rng.integers(1, 5))

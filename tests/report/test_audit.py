@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import MakeScores
+from helpers import MakeScores
 
 import pycat
-from pycat.audit import Part, agreement, by_domain, by_rule, data_map
-from pycat.criteria import evaluate_criterion, possible
-from pycat.distributions import spearman
-from pycat.overlap import jaccard, stability
-from pycat.selection import select
+from pycat.ranking.criteria import evaluate_criterion, possible
+from pycat.report.audit import Part, agreement, by_domain, by_rule, data_map
+from pycat.report.histograms import spearman
+from pycat.selection.selection import select
+from pycat.selection.stability import jaccard, stability
 
 
 @pytest.fixture

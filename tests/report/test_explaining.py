@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeScores
+from helpers import MakeScores
 from numpy.typing import NDArray
 from rich.console import Console
 
 import pycat
-from pycat import explaining
-from pycat.cli import main
-from pycat.criteria import cat_var
+from pycat.cli.explain import show
+from pycat.cli.main import main
 from pycat.errors import PycatError
-from pycat.explain_command import show
-from pycat.explaining import Explanation, explain
-from pycat.noise import noise_signals
-from pycat.selection import kept_by_rules, select
+from pycat.filters.noise import noise_signals
+from pycat.ranking.criteria import cat_var
+from pycat.report import explaining
+from pycat.report.explaining import Explanation, explain
+from pycat.selection.selection import kept_by_rules, select
 
 PAIR = 17
 

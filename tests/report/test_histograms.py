@@ -8,8 +8,8 @@ import pytest
 import sentencepiece
 
 import pycat
-from pycat.corpus import Corpus
-from pycat.distributions import (
+from pycat.data.corpus import Corpus
+from pycat.report.histograms import (
     Ranking,
     by_tenths,
     histogram,
@@ -58,7 +58,7 @@ def test_rarity_does_not_depend_on_the_block(
     word_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = token_rarity(word_corpus)
-    monkeypatch.setattr("pycat.distributions._BLOCK_PAIRS", 2)
+    monkeypatch.setattr("pycat.report.histograms._BLOCK_PAIRS", 2)
     np.testing.assert_array_equal(token_rarity(word_corpus), whole)
 
 

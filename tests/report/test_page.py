@@ -17,18 +17,18 @@ import pytest
 from numpy.typing import NDArray
 
 import pycat
-from pycat import report
-from pycat.cli import main
-from pycat.corpus import Corpus
-from pycat.criteria import cat_var
+from pycat.cli.main import main
+from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
-from pycat.evaluation import Evaluation, EvaluationRow
-from pycat.overlap import jaccard
-from pycat.readable import duration, number, series, signed
-from pycat.report import write_report
-from pycat.rules import DEFAULT_RULES
-from pycat.score_table import ScoreTable
-from pycat.selection import Selection, select
+from pycat.evaluation.evaluation import Evaluation, EvaluationRow
+from pycat.filters.rules import DEFAULT_RULES
+from pycat.ranking.criteria import cat_var
+from pycat.report import page as report_page
+from pycat.report.formatting import duration, number, series, signed
+from pycat.report.page import write_report
+from pycat.scores.score_table import ScoreTable
+from pycat.selection.selection import Selection, select
+from pycat.selection.stability import jaccard
 
 TIMINGS = {"tokenize": 0.5, "train": 75.0, "score": 20.0, "select": 0.004}
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -383,7 +383,7 @@ def test_without_matplotlib_the_numbers_stay(
     with_pictures = Page(write(tmp_path, selection, scores))
     assert "svg" in with_pictures.tags
     monkeypatch.delattr(pycat, "charts", raising=False)
-    monkeypatch.delitem(sys.modules, "pycat.charts", raising=False)
+    monkeypatch.delitem(sys.modules, "pycat.report.charts", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = write(tmp_path, selection, scores)
     page = Page(text)
@@ -401,7 +401,7 @@ def test_a_broken_charts_module_is_not_taken_for_a_missing_matplotlib(
 ) -> None:
     _, scores = make(invented(4))
     monkeypatch.delattr(pycat, "charts", raising=False)
-    monkeypatch.setitem(sys.modules, "pycat.charts", None)
+    monkeypatch.setitem(sys.modules, "pycat.report.charts", None)
     with pytest.raises(ModuleNotFoundError):
         write(tmp_path, select(scores, keep=0.5), scores)
 
@@ -568,7 +568,7 @@ def test_charts_of_a_large_table_show_some_pairs_and_say_so(
     _, scores = make(invented(400))
     selection = select(scores, keep=0.5)
     everything = Page(write(tmp_path, selection, scores))
-    monkeypatch.setattr(report, "_MAX_PAIRS", 100)
+    monkeypatch.setattr(report_page, "_MAX_PAIRS", 100)
     text = write(tmp_path, selection, scores)
     assert "are of 100 pairs, evenly drawn from the 400" in " ".join(text.split())
     assert "<h1>Kept 200 of 400 pairs (50.0%)</h1>" in text

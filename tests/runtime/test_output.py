@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FileSizeLimit, SmallDisk
+from helpers import FileSizeLimit, SmallDisk
 
 from pycat.errors import CorpusError, OutputError
-from pycat.output import OutputFolder, changes, digest, read_manifest, replacing, write_json
+from pycat.runtime.output import OutputFolder, changes, digest, read_manifest, replacing, write_json
 
 RECIPE = {"keep": 0.5, "by": "cat_var"}
 

@@ -5,7 +5,7 @@ from time import sleep
 
 import pytest
 
-from pycat.workers import on_workers
+from pycat.runtime.workers import on_workers
 
 
 def test_workers_keep_the_order_and_pass_errors_on() -> None:

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import MakeScores
+from helpers import MakeScores
 from numpy.typing import NDArray
 
-from pycat import score_merge, score_table
-from pycat.corpus import Corpus
+from pycat.data.corpus import Corpus
 from pycat.errors import OutputError, PycatError
-from pycat.score_table import ScoreTable
+from pycat.scores import merge, score_table
+from pycat.scores.score_table import ScoreTable
 
 NLL = np.random.default_rng(0).uniform(1, 50, (300, 4))
 
@@ -47,7 +47,7 @@ EVERY = np.arange(300)
 def test_other_pairs_come_in_pair_order(
     make: Make, tmp_path: Path, on_disk: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (score_merge, score_table):
+    for module in (merge, score_table):
         monkeypatch.setattr(module, "PART_PAIRS", 64)
     shards = [make(EVERY[rank::3], [0, 1], device="cpu") for rank in (2, 0, 1)]
     out = tmp_path / "merged" if on_disk else None
@@ -70,7 +70,7 @@ def test_other_pairs_come_in_pair_order(
 def test_other_checkpoints_come_in_the_order_of_their_updates(
     make: Make, tmp_path: Path, on_disk: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score_merge, "PART_PAIRS", 64)
+    monkeypatch.setattr(merge, "PART_PAIRS", 64)
     out = tmp_path / "merged" if on_disk else None
     merged = ScoreTable.merge([make(EVERY, [1, 3]), make(EVERY, [0, 2])], out=out)
     assert merged.nll.tolist() == NLL.tolist()

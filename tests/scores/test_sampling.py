@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeScores
+from helpers import MakeScores
 
 import pycat
-from pycat.sampling import evenly, take
+from pycat.scores.sampling import evenly, take
 
 
 @pytest.mark.parametrize(

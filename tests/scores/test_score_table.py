@@ -13,16 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import MakeScores, SmallDisk
+from helpers import MakeScores, SmallDisk
 from numpy.typing import NDArray
 from pycat.kernels.reference import STAT_NAMES
 
-from pycat import score_table
-from pycat.corpus import Corpus, open_corpus
-from pycat.criteria import evaluate_criterion
+from pycat.data.corpus import Corpus, open_corpus
 from pycat.errors import OutputError, PycatError
-from pycat.output import OutputFolder, write_json
-from pycat.score_table import (
+from pycat.ranking.criteria import evaluate_criterion
+from pycat.runtime.output import OutputFolder, write_json
+from pycat.scores import score_table
+from pycat.scores.score_table import (
     SCORE_FILES,
     ScoreTable,
     column_path,

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 import pycat
-from pycat.adapters import Head, cut_packed, cut_padded
-from pycat.batches import Batch, length_mask
+from pycat.data.batches import Batch, length_mask
 from pycat.errors import CheckpointError
+from pycat.scoring.adapter import Head, cut_packed, cut_padded
 
 
 class Bigrams(nn.Module):

@@ -11,11 +11,11 @@ from pycat.kernels.reference import STAT_NAMES, Stats, cat_linear_cross_entropy
 from torch import Tensor
 
 from pycat import _core
-from pycat.batches import Batch
-from pycat.cpu_forward import CpuForward
+from pycat.data.batches import Batch
 from pycat.errors import PycatError
-from pycat.model import DecoderLayer, ModelConfig, Transformer
-from pycat.transformer_weights import proxy_weights
+from pycat.proxy.transformer import DecoderLayer, ModelConfig, Transformer
+from pycat.scoring.cpu_forward import CpuForward
+from pycat.scoring.transformer_weights import proxy_weights
 
 EOS = 2
 ISAS = _core.supported_cpu_isas()

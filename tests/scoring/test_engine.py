@@ -15,19 +15,19 @@ from pycat.kernels.reference import STAT_NAMES
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pycat import reduced_precision, scoring
 from pycat._core import IndexedWriter
-from pycat.adapters import Adapter, Head, ProxyAdapter, load_adapters
-from pycat.batches import Batch
-from pycat.checkpoint import load_model, read_info
-from pycat.corpus import Corpus, open_corpus
-from pycat.criteria import cat_var
+from pycat.data.batches import Batch
+from pycat.data.corpus import Corpus, open_corpus
 from pycat.errors import CheckpointError, OutputError, PycatError
-from pycat.flops import model_flops
-from pycat.rank_agreement import sample_rows
-from pycat.score_table import ScoreTable, write_part
-from pycat.scoring import score
-from pycat.training import Run, train
+from pycat.proxy.checkpoint import load_model, read_info
+from pycat.proxy.training import Run, train
+from pycat.ranking.criteria import cat_var
+from pycat.scores.score_table import ScoreTable, write_part
+from pycat.scoring import engine, reduced_precision
+from pycat.scoring.adapter import Adapter, Head, ProxyAdapter, load_adapters
+from pycat.scoring.engine import score
+from pycat.scoring.flops import model_flops
+from pycat.scoring.rank_agreement import sample_rows
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +158,9 @@ def test_a_sure_model_scores_near_zero_and_never_below(
 def test_an_interrupted_table_goes_on_part_by_part(
     toy_corpus: Corpus, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "PART_PAIRS", 100)
+    monkeypatch.setattr(engine, "PART_PAIRS", 100)
     whole = score(toy_corpus, run.checkpoints, out=tmp_path / "whole", device="cpu")
-    compute, calls = scoring._sums, []
+    compute, calls = engine._sums, []
 
     def stop_in_the_second(corpus: Corpus, *rest: Any) -> NDArray[np.float64]:
         calls.append(corpus.pair_ids[0])
@@ -168,7 +168,7 @@ def test_an_interrupted_table_goes_on_part_by_part(
             raise KeyboardInterrupt
         return compute(corpus, *rest)
 
-    monkeypatch.setattr(scoring, "_sums", stop_in_the_second)
+    monkeypatch.setattr(engine, "_sums", stop_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         score(toy_corpus, run.checkpoints, out=tmp_path / "cut", device="cpu")
     with pytest.raises(OutputError, match="incomplete"):
@@ -188,7 +188,7 @@ def test_the_time_of_interrupted_runs_adds_up(
     monkeypatch: pytest.MonkeyPatch,
     finished_parts: int,
 ) -> None:
-    monkeypatch.setattr(scoring, "PART_PAIRS", 100)
+    monkeypatch.setattr(engine, "PART_PAIRS", 100)
     out = tmp_path / "scores"
     score(toy_corpus, run.checkpoints, out=out, device="cpu")
     for i in range(finished_parts, 3):
@@ -205,7 +205,7 @@ def test_the_time_of_interrupted_runs_adds_up(
 
 
 def test_facts_about_speed(toy_corpus: Corpus, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "_LEAST_UTILIZATION_S", 1e9)
+    monkeypatch.setattr(engine, "_LEAST_UTILIZATION_S", 1e9)
     facts = score(toy_corpus, run.checkpoints, device="cpu").manifest
     assert facts["tokens_per_s"] * facts["elapsed_s"] == pytest.approx(
         3 * int(toy_corpus.num_tokens.sum()), rel=0.05
@@ -265,7 +265,7 @@ def test_a_table_without_further_statistics_is_known_again(
 def test_rank_agreement_survives_an_interruption(
     toy_corpus: Corpus, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "PART_PAIRS", 100)
+    monkeypatch.setattr(engine, "PART_PAIRS", 100)
     options: dict[str, Any] = {"device": "cpu", "dtype": "bfloat16"}
     memory = score(toy_corpus, run.checkpoints, **options)
     agreement = memory.manifest["rank_agreement"]
@@ -285,7 +285,7 @@ def test_rank_agreement_survives_an_interruption(
         with pytest.raises(KeyboardInterrupt):
             score(toy_corpus, run.checkpoints, out=tmp_path / "cut", **options)
     assert len([*(tmp_path / "cut").glob("part-*")]) == 3
-    monkeypatch.setattr(scoring, "write_part", stop)  # no part is made again
+    monkeypatch.setattr(engine, "write_part", stop)  # no part is made again
     cut = score(toy_corpus, run.checkpoints, out=tmp_path / "cut", **options)
     assert cut.manifest["rank_agreement"] == agreement
     np.testing.assert_array_equal(cut.nll, memory.nll)
@@ -304,7 +304,7 @@ def test_memory_does_not_grow_with_the_corpus(
             writer.append(tokens.ravel(), np.full(num_pairs, 4, np.int32))
     corpus = open_corpus((tmp_path / "src", tmp_path / "tgt"), vocab_size=40, eos_id=2)
     models = [CountingAdapter(seed) for seed in range(2)]
-    monkeypatch.setattr(scoring, "PART_PAIRS", num_pairs // num_parts)
+    monkeypatch.setattr(engine, "PART_PAIRS", num_pairs // num_parts)
     kilobytes = []
 
     def write(table: pa.Table, path: Path) -> None:
@@ -313,7 +313,7 @@ def test_memory_does_not_grow_with_the_corpus(
             if line.startswith("RssAnon"):
                 kilobytes.append(int(line.split()[1]))
 
-    monkeypatch.setattr(scoring, "write_part", write)
+    monkeypatch.setattr(engine, "write_part", write)
     score(corpus, models, out=tmp_path / "scores", device="cpu")
     assert len(kilobytes) == num_parts
     assert kilobytes[-1] - kilobytes[num_parts // 4] < 4096

@@ -8,12 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from pycat import reduced_precision, score_table, scoring
-from pycat.corpus import Corpus
+from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
-from pycat.exact_cut import deviation, score_near_cut
-from pycat.scoring import score
-from pycat.training import Run, train
+from pycat.proxy.training import Run, train
+from pycat.scores import score_table
+from pycat.scoring import engine, reduced_precision
+from pycat.scoring.engine import score
+from pycat.scoring.exact_cut import deviation, score_near_cut
 
 
 def _exact(count: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
@@ -82,7 +83,7 @@ def run(toy_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_table_holds_float32_near_the_cut(
     toy_corpus: Corpus, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "PART_PAIRS", 100)
+    monkeypatch.setattr(engine, "PART_PAIRS", 100)
     arguments: dict[str, Any] = {"device": "cpu", "dtype": "bfloat16", "exact_keep": 0.5}
     exact = score(toy_corpus, run.checkpoints, device="cpu")
     reduced = score(toy_corpus, run.checkpoints, device="cpu", dtype="bfloat16")
@@ -104,7 +105,7 @@ def test_a_table_holds_float32_near_the_cut(
 def test_interrupted_while_parts_are_rewritten_it_goes_on(
     toy_corpus: Corpus, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "PART_PAIRS", 100)
+    monkeypatch.setattr(engine, "PART_PAIRS", 100)
     arguments: dict[str, Any] = {"device": "cpu", "dtype": "bfloat16", "exact_keep": 0.5}
     whole = score(toy_corpus, run.checkpoints, out=tmp_path / "whole", **arguments)
     write, count = score_table.write_part, 0

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeScores
+from helpers import MakeScores
 from numpy.typing import NDArray
 
 import pycat
-from pycat import baselines
-from pycat.baselines import add_baseline
-from pycat.cli import main
+from pycat.cli.main import main
 from pycat.errors import CorpusError, PycatError
-from pycat.selection import select
+from pycat.scoring import external_scorers
+from pycat.scoring.external_scorers import add_baseline
+from pycat.selection.selection import select
 
 PAIRS = [
     ("The cat sleeps on the sofa.", "Die Katze schläft auf dem Sofa."),
@@ -227,7 +227,7 @@ def test_an_interrupted_run_goes_on(
     if in_memory:
         manifest = {**table.manifest, "corpus_path": str(table.corpus_path)}
         table = pycat.ScoreTable.from_arrow(table.rows(table.names, 0, 5), manifest)
-    monkeypatch.setattr(baselines, "_CHUNK_PAIRS", 2)
+    monkeypatch.setattr(external_scorers, "_CHUNK_PAIRS", 2)
     scored: list[str] = []
     fails = True
 
@@ -237,8 +237,8 @@ def test_an_interrupted_run_goes_on(
         scored.extend(src)
         return np.array([float(len(source)) for source in src])
 
-    baseline = baselines._Baseline(lambda *_: scorer, "w", "")
-    monkeypatch.setitem(baselines.MODELS, "labse", baseline)
+    baseline = external_scorers._Baseline(lambda *_: scorer, "w", "")
+    monkeypatch.setitem(external_scorers.MODELS, "labse", baseline)
     with pytest.raises(KeyboardInterrupt):
         add_baseline(table, "labse", device="cpu")
     assert "labse" not in table.names
@@ -257,7 +257,9 @@ def test_a_score_that_is_not_a_number_is_refused(
     def scorer(src: list[str], tgt: list[str]) -> NDArray[Any]:
         return np.array([0.5, 0.5, np.nan, 0.5, 0.5])
 
-    monkeypatch.setitem(baselines.MODELS, "labse", baselines._Baseline(lambda *_: scorer, "w", ""))
+    monkeypatch.setitem(
+        external_scorers.MODELS, "labse", external_scorers._Baseline(lambda *_: scorer, "w", "")
+    )
     with pytest.raises(PycatError, match="labse: the score of pair 2 is not a number"):
         add_baseline(table, "labse", device="cpu")
 
@@ -321,8 +323,10 @@ def test_a_scorer_of_another_shape_is_refused(
     table: pycat.ScoreTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for shape in ((), (1,), (5, 1)):
-        made = baselines._Baseline(lambda *_, shape=shape: lambda *_: np.ones(shape), "w", "")
-        monkeypatch.setitem(baselines.MODELS, "labse", made)
+        made = external_scorers._Baseline(
+            lambda *_, shape=shape: lambda *_: np.ones(shape), "w", ""
+        )
+        monkeypatch.setitem(external_scorers.MODELS, "labse", made)
         with pytest.raises(PycatError) as caught:
             add_baseline(table, "labse", device="cpu")
         assert str(caught.value) == (

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pycat.adapters import Adapter, Head, ProxyAdapter
-from pycat.batches import Batch
-from pycat.flops import model_flops, product_rate
-from pycat.model import ModelConfig, Transformer
+from pycat.data.batches import Batch
+from pycat.proxy.transformer import ModelConfig, Transformer
+from pycat.scoring.adapter import Adapter, Head, ProxyAdapter
+from pycat.scoring.flops import model_flops, product_rate
 
 
 @pytest.mark.parametrize("src_vocab_size", [None, 31])

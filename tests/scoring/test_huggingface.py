@@ -24,11 +24,11 @@ from tiny_models import (
 from torch.utils.flop_counter import FlopCounterMode
 
 import pycat
-from pycat import hf_models
-from pycat.adapters import load_adapters
-from pycat.cpu_forward import CpuForward
 from pycat.errors import CheckpointError, CorpusError
-from pycat.flops import model_flops
+from pycat.scoring import huggingface
+from pycat.scoring.adapter import load_adapters
+from pycat.scoring.cpu_forward import CpuForward
+from pycat.scoring.flops import model_flops
 
 TEMPLATES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "bart": ((0,), ()),  # <s> X </s>
@@ -92,7 +92,7 @@ def test_the_extension_runs_the_bart_family(
     np.testing.assert_allclose(found, own_nll(model, src, tgt), rtol=1e-5)
     # A model whose weights are not read as it reads them itself is left to PyTorch.
     broken = replace(weights, embedding_scale=2 * weights.embedding_scale)
-    monkeypatch.setattr(hf_models, "encoder_decoder_weights", lambda *_: broken)
+    monkeypatch.setattr(huggingface, "encoder_decoder_weights", lambda *_: broken)
     assert adapter.transformer_weights(POSITIONS) is None
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import toy_pairs, write_lines
+from helpers import toy_pairs, write_lines
 
 import pycat
-from pycat import cli, line_scores
+from pycat.cli import main as cli
 from pycat.errors import OutputError, PycatError
+from pycat.scoring import line_scores
 
 SKIPPED = {1: "empty source", 4: "empty target", 7: "empty target"}
 

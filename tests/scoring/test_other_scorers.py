@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import pycat
-from pycat.adapters import ProxyAdapter
-from pycat.checkpoint import read_info, save_checkpoint
-from pycat.model import ModelConfig
+from pycat.proxy.checkpoint import read_info, save_checkpoint
+from pycat.proxy.transformer import ModelConfig
+from pycat.scoring.adapter import ProxyAdapter
 
 ctranslate2 = pytest.importorskip("ctranslate2", reason="ctranslate2 is the oracle here")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pycat.rank_agreement import rank_agreement, sample_rows
+from pycat.scoring.rank_agreement import rank_agreement, sample_rows
 
 
 @pytest.mark.parametrize(

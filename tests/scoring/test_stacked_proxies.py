@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pycat
-from pycat import packed_attention, scoring, stacked_scoring
-from pycat.adapters import ProxyAdapter, load_adapters
-from pycat.corpus import Corpus
-from pycat.model import PRESETS, ModelConfig, Transformer
-from pycat.packed_attention import Side, has_varlen
-from pycat.stacked_forward import StackedProxies
-from pycat.stacked_scoring import StackedForward, copied_ahead, sides
-from pycat.training import train
+from pycat.data.corpus import Corpus
+from pycat.proxy.training import train
+from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
+from pycat.scoring import engine, packed_attention, stacked_forward
+from pycat.scoring.adapter import ProxyAdapter, load_adapters
+from pycat.scoring.packed_attention import Side, has_varlen
+from pycat.scoring.stacked_forward import StackedForward, copied_ahead, sides
+from pycat.scoring.stacked_proxies import StackedProxies
 
 EOS = 2
 SHARED = ModelConfig(vocab_size=70, d_model=32, num_heads=4, d_ff=64, num_layers=2)
@@ -200,7 +200,7 @@ def test_scores_are_those_of_one_checkpoint_at_a_time(
 ) -> None:
     some = toy_corpus.subset(np.arange(0, 300, 3))
     expected = pycat.score(some, checkpoints, device="cpu", dtype="float32").nll
-    monkeypatch.setattr(scoring, "_stacks", lambda models, device: True)
+    monkeypatch.setattr(engine, "_stacks", lambda models, device: True)
     monkeypatch.setattr(ProxyAdapter, "hidden", None)  # one at a time would call it
     found = pycat.score(
         some, checkpoints, device="cpu", dtype="float32", batch_tokens=batch_tokens
@@ -405,7 +405,7 @@ def test_copies_run_ahead_and_end_before_their_memory_is_used_again(
             log.append(f"read {number}")
             yield (Recorded(log, number),)
 
-    monkeypatch.setattr(stacked_scoring, "Batch", lambda tensor: (tensor,))
+    monkeypatch.setattr(stacked_forward, "Batch", lambda tensor: (tensor,))
     copies = copied_ahead(read(), CUDA)
     for number in range(taken):
         next(copies)

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from pycat.choice import Recipe, choose
-from pycat.criteria import random
-from pycat.distributions import spearman
 from pycat.errors import PycatError
-from pycat.rules import DEFAULT_RULES
-from pycat.score_table import ScoreTable
+from pycat.filters.rules import DEFAULT_RULES
+from pycat.ranking.criteria import random
+from pycat.report.histograms import spearman
+from pycat.scores.score_table import ScoreTable
+from pycat.selection.recipe import Recipe, choose
 
 
 def table(score: Any, num_tokens: Any = None, **added: Any) -> ScoreTable:

@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import FileSizeLimit, MakeScores, SmallDisk, ToyText
+from helpers import FileSizeLimit, MakeScores, SmallDisk, ToyText
 from numpy.typing import NDArray
 
 import pycat
-from pycat.corpus import Corpus, open_corpus
-from pycat.cuts import highest
+from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.tokenizing import tokenize
 from pycat.errors import OutputError, PycatError, TextError
-from pycat.score_table import ScoreTable
-from pycat.selection import Selection, select
-from pycat.tokenizing import tokenize
+from pycat.ranking.top_k import highest
+from pycat.scores.score_table import ScoreTable
+from pycat.selection.selection import Selection, select
 
 
 def nll_of(corpus: Corpus, seed: int = 0) -> NDArray[np.float64]:

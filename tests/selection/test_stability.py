@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeScores
+from helpers import MakeScores
 
 import pycat
-from pycat.criteria import evaluate_criterion
 from pycat.errors import PycatError
-from pycat.overlap import jaccard, stability
-from pycat.selection import select
+from pycat.ranking.criteria import evaluate_criterion
+from pycat.selection.selection import select
+from pycat.selection.stability import jaccard, stability
 
 
 def test_overlaps_are_those_of_the_selections(

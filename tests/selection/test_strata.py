@@ -5,8 +5,15 @@ import pyarrow as pa
 import pytest
 
 from pycat.errors import PycatError
-from pycat.score_table import ScoreTable
-from pycat.strata import by_column, by_length, by_score, coverage_centric, proportional, sizes
+from pycat.scores.score_table import ScoreTable
+from pycat.selection.strata import (
+    by_column,
+    by_length,
+    by_score,
+    coverage_centric,
+    proportional,
+    sizes,
+)
 
 
 def test_proportional_shares_are_exact() -> None:

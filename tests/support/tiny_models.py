@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from pycat._core import IndexedWriter
-from pycat.corpus import Corpus, open_corpus
-from pycat.output import write_json
+from pycat.data.corpus import Corpus, open_corpus
+from pycat.runtime.output import write_json
 
 transformers = pytest.importorskip("transformers", reason="needs transformers (pycat-nmt[hf])")
 
