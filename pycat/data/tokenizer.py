@@ -27,7 +27,7 @@ MAX_TRAINING_BYTES = 4192
 _SAMPLE_LINES = 1_000_000
 _SAMPLE_BYTES = 128 << 20
 
-_TRAINING_FILE = Path(__file__).with_name("piece_training.py")
+_TRAINING_FILE = Path(__file__).with_name("sentencepiece_trainer.py")
 
 # The trained model depends on how EM sums are split over threads, so their number is fixed.
 _TRAINER_THREADS = 4

@@ -208,7 +208,7 @@ def _template() -> jinja2.Template:
     }
     environment.globals["zip"] = zip
     return environment.from_string(
-        Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+        Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8")
     )
 
 
