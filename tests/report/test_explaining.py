@@ -17,7 +17,7 @@ from pycat.cli.explain import show
 from pycat.cli.main import main
 from pycat.errors import PycatError
 from pycat.filters.noise import noise_signals
-from pycat.ranking.criteria import cat_var
+from pycat.ranking.criteria import cat_var, evaluate_criterion
 from pycat.report import explaining
 from pycat.report.explaining import Explanation, explain
 from pycat.selection.selection import kept_by_rules, select
@@ -110,7 +110,7 @@ def test_each_pair_is_told_the_step_that_settled_it(
     selection = select(table, **options)
     kept = {*selection.pair_ids.tolist()}
     scores = {
-        by: pycat.criteria.evaluate_criterion(table, by, options.get("seed", 0))
+        by: evaluate_criterion(table, by, options.get("seed", 0))
         for by in (options.get("by", "cat_var"), *options.get("drop", {}))
     }
     left = np.arange(300)
