@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat.ranking.criteria import Criterion, Scores, evaluate_criterion
-from pycat.report.histograms import average_ranks
+from pycat.ranking.ranks import average_ranks
 from pycat.scores.score_table import ScoreTable
 
 _MAX_PAIRS = 1_000_000

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from pycat.data.corpus import reopen_corpus
 from pycat.errors import PycatError
 from pycat.ranking import sql
+from pycat.ranking.ranks import average_ranks
+from pycat.ranking.rarity import token_rarity
 from pycat.ranking.top_k import chunked
-from pycat.report.histograms import average_ranks, token_rarity
 from pycat.scores.score_table import ScoreTable
 
 Scores = NDArray[np.float64]

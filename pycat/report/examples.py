@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pycat.data.corpus import Corpus
 from pycat.errors import TextError
 from pycat.ranking.criteria import Scores
+from pycat.ranking.ranks import perplexity
 from pycat.ranking.top_k import prefix
-from pycat.report.histograms import perplexity
 from pycat.scores.sampling import take
 from pycat.scores.score_table import ScoreTable
 

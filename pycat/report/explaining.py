@@ -12,9 +12,9 @@ from pycat.errors import OutputError, PycatError
 from pycat.filters.noise import NOISE_SCORE, has_signals, noise_signals
 from pycat.filters.rules import RuleTable, recorded_rules
 from pycat.ranking.criteria import evaluate_criterion, possible
+from pycat.ranking.ranks import perplexity
 from pycat.report.examples import texts_of
 from pycat.report.formatting import number
-from pycat.report.histograms import perplexity
 from pycat.runtime.output import digest
 from pycat.scores.sampling import evenly, take
 from pycat.scores.score_table import ScoreTable

@@ -29,20 +29,15 @@ from pycat.scores.score_table import (
     statistic_columns,
     write_part,
 )
-from pycat.scoring.adapter import (
-    Adapter,
-    Checkpoint,
-    KeptLengths,
-    ProxyAdapter,
-    cut_packed,
-    cut_padded,
-    load_adapters,
-)
+from pycat.scoring.adapter import Adapter, ProxyAdapter
 from pycat.scoring.cpu_forward import CpuForward
 from pycat.scoring.flops import model_flops, product_rate
+from pycat.scoring.forward import BatchSums, Forward
+from pycat.scoring.loading import Checkpoint, load_adapters
 from pycat.scoring.reduced_precision import EXACT_FILE, reduced_precision
 from pycat.scoring.stacked_forward import StackedForward
-from pycat.scoring.torch_forward import BatchSums, Forward, TorchForward
+from pycat.scoring.torch_forward import TorchForward
+from pycat.scoring.truncation import KeptLengths, cut_packed, cut_padded
 
 # Below so many seconds of scoring, how well the device is used says little.
 _LEAST_UTILIZATION_S = 5.0

@@ -30,9 +30,11 @@ from pycat.errors import CorpusError, OutputError, PycatError, TokenizerError
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
 from pycat.runtime.output import replacing
 from pycat.runtime.progress import progress
-from pycat.scoring.adapter import Adapter, Checkpoint, KeptLengths, load_adapters
+from pycat.scoring.adapter import Adapter
 from pycat.scoring.engine import batch_sums, check_too_long, make_forward
-from pycat.scoring.torch_forward import Forward
+from pycat.scoring.forward import Forward
+from pycat.scoring.loading import Checkpoint, load_adapters
+from pycat.scoring.truncation import KeptLengths
 
 FORMATS = ("fairseq", "marian", "jsonl")
 

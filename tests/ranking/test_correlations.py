@@ -7,7 +7,7 @@ from helpers import MakeScores
 
 import pycat
 from pycat.ranking.correlations import explained_by, rank_correlations, sampled_column, sampled_rows
-from pycat.report.histograms import spearman
+from pycat.ranking.ranks import spearman
 from pycat.scores.score_table import ScoreTable
 
 

@@ -14,7 +14,7 @@ from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
 from pycat.ranking import criteria
 from pycat.ranking.criteria import CRITERIA, cat_diff, cat_var, evaluate_criterion, length, random
-from pycat.report.histograms import token_rarity
+from pycat.ranking.rarity import token_rarity
 from pycat.scores.score_table import ScoreTable
 
 
