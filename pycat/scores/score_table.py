@@ -35,6 +35,28 @@ SCORE_FILES = ("part-*.parquet", "column-*.parquet", "exact.parquet")
 # Beyond so many, threads would wait for each other: a part of the work is Python's.
 _MAX_WORKERS = 8
 
+# Names of criteria: no added column takes one, except that "rarity" stands in for its criterion.
+CRITERION_NAMES = (
+    "cat_var",
+    "cat_diff",
+    "cat_var_log",
+    "cat_var_rank",
+    "cat_var_clipped",
+    "ppl",
+    "confidence",
+    "variability",
+    "correctness",
+    "forgetting",
+    "aum",
+    "el2n",
+    "ign",
+    "entropy",
+    "learnability",
+    "length",
+    "rarity",
+    "random",
+)
+
 _PAIR_COLUMNS = ("pair", "num_src_tokens", "num_tokens")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _Result = TypeVar("_Result")
@@ -86,7 +108,7 @@ class ScoreTable:
         manifest: Mapping[str, Any],
         path: Path | None = None,
     ) -> None:
-        """Tables come from `score`, `open`, `from_arrow` and `merge`."""
+        """Tables come from `score`, `open`, `from_arrow` and `merge_scores`."""
         self._parts, self._own_names = list(parts), tuple(names)
         self.manifest, self.path = manifest, path
         self._num_pairs = sum(part.num_rows for part in parts)
@@ -256,36 +278,6 @@ class ScoreTable:
         """The table that these columns are, in memory."""
         return cls([_Part(table.num_rows, table)], table.column_names, manifest)
 
-    @classmethod
-    def merge(
-        cls,
-        tables: Sequence["ScoreTable | str | PathLike[str]"],
-        *,
-        out: str | PathLike[str] | None = None,
-        overwrite: bool = False,
-    ) -> "ScoreTable":
-        """One table of several: other pairs of a corpus, or other checkpoints on the same pairs.
-
-        With the same checkpoints no pair may be in two tables; the rows are put in pair order. With
-        other checkpoints the pairs must be the same; the checkpoints are put in the order of their
-        updates, equal ones as given. Added columns are left behind.
-
-        Args:
-            tables: two or more, or their paths.
-            out: the folder to make; without one, the table is in memory. Holds the pair ids and a
-                few parts at a time.
-            overwrite: replace a table made from other input.
-
-        Raises:
-            PycatError: fewer than two, of different corpora, dtypes or statistics, or pairs and
-                checkpoints fit neither way.
-            OutputError: `out` holds something else, or a table made from other input.
-        """
-        from pycat.scores.merge import merge  # which makes tables
-
-        opened = [table if isinstance(table, ScoreTable) else cls.open(table) for table in tables]
-        return merge(opened, None if out is None else Path(out), overwrite)
-
     def add(self, name: str, values: ArrayLike) -> int:
         """Add a column: of a table on the disk as a file beside each part, all or none of them.
 
@@ -331,15 +323,13 @@ class ScoreTable:
         Raises:
             PycatError: the name is taken or not allowed.
         """
-        from pycat.ranking.criteria import CRITERIA  # which reads tables
-
         if not _NAME.fullmatch(name):
             raise PycatError(f"column {name!r}: expected a letter, then letters, digits and '_'")
         # Read again: another process may have added one since.
         manifest = dict(self.manifest if self.path is None else read_manifest(self.path, "scores"))
         if (
             name in (*self._own_names, *manifest.get("columns", ()))
-            or (name in CRITERIA and name != "rarity")
+            or (name in CRITERION_NAMES and name != "rarity")
             or name in STAT_NAMES
             or any(_is_of(name, stat) for stat in STAT_NAMES)
         ):
