@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pycat.data.batches import Batch, length_mask
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus, as_corpus
 from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.proxy.checkpoint import save_checkpoint
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer, shift_right
@@ -112,7 +112,7 @@ def train(
         PycatError: an option is out of range, or the loss is not finite.
         OutputError: `out` holds something else, or a run made with other options.
     """
-    corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+    corpus = as_corpus(corpus)
     if preset not in PRESETS:
         raise PycatError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
     for name, value, right, expected in (

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from pycat.errors import OutputError, PycatError
 from pycat.runtime.output import OutputFolder, digest
-from pycat.scores.score_table import (
+from pycat.scores.parts import (
     PART_PAIRS,
     SCORE_FILES,
-    ScoreTable,
     column_names,
     part_path,
     write_part,
 )
+from pycat.scores.score_table import ScoreTable, as_table
 
 
 def merge_scores(
@@ -45,9 +45,7 @@ def merge_scores(
             checkpoints fit neither way.
         OutputError: `out` holds something else, or a table made from other input.
     """
-    opened = [
-        table if isinstance(table, ScoreTable) else ScoreTable.open(table) for table in tables
-    ]
+    opened = [as_table(table) for table in tables]
     return _merge(opened, None if out is None else Path(out), overwrite)
 
 

@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 
 from pycat import _core
 from pycat.data.batches import Batch
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus, as_corpus
 from pycat.errors import CheckpointError, PycatError
 from pycat.kernels.ops import require_triton
 from pycat.kernels.reference import Stats
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
 from pycat.runtime.output import OutputFolder, recorded_recipe
 from pycat.runtime.progress import progress
-from pycat.scores.score_table import (
+from pycat.scores.parts import (
     PART_PAIRS,
     SCORE_FILES,
-    ScoreTable,
     part_path,
     statistic_columns,
     write_part,
 )
+from pycat.scores.score_table import ScoreTable
 from pycat.scoring.adapter import Adapter, ProxyAdapter
 from pycat.scoring.cpu_forward import CpuForward
 from pycat.scoring.flops import model_flops, product_rate
@@ -109,7 +109,7 @@ def score(
 
     Source: Chimoto et al. 2024, arXiv:2405.19462.
     """
-    corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+    corpus = as_corpus(corpus)
     check_too_long(too_long)
     if exact_keep is not None and not 0 < exact_keep <= 1:
         raise PycatError(f"exact_keep is {exact_keep}; expected a fraction above 0, at most 1")

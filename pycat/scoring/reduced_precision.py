@@ -21,7 +21,11 @@ from numpy.typing import NDArray
 from pycat.errors import PycatError
 from pycat.ranking.criteria import cat_var
 from pycat.ranking.ranks import spearman
-from pycat.scores.score_table import read_part, statistic_columns, write_part
+from pycat.scores.parts import (
+    read_part,
+    statistic_columns,
+    write_part,
+)
 
 EXACT_FILE = "exact.parquet"
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
 from pycat.proxy.training import Run, train
-from pycat.scores import score_table
+from pycat.scores import parts
 from pycat.scoring import engine, reduced_precision
 from pycat.scoring.engine import score
 from pycat.scoring.reduced_precision import (
@@ -113,7 +113,7 @@ def test_interrupted_while_parts_are_rewritten_it_goes_on(
     monkeypatch.setattr(engine, "PART_PAIRS", 100)
     arguments: dict[str, Any] = {"device": "cpu", "dtype": "bfloat16", "exact_keep": 0.5}
     whole = score(toy_corpus, run.checkpoints, out=tmp_path / "whole", **arguments)
-    write, count = score_table.write_part, 0
+    write, count = parts.write_part, 0
 
     def write_two(*given: Any) -> None:
         nonlocal count
