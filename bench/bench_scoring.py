@@ -267,7 +267,9 @@ def main() -> None:
         for k in range(checkpoints):
             model = random_proxy(config, seed=k, learned=(k + 1) / checkpoints)
             path = folder / f"{k}.safetensors"
-            save_checkpoint(path, model, step=k + 1, tokenizer_sha256="none")
+            save_checkpoint(
+                path, model.state_dict(), model.config, step=k + 1, tokenizer_sha256="none"
+            )
             save_ctranslate2(model, folder / str(k))
         bench = Bench(folder, config, corpus, checkpoints, options.threads)
         try:

@@ -59,6 +59,16 @@ class PackedBatches(Iterator[Batch]):
         self._batch += 1
         return self._corpus.read(self._corpus.pair_ids[rows])
 
+    def go_to(self, position: dict[str, int]) -> None:
+        """Go on at a `position` of these batches."""
+        epoch, self._batch = position["epoch"], position["batch"]
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._begin_epoch()
+
+    def close(self) -> None:
+        """Let go of what was read ahead."""
+
     def _begin_epoch(self) -> None:
         generator = np.random.default_rng((self._seed, self._epoch))
         self._order = generator.permutation(len(self._corpus))

@@ -143,15 +143,27 @@ class StackedStep:
             self.loss_sums.zero_()
         return graph.replay
 
-    def load_optimizer(self, states: dict[str, dict[str, Tensor]]) -> None:
-        """Put Adam's state back, in place: what a graph reads stays where it is."""
+    def optimizer_state(self) -> dict[str, dict[str, Tensor]]:
+        """Copies of Adam's state by the parameter's name: `exp_avg`, `exp_avg_sq`, `step`."""
+        return {
+            name: {
+                key: value.detach().clone()
+                for key, value in self.optimizer.state[parameter].items()
+            }
+            for name, parameter in self._stack.parameters.items()
+        }
+
+    def load_optimizer_state(self, states: dict[str, dict[str, Tensor]]) -> None:
+        """Put Adam's state back, in place where there is one: a graph reads it where it stands."""
         for name, parameter in self._stack.parameters.items():
             own = self.optimizer.state[parameter]
             for key, value in states[name].items():
                 if key in own:
                     own[key].copy_(value)
                 else:
-                    own[key] = value.to(self._device) if key != "step" else value
+                    # Adam counts its updates on the host, but where a graph counts them.
+                    is_count = key == "step" and self._replay is None
+                    own[key] = value.clone() if is_count else value.to(self._device)
 
 
 class _Attentions(NamedTuple):
@@ -203,8 +215,13 @@ def _attend(queries: Side, keys: Side, dtype: torch.dtype, *, is_causal: bool = 
     attend = attention(queries, keys, 1, is_causal=is_causal, varlen=False)
     if queries.tokens.device.type != "cpu" or dtype == torch.float32:
         return attend
-    # On the CPU torch's 16-bit attention is slower than its float32 one.
-    return lambda q, k, v: attend(q.float(), k.float(), v.float())
+
+    def attend_in_float32(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        # On the CPU torch's 16-bit attention is slower than its float32 one.
+        with torch.autocast("cpu", enabled=False):
+            return attend(queries.float(), keys.float(), values.float())
+
+    return attend_in_float32
 
 
 class _StaticBatch:
