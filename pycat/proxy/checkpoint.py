@@ -1,7 +1,7 @@
 """Checkpoints of the proxy: one safetensors file each, which says what model it holds."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
 from pycat.data.corpus import Corpus
 from pycat.errors import CheckpointError
@@ -36,27 +35,12 @@ class CheckpointInfo:
         return file_sha256(self.path)
 
 
-def save_checkpoint(
-    path: Path,
-    state: Mapping[str, Tensor],
-    config: ModelConfig,
-    *,
-    step: int,
-    tokenizer_sha256: str,
-) -> None:
-    """Write float32 weights with shape, update count and tokenizer, complete or not at all.
-
-    Args:
-        path: the file to make.
-        state: parameters of a `Transformer`, by its names.
-        config: its shape.
-        step: updates of its training.
-        tokenizer_sha256: of the tokenizer of the corpus that it was trained on.
-    """
-    tensors = {name: value.float().contiguous().cpu() for name, value in state.items()}
+def save_checkpoint(path: Path, model: Transformer, *, step: int, tokenizer_sha256: str) -> None:
+    """Write float32 weights with shape, update count and tokenizer, complete or not at all."""
+    tensors = {name: value.float().contiguous() for name, value in model.state_dict().items()}
     header = {
         "format": _FORMAT,
-        "config": config.to_json(),
+        "config": model.config.to_json(),
         "step": step,
         "tokenizer_sha256": tokenizer_sha256,
     }

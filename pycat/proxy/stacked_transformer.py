@@ -65,6 +65,13 @@ class StackedTransformer:
         """The parameters of model m, as its `Transformer` names them."""
         return {name: value.detach()[m] for name, value in self.parameters.items()}
 
+    def model(self, m: int) -> Transformer:
+        """Model m by itself; it shares the memory of its parameters."""
+        with torch.device("meta"):
+            model = Transformer(self.config)
+        model.load_state_dict(self.state_dict(m), assign=True)
+        return model
+
     @property
     def output_weight(self) -> Tensor:
         """The output layers (M, V, D), tied to the target's embeddings."""

@@ -377,8 +377,7 @@ class _Trainer:
             run.loss_steps = 0
             save_checkpoint(
                 _checkpoint_path(run.folder.path, step),
-                self.stack.state_dict(m),
-                self.stack.config,
+                self.stack.model(m),
                 step=step,
                 tokenizer_sha256=run.arm.corpus.manifest["tokenizer_sha256"],
             )

@@ -51,8 +51,7 @@ def test_index_files(corpus_folder: Path, name: str) -> None:
 def test_checkpoints(tmp_path: Path) -> None:
     name = "step-0000001.safetensors"
     shape = ModelConfig(vocab_size=8, d_model=8, num_heads=2, d_ff=8, num_layers=1)
-    state = Transformer(shape).state_dict()
-    save_checkpoint(tmp_path / name, state, shape, step=1, tokenizer_sha256="0" * 64)
+    save_checkpoint(tmp_path / name, Transformer(shape), step=1, tokenizer_sha256="0" * 64)
     written = (tmp_path / name).read_bytes()
     assert shown(name).match(written)
     header_bytes = int.from_bytes(written[:8], "little")

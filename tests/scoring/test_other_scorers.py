@@ -29,7 +29,7 @@ def test_float32_scores_equal_ctranslate2(tmp_path: Path) -> None:
         model = random_proxy(CONFIG, seed=k, learned=(k + 1) / 2)
         model.decoder_norm.weight.data.mul_(4.0)  # sure of its tokens, right or wrong
         path = tmp_path / f"{k}.safetensors"
-        save_checkpoint(path, model.state_dict(), model.config, step=k + 1, tokenizer_sha256="none")
+        save_checkpoint(path, model, step=k + 1, tokenizer_sha256="none")
         adapters.append(ProxyAdapter(read_info(path), EOS_ID))
         save_ctranslate2(model, tmp_path / f"{k}")
         translator = ctranslate2.Translator(str(tmp_path / f"{k}"), compute_type="float32")
