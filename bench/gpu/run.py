@@ -105,7 +105,7 @@ def parts_for(device: str) -> list[Part]:
                 )
             )
         presets = [("base", []), ("tiny", [])]
-        training = [sys.executable, "bench/gpu/train_rate.py"]
+        training = [sys.executable, "bench/bench_training.py"]
     else:
         pytest += ["-k", "vocabulary_of_one or no_tokens", "tests/kernels/test_triton_kernels.py"]
         checks = [
@@ -115,7 +115,7 @@ def parts_for(device: str) -> list[Part]:
         sanitizer = None
         cross_entropy += ["--tokens", "64", "--rounds", "1", "--no-compile"]
         presets = [("tiny", ["--quick", "--pairs", "8", "--rounds", "1"])]
-        training = [sys.executable, "bench/gpu/train_rate.py", "--device", "cpu"]
+        training = [sys.executable, "bench/bench_training.py", "--device", "cpu"]
         training += ["--preset", "mini", "--models", "1", "2", "--batch-tokens", "256"]
     return [
         Part("build", 60, "install pycat from this checkout", [Command("build", build)]),

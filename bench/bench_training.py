@@ -1,6 +1,6 @@
 """Rate of training M stacked proxies: target tokens a second, and the share of the product rate.
 
-python bench/gpu/train_rate.py [--device cuda|cpu] [--preset NAME] [--models 1 4 16] [--json FILE]
+python bench/bench_training.py [--device cuda|cpu] [--preset NAME] [--models 1 4 16] [--json FILE]
 
 Every model reads batches of its own of random tokens, of sentence lengths as of translation. FLOPs:
 `scoring.flops.model_flops` of the forward pass, three times (backward is twice forward).
@@ -114,7 +114,7 @@ def main() -> None:
         rows.append(row)
         print(row, flush=True)
     result = {
-        "bench": "train_rate",
+        "bench": "training",
         "preset": options.preset,
         "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.machine(),
         "torch": torch.__version__,
