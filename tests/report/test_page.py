@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 import pycat
+from pycat import report
 from pycat.cli.main import main
 from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
@@ -382,7 +383,7 @@ def test_without_matplotlib_the_numbers_stay(
     selection = select(scores, keep=0.5)
     with_pictures = Page(write(tmp_path, selection, scores))
     assert "svg" in with_pictures.tags
-    monkeypatch.delattr(pycat, "charts", raising=False)
+    monkeypatch.delattr(report, "charts", raising=False)
     monkeypatch.delitem(sys.modules, "pycat.report.charts", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = write(tmp_path, selection, scores)
@@ -400,7 +401,7 @@ def test_a_broken_charts_module_is_not_taken_for_a_missing_matplotlib(
     tmp_path: Path, make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, scores = make(invented(4))
-    monkeypatch.delattr(pycat, "charts", raising=False)
+    monkeypatch.delattr(report, "charts", raising=False)
     monkeypatch.setitem(sys.modules, "pycat.report.charts", None)
     with pytest.raises(ModuleNotFoundError):
         write(tmp_path, select(scores, keep=0.5), scores)
