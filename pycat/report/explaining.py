@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from pycat.data.corpus import RULES_FILE, Corpus, reopen_corpus
+from pycat.data.corpus import RULES_FILE, Corpus
 from pycat.errors import OutputError, PycatError
 from pycat.filters.noise import NOISE_SCORE, has_signals, noise_signals
 from pycat.filters.rules import RuleTable, recorded_rules
 from pycat.ranking.criteria import evaluate_criterion, possible
+from pycat.ranking.ranks import perplexity
 from pycat.report.examples import texts_of
 from pycat.report.formatting import number
-from pycat.report.histograms import perplexity
 from pycat.runtime.output import digest
 from pycat.scores.sampling import evenly, take
-from pycat.scores.score_table import ScoreTable
+from pycat.scores.score_table import ScoreTable, as_table
 from pycat.selection.recipe import Choice, Recipe, choose
 from pycat.selection.selection import Selection, kept_by_rules
 
@@ -120,7 +120,7 @@ def explain(
         PycatError: the table holds no such pair, or the selection was made from another table.
         CorpusError: the corpus is gone or damaged.
     """
-    table = scores if isinstance(scores, ScoreTable) else ScoreTable.open(scores)
+    table = as_table(scores)
     pair_ids = table.pair_ids
     row = int(np.searchsorted(pair_ids, pair))
     if row == len(pair_ids) or pair_ids[row] != pair:
@@ -128,16 +128,11 @@ def explain(
             f"pair {pair:,}: {table.path or 'the score table'} has no pair of this id; expected "
             f"one of its {len(table):,} ids, which run from {pair_ids[0]:,} to {pair_ids[-1]:,}"
         )
-    corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
-    if corpus.manifest["id"] != table.manifest["corpus"]:
-        raise PycatError(
-            f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
-        )
+    corpus = table.corpus()
     if selection is not None and not isinstance(selection, Selection):
         selection = Selection.open(selection)
     decision = None if selection is None else _decision(table, row, pair, selection)
     thresholds = None if selection is None else selection.manifest["recipe"].get("rules")
-    view = corpus if len(corpus) == len(table) else corpus.subset(pair_ids)
     rows = np.union1d(evenly(len(table), _MAX_PAIRS), [row])
     sample = take(table, rows)
     sample_row = int(np.searchsorted(rows, row))
@@ -154,7 +149,7 @@ def explain(
         criteria={name: _standing(sample, name, sample_row) for name in _rankable(sample)},
         num_ranked=len(rows),
         decision=decision,
-        rules=_broken_rules(view, row, thresholds),
+        rules=_broken_rules(table.view_of(corpus), row, thresholds),
         default_rules=thresholds is None,
     )
 
@@ -243,8 +238,7 @@ def _decision(table: ScoreTable, row: int, pair: int, selection: Selection) -> D
     state = "kept" if kept else "dropped"
     try:
         recipe.check(table)
-        corpus = selection.corpus()
-        view = corpus if len(corpus) == len(table) else corpus.subset(table.pair_ids)
+        view = table.view_of(selection.corpus())
         by_rules, _ = kept_by_rules(view, recipe.rules)
         choice = choose(table, recipe, by_rules)
     except PycatError as error:
