@@ -225,8 +225,8 @@ def fit_curve(num_tokens: ArrayLike, losses: ArrayLike, weights: ArrayLike = 1.0
     """
     points = np.asarray(num_tokens, dtype=np.float64)
     all_losses = np.atleast_2d(np.asarray(losses, dtype=np.float64))  # (R, P)
-    weights = np.broadcast_to(np.asarray(weights, dtype=np.float64), points.shape)
-    weights = weights / weights.sum()
+    shares = np.broadcast_to(np.asarray(weights, dtype=np.float64), points.shape)
+    shares = shares / shares.sum()
     unit = points.max()  # D in this unit is at most 1, so that D^-beta stays in range
     step = np.log(_BETA_RANGE[1] / _BETA_RANGE[0]) / (_NUM_BETAS - 1)
     offsets = np.log(_BETA_RANGE[0]) + step * np.arange(_NUM_BETAS)
@@ -234,12 +234,12 @@ def fit_curve(num_tokens: ArrayLike, losses: ArrayLike, weights: ArrayLike = 1.0
     for _ in range(_NUM_ZOOMS + 1):
         candidates = log_beta[:, None] + offsets  # (R, candidates)
         candidates = np.clip(candidates, *np.log(_BETA_RANGE))
-        errors = _least_squares(points / unit, all_losses, weights, np.exp(candidates))[2]
+        errors = _least_squares(points / unit, all_losses, shares, np.exp(candidates))[2]
         log_beta = np.take_along_axis(candidates, errors.argmin(axis=1)[:, None], axis=1)[:, 0]
         offsets = np.linspace(-step, step, _ZOOM_BETAS)
         step = 2 * step / (_ZOOM_BETAS - 1)
     beta = np.exp(log_beta)
-    irreducible, slope, _ = _least_squares(points / unit, all_losses, weights, beta[:, None])
+    irreducible, slope, _ = _least_squares(points / unit, all_losses, shares, beta[:, None])
     scale = unit * slope[:, 0] ** (1 / beta)
     shape = np.shape(losses)[:-1]  # () or (R,)
     return LossCurve(irreducible.reshape(shape), scale.reshape(shape), beta.reshape(shape))

@@ -229,10 +229,10 @@ def _headline(
 def _figure_tables(sample: ScoreTable, figures: _Figures) -> dict[str, Any]:
     """Template variables of the tables that state the figures in numbers."""
     kept = figures.ranking.kept
-    lengths_and_rarity = {"length": figures.num_tokens, "rarity": figures.rarity}
+    columns: dict[str, NDArray[Any]] = {"length": figures.num_tokens, "rarity": figures.rarity}
     return {
         "properties": _properties(figures),
-        "explained": explained_by(figures.ranking.values, lengths_and_rarity),
+        "explained": explained_by(figures.ranking.values, columns),
         "histograms": figures.histograms,
         "score_bins": _coarse(figures.histograms["score"]),
         "tenths": figures.tenths,
