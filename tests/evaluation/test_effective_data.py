@@ -1,8 +1,10 @@
 """Effective data: the curve, its inversion, intervals and verdicts, by cases worked by hand."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from pycat.errors import PycatError
 from pycat.evaluation.effective_data import (
@@ -19,9 +21,9 @@ SIZES = [1, 4, 16, 64]
 LOSSES = [4.0, 3.0, 2.5, 2.25]
 
 
-def models(num_tokens: int, losses: list[float], lengths: ArrayLike = (1, 2, 3)) -> HeldOut:
+def models(num_tokens: int, losses: list[float], lengths: Sequence[int] = (1, 2, 3)) -> HeldOut:
     """A model for each loss, equal on all sentences of those lengths."""
-    return HeldOut(num_tokens, np.outer(losses, lengths))
+    return HeldOut(num_tokens, np.outer(np.array(losses), np.array(lengths)))
 
 
 def fractions(spread: float = 0.0) -> list[HeldOut]:
@@ -88,7 +90,8 @@ def test_weights_count_as_repeated_points() -> None:
 
 def test_a_rising_loss_gives_a_flat_curve() -> None:
     curve = fit_curve([1, 2, 4], [2.0, 2.5, 3.0])
-    assert (curve.scale, curve.irreducible) == (0, 2.5)
+    assert curve.scale == 0
+    assert curve.irreducible == 2.5
     assert np.isnan(curve.tokens(2.6))
 
 
