@@ -157,6 +157,7 @@ def group_picture(
             top.set_ylim(0)
             top.set_xlabel(label)
             top.set_ylabel("% of its group")
+            top.yaxis.set_major_formatter(FuncFormatter(_tick))
             top.legend(loc="upper right")
             at = range(len(tenths[name]))
             bottom.bar(at, [100 * tenth.share for tenth in tenths[name]], 0.8, color=_KEPT)
@@ -247,8 +248,8 @@ def overlap_picture(
 ) -> str:
     """Draw Jaccard overlaps in percent, and a line at that of two random selections."""
     titles = {
-        "kept, and as many by another criterion": criteria,
-        "by the criterion, and without the checkpoint at update": without_checkpoint,
+        "kept pairs and as many by another criterion": criteria,
+        "by the criterion, with and without the checkpoint at update": without_checkpoint,
     }
     panels = {title: overlaps for title, overlaps in titles.items() if overlaps}
     with _style("overlaps"):

@@ -39,10 +39,13 @@ def duration(seconds: float) -> str:
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """Format a difference or a correlation with its sign, and NaN as a dash."""
+    """Format a difference or a correlation with its sign; zero has none, and NaN is a dash."""
     if np.isnan(value):
         return "–"
-    return f"{value:+.{digits}f}".replace("-", "−")
+    text = f"{value:+.{digits}f}"
+    if float(text) == 0:
+        return text[1:]
+    return text.replace("-", "−")
 
 
 def series(steps: Sequence[int]) -> str:

@@ -77,12 +77,16 @@ def histogram(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> Histogram
         finite = np.zeros(1)
     low, middle, high = np.quantile(finite, (0.001, 0.5, 0.999), method="nearest").tolist()
     log = low > 0 and high > 8 * middle
+    whole = high < 1e6 and bool(np.all(finite == np.rint(finite)))
     if np.isclose(low, high, rtol=1e-9, atol=0):
         margin = abs(low) / 2 or 0.5
         edges = np.array([low - margin, low + margin])
+    elif log and whole:
+        # Between whole numbers, and half as many, so that no bin of small values stays empty.
+        edges = np.unique(np.rint(np.geomspace(low, high + 1, _NUM_BINS // 2 + 1))) - 0.5
     elif log:
         edges = np.geomspace(low, high, _NUM_BINS + 1)
-    elif high < 1e6 and np.all(finite == np.rint(finite)):
+    elif whole:
         width = max(1.0, np.ceil((high - low) / _NUM_BINS))
         edges = np.arange(low - 0.5, high + width, width)
     else:

@@ -49,8 +49,8 @@ _MAX_PAIRS = 100_000
 
 _CAT_CAUTION = (
     "A pair also scores high when the proxy was very wrong about it at first. Copied lines, text "
-    "in the wrong language and other noise can therefore be kept. Read the highest-scoring pairs "
-    "below before you train on them."
+    "in the wrong language and other noise can therefore be kept. Before you train, read the kept "
+    "pairs among the highest scores below."
 )
 # By criterion: what keeping its highest pairs means, a caution, and the arXiv number of its source.
 _MEANINGS: dict[str, tuple[str, str, str | None]] = {
@@ -153,7 +153,7 @@ def write_report(
         pictures=_pictures(selection, scores.steps, figures),
         examples=examples(corpus, scores, values, kept) if corpus.has_text else None,
         recipes=_recipes(corpus, run, scores, selection, evaluation),
-        hashes=_hashes(corpus, scores),
+        hashes=_hashes(corpus, scores, selection),
         versions=_versions(run, scores),
         timings=timings,
         outputs=_outputs(page, corpus, run, scores, selection, evaluation),
@@ -452,7 +452,7 @@ def _recipes(
         ("select", selection.manifest),
         *((("evaluate", evaluation.manifest),) if evaluation is not None else ()),
     )
-    hidden = ("text", "corpus", "checkpoints", "scores", "arms", "tests")
+    hidden = ("text", "corpus", "checkpoints", "scores", "arms", "tests", "hashes")
     recipes = {
         stage: {name: value for name, value in manifest["recipe"].items() if name not in hidden}
         for stage, manifest in manifests
@@ -462,8 +462,8 @@ def _recipes(
     return recipes
 
 
-def _hashes(corpus: Corpus, scores: ScoreTable) -> list[tuple[str, str]]:
-    """SHA-256 of text, tokenizer, corpus and checkpoints."""
+def _hashes(corpus: Corpus, scores: ScoreTable, selection: Selection) -> list[tuple[str, str]]:
+    """SHA-256 of text, tokenizer, corpus, checkpoints, and what the selection read of a table."""
     return [
         *((f"text {row['path']}", row["sha256"]) for row in corpus.manifest.get("text", ())),
         *(
@@ -477,6 +477,10 @@ def _hashes(corpus: Corpus, scores: ScoreTable) -> list[tuple[str, str]]:
             for step, sha256 in zip(
                 scores.steps, scores.manifest["recipe"]["checkpoints"], strict=True
             )
+        ),
+        *(
+            (f"values read by select: {role}", sha256)
+            for role, sha256 in selection.manifest["recipe"].get("hashes", {}).items()
         ),
     ]
 

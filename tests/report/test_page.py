@@ -650,3 +650,4 @@ def test_durations_and_series() -> None:
     assert series([1, 2000]) == "1, 2,000"
     assert series(list(range(10, 90, 10))) == "10, 20, … 80"
     assert (signed(-0.25, 2), signed(math.nan)) == ("−0.25", "–")
+    assert (signed(-0.004, 2), signed(0.004, 2), signed(0.04)) == ("0.00", "0.00", "0.0")
