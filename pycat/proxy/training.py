@@ -1,4 +1,4 @@
-"""Train proxies on corpora and keep checkpoints along the way."""
+"""Training of proxies on corpora, with checkpoints along the way."""
 
 import io
 import math
@@ -41,7 +41,7 @@ _STATE_EVERY_S = 60.0
 # On CUDA attention takes an empty block's time for each pair that a batch could hold: so many more
 # than there are of 16 tokens, and a batch of very short pairs is cut instead.
 _CUDA_TOKENS_A_PAIR = 12
-# The state first: a folder half deleted must not seem one to go on from.
+# The state is deleted first: a folder that is half deleted must not look like one to resume.
 _OWNED = (_STATE_FILE, "step-*.safetensors")
 
 
@@ -53,7 +53,8 @@ class Run:
         path: the folder.
         checkpoints: K files in training order.
         steps: the updates after which they were saved.
-        losses: mean training loss since the checkpoint before, nats a token, smoothed labels.
+        losses: mean training loss since the previous checkpoint, nats a token, smoothed labels.
+        manifest: recipe and facts of the run.
     """
 
     path: Path
@@ -105,29 +106,29 @@ def train(
 
     Args:
         corpus: an open Corpus (or a subset), or the path of one.
-        out: the folder to make. An interrupted run of the same options goes on in it, and a
-            finished one is opened as it is.
+        out: the folder to make. A run of the same options is resumed if it was interrupted, and
+            opened as it is if finished.
         preset: "mini" (d=128, 4+4 layers), "tiny" (d=256, 3+3 layers), "base" (d=512, 6+6 layers),
             or "auto": "mini" below 100,000 pairs, else "tiny".
-        checkpoints: how many to keep, the last one at the end.
-        checkpoint_schedule: "linear" spaces them evenly; "log" doubles the updates from one to
+        checkpoints: their number; the last is saved at the end of training.
+        checkpoint_schedule: "linear" spaces them evenly; "log" doubles the updates from each to
             the next.
         checkpoint_steps: instead of both, the updates after which to save; training ends with
             the last.
         epochs: passes over the corpus, but at most 4,000 updates; `updates`, when given, is used
             instead, without a bound.
         batch_tokens: most tokens of either side of a batch.
-        learning_rate: at its peak, after `warmup` updates (a tenth of all by default, at most
-            4,000); by default that of the preset.
-        rate_schedule: then "inverse_sqrt" lets it fall with the inverse square root of the update
-            (Vaswani et al. 2017, section 5.3); "wsd" holds it, and lets it fall linearly to zero
-            over the last third (Hägele et al. 2024, arXiv 2405.18392).
+        learning_rate: its peak; by default that of the preset.
+        rate_schedule: the rate after the peak. "inverse_sqrt" lets it fall with the inverse square
+            root of the update (Vaswani et al. 2017, section 5.3). "wsd" holds it, and lets it fall
+            linearly to zero over the last third (Hägele et al. 2024, arXiv 2405.18392).
+        warmup: updates until the peak (a tenth of all by default, at most 4,000).
         label_smoothing, dropout: probabilities.
-        seed: of initial weights, batch order and dropout; on the CPU, with one number of threads, a
-            run repeats itself bit for bit.
+        seed: of initial weights, batch order and dropout. On the CPU, with the same number of
+            threads, a run repeats bit for bit.
         device: "cpu", "cuda" or "auto".
         dtype: of matrix products: "float32", "bfloat16", or "auto" (bfloat16 where the device
-            has it). Weights and Adam stay float32.
+            has it). Weights and the state of Adam stay float32.
         overwrite: replace a run made with other options.
 
     Returns:
@@ -294,7 +295,7 @@ class _Trainer:
             self._put_states_back()
 
     def run(self) -> None:
-        """Train from here to the last checkpoint."""
+        """Train to the last checkpoint, from wherever the state is."""
         steps = self.recipe["checkpoint_steps"]
         anneal_each = self.recipe.get("anneal_each", False)
         devices = [self.device] if self.device.type == "cuda" else []
@@ -344,7 +345,7 @@ class _Trainer:
     ) -> Iterator[int]:
         """Update to step `until`; the rate falls towards `total`, or not at all if that is 0."""
         while self.step < until:
-            # Seeded by update, dropout goes on after an interruption as if there was none.
+            # Dropout is seeded by the update, so that a resumed run repeats an uninterrupted one.
             if self.device.type == "cpu":
                 torch.manual_seed((self.runs[0].arm.seed << 32) + self.step)
             rate = self.recipe["learning_rate"] * rate_share(

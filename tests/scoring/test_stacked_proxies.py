@@ -165,13 +165,13 @@ def varlen_in_python(
     return out
 
 
-@pytest.mark.parametrize("most_sequences", [65_535, 10, 1])
-def test_both_ways_of_attention_agree(most_sequences: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("max_sequences", [65_535, 10, 1])
+def test_both_ways_of_attention_agree(max_sequences: int, monkeypatch: pytest.MonkeyPatch) -> None:
     models, (src, tgt) = make_models(SEPARATE, 3), make_sides(SEPARATE)
     proxies = StackedProxies(models, EOS, torch.float64)
     expected = proxies.hidden(src, tgt, varlen=False)
     monkeypatch.setattr(packed_attention, "_varlen_attn", lambda: varlen_in_python)
-    monkeypatch.setattr(packed_attention, "_MOST_SEQUENCES", most_sequences)
+    monkeypatch.setattr(packed_attention, "_MAX_SEQUENCES", max_sequences)
     for varlen in (True, False):
         found = proxies.hidden(src, tgt, varlen=varlen)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
