@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/int_math.h"
 #include "bindings/bind.h"
 #include "cross_entropy/cross_entropy.h"
 #include "cross_entropy/float_type.h"
@@ -157,7 +158,7 @@ py::tuple from_packed(const py::array& hidden, const Tiles& tiles, const std::st
   Call call(targets, cu_seqlens, hidden.shape(0), vocab_size, ignore_index,
             all_stats ? kNumTokenStats : 1, per_token, num_threads);
   const LinearKernel& kernel = linear_kernel(isa, heads.type);
-  const std::int64_t num_tiles = (vocab_size - 1) / kernel.tile_rows + 1;
+  const std::int64_t num_tiles = divide_up(vocab_size, kernel.tile_rows);
   checked(tiles, "tiles", {hidden.shape(0), num_tiles, tile_words(kernel, heads.width)});
   heads.tiles = tiles.data();
   {
@@ -177,7 +178,7 @@ Tiles pack_weight(const py::array& weight, const std::optional<py::array>& bias)
     view.bias_type = float_type(*bias, "bias");
   }
   const LinearKernel& kernel = linear_kernel(active_isa(), type);
-  const std::int64_t num_tiles = (view.vocab_size + kernel.tile_rows - 1) / kernel.tile_rows;
+  const std::int64_t num_tiles = divide_up(view.vocab_size, kernel.tile_rows);
   const std::int64_t words = tile_words(kernel, view.width);
   Tiles tiles(Sizes{num_checkpoints, num_tiles, words});
   std::uint32_t* out = tiles.mutable_data();

@@ -9,15 +9,13 @@
 #include <new>
 #include <utility>
 
+#include "base/int_math.h"
+
 namespace pycat {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kGrain = 1 << 16;  // blocks of like size serve each other's batches
-
-std::size_t round_up(std::size_t number, std::size_t unit) {
-  return (number + unit - 1) / unit * unit;
-}
 
 Block allocate(std::size_t num_bytes) {
   num_bytes = round_up(num_bytes, kGrain);

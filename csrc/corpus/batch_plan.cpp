@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/hash.h"
+#include "base/int_math.h"
 #include "base/permutation.h"
 
 namespace pycat {
@@ -172,8 +173,7 @@ std::uint64_t BatchPlan::num_batches_of(std::size_t run) const noexcept {
 }
 
 std::uint64_t BatchPlan::num_steps() const noexcept {
-  const auto world_size = static_cast<std::uint64_t>(options_.world_size);
-  return (num_batches_ + world_size - 1) / world_size;
+  return divide_up(num_batches_, static_cast<std::uint64_t>(options_.world_size));
 }
 
 std::uint64_t BatchPlan::num_batches(std::int64_t rank) const noexcept {

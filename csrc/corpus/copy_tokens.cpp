@@ -4,6 +4,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "base/int_math.h"
+
 // The loop is compiled for several instruction sets and chosen on loading. Not under sanitizers:
 // the choice is made before they are ready.
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12 && \
@@ -108,7 +110,7 @@ __attribute__((always_inline)) inline std::size_t copy(const Job<Stored, Output>
     }
     const Slice& slice = job.slices[i];
     const auto length = static_cast<std::size_t>(slice.length);
-    const std::size_t in_blocks = (length + kBlock - 1) / kBlock * kBlock;
+    const std::size_t in_blocks = round_up(length, kBlock);
     // What the last block writes past the sequence is overwritten by what follows.
     if (in_blocks * sizeof(Stored) <= static_cast<std::size_t>(job.file_end - slice.tokens) &&
         in_blocks <= static_cast<std::size_t>(job.output_end - to)) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/aligned_array.h"
+#include "base/int_math.h"
 #include "base/worker_threads.h"
 #include "cross_entropy/float_type.h"
 #include "cross_entropy/token_stats.h"
@@ -42,8 +43,6 @@ double norm(const char* row, FloatType type, std::int64_t width) {
   }
   return std::sqrt((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
-
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 /// Asks for all lines at once: read in order they would come one by one. For a weight that is in no
 /// cache this halves the time of packing it.

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/hash.h"
+#include "base/int_math.h"
 #include "base/worker_threads.h"
 
 namespace pycat {
@@ -39,8 +40,6 @@ constexpr float kMostQuanta = 1 << 24;  // to one: whole numbers of a float
 constexpr float kFloor = 1e-7F;
 constexpr float kLeastTotal = 1e-3F;
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
-
-std::int64_t divide_up(std::int64_t a, std::int64_t b) noexcept { return (a + b - 1) / b; }
 
 /// A float without its sign, rounded to 24 bits, in the place of the round before.
 std::uint64_t as_before(float count) noexcept {
@@ -213,7 +212,7 @@ void LexicalModel::reserve_cells(std::int64_t max_cells, std::int64_t num_visits
                   std::numeric_limits<std::uint32_t>::max());
   while ((num_cells_ - 1) >> part_bits_ >= kParts) ++part_bits_;
   const std::size_t num_bytes = static_cast<std::size_t>(num_cells_) * sizeof(Cell);
-  const std::size_t rounded = (num_bytes + kHugePage - 1) / kHugePage * kHugePage;
+  const std::size_t rounded = round_up(num_bytes, kHugePage);
   void* memory = std::aligned_alloc(kHugePage, rounded);
   if (memory == nullptr) throw std::bad_alloc();
   // Small pages would cost a page walk for every cell. Where the kernel has no others, so be it.

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/int_math.h"
 #include "cross_entropy/float_type.h"
 #include "cross_entropy/packing.h"
 
@@ -80,7 +81,7 @@ PackedLinear pack_linear(const LinearWeights& weights, const PanelFormat& format
   const std::int64_t tile_rows = format.tile_rows;
   PackedLinear linear;
   linear.width = weights.width;
-  linear.num_tiles = (weights.rows + tile_rows - 1) / tile_rows;
+  linear.num_tiles = divide_up(weights.rows, tile_rows);
   linear.rows = linear.num_tiles * tile_rows;
   linear.num_units = weights.width / format.unit_elements;
   linear.tile_words = tile_rows * (format.header_words + linear.num_units);

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "base/int_math.h"
 #include "cross_entropy/cross_entropy.h"
 #include "cross_entropy/token_stats.h"
 
@@ -19,9 +20,6 @@ constexpr std::int64_t kChunkBytes = 192 << 10;
 constexpr std::int64_t kBlockPanels = 8;
 // Vectors read and write whole registers past the end of what they are about.
 constexpr std::int64_t kSlack = 64;
-
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
 
 /// Memory that grows to the largest wanted so far and is then used again: no page faults.
 template <class T>
