@@ -6,7 +6,7 @@
 //   load(const float*), store(float*, Floats)
 //   multiply_add(a, b, c)       a * b + c
 //   larger(a, b)                b where either is NaN
-//   any_above(a, b), select_above(a, b, x, y)   a > b: x where it is, y elsewhere
+//   any_greater(a, b), select_greater(a, b, x, y)   a > b: x where it is, y elsewhere
 //   exponential(d)              e^d for d below 80, 0 far below, NaN of NaN
 //
 // Every lane is one token (a product) or one column of a token's logits, and nothing that happens
@@ -77,11 +77,11 @@ __attribute__((noinline)) void raise_references(const Floats (&top)[C], Stretch<
     const auto at = [&](TokenField field) { return fields + (field * C + c) * kLanes; };
     const Floats old = stretch.reference[c];
     const Floats limit = old + spread(kMargin);
-    stretch.reference[c] = select_above(top[c], limit, top[c], old);
+    stretch.reference[c] = select_greater(top[c], limit, top[c], old);
     // Bounded: the first reference is -FLT_MAX, and 0 times -inf would be NaN below.
     const Floats shift = larger(spread(-1e30F), old - stretch.reference[c]);
-    const Floats scale = select_above(top[c], limit, exponential(shift), spread(1.0F));
-    const Floats shift_or_none = select_above(top[c], limit, shift, spread(0.0F));
+    const Floats scale = select_greater(top[c], limit, exponential(shift), spread(1.0F));
+    const Floats shift_or_none = select_greater(top[c], limit, shift, spread(0.0F));
     stretch.weighted[c] = scale * multiply_add(shift_or_none, stretch.sum[c], stretch.weighted[c]);
     stretch.sum[c] = scale * stretch.sum[c];
     stretch.squares[c] = scale * scale * stretch.squares[c];
@@ -105,7 +105,7 @@ PYCAT_INLINE void add_logits(const Floats (&z)[R][C], Stretch<C>& stretch, float
 #pragma GCC unroll 16
     for (int r = 1; r < R; ++r) top[c] = larger(top[c], z[r][c]);
     stretch.max[c] = larger(top[c], stretch.max[c]);
-    rises |= any_above(top[c], stretch.reference[c] + spread(kMargin));
+    rises |= any_greater(top[c], stretch.reference[c] + spread(kMargin));
   }
   if (__builtin_expect(rises, 0)) raise_references(top, stretch, fields);
 #pragma GCC unroll 8

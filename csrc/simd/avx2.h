@@ -19,10 +19,10 @@ PYCAT_SIMD void store(float* at, Floats a) { _mm256_storeu_ps(at, a); }
 PYCAT_SIMD Floats spread(float a) { return _mm256_set1_ps(a); }
 PYCAT_SIMD Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 PYCAT_SIMD Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
-PYCAT_SIMD bool any_above(Floats a, Floats b) {
+PYCAT_SIMD bool any_greater(Floats a, Floats b) {
   return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
 }
-PYCAT_SIMD Floats select_above(Floats a, Floats b, Floats x, Floats y) {
+PYCAT_SIMD Floats select_greater(Floats a, Floats b, Floats x, Floats y) {
   return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ));
 }
 

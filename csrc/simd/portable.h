@@ -23,11 +23,11 @@ PYCAT_SIMD void store(float* at, Floats a) { __builtin_memcpy(at, &a, sizeof(a))
 PYCAT_SIMD Floats spread(float a) { return Floats{a, a, a, a}; }
 PYCAT_SIMD Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }
 PYCAT_SIMD Floats larger(Floats a, Floats b) { return a > b ? a : b; }
-PYCAT_SIMD bool any_above(Floats a, Floats b) {
+PYCAT_SIMD bool any_greater(Floats a, Floats b) {
   const Ints above = a > b;
   return (above[0] | above[1] | above[2] | above[3]) != 0;
 }
-PYCAT_SIMD Floats select_above(Floats a, Floats b, Floats x, Floats y) { return a > b ? x : y; }
+PYCAT_SIMD Floats select_greater(Floats a, Floats b, Floats x, Floats y) { return a > b ? x : y; }
 
 PYCAT_SIMD Floats exponential(Floats d) {
   const Floats smallest = spread(-126.0F);  // the least normal power of two

@@ -32,7 +32,7 @@ PYCAT_INLINE Floats gelu(Floats x) {
   series = multiply_add(t, series, spread(0.254829592F));
   const Floats tail = t * series * exponential(spread(0.0F) - size * size);
   const Floats half = spread(0.5F) * x;
-  const Floats share = select_above(spread(0.0F), x, tail, spread(2.0F) - tail);
+  const Floats share = select_greater(spread(0.0F), x, tail, spread(2.0F) - tail);
   return half * share;
 }
 

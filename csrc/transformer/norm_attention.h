@@ -126,7 +126,7 @@ void attend_block(const float* queries, std::int64_t query_stride, const float* 
       for (int c = 0; c < C; ++c) {
         Floats score = sums[r][c] * spread(scale);
         if (masked) {
-          score = select_above(spread(static_cast<float>(j + r)), load(counted + c * kLanes),
+          score = select_greater(spread(static_cast<float>(j + r)), load(counted + c * kLanes),
                                spread(-__builtin_inff()), score);
         }
         top[c] = larger(top[c], score);
