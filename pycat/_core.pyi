@@ -436,52 +436,53 @@ class LexicalModel:
             CorpusError: a token lies outside the vocabulary, or a file has changed.
         """
 
-def sum_digits(
+def radix_histogram(
     scores: NDArray[np.float64],
     groups: NDArray[np.int32],
     costs: NDArray[np.int64] | None,
-    heads: NDArray[np.uint64],
+    prefixes: NDArray[np.uint64],
     *,
-    known_bits: int,
+    prefix_bits: int,
     digit_bits: int,
-    sums: NDArray[np.int64],
+    histogram: NDArray[np.int64],
 ) -> None:
-    """Add what rows cost to the sums of the next digit of their scores.
+    """Add the costs of rows to the histogram of the next digit of their keys.
 
-    Digits are those of the scores as whole numbers in the same order, leading bits first. Other
-    threads run meanwhile.
+    The key of a score is a 64-bit unsigned number that orders as the scores do. Releases the GIL.
 
     Args:
         scores: (N,), none NaN.
-        groups: (N,), from 0, or below 0 for none.
-        costs: (N,), 1 each unless given.
-        heads: (G,) the leading bits of each group's cut: only rows that share them count.
-        known_bits: how many those are.
-        digit_bits: 1 to 16.
-        sums: (G << digit_bits,), changed.
+        groups: (N,), 0 to G - 1, or negative for rows in no group.
+        costs: (N,), or None: each row costs 1.
+        prefixes: (G,), leading bits of a key: only rows of the group that share them count.
+        prefix_bits: how many leading bits a prefix has.
+        digit_bits: bits of the digit that follows the prefix, 1 to 16.
+        histogram: (G << digit_bits,), changed in place.
 
     Raises:
         ValueError: sizes do not fit together, or a group or a number of bits is out of range.
     """
 
-def take_above(
+def select_above(
     scores: NDArray[np.float64],
     groups: NDArray[np.int32],
     costs: NDArray[np.int64] | None,
     keys: NDArray[np.uint64],
     *,
-    whole: NDArray[np.bool_],
-    left: NDArray[np.int64],
-    taken: NDArray[np.bool_],
+    take_all: NDArray[np.bool_],
+    budgets: NDArray[np.int64],
+    selected: NDArray[np.bool_],
 ) -> None:
-    """Say which rows lie above the cut; other threads run meanwhile.
+    """Select the rows above their group's key, and at the key those that the budget pays for.
+
+    Releases the GIL.
 
     Args:
-        scores, groups, costs: as in `sum_digits`.
-        keys: (G,) all 64 bits of each group's cut.
-        whole: (G,) groups of which all is taken.
-        left: (G,) what may be spent on rows at the cut, from the first; changed.
-        taken: (N,), written.
+        scores, groups, costs: as in `radix_histogram`.
+        keys: (G,), all 64 bits of each group's threshold.
+        take_all: (G,), whether to select all rows of the group.
+        budgets: (G,), what may be spent on rows at the key, in order; changed in place.
+        selected: (N,), written.
 
     Raises:
         ValueError: sizes do not fit together, or a group is out of range.

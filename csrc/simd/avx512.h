@@ -21,7 +21,9 @@ PYCAT_SIMD void store(float* at, Floats a) { _mm512_storeu_ps(at, a); }
 PYCAT_SIMD Floats spread(float a) { return _mm512_set1_ps(a); }
 PYCAT_SIMD Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 PYCAT_SIMD Floats larger(Floats a, Floats b) { return _mm512_maskz_max_ps(kAllLanes, a, b); }
-PYCAT_SIMD bool any_greater(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
+PYCAT_SIMD bool any_greater(Floats a, Floats b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0;
+}
 PYCAT_SIMD Floats select_greater(Floats a, Floats b, Floats x, Floats y) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x);
 }

@@ -127,7 +127,7 @@ void attend_block(const float* queries, std::int64_t query_stride, const float* 
         Floats score = sums[r][c] * spread(scale);
         if (masked) {
           score = select_greater(spread(static_cast<float>(j + r)), load(counted + c * kLanes),
-                               spread(-__builtin_inff()), score);
+                                 spread(-__builtin_inff()), score);
         }
         top[c] = larger(top[c], score);
         store(weights + ((j + r) * C + c) * kLanes, score);
