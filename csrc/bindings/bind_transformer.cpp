@@ -96,10 +96,10 @@ LayerWeights read_layer(WeightReader& reader, const std::string& name, std::int6
   return layer;
 }
 
-Finish activation_of(const std::string& name) {
-  if (name == "relu") return Finish::kRelu;
-  if (name == "silu") return Finish::kSilu;
-  if (name == "gelu") return Finish::kGelu;
+Epilogue activation_of(const std::string& name) {
+  if (name == "relu") return Epilogue::kRelu;
+  if (name == "silu") return Epilogue::kSilu;
+  if (name == "gelu") return Epilogue::kGelu;
   throw std::invalid_argument("activation is \"" + name + "\"; expected relu, silu or gelu");
 }
 

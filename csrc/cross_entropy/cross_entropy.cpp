@@ -18,7 +18,7 @@ namespace {
 // A chunk of the weight that stays in the L2 cache while all panels of a block pass by. Its size
 // fixes where sums are cut, so it must depend on the width alone.
 constexpr std::int64_t kChunkBytes = 192 << 10;
-constexpr std::int64_t kMostChunkTiles = 128;
+constexpr std::int64_t kMaxChunkTiles = 128;
 // Panels of a block: every block packs the weight anew, which costs about 3 % of 64 panels' product
 // at H = 256. With nothing to pack, smaller blocks keep threads busy to the end.
 constexpr std::int64_t kBlockPanels = 64;
@@ -56,7 +56,7 @@ struct Blocks {
   Blocks(const LinearKernel& kernel, std::int64_t num_tokens, std::int64_t num_checkpoints,
          std::int64_t width, bool packed, std::int64_t num_threads) {
     const std::int64_t panel_bytes =
-        4 * kernel.panel_tokens * std::max<std::int64_t>(1, num_units(width, kernel.pairs));
+        4 * kernel.panel_tokens * std::max<std::int64_t>(1, row_words(width, kernel.pairs));
     const std::int64_t most = std::clamp<std::int64_t>(
         kAllPanelsBytes / num_threads / panel_bytes, 1, packed ? kPackedBlockPanels : kBlockPanels);
     const std::int64_t num_panels = divide_up(num_tokens, kernel.panel_tokens);
@@ -73,17 +73,17 @@ struct Blocks {
 
 /// One thread's memory.
 struct Workspace {
-  Workspace(const LinearKernel& kernel, std::int64_t num_panels, std::int64_t row_units,
+  Workspace(const LinearKernel& kernel, std::int64_t num_panels, std::int64_t row_words,
             std::int64_t chunk_words)
-      : units(num_panels * row_units * kernel.panel_tokens),
+      : words(num_panels * row_words * kernel.panel_tokens),
         fields(num_panels * kNumTokenFields * kernel.panel_tokens),
         wanted(num_panels * (kernel.panel_tokens + 1)),
         panels(static_cast<std::size_t>(num_panels)),
         tiles(chunk_words) {}
 
-  AlignedArray<std::uint32_t> units;
+  AlignedArray<std::uint32_t> words;
   AlignedArray<float> fields;
-  AlignedArray<WantedLogit> wanted;
+  AlignedArray<TargetLogit> wanted;
   std::vector<LinearPanel> panels;
   AlignedArray<std::uint32_t> tiles;
 };
@@ -93,9 +93,9 @@ class LinearPass {
   LinearPass(const LinearKernel& kernel, const TokenTargets& targets, const LinearHeads& heads,
              SequenceSums& sums)
       : kernel_(kernel), targets_(targets), heads_(heads), sums_(sums) {
-    units_ = num_units(heads.width, kernel.pairs);
+    units_ = row_words(heads.width, kernel.pairs);
     tile_words_ = tile_words(kernel, heads.width);
-    chunk_tiles_ = std::clamp<std::int64_t>(kChunkBytes / (4 * tile_words_), 1, kMostChunkTiles);
+    chunk_tiles_ = std::clamp<std::int64_t>(kChunkBytes / (4 * tile_words_), 1, kMaxChunkTiles);
     num_tiles_ = divide_up(targets.vocab_size, kernel.tile_rows);
   }
 
@@ -135,7 +135,7 @@ class LinearPass {
       for (std::int64_t p = 0; p < num_panels; ++p) {
         prefetch_chunk(k, tile + count, p, num_panels);
         const std::size_t following = static_cast<std::size_t>(p + 1 < num_panels ? p + 1 : 0);
-        prefetch(workspace.panels[following].units, 4 * units_ * kernel_.panel_tokens);
+        prefetch(workspace.panels[following].words, 4 * units_ * kernel_.panel_tokens);
         kernel_.score(chunk, workspace.panels[static_cast<std::size_t>(p)], targets_.num_stats > 1);
       }
     }
@@ -154,22 +154,22 @@ class LinearPass {
                    Workspace& workspace) {
     const std::int64_t lanes = kernel_.panel_tokens;
     std::array<const char*, 64> rows{};
-    WantedLogit* wanted = workspace.wanted.data() + p * (lanes + 1);
+    TargetLogit* wanted = workspace.wanted.data() + p * (lanes + 1);
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t token = sums_.tokens()[static_cast<std::size_t>(i)];
       rows[static_cast<std::size_t>(i - begin)] = hidden(k, token);
       wanted[i - begin] = {targets_.targets[token], i - begin};
     }
     std::sort(wanted, wanted + (end - begin),
-              [](const WantedLogit& a, const WantedLogit& b) { return a.row < b.row; });
+              [](const TargetLogit& a, const TargetLogit& b) { return a.row < b.row; });
     wanted[end - begin] = {std::numeric_limits<std::int64_t>::max(), 0};
-    std::uint32_t* units = workspace.units.data() + p * units_ * lanes;
-    interleave_rows(rows.data(), lanes, heads_.width, heads_.type, kernel_.pairs, units);
+    std::uint32_t* words = workspace.words.data() + p * units_ * lanes;
+    interleave_rows(rows.data(), lanes, heads_.width, heads_.type, kernel_.pairs, words);
     float* fields = workspace.fields.data() + p * kNumTokenFields * lanes;
     std::fill_n(fields, kNumTokenFields * lanes, 0.0F);
     std::fill_n(fields + kReference * lanes, lanes, std::numeric_limits<float>::lowest());
-    std::fill_n(fields + kMax * lanes, lanes, -std::numeric_limits<float>::infinity());
-    workspace.panels[static_cast<std::size_t>(p)] = {units, fields, wanted};
+    std::fill_n(fields + kMaxLogit * lanes, lanes, -std::numeric_limits<float>::infinity());
+    workspace.panels[static_cast<std::size_t>(p)] = {words, fields, wanted};
   }
 
   const char* hidden(std::int64_t k, std::int64_t token) const {

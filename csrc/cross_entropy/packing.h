@@ -6,10 +6,10 @@
 
 namespace pycat {
 
-/// 32-bit units that hold `width` elements: pairs of bfloat16, or float32 one by one.
-std::int64_t num_units(std::int64_t width, bool pairs);
+/// 32-bit words that hold `width` elements: pairs of bfloat16, or float32 one by one.
+std::int64_t row_words(std::int64_t width, bool pairs);
 
-/// Puts `num_rows` rows side by side: unit u of row i at out[u * out_rows + i], zero where a row is
+/// Puts `num_rows` rows side by side: word u of row i at out[u * out_rows + i], zero where a row is
 /// null or a pair has no second half. `out_rows` is a multiple of 4. Without pairs, elements of any
 /// type become float32.
 void interleave_rows(const char* const* rows, std::int64_t out_rows, std::int64_t width,

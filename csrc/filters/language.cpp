@@ -19,7 +19,7 @@ void require(bool holds, const char* what) {
   if (!holds) throw std::invalid_argument(std::string("language model: ") + what);
 }
 
-/// The table of weights is larger than the cache: fetched while the automaton goes on.
+/// The table of weights is max than the cache: fetched while the automaton goes on.
 void prefetch(const std::uint16_t* row, std::size_t size) {
   constexpr std::size_t kLine = 64 / sizeof(std::uint16_t);
   for (std::size_t i = 0; i < size; i += kLine) __builtin_prefetch(row + i);
@@ -70,7 +70,7 @@ void add_up(const LanguageTables& tables, const std::vector<std::size_t>& featur
   for (std::size_t i = 0; i < times.size(); ++i) {
     const std::uint16_t* weights =
         tables.weights + features[i] * static_cast<std::size_t>(tables.num_languages) + first;
-    const Floats factor = spread(times[i]);
+    const Floats factor = broadcast(times[i]);
     for (std::size_t part = 0; part < kParts; ++part) {
       sums[part] = multiply_add(factor, widen(weights + part * kLanes), sums[part]);
     }
@@ -83,8 +83,7 @@ float sum_of(Floats a) { return (a[0] + a[1]) + (a[2] + a[3]); }
 /// Replaces log probabilities, times `scale`, by multiples of the highest one; returns their sum.
 float relative(std::vector<float>& scores, float scale) {
   Floats most = load(scores.data()), total{};
-  for (std::size_t l = kLanes; l < scores.size(); l += kLanes)
-    most = larger(most, load(&scores[l]));
+  for (std::size_t l = kLanes; l < scores.size(); l += kLanes) most = max(most, load(&scores[l]));
   const float best = std::max(std::max(most[0], most[1]), std::max(most[2], most[3]));
   for (std::size_t l = 0; l < scores.size(); l += kLanes) {
     const Floats multiple = exponential((load(&scores[l]) - best) * scale);

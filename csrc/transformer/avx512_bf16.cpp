@@ -7,12 +7,12 @@ namespace {
 
 struct BFloat16Format {
   static constexpr std::int64_t kHeaderWords = 1;
-  static constexpr bool kActivatesUnits = true;
+  static constexpr bool kActivatesToWords = true;
 
   template <int R, int C>
   static PYCAT_INLINE void multiply(const std::uint32_t* tile, const PanelProduct& product,
                                     Floats (&sums)[R][C]) {
-    multiply_tile<PairDot>(tile, product.units, product.num_units, sums);
+    multiply_tile<PairDot>(tile, product.words, product.row_words, sums);
   }
 
   template <int C>
@@ -27,9 +27,9 @@ struct BFloat16Format {
   }
 
   template <int C>
-  static void to_units(const float* rows, std::int64_t row_stride, std::int64_t width,
-                       std::uint32_t* units, float* /*scales*/) {
-    put_rows<BFloat16Format, C>(rows, row_stride, width, units);
+  static void to_words(const float* rows, std::int64_t row_stride, std::int64_t width,
+                       std::uint32_t* words, float* /*scales*/) {
+    put_rows<BFloat16Format, C>(rows, row_stride, width, words);
   }
 };
 

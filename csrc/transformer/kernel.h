@@ -12,17 +12,17 @@
 namespace pycat {
 
 /// What becomes of a product's rows while they are in registers.
-enum class Finish { kStore, kAdd, kRelu, kSilu, kGelu };
+enum class Epilogue { kStore, kAdd, kRelu, kSilu, kGelu };
 
 /// Rows of a linear layer times a panel.
 struct PanelProduct {
   const std::uint32_t* tiles;
   std::int64_t num_tiles;
-  std::int64_t num_units;
+  std::int64_t row_words;
   std::int64_t first_row;
-  const std::uint32_t* units;
+  const std::uint32_t* words;
   const float* scales;  // of the panel's tokens, where the format has them
-  void* out;            // row 0: float32, or units where an activation leaves those
+  void* out;            // row 0: float32, or words where an activation leaves those
 };
 
 /// Features of some rows of consecutive panels.
@@ -60,18 +60,18 @@ struct PanelMath {
   void (*attend)(const AttentionHead& head);
 };
 
-/// How a product reads its two sides. A tile holds `header_words` words per row before its units:
+/// How a product reads its two sides. A tile holds `header_words` words per row before its words:
 /// the bias; for int8 also the row's scale and what the offset of its tokens adds.
 struct PanelFormat {
   std::int64_t tile_rows;
-  std::int64_t unit_elements;  // 1: float32, 2: bfloat16, 4: int8
+  std::int64_t elements_per_word;  // 1: float32, 2: bfloat16, 4: int8
   std::int64_t header_words;
-  bool activates_units;  // activations leave units; else float32 rows
-  /// Indexed by Finish.
+  bool activates_to_words;  // activations leave words; else float32 rows
+  /// Indexed by Epilogue.
   void (*multiply[5])(const PanelProduct& product);
-  /// float32 rows `row_stride` apart to units, and scales where the format has them.
-  void (*to_units)(const float* rows, std::int64_t row_stride, std::int64_t width,
-                   std::uint32_t* units, float* scales);
+  /// float32 rows `row_stride` apart to words, and scales where the format has them.
+  void (*to_words)(const float* rows, std::int64_t row_stride, std::int64_t width,
+                   std::uint32_t* words, float* scales);
 };
 
 /// Floats that one call of `attend` needs.

@@ -3,7 +3,7 @@
 // Norms and attention on float32 panels. Included as transformer_product.h is.
 //
 // Attention of a sentence has its queries in the lanes, so that the softmax goes down the lanes and
-// nothing is ever summed across them; keys and values are spread from where they lie.
+// nothing is ever summed across them; keys and values are broadcast from where they lie.
 
 #include <cstdint>
 
@@ -17,31 +17,31 @@ template <int C>
 void normalize(const float* x, const float* weight, const float* bias, std::int64_t width,
                float epsilon, float* out) {
   constexpr std::int64_t kTokens = C * kLanes;
-  const Floats share = spread(1.0F / static_cast<float>(width));
+  const Floats share = broadcast(1.0F / static_cast<float>(width));
   Floats mean[C];
   Floats scale[C];
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c) {
     // Four chains: additions would wait for each other.
-    Floats sums[4] = {spread(0.0F), spread(0.0F), spread(0.0F), spread(0.0F)};
+    Floats sums[4] = {broadcast(0.0F), broadcast(0.0F), broadcast(0.0F), broadcast(0.0F)};
     for (std::int64_t f = 0; f < width; ++f) {
       sums[f % 4] = sums[f % 4] + load(x + f * kTokens + c * kLanes);
     }
     mean[c] = ((sums[0] + sums[1]) + (sums[2] + sums[3])) * share;
-    Floats squares[4] = {spread(0.0F), spread(0.0F), spread(0.0F), spread(0.0F)};
+    Floats squares[4] = {broadcast(0.0F), broadcast(0.0F), broadcast(0.0F), broadcast(0.0F)};
     for (std::int64_t f = 0; f < width; ++f) {
       const Floats d = load(x + f * kTokens + c * kLanes) - mean[c];
       squares[f % 4] = multiply_add(d, d, squares[f % 4]);
     }
     const Floats variance = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * share;
     float lanes[kLanes];
-    store(lanes, variance + spread(epsilon));
+    store(lanes, variance + broadcast(epsilon));
     for (float& lane : lanes) lane = 1.0F / __builtin_sqrtf(lane);
     scale[c] = load(lanes);
   }
   for (std::int64_t f = 0; f < width; ++f) {
-    const Floats w = spread(weight[f]);
-    const Floats b = spread(bias[f]);
+    const Floats w = broadcast(weight[f]);
+    const Floats b = broadcast(bias[f]);
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
       const Floats d = load(x + f * kTokens + c * kLanes) - mean[c];
@@ -106,7 +106,7 @@ void attend_block(const float* queries, std::int64_t query_stride, const float* 
   constexpr int kRows = 8;
   Floats top[C];
 #pragma GCC unroll 8
-  for (int c = 0; c < C; ++c) top[c] = spread(-__builtin_inff());
+  for (int c = 0; c < C; ++c) top[c] = broadcast(-__builtin_inff());
   float counted[C * kLanes];
   for (int i = 0; i < C * kLanes; ++i) counted[i] = static_cast<float>(first_query + i);
   for (std::int64_t j = 0; j < num_keys; j += kKeys) {
@@ -114,7 +114,7 @@ void attend_block(const float* queries, std::int64_t query_stride, const float* 
 #pragma GCC unroll 16
     for (int r = 0; r < kKeys; ++r) {
 #pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) sums[r][c] = spread(0.0F);
+      for (int c = 0; c < C; ++c) sums[r][c] = broadcast(0.0F);
     }
     add_products<FloatDot>(words(keys + j), 1, key_stride, words(queries), query_stride, width,
                            sums);
@@ -124,19 +124,19 @@ void attend_block(const float* queries, std::int64_t query_stride, const float* 
       if (j + r >= num_keys) break;
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c) {
-        Floats score = sums[r][c] * spread(scale);
+        Floats score = sums[r][c] * broadcast(scale);
         if (masked) {
-          score = select_greater(spread(static_cast<float>(j + r)), load(counted + c * kLanes),
-                                 spread(-__builtin_inff()), score);
+          score = select_greater(broadcast(static_cast<float>(j + r)), load(counted + c * kLanes),
+                                 broadcast(-__builtin_inff()), score);
         }
-        top[c] = larger(top[c], score);
+        top[c] = max(top[c], score);
         store(weights + ((j + r) * C + c) * kLanes, score);
       }
     }
   }
   Floats total[C];
 #pragma GCC unroll 8
-  for (int c = 0; c < C; ++c) total[c] = spread(0.0F);
+  for (int c = 0; c < C; ++c) total[c] = broadcast(0.0F);
   for (std::int64_t j = 0; j < num_keys; ++j) {
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
@@ -147,13 +147,13 @@ void attend_block(const float* queries, std::int64_t query_stride, const float* 
     }
   }
 #pragma GCC unroll 8
-  for (int c = 0; c < C; ++c) total[c] = spread(1.0F) / total[c];
+  for (int c = 0; c < C; ++c) total[c] = broadcast(1.0F) / total[c];
   for (std::int64_t f = 0; f < width; f += kRows) {
     Floats sums[kRows][C];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) sums[r][c] = spread(0.0F);
+      for (int c = 0; c < C; ++c) sums[r][c] = broadcast(0.0F);
     }
     add_products<FloatDot>(words(values + f * key_stride), key_stride, 1, words(weights),
                            C * kLanes, num_keys, sums);

@@ -25,17 +25,17 @@ std::uint32_t bfloat16_bits(float value) {
   return (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
 }
 
-/// A row of a weight as units, and what else a tile says of it.
-struct UnitRow {
-  std::vector<std::uint32_t> units;
+/// A row of a weight as words, and what else a tile says of it.
+struct PackedRow {
+  std::vector<std::uint32_t> words;
   float scale = 0.0F;
   std::uint32_t offset = 0;
 };
 
-void quantize(const float* row, UnitRow& out) {
+void quantize(const float* row, PackedRow& out) {
   // Loops over bits, which compilers turn into vector instructions.
   std::uint32_t most_bits = bits_of(1e-30F);
-  const auto width = static_cast<std::int64_t>(4 * out.units.size());
+  const auto width = static_cast<std::int64_t>(4 * out.words.size());
   for (std::int64_t i = 0; i < width; ++i) {
     most_bits = std::max(most_bits, bits_of(row[i]) & 0x7FFFFFFFU);
   }
@@ -44,25 +44,25 @@ void quantize(const float* row, UnitRow& out) {
   // Adding 1.5 2^23 rounds to a whole number, which the last bits then are.
   constexpr float kRound = 12582912.0F;
   std::uint32_t sum = 0;
-  for (std::size_t u = 0; u < out.units.size(); ++u) {
-    std::uint32_t unit = 0;
+  for (std::size_t u = 0; u < out.words.size(); ++u) {
+    std::uint32_t word = 0;
     for (unsigned i = 0; i < 4; ++i) {
       const std::uint32_t value = bits_of(row[4 * u + i] * inverse + kRound) - bits_of(kRound);
       sum += value;
-      unit |= (value & 0xFFU) << (8 * i);
+      word |= (value & 0xFFU) << (8 * i);
     }
-    out.units[u] = unit;
+    out.words[u] = word;
   }
   out.scale = most / 127.0F;
   out.offset = 0U - 128U * sum;  // tokens are offset by 128
 }
 
-void to_row(const float* row, const PanelFormat& format, UnitRow& out) {
-  if (format.unit_elements == 1) {
-    std::memcpy(out.units.data(), row, 4 * out.units.size());
-  } else if (format.unit_elements == 2) {
-    for (std::size_t u = 0; u < out.units.size(); ++u) {
-      out.units[u] = bfloat16_bits(row[2 * u]) | bfloat16_bits(row[2 * u + 1]) << 16;
+void to_row(const float* row, const PanelFormat& format, PackedRow& out) {
+  if (format.elements_per_word == 1) {
+    std::memcpy(out.words.data(), row, 4 * out.words.size());
+  } else if (format.elements_per_word == 2) {
+    for (std::size_t u = 0; u < out.words.size(); ++u) {
+      out.words[u] = bfloat16_bits(row[2 * u]) | bfloat16_bits(row[2 * u + 1]) << 16;
     }
   } else {
     quantize(row, out);
@@ -73,30 +73,30 @@ void to_row(const float* row, const PanelFormat& format, UnitRow& out) {
 
 PackedLinear pack_linear(const LinearWeights& weights, const PanelFormat& format,
                          float missing_bias) {
-  if (weights.width % format.unit_elements != 0) {
+  if (weights.width % format.elements_per_word != 0) {
     throw std::invalid_argument("a linear layer reads " + std::to_string(weights.width) +
                                 " features; expected a multiple of " +
-                                std::to_string(format.unit_elements));
+                                std::to_string(format.elements_per_word));
   }
   const std::int64_t tile_rows = format.tile_rows;
   PackedLinear linear;
   linear.width = weights.width;
   linear.num_tiles = divide_up(weights.rows, tile_rows);
   linear.rows = linear.num_tiles * tile_rows;
-  linear.num_units = weights.width / format.unit_elements;
-  linear.tile_words = tile_rows * (format.header_words + linear.num_units);
+  linear.row_words = weights.width / format.elements_per_word;
+  linear.tile_words = tile_rows * (format.header_words + linear.row_words);
   linear.tiles = AlignedArray<std::uint32_t>(linear.num_tiles * linear.tile_words);
-  std::vector<UnitRow> rows(static_cast<std::size_t>(tile_rows));
+  std::vector<PackedRow> rows(static_cast<std::size_t>(tile_rows));
   std::vector<const char*> starts(rows.size());
-  for (UnitRow& row : rows) row.units.resize(static_cast<std::size_t>(linear.num_units));
+  for (PackedRow& row : rows) row.words.resize(static_cast<std::size_t>(linear.row_words));
   for (std::int64_t first = 0; first < linear.rows; first += tile_rows) {
     std::uint32_t* out = linear.tiles.data() + first / tile_rows * linear.tile_words;
     for (std::int64_t i = 0; i < tile_rows; ++i) {
-      UnitRow& row = rows[static_cast<std::size_t>(i)];
+      PackedRow& row = rows[static_cast<std::size_t>(i)];
       const bool exists = first + i < weights.rows;
       if (exists) to_row(weights.weight + (first + i) * weights.width, format, row);
       starts[static_cast<std::size_t>(i)] =
-          exists ? reinterpret_cast<const char*>(row.units.data()) : nullptr;
+          exists ? reinterpret_cast<const char*>(row.words.data()) : nullptr;
       float bias = missing_bias;
       if (exists) bias = weights.bias == nullptr ? 0.0F : weights.bias[first + i];
       out[i] = bits_of(bias);
@@ -105,7 +105,7 @@ PackedLinear pack_linear(const LinearWeights& weights, const PanelFormat& format
         out[2 * tile_rows + i] = exists ? row.offset : 0;
       }
     }
-    interleave_rows(starts.data(), tile_rows, linear.num_units, FloatType::kFloat32, false,
+    interleave_rows(starts.data(), tile_rows, linear.row_words, FloatType::kFloat32, false,
                     out + format.header_words * tile_rows);
   }
   return linear;

@@ -20,13 +20,13 @@ struct PackedLinear {
   AlignedArray<std::uint32_t> tiles;
   std::int64_t width = 0;
   std::int64_t rows = 0;       // with those that fill the last tile
-  std::int64_t num_units = 0;  // a row's
+  std::int64_t row_words = 0;  // a row's
   std::int64_t num_tiles = 0;
   std::int64_t tile_words = 0;
 };
 
 /// Rows that fill the last tile have weights 0 and the bias `missing_bias`.
-/// Throws std::invalid_argument for a width that is no whole number of units.
+/// Throws std::invalid_argument for a width that is no whole number of words.
 PackedLinear pack_linear(const LinearWeights& weights, const PanelFormat& format,
                          float missing_bias);
 

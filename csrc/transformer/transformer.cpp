@@ -43,7 +43,7 @@ struct Memory {
   Buffer<float> source;
   Buffer<float> target;
   Buffer<float> normed;
-  Buffer<std::uint32_t> units;
+  Buffer<std::uint32_t> words;
   Buffer<float> scales;
   Buffer<std::uint32_t> memory_units;
   Buffer<float> memory_scales;
@@ -56,7 +56,7 @@ struct Memory {
   Buffer<float> middle_scales;
   Buffer<float> fields;
   Buffer<double> norms;
-  Buffer<WantedLogit> wanted;
+  Buffer<TargetLogit> wanted;
   Buffer<LinearPanel> panels;
 };
 
@@ -107,13 +107,13 @@ class Transformer::Pass {
         lanes_(math_.panel_tokens),
         width_(weights_.d_model),
         panel_size_(round_up(width_, format_.tile_rows) * lanes_),
-        units_size_(divide_up(width_, format_.unit_elements) * lanes_),
+        units_size_(divide_up(width_, format_.elements_per_word) * lanes_),
         source_(side(source)),
         target_(side({inputs, targets.num_tokens, targets.cu_seqlens, targets.num_sequences})) {
     longest_ = std::max(longest(source_.tokens), longest(target_.tokens));
     const std::int64_t most = std::max(source_.num_panels, target_.num_panels);
     const std::int64_t head_width = width_ / weights_.num_heads;
-    units_ = memory.units.at_least(most * lanes_ * width_ + kSlack);
+    units_ = memory.words.at_least(most * lanes_ * width_ + kSlack);
     scales_ = memory.scales.at_least(most * lanes_);
     normed_ = memory.normed.at_least(panel_size_ + kSlack);
     queries_ = memory.queries.at_least(most * 3 * panel_size_ + kSlack);
@@ -135,7 +135,7 @@ class Transformer::Pass {
         memory.memory_units.at_least(source_.num_panels * lanes_ * width_ + kSlack);
     float* memory_scales = memory.memory_scales.at_least(source_.num_panels * lanes_);
     for (std::int64_t p = 0; p < source_.num_panels; ++p) {
-      format_.to_units(x + p * panel_size_, lanes_, width_, memory_units + p * units_size_,
+      format_.to_words(x + p * panel_size_, lanes_, width_, memory_units + p * units_size_,
                        memory_scales + p * lanes_);
     }
     const Panels encoded = {memory_units, memory_scales, units_size_, source_.num_panels};
@@ -158,9 +158,9 @@ class Transformer::Pass {
     std::int64_t num_panels;
   };
 
-  /// What a product reads: `count` panels of `size` units.
+  /// What a product reads: `count` panels of `size` words.
   struct Panels {
-    const std::uint32_t* units;
+    const std::uint32_t* words;
     const float* scales;
     std::int64_t size;
     std::int64_t count;
@@ -226,7 +226,7 @@ class Transformer::Pass {
     }
   }
 
-  /// What a sublayer reads of x, as units.
+  /// What a sublayer reads of x, as words.
   Panels read_input(const NormWeights& weights, const Side& side, const float* x) const {
     for (std::int64_t p = 0; p < side.num_panels; ++p) {
       const float* rows = x + p * panel_size_;
@@ -234,13 +234,13 @@ class Transformer::Pass {
         norm(weights, rows, normed_);
         rows = normed_;
       }
-      format_.to_units(rows, lanes_, width_, units_ + p * units_size_, scales_ + p * lanes_);
+      format_.to_words(rows, lanes_, width_, units_ + p * units_size_, scales_ + p * lanes_);
     }
     return {units_, scales_, units_size_, side.num_panels};
   }
 
   /// Panels through a linear layer, a chunk of its weight at a time. `out_size`: words of a panel.
-  void multiply(const PackedLinear& layer, Finish finish, const Panels& in, void* out,
+  void multiply(const PackedLinear& layer, Epilogue finish, const Panels& in, void* out,
                 std::int64_t out_size) const {
     const auto product = format_.multiply[static_cast<std::size_t>(finish)];
     const std::int64_t chunk_tiles =
@@ -250,7 +250,7 @@ class Transformer::Pass {
       const std::uint32_t* tiles = layer.tiles.data() + tile * layer.tile_words;
       for (std::int64_t p = 0; p < in.count; ++p) {
         prefetch_next(layer, tile + count, chunk_tiles, p, in.count);
-        product({tiles, count, layer.num_units, tile * format_.tile_rows, in.units + p * in.size,
+        product({tiles, count, layer.row_words, tile * format_.tile_rows, in.words + p * in.size,
                  in.scales + p * lanes_, static_cast<float*>(out) + p * out_size});
       }
     }
@@ -274,7 +274,7 @@ class Transformer::Pass {
                    float* x, bool causal) {
     const Panels in = read_input(weights, side, x);
     const std::int64_t size = attention.query.rows * lanes_;
-    multiply(attention.query, Finish::kStore, in, queries_, size);
+    multiply(attention.query, Epilogue::kStore, in, queries_, size);
     const PanelRows rows = {queries_, size, 0};
     attend(rows, side, rows, width_, side, causal);
     add_attended(attention.output, weights, side, x);
@@ -284,10 +284,10 @@ class Transformer::Pass {
                      float* x) {
     const Panels in = read_input(weights, target_, x);
     const std::int64_t size = attention.query.rows * lanes_;
-    multiply(attention.query, Finish::kStore, in, queries_, size);
+    multiply(attention.query, Epilogue::kStore, in, queries_, size);
     const std::int64_t memory_size = attention.key_value.rows * lanes_;
     float* rows = memory.memory_rows.at_least(encoded.count * memory_size + kSlack);
-    multiply(attention.key_value, Finish::kStore, encoded, rows, memory_size);
+    multiply(attention.key_value, Epilogue::kStore, encoded, rows, memory_size);
     attend({queries_, size, 0}, target_, {rows, memory_size, 0}, 0, source_, false);
     add_attended(attention.output, weights, target_, x);
   }
@@ -323,34 +323,35 @@ class Transformer::Pass {
                     float* x) {
     const std::int64_t size = width_ * attended_row_;
     for (std::int64_t p = 0; p < side.num_panels; ++p) {
-      format_.to_units(attended_ + p * size, attended_row_, width_, units_ + p * units_size_,
+      format_.to_words(attended_ + p * size, attended_row_, width_, units_ + p * units_size_,
                        scales_ + p * lanes_);
     }
-    multiply(output, Finish::kAdd, {units_, scales_, units_size_, side.num_panels}, x, panel_size_);
+    multiply(output, Epilogue::kAdd, {units_, scales_, units_size_, side.num_panels}, x,
+             panel_size_);
     if (!weights_.norm_first) norm_all(weights, side, x);
   }
 
   void feed_forward(const Layer& layer, const NormWeights& weights, const Side& side, float* x) {
     const Panels in = read_input(weights, side, x);
-    // Of the rows that the last tile fills up the units are written, and never read.
+    // Of the rows that the last tile fills up the words are written, and never read.
     const std::int64_t rows_size = layer.up.rows * lanes_;
-    const std::int64_t middle_size = rows_size / format_.unit_elements;
+    const std::int64_t middle_size = rows_size / format_.elements_per_word;
     std::uint32_t* middle = memory.middle.at_least(kBlockPanels * middle_size);
     float* scales = memory.middle_scales.at_least(kBlockPanels * lanes_);
     for (std::int64_t first = 0; first < side.num_panels; first += kBlockPanels) {
-      const Panels block = {in.units + first * in.size, in.scales + first * lanes_, in.size,
+      const Panels block = {in.words + first * in.size, in.scales + first * lanes_, in.size,
                             std::min(kBlockPanels, side.num_panels - first)};
-      if (format_.activates_units) {
+      if (format_.activates_to_words) {
         multiply(layer.up, weights_.activation, block, middle, middle_size);
       } else {
         float* rows = memory.middle_rows.at_least(kBlockPanels * rows_size);
         multiply(layer.up, weights_.activation, block, rows, rows_size);
         for (std::int64_t p = 0; p < block.count; ++p) {
-          format_.to_units(rows + p * rows_size, lanes_, layer.down.width, middle + p * middle_size,
+          format_.to_words(rows + p * rows_size, lanes_, layer.down.width, middle + p * middle_size,
                            scales + p * lanes_);
         }
       }
-      multiply(layer.down, Finish::kAdd, {middle, scales, middle_size, block.count},
+      multiply(layer.down, Epilogue::kAdd, {middle, scales, middle_size, block.count},
                x + first * panel_size_, panel_size_);
     }
     if (!weights_.norm_first) norm_all(weights, side, x);
@@ -360,11 +361,11 @@ class Transformer::Pass {
   void score_targets(float* x, const TokenTargets& targets, SequenceResults& results) {
     const PackedLinear& head = model_.head_;
     const LinearKernel& kernel = *model_.head_kernel_;
-    const std::int64_t units_size = head.num_units * lanes_;
-    std::uint32_t* units = memory.units.at_least(target_.num_panels * units_size);
+    const std::int64_t units_size = head.row_words * lanes_;
+    std::uint32_t* words = memory.words.at_least(target_.num_panels * units_size);
     float* fields = memory.fields.at_least(target_.num_panels * kNumTokenFields * lanes_);
     double* norms = memory.norms.at_least(target_.num_panels * lanes_);
-    WantedLogit* wanted = memory.wanted.at_least(target_.num_panels * (lanes_ + 1));
+    TargetLogit* wanted = memory.wanted.at_least(target_.num_panels * (lanes_ + 1));
     LinearPanel* panels = memory.panels.at_least(target_.num_panels);
     const bool all_stats = targets.num_stats > 1;
     for (std::int64_t p = 0; p < target_.num_panels; ++p) {
@@ -373,14 +374,14 @@ class Transformer::Pass {
         for (std::int64_t i = 0; i < width_ * lanes_; ++i) rows[i] *= weights_.head_scale;
       }
       if (all_stats) hidden_norms(rows, norms + p * lanes_);
-      model_.head_format_->to_units(rows, lanes_, width_, units + p * units_size, nullptr);
-      panels[p] = begin_panel(targets, p, units + p * units_size,
+      model_.head_format_->to_words(rows, lanes_, width_, words + p * units_size, nullptr);
+      panels[p] = begin_panel(targets, p, words + p * units_size,
                               fields + p * kNumTokenFields * lanes_, wanted + p * (lanes_ + 1));
     }
     const std::int64_t chunk_tiles = std::max<std::int64_t>(1, kChunkBytes / (4 * head.tile_words));
     for (std::int64_t tile = 0; tile < head.num_tiles; tile += chunk_tiles) {
       const LinearChunk chunk = {head.tiles.data() + tile * head.tile_words,
-                                 std::min(chunk_tiles, head.num_tiles - tile), head.num_units,
+                                 std::min(chunk_tiles, head.num_tiles - tile), head.row_words,
                                  tile * kernel.tile_rows};
       for (std::int64_t p = 0; p < target_.num_panels; ++p) {
         prefetch_next(head, tile + chunk.num_tiles, chunk_tiles, p, target_.num_panels);
@@ -409,8 +410,8 @@ class Transformer::Pass {
     for (std::int64_t i = 0; i < lanes_; ++i) norms[i] = std::sqrt(norms[i]);
   }
 
-  LinearPanel begin_panel(const TokenTargets& targets, std::int64_t p, const std::uint32_t* units,
-                          float* fields, WantedLogit* wanted) const {
+  LinearPanel begin_panel(const TokenTargets& targets, std::int64_t p, const std::uint32_t* words,
+                          float* fields, TargetLogit* wanted) const {
     const std::int64_t first = p * lanes_;
     std::int64_t count = 0;
     for (std::int64_t t = first; t < std::min(first + lanes_, target_.num_tokens); ++t) {
@@ -418,12 +419,12 @@ class Transformer::Pass {
       if (target >= 0 && target < targets.vocab_size) wanted[count++] = {target, t - first};
     }
     std::sort(wanted, wanted + count,
-              [](const WantedLogit& a, const WantedLogit& b) { return a.row < b.row; });
+              [](const TargetLogit& a, const TargetLogit& b) { return a.row < b.row; });
     wanted[count] = {std::numeric_limits<std::int64_t>::max(), 0};
     std::fill_n(fields, kNumTokenFields * lanes_, 0.0F);
     std::fill_n(fields + kReference * lanes_, lanes_, std::numeric_limits<float>::lowest());
-    std::fill_n(fields + kMax * lanes_, lanes_, -std::numeric_limits<float>::infinity());
-    return {units, fields, wanted};
+    std::fill_n(fields + kMaxLogit * lanes_, lanes_, -std::numeric_limits<float>::infinity());
+    return {words, fields, wanted};
   }
 
   const Transformer& model_;

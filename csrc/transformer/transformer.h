@@ -52,7 +52,7 @@ struct TransformerWeights {
   std::int64_t d_model;
   std::int64_t num_heads;
   bool norm_first;
-  Finish activation;
+  Epilogue activation;
   float epsilon;
   float embedding_scale;
   EmbeddingWeights source;
