@@ -168,7 +168,7 @@ py::tuple from_packed(const py::array& hidden, const Tiles& tiles, const std::st
   return call.outputs();
 }
 
-Tiles pack_weight(const py::array& weight, const std::optional<py::array>& bias) {
+Tiles pack_weights(const py::array& weight, const std::optional<py::array>& bias) {
   const FloatType type = float_type(weight, "weight");
   const char* data = checked(weight, "weight", {-1, -1, -1});
   const std::int64_t num_checkpoints = weight.shape(0);
@@ -184,7 +184,7 @@ Tiles pack_weight(const py::array& weight, const std::optional<py::array>& bias)
   std::uint32_t* out = tiles.mutable_data();
   const ReleaseGil release;
   for (std::int64_t k = 0; k < num_checkpoints; ++k) {
-    pack_tiles(view, kernel, 0, num_tiles, out + k * num_tiles * words);
+    pack_weight(view, kernel, 0, num_tiles, out + k * num_tiles * words);
     view.weight += view.vocab_size * view.width * size_of(view.type);
     if (bias) view.bias += view.vocab_size * size_of(view.bias_type);
   }
@@ -208,7 +208,7 @@ void bind_cross_entropy(py::module_& module) {
              py::arg("targets").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),
              py::arg("ignore_index"), py::arg("all_stats"), py::arg("per_token"),
              py::arg("num_threads"));
-  module.def("pack_weight", &pack_weight, py::arg("weight").noconvert(),
+  module.def("pack_weight", &pack_weights, py::arg("weight").noconvert(),
              py::arg("bias").noconvert());
   module.def("cpu_isa", [] { return isa_name(active_isa()); });
   module.def("supported_cpu_isas", [] {

@@ -221,7 +221,7 @@ class LinearPass {
         vocab_size,
         heads_.width,
     };
-    pack_tiles(view, kernel_, tile, count, workspace.tiles.data());
+    pack_weight(view, kernel_, tile, count, workspace.tiles.data());
     return workspace.tiles.data();
   }
 

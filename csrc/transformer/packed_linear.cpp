@@ -25,23 +25,24 @@ std::uint32_t bfloat16_bits(float value) {
   return (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
 }
 
-/// A row of a weight as words, and what else a tile says of it.
+/// A row of a weight as words, with what the header of its tile says of it.
 struct PackedRow {
   std::vector<std::uint32_t> words;
-  float scale = 0.0F;
-  std::uint32_t offset = 0;
+  float scale = 0.0F;        // int8 only
+  std::uint32_t offset = 0;  // int8 only: what the tokens' offset adds to the row's products
 };
 
+/// Rounds a row to signed bytes, with the scale that maps its largest magnitude to 127.
 void quantize(const float* row, PackedRow& out) {
-  // Loops over bits, which compilers turn into vector instructions.
-  std::uint32_t most_bits = bits_of(1e-30F);
+  // Magnitudes are compared as bits: compilers turn that loop into vector instructions.
+  std::uint32_t max_abs_bits = bits_of(1e-30F);
   const auto width = static_cast<std::int64_t>(4 * out.words.size());
   for (std::int64_t i = 0; i < width; ++i) {
-    most_bits = std::max(most_bits, bits_of(row[i]) & 0x7FFFFFFFU);
+    max_abs_bits = std::max(max_abs_bits, bits_of(row[i]) & 0x7FFFFFFFU);
   }
-  const float most = float_of_bits(most_bits);
-  const float inverse = 127.0F / most;
-  // Adding 1.5 2^23 rounds to a whole number, which the last bits then are.
+  const float max_abs = float_of_bits(max_abs_bits);
+  const float inverse = 127.0F / max_abs;
+  // Adding 1.5 2^23 rounds to a whole number, which then stands in the last bits.
   constexpr float kRound = 12582912.0F;
   std::uint32_t sum = 0;
   for (std::size_t u = 0; u < out.words.size(); ++u) {
@@ -53,11 +54,11 @@ void quantize(const float* row, PackedRow& out) {
     }
     out.words[u] = word;
   }
-  out.scale = most / 127.0F;
-  out.offset = 0U - 128U * sum;  // tokens are offset by 128
+  out.scale = max_abs / 127.0F;
+  out.offset = 0U - 128U * sum;  // int8 tokens are stored with an offset of 128
 }
 
-void to_row(const float* row, const PanelFormat& format, PackedRow& out) {
+void convert_row(const float* row, const PanelFormat& format, PackedRow& out) {
   if (format.elements_per_word == 1) {
     std::memcpy(out.words.data(), row, 4 * out.words.size());
   } else if (format.elements_per_word == 2) {
@@ -78,36 +79,34 @@ PackedLinear pack_linear(const LinearWeights& weights, const PanelFormat& format
                                 " features; expected a multiple of " +
                                 std::to_string(format.elements_per_word));
   }
-  const std::int64_t tile_rows = format.tile_rows;
   PackedLinear linear;
   linear.width = weights.width;
-  linear.num_tiles = divide_up(weights.rows, tile_rows);
-  linear.rows = linear.num_tiles * tile_rows;
+  linear.num_tiles = divide_up(weights.rows, format.tile_rows);
+  linear.rows = linear.num_tiles * format.tile_rows;
   linear.row_words = weights.width / format.elements_per_word;
-  linear.tile_words = tile_rows * (format.header_words + linear.row_words);
+  // Converted rows consist of whole words, which are moved as float32 are.
+  const TileShape shape = {format.tile_rows, format.header_words, linear.row_words,
+                           FloatType::kFloat32, false};
+  linear.tile_words = shape.tile_words();
   linear.tiles = AlignedArray<std::uint32_t>(linear.num_tiles * linear.tile_words);
-  std::vector<PackedRow> rows(static_cast<std::size_t>(tile_rows));
-  std::vector<const char*> starts(rows.size());
-  for (PackedRow& row : rows) row.words.resize(static_cast<std::size_t>(linear.row_words));
-  for (std::int64_t first = 0; first < linear.rows; first += tile_rows) {
-    std::uint32_t* out = linear.tiles.data() + first / tile_rows * linear.tile_words;
-    for (std::int64_t i = 0; i < tile_rows; ++i) {
-      PackedRow& row = rows[static_cast<std::size_t>(i)];
-      const bool exists = first + i < weights.rows;
-      if (exists) to_row(weights.weight + (first + i) * weights.width, format, row);
-      starts[static_cast<std::size_t>(i)] =
-          exists ? reinterpret_cast<const char*>(row.words.data()) : nullptr;
-      float bias = missing_bias;
-      if (exists) bias = weights.bias == nullptr ? 0.0F : weights.bias[first + i];
-      out[i] = bits_of(bias);
-      if (format.header_words > 1) {
-        out[tile_rows + i] = exists ? bits_of(row.scale) : 0;
-        out[2 * tile_rows + i] = exists ? row.offset : 0;
-      }
+  std::vector<PackedRow> tile(static_cast<std::size_t>(format.tile_rows));
+  for (PackedRow& row : tile) row.words.resize(static_cast<std::size_t>(linear.row_words));
+  const auto read_row = [&](std::int64_t row, std::int64_t i, std::uint32_t* header) {
+    PackedRow& packed = tile[static_cast<std::size_t>(i)];
+    const bool exists = row < weights.rows;
+    float bias = missing_bias;
+    if (exists) {
+      convert_row(weights.weight + row * weights.width, format, packed);
+      bias = weights.bias == nullptr ? 0.0F : weights.bias[row];
     }
-    interleave_rows(starts.data(), tile_rows, linear.row_words, FloatType::kFloat32, false,
-                    out + format.header_words * tile_rows);
-  }
+    header[0] = bits_of(bias);
+    if (format.header_words > 1) {
+      header[format.tile_rows] = exists ? bits_of(packed.scale) : 0;
+      header[2 * format.tile_rows] = exists ? packed.offset : 0;
+    }
+    return exists ? reinterpret_cast<const char*>(packed.words.data()) : nullptr;
+  };
+  pack_tiles(shape, 0, linear.num_tiles, read_row, linear.tiles.data());
   return linear;
 }
 
