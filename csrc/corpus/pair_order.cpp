@@ -6,7 +6,6 @@
 #include <array>
 #include <limits>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "base/errors.h"
@@ -24,19 +23,16 @@ constexpr std::uint64_t kMaxCountedLength = 2047;
 constexpr std::uint64_t kMinPairsPerThread = 1 << 17;
 constexpr std::uint64_t kBlock = 64;  // pairs whose places are asked for before they are written
 
-/// The longest side of `num_pairs` pairs.
+/// The length of the longest sequence of `side` in `num_pairs` pairs.
 template <typename PairAt>
 std::uint64_t longest(const IndexedFile& side, std::uint64_t num_pairs, const PairAt& pair_at) {
-  constexpr std::uint64_t kMax = std::numeric_limits<std::int32_t>::max();
-  const std::uint64_t least_missing =
-      parallel_min(num_pairs, kMinPairsPerThread, [&](std::uint64_t begin, std::uint64_t end) {
-        std::int32_t result = 0;
-        for (std::uint64_t i = begin; i < end; ++i) {
-          result = std::max(result, side.length(pair_at(i)));
-        }
-        return kMax - static_cast<std::uint64_t>(result);
-      });
-  return kMax - least_missing;
+  return parallel_max(num_pairs, kMinPairsPerThread, [&](std::uint64_t begin, std::uint64_t end) {
+    std::int32_t result = 0;
+    for (std::uint64_t i = begin; i < end; ++i) {
+      result = std::max(result, side.length(pair_at(i)));
+    }
+    return static_cast<std::uint64_t>(result);
+  });
 }
 
 }  // namespace
@@ -113,19 +109,11 @@ void PairOrder::sort(const IndexedFile& src, const IndexedFile& tgt, const PairA
   };
   // Each thread counts a share of the pairs, then writes that share: pairs of equal lengths stay in
   // ascending order, whatever the number of threads.
-  const std::uint64_t cores = std::max(1u, std::thread::hardware_concurrency());
-  const std::uint64_t num_shares = std::clamp<std::uint64_t>(
-      std::min(size_ / kMinPairsPerThread, kMaxCounters / (overlong + 1)), 1, cores);
-  std::vector<std::vector<Number>> counters(num_shares, std::vector<Number>(overlong + 1));
-  const auto for_each_share = [&](const auto& work) {
-    parallel_min(num_shares, 1, [&](std::uint64_t first, std::uint64_t last) {
-      for (std::uint64_t share = first; share < last; ++share) {
-        work(counters[share], size_ * share / num_shares, size_ * (share + 1) / num_shares);
-      }
-      return std::uint64_t{0};
-    });
-  };
-  for_each_share([&](std::vector<Number>& counts, std::uint64_t begin, std::uint64_t end) {
+  const std::uint64_t max_shares = std::max<std::uint64_t>(1, kMaxCounters / (overlong + 1));
+  const std::uint64_t shares = std::min(num_shares(size_, kMinPairsPerThread), max_shares);
+  std::vector<std::vector<Number>> counters(shares, std::vector<Number>(overlong + 1));
+  for_each_share(size_, shares, [&](std::uint64_t share, std::uint64_t begin, std::uint64_t end) {
+    std::vector<Number>& counts = counters[share];
     for (std::uint64_t i = begin; i < end; ++i) ++counts[counter_of(i)];
   });
   std::uint64_t begin = 0;
@@ -143,7 +131,8 @@ void PairOrder::sort(const IndexedFile& src, const IndexedFile& tgt, const PairA
         {static_cast<std::int32_t>(row), static_cast<std::int32_t>(column), cell_begin});
   }
   auto* order = reinterpret_cast<Number*>(order_.data());
-  for_each_share([&](std::vector<Number>& places, std::uint64_t first, std::uint64_t last) {
+  for_each_share(size_, shares, [&](std::uint64_t share, std::uint64_t first, std::uint64_t last) {
+    std::vector<Number>& places = counters[share];
     std::array<std::uint64_t, kBlock> block;
     for (std::uint64_t i = first; i < last;) {
       const std::uint64_t num = std::min(kBlock, last - i);
