@@ -45,7 +45,7 @@ IndexedFile::IndexedFile(const std::filesystem::path& prefix,
 // Threads that come first at the same time all verify: a lock would be held for ever in a process
 // that is forked meanwhile.
 void IndexedFile::require_verified() const {
-  LostPages::renew_handler();
+  SigbusGuard::renew_handler();
   if (verified_.load(std::memory_order_acquire)) return;
   index_.verify_entries(tokens_);
   verified_.store(true, std::memory_order_release);
