@@ -90,8 +90,8 @@ LayerWeights read_layer(WeightReader& reader, const std::string& name, std::int6
     layer.cross.output = reader.linear(name + ".cross.output", width, width);
     layer.cross.norm = reader.norm(name + ".cross.norm", width);
   }
-  layer.feed_forward.up = reader.linear(name + ".up", 0, width);
-  layer.feed_forward.down = reader.linear(name + ".down", width, layer.feed_forward.up.rows);
+  layer.feed_forward.ff1 = reader.linear(name + ".ff1", 0, width);
+  layer.feed_forward.ff2 = reader.linear(name + ".ff2", width, layer.feed_forward.ff1.rows);
   layer.feed_forward.norm = reader.norm(name + ".feed_forward.norm", width);
   return layer;
 }
@@ -136,7 +136,7 @@ HeldTransformer make(const py::dict& arrays, const std::string& dtype, std::int6
   for (const bool is_decoder : {false, true}) {
     const std::string side = is_decoder ? "decoder." : "encoder.";
     std::vector<LayerWeights>& layers = is_decoder ? weights.decoder : weights.encoder;
-    while (reader.has(side + std::to_string(layers.size()) + ".up.weight")) {
+    while (reader.has(side + std::to_string(layers.size()) + ".ff1.weight")) {
       layers.push_back(
           read_layer(reader, side + std::to_string(layers.size()), weights.d_model, is_decoder));
     }

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "base/aligned_array.h"
+#include "cross_entropy/linear_panels.h"
 #include "transformer/kernel.h"
 
 namespace pycat {
@@ -23,6 +24,14 @@ struct PackedLinear {
   std::int64_t row_words = 0;
   std::int64_t num_tiles = 0;
   std::int64_t tile_words = 0;
+
+  // As for_each_chunk() asks for.
+  const std::uint32_t* read_tiles(std::int64_t first, std::int64_t /*count*/) const {
+    return tiles.data() + first * tile_words;
+  }
+  ByteRange bytes_of(std::int64_t first, std::int64_t count) const {
+    return {reinterpret_cast<const char*>(read_tiles(first, count)), 4 * count * tile_words};
+  }
 };
 
 /// Packs a linear layer. Rows that fill the last tile have weights 0 and the bias `missing_bias`.
