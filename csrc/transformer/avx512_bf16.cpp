@@ -17,7 +17,7 @@ struct BFloat16Format {
 
   template <int C>
   static PYCAT_INLINE void put(void* out, std::int64_t row, int c, Floats even, Floats odd) {
-    // Element i of `even`, then of `odd`, for every i.
+    // Alternates elements of `even` and `odd`: each word is a pair of rows.
     const __m512i places =
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);

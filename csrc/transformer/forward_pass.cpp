@@ -239,7 +239,7 @@ class Transformer::Pass {
     head.scale = 1.0F / std::sqrt(static_cast<float>(head_width));
     head.causal = causal;
     head.out = attended.data;
-    head.out_panel_size = attended.panel_floats;
+    head.out_panel_floats = attended.panel_floats;
     head.scratch =
         workspace_.head_scratch.at_least(attention_scratch(head_width, longest_, longest_));
     for (std::int64_t b = 0; b < query_side.num_sequences; ++b) {

@@ -1,11 +1,12 @@
 #pragma once
 
-// Products of a linear layer with what follows them fused. Included by the sources of one
-// instruction set each, after they define what packed_tile.h asks for, the vector functions of
-// cross_entropy_loop.h, and a Format:
+// Products of a linear layer, fused with their epilogue. The source of each instruction set
+// includes this file after it defines what simd/tile_product.h asks for, the vector functions that
+// cross_entropy/linear_loop.h lists, and a Format with
 //   kHeaderWords, kActivatesToWords
-//   multiply<R, C>(tile, product, sums)      sums: Floats [R][C], bias added
-//   put<C>(out, row, c, even, odd)           rows `row` (even) and `row` + 1, lane group c
+//   multiply<R, C>(tile, product, sums)  sums[r][c] = bias + row r times lane group c
+//   put<C>(out, row, c, even, odd)       writes lane group c of rows `row`, which is even, and
+//                                        `row` + 1
 
 #include <cstdint>
 
@@ -22,18 +23,19 @@ PYCAT_INLINE Floats silu(Floats x) {
   return x / (broadcast(1.0F) + exponential(broadcast(0.0F) - bounded));
 }
 
-/// x Phi(x), the error function by formula 7.1.26 of Abramowitz and Stegun (1.5e-7).
+/// x Phi(x), where Phi is computed by formula 7.1.26 of Abramowitz and Stegun (error 1.5e-7).
 PYCAT_INLINE Floats gelu(Floats x) {
-  const Floats size = max(x, broadcast(0.0F) - x) * broadcast(0.70710678F);
-  const Floats t = broadcast(1.0F) / multiply_add(size, broadcast(0.3275911F), broadcast(1.0F));
+  const Floats magnitude = max(x, broadcast(0.0F) - x) * broadcast(0.70710678F);
+  const Floats t =
+      broadcast(1.0F) / multiply_add(magnitude, broadcast(0.3275911F), broadcast(1.0F));
   Floats series = multiply_add(t, broadcast(1.061405429F), broadcast(-1.453152027F));
   series = multiply_add(t, series, broadcast(1.421413741F));
   series = multiply_add(t, series, broadcast(-0.284496736F));
   series = multiply_add(t, series, broadcast(0.254829592F));
-  const Floats tail = t * series * exponential(broadcast(0.0F) - size * size);
+  const Floats tail = t * series * exponential(broadcast(0.0F) - magnitude * magnitude);
   const Floats half = broadcast(0.5F) * x;
-  const Floats share = select_greater(broadcast(0.0F), x, tail, broadcast(2.0F) - tail);
-  return half * share;
+  const Floats phi_twice = select_greater(broadcast(0.0F), x, tail, broadcast(2.0F) - tail);
+  return half * phi_twice;
 }
 
 template <Epilogue kEpilogue>
@@ -43,6 +45,7 @@ PYCAT_INLINE Floats activate(Floats x) {
   return gelu(x);
 }
 
+/// PanelFormat::multiply for one epilogue, R rows and C lane groups.
 template <class Format, Epilogue kEpilogue, int R, int C>
 void multiply_panel(const PanelProduct& product) {
   constexpr std::int64_t kTokens = C * kLanes;
@@ -76,6 +79,7 @@ void multiply_panel(const PanelProduct& product) {
   }
 }
 
+/// Writes `width` float32 rows, `row_stride` apart, with Format::put.
 template <class Format, int C>
 void put_rows(const float* rows, std::int64_t row_stride, std::int64_t width,
               std::uint32_t* words) {
@@ -88,7 +92,7 @@ void put_rows(const float* rows, std::int64_t row_stride, std::int64_t width,
   }
 }
 
-/// Float32 rows as they are.
+/// Rows that are stored as float32.
 struct Float32Rows {
   template <int C>
   static PYCAT_INLINE void put(void* out, std::int64_t row, int c, Floats even, Floats odd) {
