@@ -166,7 +166,7 @@ class BatchPlan:
         """Differs between plans that do not yield the same batches."""
 
     @property
-    def most_bytes(self) -> int:
+    def max_bytes(self) -> int:
         """Upper bound on the memory of a batch, longer pairs that stand alone excepted."""
 
     def num_batches(self, rank: int) -> int:

@@ -182,7 +182,7 @@ void bind_batches(py::module_& module) {
       .def("__len__", [](const BatchPlan& plan) { return plan.num_batches(); })
       .def_property_readonly("num_steps", &BatchPlan::num_steps)
       .def_property_readonly("fingerprint", &BatchPlan::fingerprint)
-      .def_property_readonly("most_bytes", &BatchPlan::most_bytes)
+      .def_property_readonly("max_bytes", &BatchPlan::max_bytes)
       .def(
           "num_batches",
           [](const BatchPlan& plan, std::int64_t rank) { return plan.num_batches(rank); },

@@ -6,7 +6,8 @@
 #include <cstring>
 #include <string_view>
 
-// The MMIDIDX index. fairseq:  magic[9], version u64, dtype code u8, n u64, length i32[n],
+// The layouts of an MMIDIDX index:
+//                    fairseq:  magic[9], version u64, dtype code u8, n u64, length i32[n],
 //                              pointer i64[n]
 //                    Megatron: magic[9], version u64, dtype code u8, n u64, d u64, length i32[n],
 //                              pointer i64[n], document i64[d], and i8[n] more if multimodal

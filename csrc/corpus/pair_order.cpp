@@ -15,13 +15,14 @@
 namespace pycat {
 namespace {
 
-// Counters of 4 bytes (8 from 2^32 pairs), 32 MB at most; sentences stay far below. Where lengths
-// would need more, pairs with a longer side are sorted by comparing.
+// Counters take 4 bytes each (8 from 2^32 pairs), 32 MB at most, of which sentences need a small
+// part. Lengths that would need more are counted up to kMaxCountedLength; pairs with a longer side
+// are sorted by comparing.
 constexpr std::uint64_t kMaxCounters = 1 << 22;
 constexpr std::uint64_t kMaxCountedLength = 2047;
 
 constexpr std::uint64_t kMinPairsPerThread = 1 << 17;
-constexpr std::uint64_t kBlock = 64;  // pairs whose places are asked for before they are written
+constexpr std::uint64_t kBlock = 64;  // pairs whose places are prefetched before they are written
 
 /// The length of the longest sequence of `side` in `num_pairs` pairs.
 template <typename PairAt>
@@ -48,7 +49,8 @@ PairOrder::PairOrder(const IndexedFile& src, const IndexedFile& tgt, const std::
   src.require_verified();
   tgt.require_verified();
 #ifdef MADV_HUGEPAGE
-  // Anonymous memory in pages of 2 MB: fewer faults here, fewer page walks ever after.
+  // Pages of 2 MB, where the memory is anonymous: fewer page faults now, and fewer page walks
+  // later.
   ::madvise(order_.data(), order_.size(), MADV_HUGEPAGE);
 #endif
   const auto sort_pairs = [&](const auto& pair_at) {
@@ -65,7 +67,7 @@ PairOrder::PairOrder(const IndexedFile& src, const IndexedFile& tgt, const std::
     Hash hash;
     for (std::size_t i = 0; i < num_ids; ++i) hash.add(static_cast<std::uint64_t>(ids[i]));
     choice_ = hash.value();
-    // Bounded all the same: another thread may change them while they are sorted.
+    // Ids are bounded although they were checked: another thread may change them meanwhile.
     sort_pairs([ids, last = src.num_sequences() - 1](std::uint64_t i) {
       return std::min(static_cast<std::uint64_t>(ids[i]), last);
     });
@@ -82,7 +84,7 @@ PairOrder::PairOrder(const IndexedFile& src, const IndexedFile& tgt, const std::
 std::size_t PairOrder::cell_at(std::uint64_t position) const noexcept {
   const auto after =
       std::upper_bound(cells_.begin(), cells_.end(), position,
-                       [](std::uint64_t wanted, const Cell& cell) { return wanted < cell.begin; });
+                       [](std::uint64_t place, const Cell& cell) { return place < cell.begin; });
   return static_cast<std::size_t>(after - cells_.begin()) - 1;
 }
 
@@ -94,21 +96,22 @@ void PairOrder::sort(const IndexedFile& src, const IndexedFile& tgt, const PairA
     width = std::min(width, kMaxCountedLength + 1);
     height = std::min(height, kMaxCountedLength + 1);
   }
-  const std::uint64_t overlong = width * height;  // the counter behind all others
-  // Source lengths rise in one target length and fall in the next, so that batches which span both
-  // hold like ones.
+  const std::uint64_t overlong = width * height;  // the last counter
+  // Source lengths rise in one target length and fall in the next, so that a batch that spans both
+  // holds similar lengths.
   const auto counter_of = [&](std::uint64_t i) {
     const std::uint64_t pair = pair_at(i);
-    // Lengths that a rewrite in place made negative count as overlong here, and are refused later.
+    // A length that a rewrite in place made negative counts as overlong here, and is refused later.
     const auto row = static_cast<std::uint64_t>(tgt.length(pair));
     const auto column = static_cast<std::uint64_t>(src.length(pair));
     if (__builtin_expect(row >= height || column >= width, 0)) return overlong;
-    // In odd rows width - 1 - column, without a branch: it would be mispredicted every other time.
+    // The column, or width - 1 - column in odd rows. A branch would be mispredicted every other
+    // time.
     const std::uint64_t odd = 0 - row % 2;
     return row * width + (column ^ odd) + (width & odd);
   };
-  // Each thread counts a share of the pairs, then writes that share: pairs of equal lengths stay in
-  // ascending order, whatever the number of threads.
+  // Each share of the pairs has counters of its own, by which it is counted and then written. So
+  // pairs of equal lengths stay in ascending order, whatever the number of shares.
   const std::uint64_t max_shares = std::max<std::uint64_t>(1, kMaxCounters / (overlong + 1));
   const std::uint64_t shares = std::min(num_shares(size_, kMinPairsPerThread), max_shares);
   std::vector<std::vector<Number>> counters(shares, std::vector<Number>(overlong + 1));
@@ -147,7 +150,7 @@ void PairOrder::sort(const IndexedFile& src, const IndexedFile& tgt, const PairA
   sort_by_comparing<Number>(src, tgt, first_overlong);
 }
 
-/// Sorts what stands from position `first` on.
+/// Sorts the pairs from position `first` on.
 template <typename Number>
 void PairOrder::sort_by_comparing(const IndexedFile& src, const IndexedFile& tgt,
                                   std::uint64_t first) {

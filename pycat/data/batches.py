@@ -137,6 +137,6 @@ class BatchStream(Iterator[Batch]):
 def _pinned_buffers(plan: _core.BatchPlan, num_threads: int) -> list[Any]:
     """Memory that a CUDA device copies from at full speed, for all batches in flight."""
     return [
-        torch.empty(plan.most_bytes, dtype=torch.uint8, pin_memory=True).numpy()
+        torch.empty(plan.max_bytes, dtype=torch.uint8, pin_memory=True).numpy()
         for _ in range(PREFETCH + num_threads + 2)
     ]
