@@ -388,7 +388,7 @@ class LanguageModel:
             ValueError: a language is out of range.
         """
 
-class LexicalModel:
+class IbmModel1:
     """IBM Model 1 in both directions, over hashed cells; pycat.lexical says what it measures.
 
     One caller at a time; other Python threads run meanwhile. Pairs are counted in the order of
@@ -516,7 +516,7 @@ def measure_pairs(
         ValueError: the lengths differ.
     """
 
-def first_of_equal(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+def first_duplicates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Row (N,) of the first element that equals each; holds 14 bytes an element meanwhile.
 
     Fast where the upper 32 bits are well mixed, as those of a hash are.
@@ -525,7 +525,7 @@ def first_of_equal(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         ValueError: more than 2**31 elements.
     """
 
-def join_equal(hashes: NDArray[np.uint64], roots: NDArray[np.int64]) -> None:
+def join_duplicates(hashes: NDArray[np.uint64], roots: NDArray[np.int64]) -> None:
     """Join the groups of rows that share a hash.
 
     Args:

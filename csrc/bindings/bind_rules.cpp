@@ -90,12 +90,12 @@ py::dict measure_pairs(const py::list& src, const py::list& tgt, const Array<std
   return columns;
 }
 
-Array<std::int64_t> find_first_of_equal(const Array<std::uint64_t>& hashes) {
+Array<std::int64_t> first_duplicates_of(const Array<std::uint64_t>& hashes) {
   require_vector(hashes, "hashes");
   Array<std::int64_t> first(hashes.size());
   std::int64_t* data = first.mutable_data();
   const ReleaseGil release;
-  first_of_equal(hashes.data(), static_cast<std::size_t>(hashes.size()), data);
+  first_duplicates(hashes.data(), static_cast<std::size_t>(hashes.size()), data);
   return first;
 }
 
@@ -115,7 +115,7 @@ void join_rows(const Array<std::uint64_t>& hashes, Array<std::int64_t>& roots) {
     }
   }
   const ReleaseGil release;
-  join_equal(hashes.data(), size, data);
+  join_duplicates(hashes.data(), size, data);
   settle(size, data);
 }
 
@@ -137,8 +137,8 @@ Array<std::int64_t> count_copies_before(const Array<std::int64_t>& groups) {
 void bind_rules(py::module_& module) {
   module.def("measure_pairs", &measure_pairs, py::arg("src"), py::arg("tgt"), py::kw_only(),
              py::arg("folded").noconvert(), py::arg("kinds").noconvert());
-  module.def("first_of_equal", &find_first_of_equal, py::arg("hashes").noconvert());
-  module.def("join_equal", &join_rows, py::arg("hashes").noconvert(), py::arg("roots").noconvert());
+  module.def("first_duplicates", &first_duplicates_of, py::arg("hashes").noconvert());
+  module.def("join_duplicates", &join_rows, py::arg("hashes").noconvert(), py::arg("roots").noconvert());
   module.def("copies_before", &count_copies_before, py::arg("groups").noconvert());
 }
 

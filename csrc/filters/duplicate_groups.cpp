@@ -42,13 +42,13 @@ std::int64_t root_of(std::int64_t* roots, std::int64_t row) {
 
 }  // namespace
 
-void first_of_equal(const std::uint64_t* hashes, std::size_t num_rows, std::int64_t* first) {
+void first_duplicates(const std::uint64_t* hashes, std::size_t num_rows, std::int64_t* first) {
   for_each_row(hashes, num_rows, [&](std::size_t row, std::size_t of_equal) {
     first[row] = static_cast<std::int64_t>(of_equal);
   });
 }
 
-void join_equal(const std::uint64_t* hashes, std::size_t num_rows, std::int64_t* roots) {
+void join_duplicates(const std::uint64_t* hashes, std::size_t num_rows, std::int64_t* roots) {
   for_each_row(hashes, num_rows, [&](std::size_t row, std::size_t of_equal) {
     if (row == of_equal) return;
     const std::int64_t one = root_of(roots, static_cast<std::int64_t>(row));

@@ -9,11 +9,11 @@ namespace pycat {
 /// else std::invalid_argument.
 
 /// The first row that has the hash of each.
-void first_of_equal(const std::uint64_t* hashes, std::size_t num_rows, std::int64_t* first);
+void first_duplicates(const std::uint64_t* hashes, std::size_t num_rows, std::int64_t* first);
 
 /// Joins the groups of rows that share a hash. `roots` points from each row to one of its group
 /// that is not behind it, and to itself at first; `settle` makes that the first one.
-void join_equal(const std::uint64_t* hashes, std::size_t num_rows, std::int64_t* roots);
+void join_duplicates(const std::uint64_t* hashes, std::size_t num_rows, std::int64_t* roots);
 void settle(std::size_t num_rows, std::int64_t* roots);
 
 /// How many earlier rows have the same group. Groups lie in [0, num_groups): else

@@ -22,40 +22,40 @@ namespace {
 
 // Of a longer side the first so many tokens count: cost grows with the product of both sides.
 constexpr std::int32_t kMaxTokens = 128;
-// Of so many pairs, of no more tokens than those, one still makes 2^9 quanta: the largest share of
+// Of so many pairs, of no more tokens than those, one still makes 2^9 quanta: the largest compute_posteriors of
 // a token is never rounded to none.
-constexpr std::int64_t kMostSampled = std::int64_t{1} << 22;
-constexpr int kFewestCellBits = 10;
-constexpr int kMostCellBits = 31;
+constexpr std::int64_t kMaxSampleLimit = std::int64_t{1} << 22;
+constexpr int kMinCellBits = 10;
+constexpr int kMaxCellBits = 31;
 constexpr std::int64_t kTaskPairs = 256;
 constexpr std::int64_t kTaskCells = 1 << 16;
 constexpr std::size_t kBatch = 64;  // additions under one lock: all parts' fit the nearest cache
 constexpr std::size_t kPrefetchAhead = 16;
-constexpr std::int64_t kMostThreads = 4096;
-// So that few token pairs share a cell where memory allows.
-constexpr std::int64_t kCellsPerVisit = 8;
+constexpr std::int64_t kMaxThreads = 4096;
+// So that few token pairs compute_posteriors a cell where memory allows.
+constexpr std::int64_t kCellsPerTokenPair = 8;
 constexpr int kCountBits = 40;
 constexpr std::uint64_t kCountMask = (std::uint64_t{1} << kCountBits) - 1;
-constexpr float kMostQuanta = 1 << 24;  // to one: whole numbers of a float
+constexpr float kMaxQuanta = 1 << 24;  // to one: whole numbers of a float
 constexpr float kFloor = 1e-7F;
-constexpr float kLeastTotal = 1e-3F;
+constexpr float kMinTotal = 1e-3F;
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
 
-/// A float without its sign, rounded to 24 bits, in the place of the round before.
-std::uint64_t as_before(float count) noexcept {
+/// A float without its sign, rounded to 24 bits, in the place of the round previous.
+std::uint64_t as_previous(float count) noexcept {
   std::uint32_t bits;
   std::memcpy(&bits, &count, sizeof bits);
   return (std::uint64_t{bits} + 0x40) >> 7 << kCountBits;
 }
 
-float before(std::uint64_t count) noexcept {
+float previous(std::uint64_t count) noexcept {
   const auto bits = static_cast<std::uint32_t>(count >> kCountBits << 7);
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
 
-float now(std::uint64_t count) noexcept {
+float current(std::uint64_t count) noexcept {
   return static_cast<float>(static_cast<std::int64_t>(count & kCountMask));
 }
 
@@ -82,17 +82,17 @@ std::int32_t num_counted(std::int32_t length) noexcept { return std::min(length 
 
 /// Tokens are accounted for that are twice as likely beside the other side as they are anywhere,
 /// and one that is not counts for no more than this.
-constexpr float kTwice = 0.69314718F;
-constexpr float kWorst = 2.0F;
+constexpr float kLog2 = 0.69314718F;
+constexpr float kMaxTokenGap = 2.0F;
 
 /// What a side comes to, of the log ratios of its tokens in their order.
-LexicalFigures figures(const float* ratios, std::size_t num_tokens) noexcept {
+SideScores side_scores(const float* ratios, std::size_t num_tokens) noexcept {
   float sum = 0;
   float run = 0;
   float gap = 0;
   for (std::size_t i = 0; i < num_tokens; ++i) {
     sum += ratios[i];
-    run = std::max(run + std::min(kTwice - ratios[i], kWorst), 0.0F);
+    run = std::max(run + std::min(kLog2 - ratios[i], kMaxTokenGap), 0.0F);
     gap = std::max(gap, run);
   }
   return {sum / static_cast<float>(std::max<std::size_t>(num_tokens, 1)), gap};
@@ -101,18 +101,18 @@ LexicalFigures figures(const float* ratios, std::size_t num_tokens) noexcept {
 }  // namespace
 
 /// The cells of a pair: of its tokens, and of token pairs, a row of targets for each source token.
-struct LexicalModel::Pair {
+struct IbmModel1::Pair {
   std::array<std::size_t, 2> length;
   std::array<std::array<std::uint32_t, kMaxTokens>, 2> tokens;
   std::array<std::uint32_t, kMaxTokens * kMaxTokens> cells;
 };
 
-/// How the tokens of a pair, of side 0 or 1, are shared out among those that may explain them:
+/// How the tokens of a pair, of side 0 or 1, are shared out among those that may compute_probabilities them:
 /// first as floats, then in whole quanta.
-struct LexicalModel::Shares {
-  std::array<std::array<float, kMaxTokens * kMaxTokens>, 2> chance;
+struct IbmModel1::Posteriors {
+  std::array<std::array<float, kMaxTokens * kMaxTokens>, 2> probability;
   std::array<std::array<std::uint32_t, kMaxTokens * kMaxTokens>, 2> quanta;
-  std::array<std::array<float, kMaxTokens>, 2> null_chance;
+  std::array<std::array<float, kMaxTokens>, 2> null_probability;
   std::array<std::array<std::uint32_t, kMaxTokens>, 2> null_quanta;
   std::array<std::array<float, kMaxTokens>, 2> sums;
 
@@ -126,7 +126,7 @@ struct LexicalModel::Shares {
 };
 
 /// What one thread has yet to add, for each part of the cells.
-struct LexicalModel::Batches {
+struct IbmModel1::Pending {
   struct Addition {
     std::uint32_t cell;
     std::uint32_t first;
@@ -137,7 +137,7 @@ struct LexicalModel::Batches {
 };
 
 /// Of one thread.
-struct LexicalModel::Workspace {
+struct IbmModel1::Workspace {
   Workspace() {}  // leaves arrays alone, of which short pairs touch little
 
   std::vector<std::int64_t> ids;
@@ -145,11 +145,11 @@ struct LexicalModel::Workspace {
   std::array<std::vector<std::int32_t>, 2> tokens;
   std::array<std::vector<std::int32_t>, 2> begins;
   std::array<Pair, 2> pairs;
-  Shares shares;
-  Batches batches;
+  Posteriors posteriors;
+  Pending pending;
 };
 
-LexicalModel::LexicalModel(std::shared_ptr<const IndexedFile> src,
+IbmModel1::IbmModel1(std::shared_ptr<const IndexedFile> src,
                            std::shared_ptr<const IndexedFile> tgt, const std::int64_t* ids,
                            std::int64_t num_pairs, Options options)
     : ids_(ids),
@@ -157,10 +157,10 @@ LexicalModel::LexicalModel(std::shared_ptr<const IndexedFile> src,
       num_sampled_(std::min(num_pairs, options.max_sample)),
       num_threads_(options.num_threads) {
   require_pairs(*src, *tgt);
-  require_between("max_sample", options.max_sample, 1, kMostSampled);
-  require_between("max_cells", options.max_cells, 1 << kFewestCellBits,
-                  std::int64_t{1} << kMostCellBits);
-  require_between("num_threads", options.num_threads, 1, kMostThreads);
+  require_between("max_sample", options.max_sample, 1, kMaxSampleLimit);
+  require_between("max_cells", options.max_cells, 1 << kMinCellBits,
+                  std::int64_t{1} << kMaxCellBits);
+  require_between("num_threads", options.num_threads, 1, kMaxThreads);
   sides_[0].file = std::move(src);
   sides_[1].file = std::move(tgt);
   for (Side& side : sides_) {
@@ -176,8 +176,8 @@ LexicalModel::LexicalModel(std::shared_ptr<const IndexedFile> src,
 }
 
 /// Counts tokens of the sample and how often a token stands beside another.
-std::int64_t LexicalModel::measure_sample() {
-  std::int64_t num_visits = 0;
+std::int64_t IbmModel1::measure_sample() {
+  std::int64_t num_token_pairs = 0;
   for (const Side& side : sides_) side.file->require_verified();
   for (std::int64_t i = 0; i < num_sampled_; ++i) {
     const std::int64_t pair = id(sampled_row(i));
@@ -188,20 +188,20 @@ std::int64_t LexicalModel::measure_sample() {
       side.num_sampled_tokens += length;
       product *= length;
     }
-    num_visits += product;
+    num_token_pairs += product;
   }
-  return num_visits;
+  return num_token_pairs;
 }
 
-void LexicalModel::reserve_cells(std::int64_t max_cells, std::int64_t num_visits) {
+void IbmModel1::reserve_cells(std::int64_t max_cells, std::int64_t num_token_pairs) {
   // No count can exceed the tokens of its side, each rounded up to no more than two.
   const std::int64_t most = std::max(sides_[0].num_sampled_tokens, sides_[1].num_sampled_tokens);
-  while (one_ < kMostQuanta &&
-         4 * one_ * static_cast<float>(most + 1) <= static_cast<float>(kCountMask)) {
-    one_ *= 2;
+  while (quanta_per_count_ < kMaxQuanta &&
+         4 * quanta_per_count_ * static_cast<float>(most + 1) <= static_cast<float>(kCountMask)) {
+    quanta_per_count_ *= 2;
   }
-  cell_bits_ = kFewestCellBits;
-  while (2 * num_cells() <= max_cells && num_cells() < kCellsPerVisit * num_visits) ++cell_bits_;
+  cell_bits_ = kMinCellBits;
+  while (2 * num_cells() <= max_cells && num_cells() < kCellsPerTokenPair * num_token_pairs) ++cell_bits_;
   num_cells_ = num_cells();
   for (Side& side : sides_) {
     side.first_cell = num_cells_;
@@ -218,21 +218,21 @@ void LexicalModel::reserve_cells(std::int64_t max_cells, std::int64_t num_visits
   // Small pages would cost a page walk for every cell. Where the kernel has no others, so be it.
   static_cast<void>(::madvise(memory, rounded, MADV_HUGEPAGE));
   cells_.reset(static_cast<Cell*>(memory));
-  for_each_cell([](Cell& cell) { new (&cell) Cell{{{as_before(1)}, {as_before(1)}}}; });
+  for_each_cell([](Cell& cell) { new (&cell) Cell{{{as_previous(1)}, {as_previous(1)}}}; });
 }
 
 /// The sample is spread evenly.
-std::int64_t LexicalModel::sampled_row(std::int64_t place) const noexcept {
+std::int64_t IbmModel1::sampled_row(std::int64_t place) const noexcept {
   return place * num_pairs_ / num_sampled_;
 }
 
-bool LexicalModel::is_sampled(std::int64_t row) const noexcept {
+bool IbmModel1::is_sampled(std::int64_t row) const noexcept {
   const std::int64_t place = divide_up(row * num_sampled_, num_pairs_);
   return place < num_sampled_ && sampled_row(place) == row;
 }
 
 template <typename Work>
-void LexicalModel::for_each_cell(const Work& work) const {
+void IbmModel1::for_each_cell(const Work& work) const {
   run_tasks(divide_up(num_cells_, kTaskCells), num_threads_, [&](std::int64_t task, std::int64_t) {
     const std::int64_t end = std::min(num_cells_, (task + 1) * kTaskCells);
     for (std::int64_t i = task * kTaskCells; i < end; ++i) {
@@ -243,7 +243,7 @@ void LexicalModel::for_each_cell(const Work& work) const {
 
 /// Calls work(row, pair, workspace) for rows row_of(begin) to row_of(end - 1), on all threads.
 template <typename RowOf, typename Work>
-void LexicalModel::for_each_pair(std::int64_t begin, std::int64_t end,
+void IbmModel1::for_each_pair(std::int64_t begin, std::int64_t end,
                                  std::vector<Workspace>& workspaces, const RowOf& row_of,
                                  const Work& work) const {
   const std::int64_t num_tasks = divide_up(end - begin, kTaskPairs);
@@ -251,19 +251,19 @@ void LexicalModel::for_each_pair(std::int64_t begin, std::int64_t end,
   std::vector<std::exception_ptr> failures(static_cast<std::size_t>(num_tasks));
   run_tasks(num_tasks, num_threads_, [&](std::int64_t task, std::int64_t worker) {
     try {
-      Workspace& own = workspaces[static_cast<std::size_t>(worker)];
+      Workspace& workspace = workspaces[static_cast<std::size_t>(worker)];
       const std::int64_t first = begin + task * kTaskPairs;
       const auto num_rows = static_cast<std::size_t>(std::min(kTaskPairs, end - first));
-      own.ids.resize(num_rows);
+      workspace.ids.resize(num_rows);
       for (std::size_t i = 0; i < num_rows; ++i) {
-        own.ids[i] = id(row_of(first + static_cast<std::int64_t>(i)));
+        workspace.ids[i] = id(row_of(first + static_cast<std::int64_t>(i)));
       }
-      read(own);
+      read(workspace);
       // The cells of the next pair are on their way while this one's are used.
-      find(own, 0, own.pairs[0]);
+      locate_cells(workspace, 0, workspace.pairs[0]);
       for (std::size_t i = 0; i < num_rows; ++i) {
-        if (i + 1 < num_rows) find(own, i + 1, own.pairs[(i + 1) % 2]);
-        work(row_of(first + static_cast<std::int64_t>(i)), own.pairs[i % 2], own);
+        if (i + 1 < num_rows) locate_cells(workspace, i + 1, workspace.pairs[(i + 1) % 2]);
+        work(row_of(first + static_cast<std::int64_t>(i)), workspace.pairs[i % 2], workspace);
       }
     } catch (...) {
       failures[static_cast<std::size_t>(task)] = std::current_exception();
@@ -275,31 +275,31 @@ void LexicalModel::for_each_pair(std::int64_t begin, std::int64_t end,
 }
 
 /// The tokens of `ids` that count, checked against the vocabulary.
-void LexicalModel::read(Workspace& own) const {
+void IbmModel1::read(Workspace& workspace) const {
   for (std::size_t side = 0; side < 2; ++side) {
-    std::vector<Slice>& slices = own.slices[side];
-    std::vector<std::int32_t>& begins = own.begins[side];
+    std::vector<Slice>& slices = workspace.slices[side];
+    std::vector<std::int32_t>& begins = workspace.begins[side];
     slices.clear();
-    sides_[side].file->locate(own.ids.data(), own.ids.size(), slices);
+    sides_[side].file->locate(workspace.ids.data(), workspace.ids.size(), slices);
     begins.assign(1, 0);
     for (Slice& slice : slices) {
       slice.length = num_counted(slice.length);
       begins.push_back(begins.back() + slice.length);
     }
-    own.tokens[side].resize(static_cast<std::size_t>(begins.back()));
-    sides_[side].file->copy(slices, {0, 0}, OutputType::kInt32, own.tokens[side].data(),
-                            own.tokens[side].size());
+    workspace.tokens[side].resize(static_cast<std::size_t>(begins.back()));
+    sides_[side].file->copy(slices, {0, 0}, OutputType::kInt32, workspace.tokens[side].data(),
+                            workspace.tokens[side].size());
   }
 }
 
 /// Where the cells of the pair `i` of those read are; they are asked for, too.
-void LexicalModel::find(const Workspace& own, std::size_t i, Pair& pair) const {
+void IbmModel1::locate_cells(const Workspace& workspace, std::size_t i, Pair& pair) const {
   std::array<std::array<std::uint32_t, kMaxTokens>, 2> hashes;
   for (std::size_t side = 0; side < 2; ++side) {
-    const auto begin = static_cast<std::size_t>(own.begins[side][i]);
-    pair.length[side] = static_cast<std::size_t>(own.begins[side][i + 1]) - begin;
+    const auto begin = static_cast<std::size_t>(workspace.begins[side][i]);
+    pair.length[side] = static_cast<std::size_t>(workspace.begins[side][i + 1]) - begin;
     for (std::size_t j = 0; j < pair.length[side]; ++j) {
-      const auto token = static_cast<std::uint64_t>(own.tokens[side][begin + j]);
+      const auto token = static_cast<std::uint64_t>(workspace.tokens[side][begin + j]);
       pair.tokens[side][j] =
           static_cast<std::uint32_t>(static_cast<std::uint64_t>(sides_[side].first_cell) + token);
       __builtin_prefetch(&cells_[pair.tokens[side][j]], 1);
@@ -320,91 +320,91 @@ void LexicalModel::find(const Workspace& own, std::size_t i, Pair& pair) const {
   }
 }
 
-/// Shares every token of the pair out by the probabilities of the round before.
-void LexicalModel::share(const Pair& pair, Shares& shares) const noexcept {
+/// Posteriors every token of the pair out by the probabilities of the round previous.
+void IbmModel1::compute_posteriors(const Pair& pair, Posteriors& posteriors) const noexcept {
   std::array<std::array<float, kMaxTokens>, 2> inverse_totals;
   const Cell& null = cells_[static_cast<std::size_t>(num_cells_ - 1)];
   for (std::size_t side = 0; side < 2; ++side) {
-    const float inverse_null_total = inverse(before(load(null[side])));
+    const float inverse_null_total = inverse(previous(load(null[side])));
     for (std::size_t i = 0; i < pair.length[side]; ++i) {
       const Cell& token = cells_[pair.tokens[side][i]];
-      inverse_totals[side][i] = inverse(before(load(token[1])));
-      shares.null_chance[side][i] = before(load(token[0])) * inverse_null_total;
-      shares.sums[side][i] = shares.null_chance[side][i];
+      inverse_totals[side][i] = inverse(previous(load(token[1])));
+      posteriors.null_probability[side][i] = previous(load(token[0])) * inverse_null_total;
+      posteriors.sums[side][i] = posteriors.null_probability[side][i];
     }
   }
   for (std::size_t x = 0, i = 0; x < pair.length[0]; ++x) {
-    float sum = shares.sums[0][x];
+    float sum = posteriors.sums[0][x];
     for (std::size_t y = 0; y < pair.length[1]; ++y, ++i) {
       const Cell& cell = cells_[pair.cells[i]];
-      shares.chance[0][i] = before(load(cell[0])) * inverse_totals[1][y];
-      shares.chance[1][i] = before(load(cell[1])) * inverse_totals[0][x];
-      sum += shares.chance[0][i];
-      shares.sums[1][y] += shares.chance[1][i];
+      posteriors.probability[0][i] = previous(load(cell[0])) * inverse_totals[1][y];
+      posteriors.probability[1][i] = previous(load(cell[1])) * inverse_totals[0][x];
+      sum += posteriors.probability[0][i];
+      posteriors.sums[1][y] += posteriors.probability[1][i];
     }
-    shares.sums[0][x] = sum;
+    posteriors.sums[0][x] = sum;
   }
-  const auto quanta = [](float chance, float factor) {
-    return static_cast<std::uint32_t>(static_cast<std::int32_t>(chance * factor + 0.5F));
+  const auto quanta = [](float probability, float factor) {
+    return static_cast<std::uint32_t>(static_cast<std::int32_t>(probability * factor + 0.5F));
   };
   for (std::size_t side = 0; side < 2; ++side) {
     for (std::size_t i = 0; i < pair.length[side]; ++i) {
-      float& factor = shares.sums[side][i];
-      factor = one_ * inverse(factor);
-      shares.null_quanta[side][i] = quanta(shares.null_chance[side][i], factor);
+      float& factor = posteriors.sums[side][i];
+      factor = quanta_per_count_ * inverse(factor);
+      posteriors.null_quanta[side][i] = quanta(posteriors.null_probability[side][i], factor);
     }
   }
   for (std::size_t x = 0, i = 0; x < pair.length[0]; ++x) {
     for (std::size_t y = 0; y < pair.length[1]; ++y, ++i) {
-      shares.quanta[0][i] = quanta(shares.chance[0][i], shares.sums[0][x]);
-      shares.quanta[1][i] = quanta(shares.chance[1][i], shares.sums[1][y]);
+      posteriors.quanta[0][i] = quanta(posteriors.probability[0][i], posteriors.sums[0][x]);
+      posteriors.quanta[1][i] = quanta(posteriors.probability[1][i], posteriors.sums[1][y]);
     }
   }
 }
 
-void LexicalModel::add(const Pair& pair, const Shares& shares, Batches& batches) noexcept {
+void IbmModel1::add(const Pair& pair, const Posteriors& posteriors, Pending& pending) noexcept {
   // A token explains all tokens of the other side.
   std::array<std::array<std::uint32_t, kMaxTokens>, 2> totals{};
   for (std::size_t x = 0, i = 0; x < pair.length[0]; ++x) {
     for (std::size_t y = 0; y < pair.length[1]; ++y, ++i) {
-      add(pair.cells[i], shares.quanta[0][i], shares.quanta[1][i], batches);
-      totals[0][x] += shares.quanta[1][i];
-      totals[1][y] += shares.quanta[0][i];
+      add(pair.cells[i], posteriors.quanta[0][i], posteriors.quanta[1][i], pending);
+      totals[0][x] += posteriors.quanta[1][i];
+      totals[1][y] += posteriors.quanta[0][i];
     }
   }
   std::array<std::uint32_t, 2> null_totals{};
   for (std::size_t side = 0; side < 2; ++side) {
     for (std::size_t i = 0; i < pair.length[side]; ++i) {
-      add(pair.tokens[side][i], shares.null_quanta[side][i], totals[side][i], batches);
-      null_totals[side] += shares.null_quanta[side][i];
+      add(pair.tokens[side][i], posteriors.null_quanta[side][i], totals[side][i], pending);
+      null_totals[side] += posteriors.null_quanta[side][i];
       if (is_first_round_) {
         const auto token = pair.tokens[side][i] - static_cast<std::size_t>(sides_[side].first_cell);
         sides_[side].frequency[token].fetch_add(1, std::memory_order_relaxed);
       }
     }
   }
-  add(static_cast<std::uint32_t>(num_cells_ - 1), null_totals[0], null_totals[1], batches);
+  add(static_cast<std::uint32_t>(num_cells_ - 1), null_totals[0], null_totals[1], pending);
 }
 
 /// Alone at once; otherwise later, many under one lock: an atomic addition each would take longer
 /// than all the rest.
-void LexicalModel::add(std::uint32_t cell, std::uint32_t first, std::uint32_t second,
-                       Batches& batches) noexcept {
+void IbmModel1::add(std::uint32_t cell, std::uint32_t first, std::uint32_t second,
+                       Pending& pending) noexcept {
   if (num_threads_ == 1) {
     increase(cells_[cell], first, second);
     return;
   }
   const std::size_t part = cell >> part_bits_;
-  batches.additions[part][batches.size[part]++] = {cell, first, second};
-  if (batches.size[part] == kBatch) {
+  pending.additions[part][pending.size[part]++] = {cell, first, second};
+  if (pending.size[part] == kBatch) {
     const std::lock_guard<std::mutex> lock(locks_[part]);
-    apply(batches, part);
+    apply(pending, part);
   }
 }
 
-void LexicalModel::apply(Batches& batches, std::size_t part) noexcept {
-  const auto& additions = batches.additions[part];
-  const std::size_t size = std::exchange(batches.size[part], 0);
+void IbmModel1::apply(Pending& pending, std::size_t part) noexcept {
+  const auto& additions = pending.additions[part];
+  const std::size_t size = std::exchange(pending.size[part], 0);
   for (std::size_t i = 0; i < size; ++i) {
     if (i + kPrefetchAhead < size) {
       __builtin_prefetch(&cells_[additions[i + kPrefetchAhead].cell], 1);
@@ -415,7 +415,7 @@ void LexicalModel::apply(Batches& batches, std::size_t part) noexcept {
 
 /// A token that stands more than once in a pair was counted as often: all of that goes out
 /// together.
-void LexicalModel::join_repeated(const Pair& pair, Shares& shares) noexcept {
+void IbmModel1::merge_repeated(const Pair& pair, Posteriors& posteriors) noexcept {
   std::array<std::array<std::uint8_t, kMaxTokens>, 2> first;
   bool repeats = false;
   for (std::size_t side = 0; side < 2; ++side) {
@@ -426,9 +426,9 @@ void LexicalModel::join_repeated(const Pair& pair, Shares& shares) noexcept {
     }
   }
   if (!repeats) return;
-  constexpr std::uint32_t kMost = std::numeric_limits<std::int32_t>::max();  // that `explain` takes
+  constexpr std::uint32_t kMost = std::numeric_limits<std::int32_t>::max();  // that `compute_probabilities` takes
   for (std::size_t side = 0; side < 2; ++side) {
-    auto& quanta = shares.null_quanta[side];
+    auto& quanta = posteriors.null_quanta[side];
     for (std::size_t i = 0; i < pair.length[side]; ++i) {
       if (first[side][i] < i) quanta[first[side][i]] += quanta[i];
     }
@@ -443,7 +443,7 @@ void LexicalModel::join_repeated(const Pair& pair, Shares& shares) noexcept {
       }
     }
   };
-  for (auto& quanta : shares.quanta) {
+  for (auto& quanta : posteriors.quanta) {
     for_each([&](std::size_t i, std::size_t at) {
       if (at < i) quanta[at] += quanta[i];
     });
@@ -452,61 +452,61 @@ void LexicalModel::join_repeated(const Pair& pair, Shares& shares) noexcept {
 }
 
 /// Writes to `sums` how likely each token is by the counts of this round, those of the pair itself
-/// taken out: the sum over all that may explain it.
-void LexicalModel::explain(const Pair& pair, Shares& shares) const noexcept {
-  const float least = kLeastTotal * one_;
-  const auto chance = [least](const Count& count, float total, std::uint32_t own) {
-    const auto out = static_cast<float>(static_cast<std::int32_t>(own));
-    return (now(load(count)) - out) / std::max(total - out, least);
+/// taken out: the sum over all that may compute_probabilities it.
+void IbmModel1::compute_probabilities(const Pair& pair, Posteriors& posteriors) const noexcept {
+  const float least = kMinTotal * quanta_per_count_;
+  const auto probability = [least](const Count& count, float total, std::uint32_t workspace) {
+    const auto out = static_cast<float>(static_cast<std::int32_t>(workspace));
+    return (current(load(count)) - out) / std::max(total - out, least);
   };
   std::array<std::array<float, kMaxTokens>, 2> totals;
   const Cell& null = cells_[static_cast<std::size_t>(num_cells_ - 1)];
   for (std::size_t side = 0; side < 2; ++side) {
-    const float null_total = now(load(null[side]));
+    const float null_total = current(load(null[side]));
     for (std::size_t i = 0; i < pair.length[side]; ++i) {
       const Cell& token = cells_[pair.tokens[side][i]];
-      totals[side][i] = now(load(token[1]));
-      shares.sums[side][i] = chance(token[0], null_total, shares.null_quanta[side][i]);
+      totals[side][i] = current(load(token[1]));
+      posteriors.sums[side][i] = probability(token[0], null_total, posteriors.null_quanta[side][i]);
     }
   }
   for (std::size_t x = 0, i = 0; x < pair.length[0]; ++x) {
-    float sum = shares.sums[0][x];
+    float sum = posteriors.sums[0][x];
     for (std::size_t y = 0; y < pair.length[1]; ++y, ++i) {
       const Cell& cell = cells_[pair.cells[i]];
-      sum += chance(cell[0], totals[1][y], shares.quanta[0][i]);
-      shares.sums[1][y] += chance(cell[1], totals[0][x], shares.quanta[1][i]);
+      sum += probability(cell[0], totals[1][y], posteriors.quanta[0][i]);
+      posteriors.sums[1][y] += probability(cell[1], totals[0][x], posteriors.quanta[1][i]);
     }
-    shares.sums[0][x] = sum;
+    posteriors.sums[0][x] = sum;
   }
 }
 
-void LexicalModel::count(std::int64_t begin, std::int64_t end) {
+void IbmModel1::count(std::int64_t begin, std::int64_t end) {
   std::vector<Workspace> workspaces;
   for_each_pair(
       begin, end, workspaces, [this](std::int64_t place) { return sampled_row(place); },
-      [this](std::int64_t, const Pair& pair, Workspace& own) {
-        share(pair, own.shares);
-        add(pair, own.shares, own.batches);
+      [this](std::int64_t, const Pair& pair, Workspace& workspace) {
+        compute_posteriors(pair, workspace.posteriors);
+        add(pair, workspace.posteriors, workspace.pending);
       });
   run_tasks(kParts, num_threads_, [&](std::int64_t part, std::int64_t) {
-    for (Workspace& own : workspaces) {
-      apply(own.batches, static_cast<std::size_t>(part));
+    for (Workspace& workspace : workspaces) {
+      apply(workspace.pending, static_cast<std::size_t>(part));
     }
   });
 }
 
-void LexicalModel::start_round() {
+void IbmModel1::start_round() {
   is_first_round_ = false;
   for_each_cell([](Cell& cell) {
     for (Count& count : cell) {
-      count.store(as_before(now(load(count))), std::memory_order_relaxed);
+      count.store(as_previous(current(load(count))), std::memory_order_relaxed);
     }
   });
 }
 
-void LexicalModel::score(std::int64_t begin, std::int64_t end, LexicalFigures* tgt,
-                         LexicalFigures* src) const {
-  const std::array<LexicalFigures*, 2> results{src, tgt};
+void IbmModel1::score(std::int64_t begin, std::int64_t end, SideScores* tgt,
+                         SideScores* src) const {
+  const std::array<SideScores*, 2> results{src, tgt};
   std::array<float, 2> num_tokens;
   for (std::size_t side = 0; side < 2; ++side) {
     num_tokens[side] =
@@ -515,17 +515,17 @@ void LexicalModel::score(std::int64_t begin, std::int64_t end, LexicalFigures* t
   std::vector<Workspace> workspaces;
   for_each_pair(
       begin, end, workspaces, [](std::int64_t row) { return row; },
-      [&](std::int64_t row, const Pair& pair, Workspace& own) {
+      [&](std::int64_t row, const Pair& pair, Workspace& workspace) {
         if (is_sampled(row)) {
-          share(pair, own.shares);
-          join_repeated(pair, own.shares);
+          compute_posteriors(pair, workspace.posteriors);
+          merge_repeated(pair, workspace.posteriors);
         } else {
-          own.shares.clear(pair);
+          workspace.posteriors.clear(pair);
         }
-        explain(pair, own.shares);
+        compute_probabilities(pair, workspace.posteriors);
         for (std::size_t side = 0; side < 2; ++side) {
           const auto num_given = static_cast<float>(pair.length[1 - side] + 1);
-          auto& ratios = own.shares.sums[side];
+          auto& ratios = workspace.posteriors.sums[side];
           for (std::size_t i = 0; i < pair.length[side]; ++i) {
             const auto token =
                 pair.tokens[side][i] - static_cast<std::size_t>(sides_[side].first_cell);
@@ -534,7 +534,7 @@ void LexicalModel::score(std::int64_t begin, std::int64_t end, LexicalFigures* t
             ratios[i] =
                 std::log(std::max(ratios[i] / num_given, kFloor) * num_tokens[side] / frequency);
           }
-          results[side][row - begin] = figures(ratios.data(), pair.length[side]);
+          results[side][row - begin] = side_scores(ratios.data(), pair.length[side]);
         }
       });
 }

@@ -14,7 +14,7 @@ namespace pycat {
 
 /// What the other side tells of a side's tokens: the mean of their log ratios, and the largest sum
 /// of min(ln 2 - ratio, 2) over tokens that follow each other, at least 0.
-struct LexicalFigures {
+struct SideScores {
   float mean;
   float gap;
 };
@@ -24,7 +24,7 @@ struct LexicalFigures {
 ///
 /// Expected counts are kept in whole quanta, so that neither their order nor the number of threads
 /// matters. Of use to one caller at a time.
-class LexicalModel {
+class IbmModel1 {
  public:
   struct Options {
     std::int64_t max_sample;
@@ -34,7 +34,7 @@ class LexicalModel {
 
   /// Both files have a vocab_size. `ids` are those of the `num_pairs` pairs and must outlive the
   /// model; null for all.
-  LexicalModel(std::shared_ptr<const IndexedFile> src, std::shared_ptr<const IndexedFile> tgt,
+  IbmModel1(std::shared_ptr<const IndexedFile> src, std::shared_ptr<const IndexedFile> tgt,
                const std::int64_t* ids, std::int64_t num_pairs, Options options);
 
   std::int64_t num_pairs() const noexcept { return num_pairs_; }
@@ -46,11 +46,11 @@ class LexicalModel {
   void count(std::int64_t begin, std::int64_t end);
   /// What has been counted becomes the probabilities of the next round.
   void start_round();
-  /// Writes the figures of the corpus's pairs [begin, end): of targets, and of sources.
-  void score(std::int64_t begin, std::int64_t end, LexicalFigures* tgt, LexicalFigures* src) const;
+  /// Writes the side_scores of the corpus's pairs [begin, end): of targets, and of sources.
+  void score(std::int64_t begin, std::int64_t end, SideScores* tgt, SideScores* src) const;
 
  private:
-  /// Of one round: the count of the round before as a float of 24 bits, then that of this one in
+  /// Of one round: the count of the round previous as a float of 24 bits, then that of this one in
   /// 40. So one read gives both, and adding to the latter does not touch the former.
   using Count = std::atomic<std::uint64_t>;
   /// Of token pairs, two to the power of `cell_bits_`: what the source token is given the target
@@ -65,8 +65,8 @@ class LexicalModel {
   };
   static constexpr int kParts = 128;
   struct Pair;
-  struct Shares;
-  struct Batches;
+  struct Posteriors;
+  struct Pending;
   struct Workspace;
   struct Free {
     void operator()(void* memory) const { std::free(memory); }
@@ -74,7 +74,7 @@ class LexicalModel {
 
   std::int64_t id(std::int64_t row) const noexcept { return ids_ == nullptr ? row : ids_[row]; }
   std::int64_t measure_sample();
-  void reserve_cells(std::int64_t max_cells, std::int64_t num_visits);
+  void reserve_cells(std::int64_t max_cells, std::int64_t num_token_pairs);
   std::int64_t sampled_row(std::int64_t place) const noexcept;
   bool is_sampled(std::int64_t row) const noexcept;
   template <typename Work>
@@ -82,15 +82,15 @@ class LexicalModel {
   template <typename RowOf, typename Work>
   void for_each_pair(std::int64_t begin, std::int64_t end, std::vector<Workspace>& workspaces,
                      const RowOf& row_of, const Work& work) const;
-  void read(Workspace& own) const;
-  void find(const Workspace& own, std::size_t i, Pair& pair) const;
-  void share(const Pair& pair, Shares& shares) const noexcept;
-  void add(const Pair& pair, const Shares& shares, Batches& batches) noexcept;
+  void read(Workspace& workspace) const;
+  void locate_cells(const Workspace& workspace, std::size_t i, Pair& pair) const;
+  void compute_posteriors(const Pair& pair, Posteriors& posteriors) const noexcept;
+  void add(const Pair& pair, const Posteriors& posteriors, Pending& pending) noexcept;
   void add(std::uint32_t cell, std::uint32_t first, std::uint32_t second,
-           Batches& batches) noexcept;
-  void apply(Batches& batches, std::size_t part) noexcept;
-  static void join_repeated(const Pair& pair, Shares& shares) noexcept;
-  void explain(const Pair& pair, Shares& shares) const noexcept;
+           Pending& pending) noexcept;
+  void apply(Pending& pending, std::size_t part) noexcept;
+  static void merge_repeated(const Pair& pair, Posteriors& posteriors) noexcept;
+  void compute_probabilities(const Pair& pair, Posteriors& posteriors) const noexcept;
 
   std::array<Side, 2> sides_;
   const std::int64_t* ids_;
@@ -98,7 +98,7 @@ class LexicalModel {
   std::int64_t num_sampled_;
   std::int64_t num_threads_;
   bool is_first_round_ = true;
-  float one_ = 1;  // in quanta
+  float quanta_per_count_ = 1;  // in quanta
   int cell_bits_ = 10;
   std::int64_t num_cells_ = 0;  // of all kinds
   std::unique_ptr<Cell[], Free> cells_;
