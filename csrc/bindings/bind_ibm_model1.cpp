@@ -32,9 +32,8 @@ HeldModel make(std::shared_ptr<const IndexedFile> src, std::shared_ptr<const Ind
   const auto num_pairs =
       held.ids ? held.ids->size() : static_cast<std::int64_t>(src->num_sequences());
   const ReleaseGil release;
-  held.model =
-      std::make_unique<IbmModel1>(std::move(src), std::move(tgt), data, num_pairs,
-                                     IbmModel1::Options{max_sample, max_cells, num_threads});
+  held.model = std::make_unique<IbmModel1>(std::move(src), std::move(tgt), data, num_pairs,
+                                           IbmModel1::Options{max_sample, max_cells, num_threads});
   return held;
 }
 

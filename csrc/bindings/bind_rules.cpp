@@ -138,7 +138,8 @@ void bind_rules(py::module_& module) {
   module.def("measure_pairs", &measure_pairs, py::arg("src"), py::arg("tgt"), py::kw_only(),
              py::arg("folded").noconvert(), py::arg("kinds").noconvert());
   module.def("first_duplicates", &first_duplicates_of, py::arg("hashes").noconvert());
-  module.def("join_duplicates", &join_rows, py::arg("hashes").noconvert(), py::arg("roots").noconvert());
+  module.def("join_duplicates", &join_rows, py::arg("hashes").noconvert(),
+             py::arg("roots").noconvert());
   module.def("copies_before", &count_copies_before, py::arg("groups").noconvert());
 }
 
