@@ -116,7 +116,7 @@ void join_rows(const Array<std::uint64_t>& hashes, Array<std::int64_t>& roots) {
   }
   const ReleaseGil release;
   join_duplicates(hashes.data(), size, data);
-  settle(size, data);
+  settle_roots(size, data);
 }
 
 Array<std::int64_t> count_copies_before(const Array<std::int64_t>& groups) {
@@ -126,8 +126,8 @@ Array<std::int64_t> count_copies_before(const Array<std::int64_t>& groups) {
   const std::int64_t* begin = groups.data();
   const auto size = static_cast<std::size_t>(groups.size());
   const ReleaseGil release;
-  const std::int64_t highest = size == 0 ? 0 : *std::max_element(begin, begin + size);
-  const auto num_groups = static_cast<std::size_t>(std::max<std::int64_t>(highest, 0)) + 1;
+  const std::int64_t max_group = size == 0 ? 0 : *std::max_element(begin, begin + size);
+  const auto num_groups = static_cast<std::size_t>(std::max<std::int64_t>(max_group, 0)) + 1;
   copies_before(begin, size, num_groups, data);
   return counts;
 }
