@@ -379,7 +379,7 @@ class LanguageModel:
         weights: NDArray[np.uint16],
         prior: NDArray[np.float32],
     ) -> None: ...
-    def probability(self, lines: list[bytes], wanted: list[int]) -> NDArray[np.float32]:
+    def probability(self, lines: list[bytes], languages: list[int]) -> NDArray[np.float32]:
         """Probability (N,) that each line is in one of these languages, 1 where nothing tells.
 
         Of a line only the first 256 bytes count. Other threads run meanwhile.

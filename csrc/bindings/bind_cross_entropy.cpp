@@ -22,7 +22,7 @@ using Ids = py::array_t<std::int64_t, py::array::c_style>;
 using Sizes = std::vector<py::ssize_t>;
 using Offsets = py::array_t<std::int32_t, py::array::c_style>;
 
-/// Numpy has no bfloat16: its bits come as uint16.
+/// The type of an array's elements. NumPy has no bfloat16: its bits come as uint16.
 FloatType float_type(const py::array& array, const char* name) {
   const char kind = array.dtype().kind();
   const auto size = array.dtype().itemsize();
@@ -34,10 +34,11 @@ FloatType float_type(const py::array& array, const char* name) {
                               "; expected float32, float16, or uint16 for bfloat16");
 }
 
-/// A whole, aligned array of these sizes; -1 is any.
+/// The data of an array, which must be contiguous, aligned and of this shape; -1 stands for any
+/// size.
 const char* checked(const py::array& array, const char* name, const Sizes& shape) {
-  const int wanted = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  if ((array.flags() & wanted) != wanted) {
+  const int required_flags = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  if ((array.flags() & required_flags) != required_flags) {
     throw std::invalid_argument(std::string(name) +
                                 " is not contiguous and aligned in memory; pass a copy");
   }
@@ -46,17 +47,17 @@ const char* checked(const py::array& array, const char* name, const Sizes& shape
     matches = shape[i] < 0 || array.shape(static_cast<py::ssize_t>(i)) == shape[i];
   }
   if (matches) return static_cast<const char*>(array.data());
-  std::string found;
+  std::string sizes;
   std::string expected;
-  for (py::ssize_t i = 0; i < array.ndim(); ++i) found += std::to_string(array.shape(i)) + ", ";
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) sizes += std::to_string(array.shape(i)) + ", ";
   for (const py::ssize_t size : shape) {
     expected += (size < 0 ? "any" : std::to_string(size)) + ", ";
   }
-  throw std::invalid_argument(std::string(name) + " has sizes " + found + "expected " + expected +
+  throw std::invalid_argument(std::string(name) + " has sizes " + sizes + "expected " + expected +
                               "in this order");
 }
 
-/// Sizes and targets, and the arrays that results go to.
+/// The checked targets of a call, and the arrays of its results.
 struct Call {
   Call(const Ids& targets, const Offsets& cu_seqlens, std::int64_t num_checkpoints,
        std::int64_t vocab_size, std::int64_t ignore_index, std::int64_t num_stats, bool per_token,

@@ -17,7 +17,7 @@ namespace {
 
 using Ids = py::array_t<std::int64_t, py::array::c_style>;
 
-/// A model and the ids it reads.
+/// A model and the array of ids that it reads.
 struct HeldModel {
   std::optional<Ids> ids;
   std::unique_ptr<IbmModel1> model;

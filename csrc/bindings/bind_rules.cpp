@@ -20,7 +20,7 @@ namespace {
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
 
-/// The lines of a list, which is kept as it is now by a tuple: another thread may change it.
+/// Views of the lines of a list. A tuple keeps the lines: another thread may change the list.
 struct Lines {
   explicit Lines(const py::list& list) : held(list) {
     views.reserve(held.size());
@@ -72,20 +72,20 @@ py::dict measure_pairs(const py::list& src, const py::list& tgt, const Array<std
   PairMeasurer measurer({folded.data(), kinds.data(), static_cast<std::size_t>(folded.size())});
   const ReleaseGil release;
   for (std::size_t i = 0; i < size; ++i) {
-    const PairMeasures found = measurer.measure(sources.views[i], targets.views[i]);
-    src_chars[i] = found.num_chars[0];
-    tgt_chars[i] = found.num_chars[1];
-    overlap[i] = found.overlap;
-    letters[i] = found.letters;
-    number_mismatch[i] = found.number_mismatch;
-    num_damaged[i] = found.num_damaged;
-    repetition[i] = found.repetition;
-    src_unusual[i] = found.is_unusual[0];
-    tgt_unusual[i] = found.is_unusual[1];
-    src_hash[i] = found.hashes[0];
-    tgt_hash[i] = found.hashes[1];
-    pair_hash[i] = found.hashes[2];
-    for (std::size_t band = 0; band < kNumBands; ++band) bands[band][i] = found.bands[band];
+    const PairMeasures measures = measurer.measure(sources.views[i], targets.views[i]);
+    src_chars[i] = measures.num_chars[0];
+    tgt_chars[i] = measures.num_chars[1];
+    overlap[i] = measures.overlap;
+    letters[i] = measures.letters;
+    number_mismatch[i] = measures.number_mismatch;
+    num_damaged[i] = measures.num_damaged;
+    repetition[i] = measures.repetition;
+    src_unusual[i] = measures.is_unusual[0];
+    tgt_unusual[i] = measures.is_unusual[1];
+    src_hash[i] = measures.hashes[0];
+    tgt_hash[i] = measures.hashes[1];
+    pair_hash[i] = measures.hashes[2];
+    for (std::size_t band = 0; band < kNumBands; ++band) bands[band][i] = measures.bands[band];
   }
   return columns;
 }
@@ -111,7 +111,7 @@ void join_rows(const Array<std::uint64_t>& hashes, Array<std::int64_t>& roots) {
   for (std::size_t row = 0; row < size; ++row) {
     if (data[row] < 0 || data[row] > static_cast<std::int64_t>(row)) {
       throw std::invalid_argument("root " + std::to_string(data[row]) + " of row " +
-                                  std::to_string(row) + " is not one before it, or itself");
+                                  std::to_string(row) + " is not the row itself or one before it");
     }
   }
   const ReleaseGil release;
