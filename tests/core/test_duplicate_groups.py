@@ -52,7 +52,9 @@ def test_rows_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="3 hashes of 2 rows; expected as many"):
         join_duplicates(np.zeros(3, np.uint64), np.arange(2))
     for roots in ([1, 1], [-1, 0]):
-        with pytest.raises(ValueError, match=r"root -?1 of row 0 is not the row itself or one before it"):
+        with pytest.raises(
+            ValueError, match=r"root -?1 of row 0 is not the row itself or one before it"
+        ):
             join_duplicates(np.zeros(2, np.uint64), np.array(roots))
 
 

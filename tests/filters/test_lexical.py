@@ -10,7 +10,7 @@ from helpers import toy_pairs
 from numpy.typing import NDArray
 
 import pycat
-from pycat._core import IndexedFile, IndexedWriter, IbmModel1
+from pycat._core import IbmModel1, IndexedFile, IndexedWriter
 from pycat.data.tokenizing import tokenize
 from pycat.errors import CorpusError
 from pycat.filters.lexical import lexical_scores

@@ -91,12 +91,18 @@ def ranked(**changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"groups": np.ones(3, np.int32)}, "groups holds a group that is out of range; expected below"),
+        (
+            {"groups": np.ones(3, np.int32)},
+            "groups holds a group that is out of range; expected below",
+        ),
         ({"groups": np.zeros(2, np.int32)}, "groups has 2 elements, expected 3"),
         ({"costs": np.ones(4, np.int64)}, "costs has 4 elements, expected 3"),
         ({"histogram": np.zeros(5, np.int64)}, "histogram has 5 elements, expected 4"),
         ({"scores": np.zeros((3, 1))}, "scores has 2 dimensions, expected 1"),
-        ({"digit_bits": 0}, "found prefix_bits 0 and digit_bits 0, expected digit_bits 1 to 16 and"),
+        (
+            {"digit_bits": 0},
+            "found prefix_bits 0 and digit_bits 0, expected digit_bits 1 to 16 and",
+        ),
         ({"prefix_bits": 63}, "found prefix_bits 63 and digit_bits 2, expected digit_bits 1 to 16"),
     ],
 )
@@ -108,8 +114,14 @@ def test_the_extension_refuses_what_does_not_fit(changed: dict[str, Any], messag
 
 def test_the_extension_takes_from_groups_it_knows() -> None:
     rows = np.array([1.0, 2.0]), np.array([0, 1], np.int32), None
-    limits = {"take_all": np.ones(1, bool), "budgets": np.zeros(1, np.int64), "selected": np.zeros(2, bool)}
-    with pytest.raises(ValueError, match="groups holds a group that is out of range; expected below 1"):
+    limits = {
+        "take_all": np.ones(1, bool),
+        "budgets": np.zeros(1, np.int64),
+        "selected": np.zeros(2, bool),
+    }
+    with pytest.raises(
+        ValueError, match="groups holds a group that is out of range; expected below 1"
+    ):
         _core.select_above(*rows, np.zeros(1, np.uint64), **limits)
     with pytest.raises(ValueError, match="selected has 1 elements, expected 2"):
         _core.select_above(
