@@ -46,7 +46,7 @@ class IndexedFile:
         """Layout of the index: "fairseq" or "megatron"."""
 
     def lengths(self) -> NDArray[np.int32]:
-        """Length of each sequence in tokens, int32 (N,): a read-only view, not aligned in memory."""
+        """Tokens in each sequence, int32 (N,): a read-only view, not aligned in memory."""
 
     def sequence(self, id: int) -> NDArray[Any]:
         """Tokens of one sequence, of type `dtype`: a read-only view of the mapped file.
