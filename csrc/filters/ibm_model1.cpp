@@ -372,8 +372,8 @@ void IbmModel1::compute_likelihoods(const Pair& pair, Posteriors& posteriors) co
   const float min_total = kMinTotal * quanta_per_token_;
   const auto probability = [min_total](const CountTable::Count& count, float total,
                                        std::uint32_t pair_quanta) {
-    const auto own = static_cast<float>(static_cast<std::int32_t>(pair_quanta));
-    return (CountTable::current(count) - own) / std::max(total - own, min_total);
+    const auto pair_count = static_cast<float>(static_cast<std::int32_t>(pair_quanta));
+    return (CountTable::current(count) - pair_count) / std::max(total - pair_count, min_total);
   };
   std::array<std::array<float, kMaxTokens>, 2> totals;
   const CountTable::Cell& null = table[null_cell_];

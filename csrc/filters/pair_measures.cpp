@@ -144,9 +144,9 @@ std::uint64_t hash_of(std::string_view line) {
   std::size_t i = 0;
   for (; i + 8 <= line.size(); i += 8) hash.add(read<std::uint64_t>(line.data() + i));
   if (i < line.size()) {
-    std::uint64_t rest = 0;
-    std::memcpy(&rest, line.data() + i, line.size() - i);
-    hash.add(rest);
+    std::uint64_t tail = 0;
+    std::memcpy(&tail, line.data() + i, line.size() - i);
+    hash.add(tail);
   }
   return hash.value();
 }
@@ -167,7 +167,8 @@ float number_mismatch(const std::array<std::int64_t, 10>& src,
     num_different += std::abs(src[digit] - tgt[digit]);
   }
   if (num_src == 0 || num_tgt == 0) return 0;
-  return static_cast<float>(static_cast<double>(num_different) / static_cast<double>(num_src + num_tgt));
+  return static_cast<float>(static_cast<double>(num_different) /
+                            static_cast<double>(num_src + num_tgt));
 }
 
 }  // namespace

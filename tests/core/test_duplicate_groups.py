@@ -14,13 +14,13 @@ def joined(*hashes: NDArray[np.uint64]) -> list[int]:
     return roots.tolist()
 
 
-def test_first_of_equal_is_the_lowest_row() -> None:
+def test_first_duplicates_are_the_lowest_rows() -> None:
     assert first_duplicates(np.array([7, 3, 7, 3, 9], np.uint64)).tolist() == [0, 1, 0, 1, 4]
     assert first_duplicates(np.array([], np.uint64)).tolist() == []
 
 
 @pytest.mark.parametrize("shift", [0, 32, 60])
-def test_first_of_equal_on_many_rows(shift: int) -> None:
+def test_first_duplicates_of_many_rows(shift: int) -> None:
     # Small numbers differ in no high bit, which the table goes by; others in few.
     rng = np.random.default_rng(shift)
     hashes = rng.integers(0, 2000, 5000).astype(np.uint64) << np.uint64(shift)
