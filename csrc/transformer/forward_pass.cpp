@@ -38,10 +38,6 @@ struct Workspace {
 
 thread_local Workspace thread_workspace;
 
-void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
 PackedTokens checked(const PackedTokens& tokens) {
   check_cu_seqlens(tokens.cu_seqlens, tokens.num_sequences, tokens.num_tokens, "tokens");
   return tokens;
@@ -111,15 +107,18 @@ class Transformer::Pass {
     for (std::int64_t b = 0; b < side.num_sequences; ++b) {
       const std::int64_t first = side.cu_seqlens[b];
       const std::int64_t last = side.cu_seqlens[b + 1];
-      require(last - first <= weights.num_positions,
-              std::string("a ") + name + " has " + std::to_string(last - first) +
-                  " tokens; the model has " + std::to_string(weights.num_positions) + " positions");
+      if (last - first > weights.num_positions) {
+        throw std::invalid_argument(std::string("a ") + name + " has " +
+                                    std::to_string(last - first) + " tokens; the model has " +
+                                    std::to_string(weights.num_positions) + " positions");
+      }
       for (std::int64_t t = first; t < last; ++t) {
         const std::int64_t id = side.tokens[t];
-        require(id >= 0 && id < weights.vocab_size,
-                std::string("token ") + std::to_string(id) + " of a " + name +
-                    " is outside of the model's vocabulary of " +
-                    std::to_string(weights.vocab_size));
+        if (id < 0 || id >= weights.vocab_size) {
+          throw std::invalid_argument("token " + std::to_string(id) + " of a " + name +
+                                      " is outside of the model's vocabulary of " +
+                                      std::to_string(weights.vocab_size));
+        }
         const float* token = weights.tokens + id * width_;                 // (D,)
         const float* position = weights.positions + (t - first) * width_;  // (D,)
         float* out = x.panel(t / panel_tokens_) + t % panel_tokens_;
