@@ -18,9 +18,9 @@ from torch import Tensor
 from pycat.data.batches import Batch
 from pycat.kernels.ops import cat_linear_cross_entropy
 from pycat.kernels.reference import STAT_NAMES, Stats
+from pycat.proxy.packed_attention import Side
 from pycat.scoring.adapter import ProxyAdapter
 from pycat.scoring.forward import BatchSums
-from pycat.scoring.packed_attention import Side
 from pycat.scoring.stacked_proxies import StackedProxies
 
 

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pycat.kernels.ops import PackedWeight, pack_weight
+from pycat.proxy.packed_attention import Attend, Side, attention, has_varlen
 from pycat.proxy.transformer import (
     Attention,
     DecoderLayer,
@@ -37,7 +38,6 @@ from pycat.proxy.transformer import (
     Transformer,
     sinusoids,
 )
-from pycat.scoring.packed_attention import Attend, Side, attention, has_varlen
 
 
 class _SelfAttention(NamedTuple):

@@ -87,6 +87,39 @@ def _varlen_attn() -> Any:
     return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None
 
 
+def varlen_attention(
+    query_ends: Tensor,
+    key_ends: Tensor,
+    longest_query: int,
+    longest_key: int,
+    *,
+    is_causal: bool = False,
+) -> Attend:
+    """Attention by `varlen_attn` over sequences that only the device knows.
+
+    Args:
+        query_ends, key_ends: int32 (B + 1,), `cu_seqlens` of both sides.
+        longest_query, longest_key: bounds on their lengths.
+        is_causal: position t sees those up to t.
+    """
+    window_size = (-1, 0) if is_causal else (-1, -1)
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        out: Tensor = _varlen_attn()(
+            queries,
+            keys,
+            values,
+            query_ends,
+            key_ends,
+            longest_query,
+            longest_key,
+            window_size=window_size,
+        )
+        return out
+
+    return attend
+
+
 class _Call(NamedTuple):
     """Sequences of one call: tokens `first` to `last`; `cu_seqlens` counts from `first`."""
 
