@@ -22,7 +22,8 @@ from pycat.errors import CheckpointError, OutputError, PycatError
 from pycat.proxy.checkpoint import load_model, read_info
 from pycat.proxy.training import Run, train
 from pycat.ranking.criteria import cat_var
-from pycat.scores.score_table import ScoreTable, write_part
+from pycat.scores.parts import write_part
+from pycat.scores.score_table import ScoreTable
 from pycat.scoring import engine, reduced_precision
 from pycat.scoring.adapter import Adapter, Head, ProxyAdapter
 from pycat.scoring.engine import score
