@@ -259,7 +259,9 @@ def test_a_proxy_of_two_dictionaries_has_two_embeddings(tmp_path: Path) -> None:
     write_split(tmp_path / "d", "train.de-en")
     (tmp_path / "d" / "dict.de.txt").write_text(DICT + "c 1\n")
     corpus = open_corpus(tmp_path / "d")
-    run = pycat.train(corpus, out=tmp_path / "p", updates=2, checkpoints=1, batch_tokens=8)
+    run = pycat.train(
+        corpus, out=tmp_path / "p", preset="tiny", updates=2, checkpoints=1, batch_tokens=8
+    )
     info = read_info(run.checkpoints[0])
     assert (info.config.src_vocab_size, info.config.vocab_size) == (13, 12)
     model = load_model(info, torch.device("cpu"))

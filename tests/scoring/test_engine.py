@@ -372,7 +372,8 @@ def test_checkpoints_that_cannot_score_are_refused(
     foreign = tmp_path / "foreign.safetensors"
     save_file({"x": torch.zeros(1)}, foreign)
     other = _edited(second, tmp_path / "other.safetensors", {"tokenizer_sha256": "0" * 64})
-    deeper = {**read_info(second).config.to_json(), "num_layers": 4}
+    config = read_info(second).config
+    deeper = {**config.to_json(), "num_layers": config.num_layers + 1}
     wider = _edited(second, tmp_path / "wider.safetensors", {"config": deeper})
     broken = _edited(
         second, tmp_path / "nan.safetensors", {}, scaled=("decoder_norm.weight", float("nan"))
