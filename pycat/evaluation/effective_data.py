@@ -125,6 +125,25 @@ class EffectiveData:
     min_share: float
     arms: dict[str, Worth]
 
+    def text(self, arm: str) -> str:
+        """The arm's effective data in words, such as "61.2% (57.3% to 65.4%)"."""
+        worth = self.arms[arm]
+        value, low, high = (
+            self._percent(share) for share in (worth.share.value, worth.share.low, worth.share.high)
+        )
+        if np.isinf(worth.share.value):
+            gain = worth.gain_on_full
+            return (
+                f"{value}, {gain.value:.3f} ({gain.low:.3f} to {gain.high:.3f}) nats a token "
+                "below the loss of all data"
+            )
+        return f"{value} ({low} to {high})"
+
+    def _percent(self, share: float) -> str:
+        if np.isinf(share):
+            return "> 100%"
+        return f"< {100 * self.min_share:.1f}%" if share == 0 else f"{100 * share:.1f}%"
+
 
 def effective_data(
     arms: Mapping[str, HeldOut],
@@ -163,11 +182,13 @@ def effective_data(
             the loss does not fall with the size of the fractions.
     """
     lengths = np.asarray(num_tokens, dtype=np.float64)
-    models = {**{f"fraction {i}": model for i, model in enumerate(fractions)}, "random": random}
-    _check(models | {f"arm {name}": arm for name, arm in arms.items()}, fractions, lengths)
-    groups = [*fractions, random, *arms.values()]
-    resampled = _resample(groups, lengths, num_resamples, np.random.default_rng(seed))
+    _check(arms, fractions, random, lengths)
+    # Each group of models once: the random arm may be one of the fractions.
+    groups = list({id(group): group for group in (*fractions, random, *arms.values())}.values())
+    place = {id(group): i for i, group in enumerate(groups)}
+    noise = seed_noise([_losses(group, lengths) for group in groups])
     measured = np.array([[_losses(group, lengths).mean() for group in groups]])
+    resampled = _resample(groups, lengths, num_resamples, np.random.default_rng(seed))
 
     num_fractions = len(fractions)
     sizes = np.array([fraction.num_tokens for fraction in fractions], dtype=np.float64)
@@ -189,7 +210,7 @@ def effective_data(
                 resampled[:, other] - resampled[:, arm],
                 level,
             )
-            for name, other in (("full", int(sizes.argmax())), ("random", num_fractions))
+            for name, other in (("full", int(sizes.argmax())), ("random", place[id(random)]))
         }
         return Worth(
             loss=float(measured[0, arm]),
@@ -202,9 +223,9 @@ def effective_data(
 
     return EffectiveData(
         curve=curve,
-        seed_noise=seed_noise([_losses(group, lengths) for group in groups]),
+        seed_noise=noise,
         min_share=float(sizes.min() / sizes.max()),
-        arms={name: worth(num_fractions + 1 + i) for i, name in enumerate(arms)},
+        arms={name: worth(place[id(arm)]) for name, arm in arms.items()},
     )
 
 
@@ -356,8 +377,12 @@ def _verdict(gain: Interval) -> str:
     return "worse" if gain.high < 0 else "tie"
 
 
-def _check(groups: Mapping[str, HeldOut], fractions: Sequence[HeldOut], lengths: Floats) -> None:
+def _check(
+    arms: Mapping[str, HeldOut], fractions: Sequence[HeldOut], random: HeldOut, lengths: Floats
+) -> None:
     """Refuse shapes that do not agree, and fractions that no curve can be fitted to."""
+    groups = {f"fraction {i}": fraction for i, fraction in enumerate(fractions)}
+    groups |= {"random arm": random, **{f"arm {name}": arm for name, arm in arms.items()}}
     for name, group in groups.items():
         if group.nll.ndim != 2 or len(group.nll) == 0 or group.nll.shape[1:] != lengths.shape:
             raise PycatError(
@@ -366,9 +391,9 @@ def _check(groups: Mapping[str, HeldOut], fractions: Sequence[HeldOut], lengths:
             )
         if not np.isfinite(group.nll).all():
             raise PycatError(f"{name}: nll is not finite; leave out the seed that diverged")
-    sizes = {fraction.num_tokens for fraction in fractions}
-    if len(sizes) < _MIN_FRACTIONS or min(sizes) < 1:
+    sizes = sorted(fraction.num_tokens for fraction in fractions)
+    if len(sizes) < _MIN_FRACTIONS or sizes[0] < 1 or len({*sizes}) < len(sizes):
         raise PycatError(
-            f"random fractions: found sizes {sorted(sizes)} in target tokens; expected at least "
-            f"{_MIN_FRACTIONS} positive sizes, since the curve has as many parameters"
+            f"random fractions: found sizes {sizes} in target tokens; expected at least "
+            f"{_MIN_FRACTIONS} different positive sizes, since the curve has as many parameters"
         )

@@ -157,7 +157,7 @@ def evaluate(
     if folder.manifest is not None:
         return Evaluation.open(folder.path)
     bleu, chrf = BLEU(), CHRF()
-    rows = []
+    rows: list[EvaluationRow] = []
     for arm, view in arms.items():
         run = train(
             view, out=folder.path / arm, checkpoints=1, overwrite=overwrite, **train_options
@@ -165,17 +165,7 @@ def evaluate(
         translations = _translations(
             folder, arm, run, tokenizer, sources, device, beam=beam, length_penalty=length_penalty
         )
-        for test, hypotheses in translations.items():
-            row = EvaluationRow(
-                arm=arm,
-                num_pairs=len(view),
-                num_tokens=int(view.num_tokens.sum()),
-                updates=run.steps[-1],
-                test=test,
-                bleu=bleu.corpus_score(hypotheses, [references[test]]).score,
-                chrf=chrf.corpus_score(hypotheses, [references[test]]).score,
-            )
-            rows.append(row)
+        rows += _score(arm, view, run, translations, references, bleu, chrf)
     folder.finish(
         rows=[asdict(row) for row in rows],
         bleu_signature=str(bleu.get_signature()),
@@ -222,6 +212,30 @@ def _translations(
             temporary.write_text("".join(line + "\n" for line in hypotheses), "utf-8")
         folder.record()
     return {test: path.read_text("utf-8").split("\n")[:-1] for test, path in paths.items()}
+
+
+def _score(
+    arm: str,
+    view: Corpus,
+    run: Run,
+    translations: Mapping[str, list[str]],
+    references: Mapping[str, list[str]],
+    bleu: BLEU,
+    chrf: CHRF,
+) -> list[EvaluationRow]:
+    """Results of an arm on each test set."""
+    return [
+        EvaluationRow(
+            arm=arm,
+            num_pairs=len(view),
+            num_tokens=int(view.num_tokens.sum()),
+            updates=run.steps[-1],
+            test=test,
+            bleu=bleu.corpus_score(hypotheses, [references[test]]).score,
+            chrf=chrf.corpus_score(hypotheses, [references[test]]).score,
+        )
+        for test, hypotheses in translations.items()
+    ]
 
 
 def test_text(test: TestSet) -> ParallelText:
