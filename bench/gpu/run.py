@@ -10,6 +10,7 @@ that the script itself is tested. Needs no environment but torch's own; `make gp
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -31,8 +32,10 @@ ROOT = Path(__file__).resolve().parents[2]
 RESERVE_S = 5
 # What a process may take to end once it is asked to.
 GRACE_S = 5
-PACKAGES = ("pycat-nmt", "torch", "triton", "numpy", "transformers", "liger-kernel")
-PACKAGES += ("cut-cross-entropy", "quack-kernels")
+PACKAGES = (
+    *("pycat-nmt", "torch", "triton", "numpy", "transformers"),
+    *("liger-kernel", "cut-cross-entropy", "quack-kernels"),
+)
 # Two small cases, of each kernel one: the checker slows programs down by orders of magnitude.
 SANITIZED = ("linear-bfloat16-bias-K1-T33-V1101-H77", "logits-bfloat16-ignored-K1-T33-V1101")
 
@@ -76,6 +79,7 @@ def gpu_tests() -> list[str]:
 
 def parts_for(device: str) -> list[Part]:
     cuda = device == "cuda"
+    presets: list[tuple[str, list[str]]]
     build = module("pip", "install", "--disable-pip-version-check", "--no-build-isolation")
     build += ["--no-deps", "--force-reinstall", "-v", "."]
 
@@ -132,7 +136,7 @@ def parts_for(device: str) -> list[Part]:
         ),
         Part(
             "scoring",
-            90,
+            120,
             "pycat.score against Hugging Face, and the same corpus scored by the CPU",
             [
                 Command(
@@ -173,11 +177,8 @@ def run_part(part: Part, limit_s: float, out: Path) -> dict[str, Any]:
     for command in part.commands:
         written = out / f".{command.name}.json"
         if written.is_file():
-            # Cut off while it was written, it holds nothing; the log does.
-            try:
+            with contextlib.suppress(ValueError):  # cut off while it was written
                 results[command.name] = json.loads(written.read_text())
-            except ValueError:
-                results[command.name] = None
             written.unlink()
     return {
         "status": "done" if all(code == 0 for code in exits.values()) else "failed",
@@ -299,12 +300,10 @@ def tail(path: Path, num_lines: int) -> str:
     return "\n".join(f"    {line[:300]}" for line in lines)
 
 
-def headlines(results: dict[str, Any]) -> list[str]:
+def figures(results: dict[str, Any]) -> list[str]:
     """The figures of each command that wrote some, a line each."""
     lines = []
     for name, found in results.items():
-        if found is None:
-            continue
         if name == "ops":
             verdict = f"{len(found['failed'])} wrong" if found["failed"] else "all right"
             lines.append(f"ops: {found['cases']} of {found['of']} cases, {verdict}")
@@ -367,7 +366,7 @@ def run(options: argparse.Namespace) -> int:
         times = f"{outcome['seconds']:8} {outcome['limit_s']:5}" if "seconds" in outcome else ""
         print(f"{name:12} {outcome['status']:30} {times}")
     for outcome in found["parts"].values():
-        for line in headlines(outcome.get("results", {})):
+        for line in figures(outcome.get("results", {})):
             print(f"  {line}")
     ran = [outcome for outcome in found["parts"].values() if not is_waiting(outcome)]
     print(f"{found['seconds']} s in all; {found['machine'].get('card', 'no card')}")
