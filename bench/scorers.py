@@ -158,10 +158,9 @@ def _profiled(work: Callable[[], tuple[Nll, float]]) -> tuple[Nll, float]:
     kernels.sort(key=lambda row: -row.self_device_time_total)
     busy_s = sum(row.self_device_time_total for row in kernels) / 1e6
     for row in kernels[:25]:
-        of_busy = row.self_device_time_total / 1e6 / busy_s
-        print(
-            f"{of_busy:6.1%} {row.self_device_time_total / 1e3:10.2f} ms {row.count:7} {row.key[:90]}"
-        )
+        kernel_s = row.self_device_time_total / 1e6
+        share = kernel_s / busy_s
+        print(f"{share:6.1%} {1e3 * kernel_s:10.2f} ms {row.count:7} {row.key[:90]}")
     print(f"the GPU is busy for {busy_s:.3f} s; scoring takes {found[1]:.3f} s", flush=True)
     return found
 

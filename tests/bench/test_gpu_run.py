@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import bench_cross_entropy
 import pytest
 import torch
 from gpu import check_ops, run
@@ -123,6 +124,16 @@ def test_cases_under_the_checker_of_memory_exist() -> None:
     names = [case.name for case in check_ops.cases("cuda")]
     assert len(set(names)) == len(names)
     assert set(run.SANITIZED) <= set(names)
+
+
+def test_the_goals_are_among_the_cases_that_are_timed() -> None:
+    cases = list(bench_cross_entropy.cases("cuda", quick=True))
+    assert all(case.t % bench_cross_entropy.SENTENCE_TOKENS == 0 for case in cases)
+    assert all(2**29 < case.k * case.t * case.v for case in cases if case.h == 0)
+    shapes = {(case.function, case.k, case.h, case.v) for case in cases}
+    assert {("linear", 1, h, 32_000) for h in (512, 1024, 2048, 4096)} <= shapes
+    assert {("logits", 1, 0, v) for v in (8_000, 32_000, 128_000)} <= shapes
+    assert {("linear", 5, 512, 32_000), ("logits", 5, 0, 32_000)} <= shapes
 
 
 @pytest.mark.parametrize(
