@@ -109,6 +109,7 @@ def parts_for(device: str) -> list[Part]:
                 )
             )
         presets = [("base", []), ("tiny", [])]
+        training = [sys.executable, "bench/bench_training.py"]
     else:
         pytest += ["-k", "vocabulary_of_one or no_tokens", "tests/kernels/test_triton_kernels.py"]
         checks = [
@@ -118,6 +119,8 @@ def parts_for(device: str) -> list[Part]:
         sanitizer = None
         cross_entropy += ["--tokens", "64", "--rounds", "1", "--no-compile"]
         presets = [("tiny", ["--quick", "--pairs", "8", "--rounds", "1"])]
+        training = [sys.executable, "bench/bench_training.py", "--device", "cpu"]
+        training += ["--preset", "mini", "--models", "1", "2", "--batch-tokens", "256"]
     return [
         Part("build", 60, "install pycat from this checkout", [Command("build", build)]),
         Part(
@@ -145,7 +148,12 @@ def parts_for(device: str) -> list[Part]:
                 for preset, more in presets
             ],
         ),
-        Part("training", 0, "K proxies trained at once", missing="the stacked trainer"),
+        Part(
+            "training",
+            90,
+            "proxies trained one at a time, and stacked",
+            [Command("training", training, writes_json=True)],
+        ),
         Part("study", 0, "what pruning is worth", missing="the study"),
     ]
 

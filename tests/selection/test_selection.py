@@ -18,6 +18,7 @@ import pycat
 from pycat.data.corpus import Corpus, open_corpus
 from pycat.data.tokenizing import tokenize
 from pycat.errors import OutputError, PycatError, TextError
+from pycat.ranking.criteria import random
 from pycat.ranking.top_k import highest
 from pycat.scores.score_table import ScoreTable
 from pycat.selection.selection import Selection, select
@@ -69,7 +70,7 @@ def test_the_highest_scores_are_kept_ties_by_pair_id(
         "cat_var": (ppl[:, 0] - ppl[:, 1]) ** 2 / 4,  # population variance of two values
         "cat_diff": ppl[:, 0] - ppl[:, 1],
         "length": table.num_tokens,
-        "random": pycat.criteria.random(table.pair_ids, 7),
+        "random": random(table.pair_ids, 7),
     }[by]
     ranked = sorted(zip((-scores).tolist(), view.pair_ids.tolist(), strict=True))
     selection = select(table, keep=0.3, by=by, seed=7)
