@@ -42,13 +42,17 @@ SANITIZED = ("linear-bfloat16-bias-K1-T33-V1101-H77", "logits-bfloat16-ignored-K
 
 @dataclass
 class Command:
-    """One process of a part; what it prints goes to `<name>.log`."""
+    """One process of a part; what it prints goes to `<log>.log`, by default that of its name."""
 
     name: str
     argv: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     limit_s: float = float("inf")  # besides the part's
     writes_json: bool = False  # takes `--json FILE`
+    log: str = ""
+
+    def __post_init__(self) -> None:
+        self.log = self.log or self.name
 
 
 @dataclass
@@ -143,7 +147,10 @@ def parts_for(device: str) -> list[Part]:
             "pycat.score against Hugging Face, and the same corpus scored by the CPU",
             [
                 Command(
-                    f"scoring-{preset}", [*scoring, "--preset", preset, *more], writes_json=True
+                    f"scoring-{preset}",
+                    [*scoring, "--preset", preset, *more],
+                    writes_json=True,
+                    log="scoring",
                 )
                 for preset, more in presets
             ],
@@ -202,7 +209,7 @@ def start(command: Command, out: Path) -> subprocess.Popen[bytes]:
     if command.writes_json:
         argv += ["--json", str(out / f".{command.name}.json")]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **command.environment}
-    with (out / f"{command.name}.log").open("wb") as log:
+    with (out / f"{command.log}.log").open("ab") as log:
         log.write(f"$ {' '.join(argv)}\n".encode())
         log.flush()
         return subprocess.Popen(
@@ -353,13 +360,17 @@ def run(options: argparse.Namespace) -> int:
         elif left_s < 10:
             outcome = {"status": "not run: the budget is spent"}
         else:
+            for command in part.commands:  # of an earlier run
+                (out / f"{command.log}.log").unlink(missing_ok=True)
             outcome = run_part(part, min(part.limit_s, left_s), out)
             print(f"{part.name}: {outcome['status']} in {outcome['seconds']} s", flush=True)
-            for name, code in outcome["exits"].items():
-                if code != 0:
-                    print(f"  {name}: {code}; the end of {name}.log:", flush=True)
-                    if code != "not begun":
-                        print(tail(out / f"{name}.log", 25), flush=True)
+            for command in part.commands:
+                code = outcome["exits"][command.name]
+                if code == "not begun":
+                    print(f"  {command.name}: {code}", flush=True)
+                elif code != 0:
+                    print(f"  {command.name}: {code}; the end of {command.log}.log:")
+                    print(tail(out / f"{command.log}.log", 25), flush=True)
             if outcome["status"] == "failed" and part.name in ("build", "correctness"):
                 stopped = "" if options.keep_going else f"{part.name} failed (see --keep-going)"
         found["parts"][part.name] = outcome
@@ -400,4 +411,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    # Ended from outside, it ends what it runs.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     sys.exit(run(parse()))
