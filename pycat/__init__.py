@@ -17,8 +17,8 @@ from pycat.errors import (
     TokenizerError,
 )
 from pycat.evaluation.evaluation import Evaluation, evaluate
-from pycat.filters.rule_measures import measure_rules
-from pycat.filters.rules import DEFAULT_RULES, RuleTable
+from pycat.filters.measures import Measures, measure
+from pycat.filters.rules import DEFAULT_RULES
 from pycat.proxy.training import Run, train
 from pycat.pruning import Pruned, prune
 from pycat.report.explaining import Explanation, explain
@@ -39,10 +39,10 @@ __all__ = [
     "Evaluation",
     "Explanation",
     "Head",
+    "Measures",
     "OutputError",
     "Pruned",
     "PycatError",
-    "RuleTable",
     "Run",
     "ScoreTable",
     "Selection",
@@ -53,7 +53,7 @@ __all__ = [
     "evaluate",
     "explain",
     "jaccard",
-    "measure_rules",
+    "measure",
     "open_corpus",
     "prune",
     "score",

@@ -32,7 +32,6 @@ from pycat.runtime.output import digest, file_sha256, read_manifest
 TOKENIZER_FILE = "tokenizer.model"
 TOKENIZER_FOLDER = "tokenizer"
 SKIPPED_FILE = "skipped.tsv"
-RULES_FILE = "rules.parquet"
 INDEX_FILES = ("src.idx", "src.bin", "tgt.idx", "tgt.bin")
 
 _PREFIX_OPTIONS = ("languages", "vocab_size", "eos_id", "pad_id", "tokenizer", "layout")

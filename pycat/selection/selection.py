@@ -1,4 +1,4 @@
-"""Keep some of the pairs, and write them as text."""
+"""The selection stage: which pairs of a score table are kept, and their text."""
 
 import os
 import time
@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.data.parallel_text import ParallelText, write_rows
 from pycat.errors import OutputError, PycatError, TextError
-from pycat.filters.noise import measure_noise
-from pycat.filters.rule_measures import measure_rules
-from pycat.filters.rules import complete_rules, read_rules, recorded_rules
+from pycat.filters.measures import WITHOUT_TEXT, Measures, find_measures, no_measures
+from pycat.filters.rules import complete_rules, hits_in_words, read_rules, recorded_rules
 from pycat.ranking.criteria import Criterion
 from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing
 from pycat.scores.score_table import PART_PAIRS, ScoreTable, file_options
-from pycat.selection.recipe import Recipe, choose
+from pycat.selection.recipe import Choice, Recipe, choose
 
 _KEPT_FILE = "kept.parquet"
 
@@ -174,8 +173,9 @@ def select(
     *,
     keep: float | tuple[float, float] = 0.5,
     by: str | Criterion = "cat_var",
-    rules: str | PathLike[str] | Mapping[str, float | None] | None = "none",
-    guard: float = 0.0,
+    rules: str | PathLike[str] | Mapping[str, float | None] | None = "default",
+    guard: float = 0.5,
+    measures: Measures | str | PathLike[str] | None = None,
     part: str = "top",
     unit: str = "pairs",
     drop: Mapping[str | Criterion, float] | None = None,
@@ -188,6 +188,10 @@ def select(
 ) -> Selection:
     """Rank the pairs by a criterion, and keep a part of the ranking.
 
+    The default recipe is that of `prune`: it drops what the rules say of the text, then the
+    likeliest noise, and keeps the highest `cat_var` of the rest. `rules="none", guard=0` is the
+    paper's plain method, which needs no measures.
+
     Pairs go from the highest score to the lowest, among equal scores from the lowest pair id to the
     highest. Fractions are those of the whole table, whatever `drop` and `cap` take out before.
 
@@ -199,12 +203,14 @@ def select(
         by: the criterion, as in `evaluate_criterion`: a name such as "cat_var", "-ppl" to rank the
             lowest first, a column of the table, "sql: …", or a function from the table to (N,).
         rules: first of all, which pairs to leave out for their text alone: "default", "none", or
-            thresholds that differ from `DEFAULT_RULES`, as a mapping or a JSON file. Measured once,
-            beside the corpus. Others' data have no text and so no rules, which the manifest says.
-            Where rules leave fewer pairs than `keep` asks for, all of those are kept.
-        guard: then, the share of what has to go that goes for being the likeliest noise, by the
-            column `noise_score`, which is added to the table with what it is made of unless it is
-            there (`measure_noise`). 0 is none; `prune` takes 0.5.
+            thresholds that differ from `DEFAULT_RULES`, as a mapping or a JSON file. Others' data
+            have no text and so no rules, which the manifest says. Where rules leave fewer pairs
+            than `keep` asks for, all of those are kept.
+        guard: then, the share of what has to go that goes for being the likeliest noise, by
+            `Measures.noise_score`; 0 is none.
+        measures: what `pycat.measure` measured of the corpus, which rules and guard read; or the
+            path of its folder. By default the folder `measures` beside that of the scores, or
+            else beside that of the corpus, if it is of the same corpus.
         part: of the ranking, "top", "middle" or "bottom" (as "top" by the criterion with a "-").
         unit: what fractions count. "pairs": exactly round(keep * N), at least one; less only by
             what `drop` was rounded up, where no more is left. "tokens": as many pairs of the
@@ -230,9 +236,9 @@ def select(
         PycatError: an option is out of range, a criterion or rule is unknown, a criterion lacks
             columns, a score is not a number, or rules leave no pair, drop and cap fewer than asked
             for.
-        TextError: rules or guard ask for the text, and it is gone or changed; `rules=None` and
-            `guard=0` do not.
-        OutputError: `out` holds something else, or a selection made with other options.
+        OutputError: rules or guard need measures, and there are none of this corpus, which the
+            message has the command for; or `out` holds something else, or a selection made with
+            other options.
     """
     started = time.perf_counter()
     changed = read_rules(rules)
@@ -246,10 +252,7 @@ def select(
             f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
         )
     view = corpus if len(corpus) == len(table) else corpus.subset(table.pair_ids)
-    by_rules, found = kept_by_rules(view, thresholds)
-    if guard:
-        measure_noise(table, view)
-    choice = choose(table, recipe, by_rules)
+    choice, of_rules = choose_measured(table, view, recipe, measures)
     made_by = {"scores": digest(table.manifest["recipe"]), **choice.recipe}
     folder = None
     if out is not None:
@@ -259,7 +262,7 @@ def select(
     facts = {
         "corpus": corpus.manifest["id"],
         **choice.facts,
-        **found,
+        **of_rules,
         "num_lines": corpus.manifest["num_lines"] if corpus.has_text else len(corpus),
         "corpus_options": corpus.options,
     }
@@ -284,23 +287,57 @@ def select(
     return Selection.open(folder.path)
 
 
-def kept_by_rules(
-    corpus: Corpus, thresholds: Mapping[str, float | None] | None
-) -> tuple[NDArray[np.bool_] | None, dict[str, Any]]:
-    """The pairs (N,) that the rules leave, None for all; what the manifest says of the rules."""
-    if thresholds is None:
-        return None, {}
-    if not corpus.has_text:
-        why = "the corpus was not made from text, which rules read"
-        return None, {"without": {"rules": why}}
-    table = measure_rules(corpus)
-    by_rules, hits = table.apply(recorded_rules(thresholds))
+def choose_measured(
+    table: ScoreTable,
+    corpus: Corpus,
+    recipe: Recipe,
+    measures: Measures | str | PathLike[str] | None = None,
+) -> tuple[Choice, dict[str, Any]]:
+    """Follow a recipe by what was measured of the table's pairs, where it has rules or a guard.
+
+    Args:
+        table: N pairs.
+        corpus: of those N pairs.
+        recipe: `Recipe.check` took it for this table.
+        measures: as in `select`.
+
+    Returns:
+        The choice, and what the manifest says of the rules: `rule_hits`, `without`.
+
+    Raises:
+        OutputError: measures are needed, and there are none of this corpus.
+        PycatError: the recipe cannot be followed on this table.
+    """
+    rules, of_rules = recipe.rules, {}
+    if rules is not None and not corpus.has_text:
+        rules, of_rules = None, {"without": {"rules": WITHOUT_TEXT}}
+    if rules is None and not recipe.guard:
+        return choose(table, recipe), of_rules
+    measured = find_measures(table, corpus, measures)
+    if measured is None:
+        raise no_measures(table, corpus)
+    kept_by_rules = None
+    if rules is not None:
+        kept_by_rules, of_rules = _apply_rules(measured, rules)
+    return choose(table, recipe, kept_by_rules, lambda: measured.noise_score(table)), of_rules
+
+
+def _apply_rules(
+    measures: Measures, thresholds: Mapping[str, float | None]
+) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+    """The pairs (N,) that the rules leave, and what the manifest says of the rules."""
+    kept, hits = measures.apply(recorded_rules(thresholds))
+    if not kept.any():
+        raise PycatError(
+            f"the rules leave none of {len(kept):,} pairs (hits: {hits_in_words(hits)}); loosen "
+            "their thresholds, or pass --rules none (rules='none')"
+        )
     without = {
         rule: why
-        for rule, why in table.manifest["without"].items()
+        for rule, why in measures.manifest["without"].items()
         if thresholds.get(rule) is not None
     }
-    return by_rules, {"rule_hits": hits, **({"without": without} if without else {})}
+    return kept, {"rule_hits": hits, **({"without": without} if without else {})}
 
 
 def _read_kept(path: Path) -> dict[str, NDArray[np.int64]]:
