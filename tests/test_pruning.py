@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ToyText
+from helpers import PLAIN, ToyText
 
 import pycat
 from pycat.errors import OutputError, PycatError, TextError
@@ -25,10 +25,6 @@ def _stamps(work: Path) -> dict[str, int]:
         for path in work.rglob("*")
         if path.is_file() and path.parent != work
     }
-
-
-# The paper's method, without what drops likely noise first.
-PLAIN: dict[str, Any] = {"rules": "none", "guard": 0.0}
 
 
 def test_from_text_to_pruned_text(toy_text: ToyText, tmp_path: Path) -> None:

@@ -339,11 +339,11 @@ def measure_command(corpus: Corpus, out: Path) -> str:
     paths = [corpus.path] if files is None else [corpus.path / file for file in files]
     if "tokenizer" in options:
         options["tokenizer"] = corpus.path / options["tokenizer"]
-    words = [
-        f"--{name.replace('_', '-')} {','.join(value) if isinstance(value, list | tuple) else value}"
-        for name, value in options.items()
-        if value is not None
-    ]
+    words = []
+    for name, value in options.items():
+        if value is not None:
+            given = ",".join(value) if isinstance(value, list | tuple) else value
+            words.append(f"--{name.replace('_', '-')} {given}")
     return " ".join(["pycat measure --corpus", *map(str, paths), *words, f"--out {out}"])
 
 

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
 from pycat.evaluation.evaluation import Evaluation, EvaluationRow
+from pycat.filters.measures import Measures
 from pycat.proxy.training import Run
 from pycat.ranking.correlations import explained_by
 from pycat.ranking.criteria import evaluate_criterion
 from pycat.report.audit import Agreement, DataMap, Part, agreement, by_domain, by_rule, data_map
 from pycat.report.examples import MAX_CHARS, examples
-from pycat.report.explaining import check_made_from
+from pycat.report.explaining import check_made_from, readable_measures
 from pycat.report.formatting import duration, number, option, percent, series, signed
 from pycat.report.histograms import (
     Histogram,
@@ -83,6 +84,7 @@ def write_report(
     run: Run | None = None,
     *,
     timings: Mapping[str, float],
+    measures: Measures | str | PathLike[str] | None = None,
     evaluation: Evaluation | None = None,
 ) -> Path:
     """Write the HTML page of a selection, with example pairs and, given matplotlib, pictures.
@@ -97,6 +99,8 @@ def write_report(
         scores: the table the selection was made from.
         run: the proxy's training, where pycat did it.
         timings: seconds of each stage, in order.
+        measures: what `pycat.measure` measured of the corpus, or the path of its folder, for the
+            table of rules; by default looked for as in `select`.
         evaluation: BLEU and chrF of the arms, where they were trained.
 
     Returns:
@@ -110,6 +114,7 @@ def write_report(
     recipe = selection.manifest["recipe"]
     check_made_from(selection, scores)
     corpus = selection.corpus().subset(scores.pair_ids)
+    measured = readable_measures(scores, corpus, measures)
     seed = recipe["seed"] or 0
     with np.errstate(over="ignore"):
         all_values = evaluate_criterion(scores, recipe["criterion"], seed)
@@ -157,7 +162,7 @@ def write_report(
         map_flags=_flag_counts(mapped, kept),
         domains=by_domain(some, kept),
         agreement=agreeing,
-        rules=by_rule(corpus, selection.pair_ids),
+        rules=by_rule(measured, all_kept),
         evaluation=_evaluation_table(evaluation),
         score_bins=_coarse(histograms["score"]),
         histograms=histograms,
@@ -179,6 +184,7 @@ def write_report(
             name: os.path.relpath(path, page.parent)
             for name, path in (
                 ("corpus", corpus.path),
+                ("measures", measured.path if measured else None),
                 ("proxy", run.path if run else None),
                 ("scores", scores.path),
                 ("selection", selection.path),
