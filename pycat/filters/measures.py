@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pycat._core import copies_before
-from pycat.data.corpus import Corpus, open_corpus, reopen_corpus
+from pycat.data.corpus import Corpus, as_corpus, reopen_corpus
 from pycat.errors import OutputError, PycatError
 from pycat.filters.fluency import fluency
 from pycat.filters.lexical import lexical_scores
@@ -32,7 +32,8 @@ from pycat.filters.rule_measures import language_codes, measure_file_options, me
 from pycat.filters.rules import RULE_COLUMNS, breaks, complete_rules, counts_group
 from pycat.runtime.output import OutputFolder, read_manifest, replacing
 from pycat.runtime.progress import progress
-from pycat.scores.score_table import PART_PAIRS, ScoreTable, part_path
+from pycat.scores.parts import PART_PAIRS, part_path
+from pycat.scores.score_table import ScoreTable
 
 # Raised when a column is measured in another way, so that older measures are made anew.
 _DEFINITIONS = 3
@@ -79,7 +80,7 @@ def measure(
         OutputError: `out` holds something else, or measures of another corpus.
         OSError: a file cannot be written.
     """
-    corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+    corpus = as_corpus(corpus)
     if corpus.files[2] is not None:
         corpus = reopen_corpus(corpus.path, corpus.options)
     recipe = {"corpus": corpus.id, "definitions": _DEFINITIONS}

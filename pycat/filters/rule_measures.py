@@ -29,7 +29,7 @@ from pycat.filters.language import language_model
 from pycat.runtime.output import replacing
 from pycat.runtime.progress import progress
 from pycat.runtime.workers import on_workers
-from pycat.scores.score_table import PART_PAIRS
+from pycat.scores.parts import PART_PAIRS
 
 
 def measure_text(corpus: Corpus, path: Path, *, num_threads: int | None = None) -> None:

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from pycat.data.corpus import Corpus, reopen_corpus
+from pycat.data.corpus import Corpus
 from pycat.errors import OutputError, PycatError
 from pycat.filters.measures import Measures, find_measures
 from pycat.filters.noise import corpus_signals, surprise_evidence
 from pycat.filters.rules import recorded_rules
 from pycat.ranking.criteria import evaluate_criterion, possible
+from pycat.ranking.ranks import perplexity
 from pycat.report.examples import texts_of
 from pycat.report.formatting import number
-from pycat.report.histograms import perplexity
 from pycat.runtime.output import digest
 from pycat.scores.sampling import evenly, take
-from pycat.scores.score_table import ScoreTable
+from pycat.scores.score_table import ScoreTable, as_table
 from pycat.selection.recipe import Choice, Recipe
 from pycat.selection.selection import Selection, choose_measured
 
@@ -125,7 +125,7 @@ def explain(
             measures given are of another corpus.
         CorpusError: the corpus is gone or damaged.
     """
-    table = scores if isinstance(scores, ScoreTable) else ScoreTable.open(scores)
+    table = as_table(scores)
     pair_ids = table.pair_ids
     row = int(np.searchsorted(pair_ids, pair))
     if row == len(pair_ids) or pair_ids[row] != pair:
@@ -133,17 +133,13 @@ def explain(
             f"pair {pair:,}: {table.path or 'the score table'} has no pair of this id; expected "
             f"one of its {len(table):,} ids, which run from {pair_ids[0]:,} to {pair_ids[-1]:,}"
         )
-    corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
-    if corpus.manifest["id"] != table.manifest["corpus"]:
-        raise PycatError(
-            f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
-        )
+    corpus = table.corpus()
     if selection is not None and not isinstance(selection, Selection):
         selection = Selection.open(selection)
     measured = readable_measures(table, corpus, measures)
     decision = None if selection is None else _decision(table, row, pair, selection, measured)
     thresholds = None if selection is None else selection.manifest["recipe"].get("rules")
-    view = corpus if len(corpus) == len(table) else corpus.subset(pair_ids)
+    view = table.view_of(corpus)
     rows = np.union1d(evenly(len(table), _MAX_PAIRS), [row])
     sample = take(table, rows)
     sample_row = int(np.searchsorted(rows, row))
@@ -273,7 +269,7 @@ def _decision(
     try:
         recipe.check(table)
         corpus = selection.corpus()
-        view = corpus if len(corpus) == len(table) else corpus.subset(table.pair_ids)
+        view = table.view_of(corpus)
         choice, _ = choose_measured(table, view, recipe, measures)
     except PycatError as error:
         return Decision(kept, "not known", f"{state}; the selection cannot be made again: {error}")

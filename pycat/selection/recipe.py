@@ -20,7 +20,7 @@ from pycat.ranking.criteria import (
     is_known,
     uses_seed,
 )
-from pycat.ranking.top_k import chunked, prefix
+from pycat.ranking.top_k import chunked, top_k_within_budget
 from pycat.scores.score_table import ScoreTable
 from pycat.selection import strata
 
@@ -377,8 +377,8 @@ class _Candidates:
         if recipe.strata == "score":
             quotas = strata.coverage_centric(sizes, budget)
             drawn = strata.Drawn(self._table, recipe.seed)
-            return prefix(drawn, quotas, codes, self._weights)
-        return prefix(scores, strata.proportional(sizes, budget), codes, self._weights)
+            return top_k_within_budget(drawn, quotas, codes, self._weights)
+        return top_k_within_budget(scores, strata.proportional(sizes, budget), codes, self._weights)
 
     def _leave_out(self, rows: NDArray[np.bool_] | NDArray[np.int64], step: str) -> None:
         self.steps.append(step)
@@ -389,7 +389,7 @@ class _Candidates:
 
     def _highest(self, scores: Scores, size: int) -> NDArray[np.bool_]:
         """The highest scores (N,) of what is left, as many as fit into the size."""
-        return prefix(scores, np.array([size]), self._codes, self._weights)
+        return top_k_within_budget(scores, np.array([size]), self._codes, self._weights)
 
     def _left(self) -> int:
         """Size of what is left."""
