@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from pycat.data.tokenizing import tokenize
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.ranking.criteria import random
 from pycat.ranking.top_k import highest
+from pycat.report.page import write_report
+from pycat.runtime.output import write_json
 from pycat.scores.score_table import ScoreTable
 from pycat.selection.selection import Selection
 
@@ -497,3 +500,139 @@ def test_a_recipe_of_every_option_is_recorded_and_opened_again(
     assert again.pair_ids.tolist() == made.pair_ids.tolist()
     with pytest.raises(OutputError, match=r"other options \(num_strata was 4, now 5\)"):
         plain_select(tmp_path / "scores", **{**options, "num_strata": 5})
+
+
+def contents(*folders: Path) -> dict[Path, tuple[bytes, int]]:
+    """Bytes and time of change of every file below these folders."""
+    return {
+        file: (file.read_bytes(), file.stat().st_mtime_ns)
+        for folder in folders
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_the_default_recipe_reads_measures_and_writes_nothing_into_its_input(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    table = make_scores(toy_corpus, nll_of(toy_corpus), tmp_path / "scores")
+    recipe = {**table.manifest["recipe"], "checkpoints": ["one", "two"]}
+    write_json(
+        tmp_path / "scores" / "scores.json", {**table.manifest, "recipe": recipe, "torch": "2"}
+    )
+    table = ScoreTable.open(tmp_path / "scores")
+    measures = pycat.measure(toy_corpus, out=tmp_path / "measures")
+    inputs = [toy_corpus.path, tmp_path / "scores", tmp_path / "measures"]
+    before = contents(*inputs)
+    found = pycat.select(tmp_path / "scores", keep=0.3, out=tmp_path / "selection")
+    given = pycat.select(table, keep=0.3, measures=measures)
+    by_path = pycat.select(make_scores(toy_corpus, table.nll), keep=0.3, measures=measures.path)
+    # By hand: the rules, then half of the 210 that go by noise, then the highest cat_var.
+    left, hits = measures.apply()
+    suspect = np.flatnonzero(left)[np.argsort(-measures.noise_score()[left], kind="stable")]
+    dropped = found.manifest["dropped"]
+    assert dropped["guard"] == min(105, int(left.sum()) - 90)
+    left[suspect[: dropped["guard"]]] = False
+    rows = np.flatnonzero(left)
+    best = rows[np.argsort(-table.ppl.var(axis=1)[rows], kind="stable")[:90]]
+    for selection in (found, given, by_path):
+        assert selection.pair_ids.tolist() == sorted(best.tolist())
+        assert selection.manifest["rule_hits"] == hits
+        assert selection.manifest["recipe"]["guard"] == 0.5
+        assert selection.manifest["recipe"]["rules"] == pycat.DEFAULT_RULES
+    explained = pycat.explain(table, int(suspect[0]), selection=tmp_path / "selection")
+    assert explained.decision is not None and explained.decision.step == "guard"
+    write_report(tmp_path / "report.html", found, table, timings={})
+    assert contents(*inputs) == before
+
+
+def test_missing_measures_are_named_with_the_command(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    table = make_scores(toy_corpus, nll_of(toy_corpus), tmp_path / "scores")
+    command = (
+        f"pycat measure --corpus {toy_corpus.path.resolve()} --out {tmp_path / 'measures'}' "
+        r"\(pycat.measure\), name another folder \(--measures, measures=...\), or leave both out"
+    )
+    for options in ({}, {"rules": "none"}, {"guard": 0}):
+        with pytest.raises(OutputError, match=command):
+            pycat.select(table, out=tmp_path / "selection", **options)
+    with pytest.raises(OutputError, match=r"measures.json: expected the manifest .*no such folder"):
+        pycat.select(table, measures=tmp_path / "measures")
+    assert not (tmp_path / "selection").exists()
+    assert len(plain_select(table)) == 150
+
+
+def test_tokens_alone_have_a_noise_filter_and_no_rules(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    prefixes = toy_corpus.path / "src", toy_corpus.path / "tgt"
+    corpus = open_corpus(prefixes, vocab_size=toy_corpus.vocab_size, eos_id=toy_corpus.eos_id)
+    table = make_scores(corpus, nll_of(corpus))
+    table.manifest = {**table.manifest, "corpus_options": corpus.options}
+    without = {"rules": "the corpus was not made from text, which rules read"}
+    assert pycat.select(table, guard=0).manifest["without"] == without
+    with pytest.raises(OutputError, match=r"pycat measure --corpus \S+/src \S+/tgt --languages"):
+        pycat.select(table)
+    measures = pycat.measure(corpus, out=tmp_path / "measures")
+    kept = pycat.select(table, measures=measures)
+    assert kept.manifest["without"] == without
+    assert kept.manifest["dropped"] == {"guard": 75, "criterion": 75}
+
+
+def test_rules_that_leave_nothing_say_how_many_each_hits(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    table = make_scores(toy_corpus, nll_of(toy_corpus), tmp_path / "scores")
+    pycat.measure(toy_corpus, out=tmp_path / "measures")
+    with pytest.raises(PycatError) as caught:
+        pycat.select(table, rules={**dict.fromkeys(pycat.DEFAULT_RULES), "letters": 1.1})
+    assert str(caught.value) == (
+        "the rules leave none of 300 pairs (hits: letters 300); loosen their thresholds, or pass "
+        "--rules none (rules='none')"
+    )
+
+
+def old_layout(corpus: Corpus, table: ScoreTable) -> None:
+    """What an earlier pycat left: rules beside the corpus, noise columns beside the scores."""
+    facts = {"format": "pycat.rules.2", "corpus": corpus.manifest["id"], "without": {}}
+    rules = pa.table({"pair": np.arange(len(corpus)), "overlap": np.ones(len(corpus), np.float32)})
+    pq.write_table(
+        rules.replace_schema_metadata({"pycat": json.dumps(facts)}), corpus.path / "rules.parquet"
+    )
+    names = ("lexical_tgt", "lexical_src", "gap_tgt", "gap_src", "order_tgt", "order_src", "ending")
+    for name in names:
+        table.add(name, np.zeros(len(table), np.float32))
+    table.add("noise_score", np.arange(len(table)) / len(table))
+
+
+def test_folders_of_an_earlier_pycat_open_and_what_they_measured_is_not_read(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    corpus = open_corpus(shutil.copytree(toy_corpus.path, tmp_path / "corpus"))
+    table = make_scores(corpus, nll_of(corpus), tmp_path / "scores")
+    old_layout(corpus, table)
+    before = contents(tmp_path)
+    opened = ScoreTable.open(tmp_path / "scores")
+    with pytest.raises(
+        OutputError, match=r"expected the measures of .*; run 'pycat measure --corp"
+    ):
+        pycat.select(opened)
+    assert pycat.explain(opened, 3).rules is None
+    assert plain_select(opened, by="-noise_score").pair_ids.tolist() == list(range(150))
+    assert contents(tmp_path) == before
+    # By its rules every pair would be a copy, and by its noise the last pairs would go.
+    measures = pycat.measure(corpus, out=tmp_path / "measures")
+    kept = pycat.select(opened, keep=0.3)
+    expected = pycat.select(make_scores(toy_corpus, opened.nll), keep=0.3, measures=measures)
+    assert kept.pair_ids.tolist() == expected.pair_ids.tolist()
+    assert kept.manifest["rule_hits"]["copied"] == 0
+    # Made anew, the corpus loses the old file.
+    tokenize(
+        *corpus.text().paths,
+        out=corpus.path,
+        tokenizer=toy_corpus.path / "tokenizer.model",
+        max_tokens=400,
+        overwrite=True,
+    )
+    assert not (corpus.path / "rules.parquet").exists()
