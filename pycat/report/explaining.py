@@ -139,7 +139,6 @@ def explain(
     measured = readable_measures(table, corpus, measures)
     decision = None if selection is None else _decision(table, row, pair, selection, measured)
     thresholds = None if selection is None else selection.manifest["recipe"].get("rules")
-    view = table.view_of(corpus)
     rows = np.union1d(evenly(len(table), _MAX_PAIRS), [row])
     sample = take(table, rows)
     sample_row = int(np.searchsorted(rows, row))
@@ -156,7 +155,7 @@ def explain(
         criteria={name: _standing(sample, name, sample_row) for name in _rankable(sample)},
         num_ranked=len(rows),
         decision=decision,
-        rules=None if measured is None else _broken_rules(measured.of(view), row, thresholds),
+        rules=_broken_rules(measured, table.view_of(corpus), row, thresholds),
         default_rules=thresholds is None,
     )
 
@@ -222,14 +221,17 @@ def readable_measures(
 
 
 def _broken_rules(
-    measures: Measures, row: int, thresholds: Mapping[str, float | None] | None
+    measures: Measures | None,
+    corpus: Corpus,
+    row: int,
+    thresholds: Mapping[str, float | None] | None,
 ) -> list[str] | None:
     """Rules that the pair breaks at the given thresholds, or None where that cannot be read."""
-    if "pair_group" not in measures.names:
-        return None  # a corpus without text
+    if measures is None or not corpus.has_text:
+        return None
     rules = None if thresholds is None else recorded_rules(thresholds)
     try:
-        return measures.broken_by(row, rules)
+        return measures.of(corpus).broken_by(row, rules)
     except OutputError:  # a damaged part: the next selection by rules reports it
         return None
 
