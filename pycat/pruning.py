@@ -228,7 +228,7 @@ def _earlier_evaluation(work: Path, selection: Selection) -> Evaluation | None:
         evaluation = Evaluation.open(work / _FOLDERS["evaluate"])
     except OutputError:
         return None
-    kept = selection.corpus().subset(selection.pair_ids).id
+    kept = selection.kept_corpus().id
     return evaluation if kept in evaluation.manifest["recipe"]["arms"].values() else None
 
 
@@ -240,15 +240,16 @@ def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool) -> OutputFol
             given, or the folder holds something else.
     """
     before = recorded_recipe(work, "prune") or {}
-    for first, stage in enumerate(_STAGES):
-        if stage not in before or stage not in recipe or before[stage] == recipe[stage]:
+    begun = [stage for stage in _STAGES if stage in before and (work / _FOLDERS[stage]).is_dir()]
+    for first, stage in enumerate(begun):
+        if stage not in recipe or before[stage] == recipe[stage]:
             continue
         if overwrite:
             before = {}
             break
         changed = "; ".join(changes(before[stage], recipe[stage]))
-        again = ", ".join(later for later in _STAGES[first:] if later in before)
-        stay = ", ".join(earlier for earlier in _STAGES[:first] if earlier in before) or "nothing"
+        again = ", ".join(begun[first:])
+        stay = ", ".join(begun[:first]) or "nothing"
         raise OutputError(
             f"{work}: {changed}. This invalidates {again} and the report ({stay} would stay); "
             "pass --overwrite (overwrite=True) to make them again, or choose another folder"

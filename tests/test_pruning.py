@@ -217,7 +217,9 @@ def test_changed_text_invalidates_everything(toy_text: ToyText, tmp_path: Path) 
     src, tgt = toy_text(200)
     prune(src, tgt, out=tmp_path / "work", **FAST)
     src.write_text(src.read_text("utf-8").replace("one", "an", 1), "utf-8")
-    with pytest.raises(OutputError, match=r"text was .* This invalidates tokenize, train, score"):
+    with pytest.raises(
+        OutputError, match=r"text was .* This invalidates tokenize, measure, train, score"
+    ):
         prune(src, tgt, out=tmp_path / "work", **FAST)
 
 

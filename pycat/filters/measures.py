@@ -5,6 +5,7 @@ lists the columns: what the rules compare, the lexical and the fluency scores, a
 noise. Any Parquet reader opens the parts without pycat.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from os import PathLike
@@ -43,6 +44,7 @@ WITHOUT_TEXT = "the corpus was not made from text, which rules read"
 
 # The name of the folder that other stages look for beside their own.
 MEASURES_FOLDER = "measures"
+_MANIFEST = "measures.json"
 _FILES = ("part-*.parquet", "step-*.parquet")
 
 _LEXICAL = ("lexical_tgt", "lexical_src", "gap_tgt", "gap_src")
@@ -58,16 +60,16 @@ def measure(
 ) -> "Measures":
     """Measure what rules and noise filter read of each pair: its text, and its tokens.
 
-    Reads the text once for the rules, and the tokens for the lexical scores and the fluency; needs
-    neither a proxy nor scores. A corpus that was not made from text has no columns of rules.
-    Memory holds 50 bytes a pair beside 256 MB of the lexical model.
+    Reads the text once for the rules, and the tokens for the lexical and fluency scores; needs
+    neither a proxy nor scores. A corpus that was not made from text has no columns of rules. Memory
+    holds a few columns at a time, and the tables of `lexical_scores` and `fluency`.
 
     Args:
         corpus: an open Corpus, or the path of one; of a subset, the whole corpus is measured.
-        out: the folder to make. Named `measures` and put beside the folder of the corpus or of the
-            scores, other stages find it. An interrupted run of the same corpus goes on in it after
-            the last of its three steps (rules, lexical scores, fluency) that was finished, and a
-            finished one is opened as it is.
+        out: the folder to make. Other stages find a folder named `measures` beside that of the
+            scores or of the corpus. An interrupted run of the same corpus goes on in it after the
+            last step that was finished, of rules, lexical scores and fluency scores; finished
+            measures are opened as they are.
         num_threads: cores to use, None for all this process may use; the measures are the same.
         overwrite: replace measures of another corpus, or of an older pycat.
 
@@ -169,8 +171,8 @@ class Measures:
         if self.manifest["corpus"] != corpus.manifest["id"]:
             raise OutputError(
                 f"{self.path}: holds measures of another corpus than {corpus.path}, or of what it "
-                f"was before it was made anew; run '{measure_command(corpus, self.path)} "
-                "--overwrite'"
+                "was before it was made anew; run "
+                f"'{measure_command(corpus, self.path, overwrite=True)}'"
             )
         return Measures(self.path, self.manifest, self._dtypes, corpus.files[2])
 
@@ -313,7 +315,7 @@ def find_measures(
     if given is not None:
         return (given if isinstance(given, Measures) else Measures.open(given)).of(corpus)
     for folder in _places(table, corpus):
-        if (folder / "measures.json").is_file():
+        if (folder / _MANIFEST).is_file():
             measures = Measures.open(folder)
             if measures.manifest["corpus"] == corpus.manifest["id"]:
                 return measures.of(corpus)
@@ -323,29 +325,29 @@ def find_measures(
 def no_measures(table: ScoreTable, corpus: Corpus) -> OutputError:
     """The error that the measures of a table's pairs are needed and were not found."""
     places = _places(table, corpus)
-    command = measure_command(corpus, places[0])
+    replaces = (places[0] / _MANIFEST).exists()  # those of another corpus
     return OutputError(
         f"{' and '.join(map(str, places))}: expected the measures of {corpus.path}, which rules "
-        f"and noise filter read, found none of this corpus; run '{command}"
-        f"{' --overwrite' if places[0].exists() else ''}' (pycat.measure), name another folder "
-        "(--measures, measures=...), or leave both out: --rules none --guard 0 "
+        "and noise filter read, found none of this corpus; run "
+        f"'{measure_command(corpus, places[0], overwrite=replaces)}' (pycat.measure), name another "
+        "folder (--measures, measures=...), or leave both out: --rules none --guard 0 "
         "(rules='none', guard=0)"
     )
 
 
-def measure_command(corpus: Corpus, out: Path) -> str:
+def measure_command(corpus: Corpus, out: Path, *, overwrite: bool = False) -> str:
     """The command that measures this corpus into a folder."""
     options = dict(corpus.options)
     files = options.pop("prefixes", None)
     paths = [corpus.path] if files is None else [corpus.path / file for file in files]
     if "tokenizer" in options:
         options["tokenizer"] = corpus.path / options["tokenizer"]
-    words = []
+    words = ["pycat", "measure", "--corpus", *map(str, paths)]
     for name, value in options.items():
         if value is not None:
-            given = ",".join(value) if isinstance(value, list | tuple) else value
-            words.append(f"--{name.replace('_', '-')} {given}")
-    return " ".join(["pycat measure --corpus", *map(str, paths), *words, f"--out {out}"])
+            given = ",".join(value) if isinstance(value, list | tuple) else str(value)
+            words += [f"--{name.replace('_', '-')}", given]
+    return shlex.join([*words, "--out", str(out), *(["--overwrite"] if overwrite else [])])
 
 
 def _places(table: ScoreTable, corpus: Corpus) -> list[Path]:

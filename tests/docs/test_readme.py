@@ -39,7 +39,18 @@ def test_commands_run_in_order(here: Path) -> None:
         line for block in blocks("sh") for line in block.splitlines() if line.startswith("pycat ")
     ]
     assert [line.split()[1] for line in commands] == [
-        *("prune", "prune", "tokenize", "measure", "train", "score", "select", "explain", "report", "evaluate")
+        *(
+            "prune",
+            "prune",
+            "tokenize",
+            "measure",
+            "train",
+            "score",
+            "select",
+            "explain",
+            "report",
+            "evaluate",
+        )
     ]
     for line in commands:
         # The documented command, with training cut short.
