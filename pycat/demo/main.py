@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         show_sources(text)
         src, tgt, work = text.train_en, text.train_de, out / "collected"
         more = ["--evaluate", "--test", f"software={text.test_en},{text.test_de}"]
-        more += ["--evaluate-baselines", "random", "--evaluate-epochs", "3", "--epochs", "2"]
+        more += ["--evaluate-baselines", "random", "--evaluate-epochs", "3", "--train-epochs", "2"]
     return cli.main(
         [
             *("prune", "--src", str(src), "--tgt", str(tgt), "--out", str(work)),
