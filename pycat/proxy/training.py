@@ -1,4 +1,4 @@
-"""Train a proxy on a corpus and keep checkpoints along the way."""
+"""Training of a proxy on a corpus, with checkpoints along the way."""
 
 import io
 import math
@@ -29,7 +29,7 @@ SCHEDULES = ("linear", "log")
 _STATE_FILE = "state.pt"
 _STATE_EVERY_S = 60.0
 _BLOCK_LOGITS = 6_000_000
-# The state first: a folder half deleted must not seem one to go on from.
+# The state is deleted first: a folder that is half deleted must not look like one to resume.
 _OWNED = (_STATE_FILE, "step-*.safetensors")
 
 
@@ -41,7 +41,8 @@ class Run:
         path: the folder.
         checkpoints: K files in training order.
         steps: the updates after which they were saved.
-        losses: mean training loss since the checkpoint before, nats a token, smoothed labels.
+        losses: mean training loss since the previous checkpoint, nats a token, smoothed labels.
+        manifest: recipe and facts of the run.
     """
 
     path: Path
@@ -84,24 +85,26 @@ def train(
 
     Args:
         corpus: an open Corpus (or a subset), or the path of one.
-        out: the folder to make. An interrupted run of the same options goes on in it, and a
-            finished one is opened as it is.
+        out: the folder to make. A run of the same options is resumed if it was interrupted, and
+            opened as it is if finished.
         preset: "tiny" (d=256, 3+3 layers) or "base" (d=512, 6+6 layers).
-        checkpoints: how many to keep, the last one at the end.
-        checkpoint_schedule: "linear" spaces them evenly; "log" doubles the updates from one to
+        checkpoints: their number; the last is saved at the end of training.
+        checkpoint_schedule: "linear" spaces them evenly; "log" doubles the updates from each to
             the next.
         checkpoint_steps: instead of both, the updates after which to save; training ends with
             the last.
-        epochs: passes over the corpus; `updates`, when given, is used instead.
+        epochs: passes over the corpus.
+        updates: instead of `epochs`, the number of updates.
         batch_tokens: tokens of the larger side of a batch, padding included.
-        learning_rate: at its peak, after `warmup` updates (a tenth of all by default, at most
-            4,000); then it falls with the inverse square root of the update.
+        learning_rate: its peak.
+        warmup: updates until the peak (a tenth of all by default, at most 4,000); then the rate
+            falls with the inverse square root of the update.
         label_smoothing, dropout: probabilities.
-        seed: of initial weights, batch order and dropout; on the CPU, with one number of threads, a
-            run repeats itself bit for bit.
+        seed: of initial weights, batch order and dropout. On the CPU, with the same number of
+            threads, a run repeats bit for bit.
         device: "cpu", "cuda" or "auto".
         dtype: of matrix products: "float32", "bfloat16", or "auto" (bfloat16 where the device
-            has it). Weights and Adam stay float32.
+            has it). Weights and the state of Adam stay float32.
         overwrite: replace a run made with other options.
 
     Returns:
@@ -115,7 +118,7 @@ def train(
     corpus = as_corpus(corpus)
     if preset not in PRESETS:
         raise PycatError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
-    for name, value, right, expected in (
+    for name, value, is_valid, expected in (
         ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "at least 0 and below 1"),
         ("dropout", dropout, 0 <= dropout <= 0.9, "at least 0 and at most 0.9"),
         ("learning_rate", learning_rate, 0 < learning_rate < 1, "above 0 and below 1"),
@@ -125,7 +128,7 @@ def train(
         ("batch_tokens", batch_tokens, batch_tokens >= 1, "at least 1"),
         ("seed", seed, 0 <= seed < 2**31, "at least 0 and below 2**31"),
     ):
-        if not right:
+        if not is_valid:
             raise PycatError(f"{name} is {value}; expected {expected}")
     num_tokens = int(corpus.num_tokens.sum())
     if num_tokens < batch_tokens:
@@ -159,7 +162,7 @@ def train(
 
 
 class _Trainer:
-    """One run: model, optimizer and the position in it, all of which `state.pt` can restore."""
+    """One run: model, optimizer and progress, all of which `state.pt` restores."""
 
     def __init__(
         self, corpus: Corpus, folder: OutputFolder, device: torch.device, dtype: torch.dtype
@@ -171,7 +174,7 @@ class _Trainer:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.loss_steps = 0
         self.num_tokens = 0
-        self.position: dict[str, Any] | None = None  # in the corpus, for the batch after this
+        self.position: dict[str, Any] | None = None  # `BatchStream.state` after the last batch
         config = ModelConfig(
             vocab_size=corpus.vocab_size,
             src_vocab_size=corpus.src_vocab_size,
@@ -188,7 +191,7 @@ class _Trainer:
             self._load_state()
 
     def run(self) -> None:
-        """Train from here to the last checkpoint."""
+        """Train to the last checkpoint, from wherever the state is."""
         steps, seed = self.recipe["checkpoint_steps"], self.recipe["seed"]
         saved = time.perf_counter()
         devices = [self.device] if self.device.type == "cuda" else []
@@ -198,12 +201,15 @@ class _Trainer:
             closing(self._batches()) as batches,
         ):
             while self.step < steps[-1]:
-                # Seeded by update, dropout goes on after an interruption as if there was none.
+                # One training step. Dropout is seeded by the update, so that a resumed run repeats
+                # an uninterrupted one.
                 torch.manual_seed((seed << 32) + self.step)
                 self.loss_sum += self._update(next(batches).to(self.device))
                 self.loss_steps += 1
                 self.step += 1
                 advance(1)
+
+                # Save a checkpoint, and from time to time the state.
                 at_checkpoint = self.step in steps
                 now = time.perf_counter()
                 if at_checkpoint:
@@ -226,7 +232,7 @@ class _Trainer:
         (self.folder.path / _STATE_FILE).unlink(missing_ok=True)
 
     def _batches(self) -> Generator[Batch, None, None]:
-        """Epoch after epoch, without end."""
+        """Yield padded batches, epoch after epoch, without end."""
         epoch = 0 if self.position is None else self.position["epoch"]
         while True:
             with self.corpus.batches(
@@ -243,15 +249,21 @@ class _Trainer:
             epoch, self.position = epoch + 1, None
 
     def _update(self, batch: Batch) -> Tensor:
+        """Take one step of Adam on a padded batch of B pairs; return its mean loss ()."""
+        # Learning rate.
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe["learning_rate"] * _warmup_then_decay(
                 self.step + 1, self.recipe["warmup"]
             )
-        tgt, mask = batch.tgt_tokens, length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)
-        src_lengths = batch.src_cu_seqlens.diff().long()
+
+        # Forward.
+        tgt, mask = batch.tgt_tokens, length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)  # (B, T)
+        src_lengths = batch.src_cu_seqlens.diff().long()  # (B,)
         with autocast(self.device, self.dtype):
             hidden = self.model(batch.src_tokens, src_lengths, shift_right(tgt, self.corpus.eos_id))
             loss = self._loss(hidden[mask], tgt[mask])
+
+        # Backward and step.
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -260,10 +272,10 @@ class _Trainer:
         return loss.detach()
 
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Mean smoothed cross-entropy of hidden states (T, D).
+        """Mean smoothed cross-entropy of hidden states (T, D) against targets (T,).
 
-        On the CPU a block of logits at a time stays below the size that malloc reuses; whole, most
-        of their time goes into page faults.
+        On the CPU logits are made a block at a time, each small enough for malloc to reuse. Made at
+        once, most of their time would go into page faults.
         """
         weight = self.model.output_weight
         rows = max(1, _BLOCK_LOGITS // len(weight)) if hidden.is_cpu else max(1, len(hidden))
@@ -281,6 +293,7 @@ class _Trainer:
         return torch.stack(losses).sum() / len(targets)
 
     def _note_loss(self) -> None:
+        """Append the mean loss since the previous checkpoint; refuse one that is not finite."""
         value = self.loss_sum.item() / self.loss_steps
         if not math.isfinite(value):
             raise PycatError(
@@ -303,7 +316,7 @@ class _Trainer:
             "num_tokens": self.num_tokens,
             "position": self.position,
         }
-        # Not straight to the file: torch's errors on a full disk are not OSErrors.
+        # Not straight to the file: on a full disk torch raises no OSError.
         buffer = io.BytesIO()
         torch.save(state, buffer)
         with replacing(self.folder.path / _STATE_FILE) as temporary:
@@ -327,7 +340,7 @@ class _Trainer:
 
 
 def _warmup_then_decay(step: int, warmup: int) -> float:
-    """Share of the peak rate at update `step` (from 1); Vaswani et al. 2017, section 5.3."""
+    """Fraction of the peak rate at update `step`, from 1. Vaswani et al. 2017, section 5.3."""
     return min(step / warmup, math.sqrt(warmup / step))
 
 
@@ -338,10 +351,11 @@ def _checkpoint_path(folder: Path, step: int) -> Path:
 def _checkpoint_steps(
     count: int, schedule: str, given: Sequence[int] | None, updates: int
 ) -> list[int]:
-    """The updates after which to save: ascending, distinct, at least two.
+    """The updates after which to save, ascending and distinct.
 
     Raises:
-        PycatError: they are not.
+        PycatError: the schedule is unknown, the given steps do not ascend or are fewer than two, or
+            the updates are too few for the checkpoints.
     """
     if given is not None:
         steps = list(given)
