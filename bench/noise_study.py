@@ -28,7 +28,7 @@ from pycat.errors import PycatError
 from pycat.filters.noise import late_mean, measure_noise, surprise
 from pycat.filters.rule_measures import measure_rules
 from pycat.filters.rules import RuleTable
-from pycat.proxy.training import Run
+from pycat.proxy.run import Run
 from pycat.proxy.transformer import PRESETS
 from pycat.runtime.output import replacing
 

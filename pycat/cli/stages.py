@@ -28,7 +28,7 @@ from pycat.errors import PycatError
 
 if TYPE_CHECKING:
     from pycat.data.corpus import Corpus
-    from pycat.evaluation.evaluation import Evaluation
+    from pycat.evaluation.results import Evaluation
 
 _MADE_ONCE = "A finished one of the same options is not made again."
 

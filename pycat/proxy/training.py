@@ -6,7 +6,6 @@ import pickle
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from pycat.data.batches import Batch, length_mask
 from pycat.data.corpus import Corpus, as_corpus
 from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.proxy.checkpoint import save_checkpoint
+from pycat.proxy.run import Run, checkpoint_path
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer, shift_right
 from pycat.runtime.device import autocast, choose_device, choose_dtype
-from pycat.runtime.output import OutputFolder, read_manifest, replacing
+from pycat.runtime.output import OutputFolder, replacing
 from pycat.runtime.progress import progress
 
 SCHEDULES = ("linear", "log")
@@ -31,34 +31,6 @@ _STATE_EVERY_S = 60.0
 _BLOCK_LOGITS = 6_000_000
 # The state is deleted first: a folder that is half deleted must not look like one to resume.
 _OWNED = (_STATE_FILE, "step-*.safetensors")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished training run.
-
-    Attributes:
-        path: the folder.
-        checkpoints: K files in training order.
-        steps: the updates after which they were saved.
-        losses: mean training loss since the previous checkpoint, nats a token, smoothed labels.
-        manifest: recipe and facts of the run.
-    """
-
-    path: Path
-    checkpoints: tuple[Path, ...]
-    steps: tuple[int, ...]
-    losses: tuple[float, ...]
-    manifest: dict[str, Any]
-
-    @classmethod
-    def open(cls, path: str | PathLike[str]) -> "Run":
-        """Open the folder of a finished run."""
-        folder = Path(path)
-        manifest = read_manifest(folder, "proxy")
-        steps = tuple(manifest["recipe"]["checkpoint_steps"])
-        files = tuple(_checkpoint_path(folder, step) for step in steps)
-        return cls(folder, files, steps, tuple(manifest["losses"]), manifest)
 
 
 def train(
@@ -215,7 +187,7 @@ class _Trainer:
                 if at_checkpoint:
                     self._note_loss()
                     save_checkpoint(
-                        _checkpoint_path(self.folder.path, self.step),
+                        checkpoint_path(self.folder.path, self.step),
                         self.model,
                         step=self.step,
                         tokenizer_sha256=self.corpus.manifest["tokenizer_sha256"],
@@ -342,10 +314,6 @@ class _Trainer:
 def _warmup_then_decay(step: int, warmup: int) -> float:
     """Fraction of the peak rate at update `step`, from 1. Vaswani et al. 2017, section 5.3."""
     return min(step / warmup, math.sqrt(warmup / step))
-
-
-def _checkpoint_path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:07}.safetensors"
 
 
 def _checkpoint_steps(

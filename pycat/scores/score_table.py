@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.errors import OutputError, PycatError
-from pycat.kernels.reference import STAT_NAMES
+from pycat.kernels.stat_names import STAT_NAMES
 from pycat.runtime.output import read_manifest, write_json
 from pycat.runtime.workers import on_workers
 from pycat.scores.criterion_names import CRITERION_NAMES

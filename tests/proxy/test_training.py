@@ -22,7 +22,8 @@ from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.evaluation.beam_search import translate
 from pycat.proxy import training
 from pycat.proxy.checkpoint import load_model, read_info
-from pycat.proxy.training import Run, train
+from pycat.proxy.run import Run
+from pycat.proxy.training import train
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
 
 FAST: dict[str, Any] = {"batch_tokens": 128, "device": "cpu", "dtype": "float32"}
