@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pycat.evaluation.results import Evaluation
 
 _MADE_ONCE = "A finished one of the same options is not made again."
+_PRESETS = "mini has d=128 and 4+4 layers, tiny d=256 and 3+3, base d=512 and 6+6"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +153,9 @@ CORPUS_HELP = (
 class TrainOptions:
     """How `train` trains."""
 
-    preset: Literal["tiny", "base"] = option(
-        "Train a model of this size; tiny has d=256 and 3+3 layers, base d=512 and 6+6.", "tiny"
+    preset: Literal["auto", "mini", "tiny", "base"] = option(
+        f"Train a model of this size; {_PRESETS}; auto is mini below 100,000 pairs, else tiny.",
+        "auto",
     )
     checkpoints: int = option("Keep so many checkpoints, the last one at the end.", 5)
     checkpoint_schedule: Literal["linear", "log"] = option(
@@ -165,12 +167,17 @@ class TrainOptions:
         type=steps,
         metavar="N,N,…",
     )
-    epochs: float = option("Go over the corpus so many times.", 3.0)
+    epochs: float = option("Go over the corpus so many times, in at most 4,000 updates.", 3.0)
     updates: int | None = option("Make so many updates, instead of epochs.", None)
-    batch_tokens: int = option(
-        "Put so many tokens into the larger side of a batch, padding counted.", 2048
+    batch_tokens: int = option("Put at most so many tokens into either side of a batch.", 2048)
+    learning_rate: float | None = option(
+        "Let Adam's rate rise to this; without it, to that of the preset.", None
     )
-    learning_rate: float = option("Let Adam's rate rise to this.", 1e-3)
+    rate_schedule: Literal["wsd", "inverse_sqrt"] = option(
+        "After its peak, hold the rate and let it fall over the last third (wsd), or let it fall "
+        "with the inverse square root of the update.",
+        "inverse_sqrt",
+    )
     warmup: int | None = option(
         "Let the rate rise for so many updates; without it, a tenth of all, at most 4000.", None
     )
@@ -255,8 +262,8 @@ class EvaluateOptions:
         type=baselines,
         metavar="full,random",
     )
-    preset: Literal["tiny", "base"] = option(
-        "Train models of this size; tiny has d=256 and 3+3 layers, base d=512 and 6+6.", "tiny"
+    preset: Literal["mini", "tiny", "base"] = option(
+        f"Train models of this size; {_PRESETS}.", "tiny"
     )
     epochs: float = option("Go over each arm's own pairs so many times.", 10.0)
     updates: int | None = option("Make so many updates in every arm, instead of epochs.", None)

@@ -138,6 +138,6 @@ class BatchStream(Iterator[Batch]):
 def _pinned_buffers(plan: _core.BatchPlan, num_threads: int) -> list[Any]:
     """Pinned memory, from which a CUDA device copies at full speed, for all batches in flight."""
     return [
-        torch.empty(plan.most_bytes, dtype=torch.uint8, pin_memory=True).numpy()
+        torch.empty(plan.max_bytes, dtype=torch.uint8, pin_memory=True).numpy()
         for _ in range(PREFETCH + num_threads + 2)
     ]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PRESETS: dict[str, dict[str, int]] = {
+    "mini": {"d_model": 128, "num_heads": 4, "d_ff": 256, "num_layers": 4},
     "tiny": {"d_model": 256, "num_heads": 4, "d_ff": 1024, "num_layers": 3},
     "base": {"d_model": 512, "num_heads": 8, "d_ff": 2048, "num_layers": 6},
 }

@@ -31,7 +31,7 @@ def model_flops(adapter: Adapter, src: NDArray[np.int32], tgt: NDArray[np.int32]
         src, tgt: int32 (N,), tokens of each pair.
     """
     if isinstance(adapter, ProxyAdapter):
-        return 2 * _proxy_products(adapter.model.config, src.astype(float), tgt.astype(float))
+        return 2 * proxy_products(adapter.model.config, src.astype(float), tgt.astype(float))
     num_src, num_tgt = int(src.sum()), int(tgt.sum())
     products = adapter.head.weight.numel() * num_tgt
     for name, module in adapter.module.named_modules():
@@ -50,7 +50,7 @@ def model_flops(adapter: Adapter, src: NDArray[np.int32], tgt: NDArray[np.int32]
     return 2 * products
 
 
-def _proxy_products(config: ModelConfig, src: NDArray[Any], tgt: NDArray[Any]) -> int:
+def proxy_products(config: ModelConfig, src: NDArray[Any], tgt: NDArray[Any]) -> int:
     """Multiply-adds of a proxy `Transformer` and its output layer, for pairs of lengths (N,)."""
     width, layers = config.d_model, config.num_layers
     linear = 4 * width * width + 2 * width * config.d_ff

@@ -80,8 +80,8 @@ def _layer(name: str, layer: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
         yield from linear(f"{name}.cross.key_value", cross.k_proj, cross.v_proj)
         yield from linear(f"{name}.cross.output", cross.out_proj)
         yield from norm(f"{name}.cross.norm", layer.encoder_attn_layer_norm)
-    yield from linear(f"{name}.up", layer.fc1)
-    yield from linear(f"{name}.down", layer.fc2)
+    yield from linear(f"{name}.ff1", layer.fc1)
+    yield from linear(f"{name}.ff2", layer.fc2)
     yield from norm(f"{name}.feed_forward.norm", layer.final_layer_norm)
 
 

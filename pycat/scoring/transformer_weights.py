@@ -84,8 +84,8 @@ def _layer(
     yield from linear(f"{name}.self.query_key_value", attention.query, attention.key_value)
     yield from linear(f"{name}.self.output", attention.output)
     yield from norm(f"{name}.self.norm", norms[0])
-    yield from linear(f"{name}.up", cast(nn.Linear, up))
-    yield from linear(f"{name}.down", cast(nn.Linear, down))
+    yield from linear(f"{name}.ff1", cast(nn.Linear, up))
+    yield from linear(f"{name}.ff2", cast(nn.Linear, down))
     yield from norm(f"{name}.feed_forward.norm", norms[-1])
 
 

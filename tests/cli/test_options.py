@@ -25,7 +25,7 @@ from pycat.cli.stages import (
 )
 from pycat.data.tokenizer import MODEL_TYPES
 from pycat.evaluation.evaluation import BASELINES
-from pycat.proxy.training import SCHEDULES
+from pycat.proxy.training import RATE_SCHEDULES, SCHEDULES
 from pycat.proxy.transformer import PRESETS
 from pycat.runtime.device import DTYPES, SCORING_DTYPES
 from pycat.scoring.engine import STATS, TOO_LONG
@@ -81,7 +81,8 @@ def test_defaults_are_those_of_the_function(kind: Any, function: Callable[..., A
     [
         (TokenizeOptions, "model_type", MODEL_TYPES),
         (OpenOptions, "layout", ("fairseq", "megatron")),
-        (TrainOptions, "preset", tuple(PRESETS)),
+        (TrainOptions, "preset", ("auto", *PRESETS)),
+        (TrainOptions, "rate_schedule", RATE_SCHEDULES),
         (TrainOptions, "checkpoint_schedule", SCHEDULES),
         (TrainOptions, "dtype", DTYPES),
         (ScoreOptions, "stats", STATS),

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -49,9 +50,11 @@ def test_help_loads_nothing_that_computes(words: tuple[str, ...]) -> None:
 
 @pytest.fixture
 def stages(toy_corpus: pycat.Corpus, toy_text: ToyText, tmp_path: Path) -> Path:
-    """A folder of scores, a proxy, and an evaluation."""
-    run = pycat.train(toy_corpus, out=tmp_path / "proxy", checkpoint_steps=[1, 2], device="cpu")
-    pycat.score(toy_corpus, run.checkpoints, out=tmp_path / "scores", device="cpu")
+    """A folder of a corpus, a proxy, scores, and an evaluation."""
+    shutil.copytree(toy_corpus.path, tmp_path / "corpus")  # rules are measured into it
+    corpus = pycat.open_corpus(tmp_path / "corpus")
+    run = pycat.train(corpus, out=tmp_path / "proxy", checkpoint_steps=[1, 2], device="cpu")
+    pycat.score(corpus, run.checkpoints, out=tmp_path / "scores", device="cpu")
     pycat.select(tmp_path / "scores", out=tmp_path / "evaluated")
     test = tuple(map(str, toy_text(2, seed=9, name="test")))
     pycat.evaluate(

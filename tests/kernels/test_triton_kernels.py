@@ -33,10 +33,18 @@ IGNORE = -100
 
 # NumPy, in which the interpreter computes, warns of the infinities that these tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
-runs = pytest.mark.skipif(
-    not INTERPRETED and not torch.cuda.is_available(),
-    reason="run by test_everything_in_the_interpreter, or on a GPU",
-)
+
+
+def runs(test: Callable[..., None]) -> Callable[..., None]:
+    """For the interpreter and for a GPU."""
+    skip = pytest.mark.skipif(
+        not INTERPRETED and not torch.cuda.is_available(),
+        reason="run by test_everything_in_the_interpreter, or on a GPU",
+    )
+    marked: Callable[..., None] = pytest.mark.gpu(skip(test))
+    return marked
+
+
 on_gpu = pytest.mark.skipif(
     INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device"
 )

@@ -74,7 +74,7 @@ def test_a_step_that_stands_still_has_no_time_left() -> None:
 
 def test_hours_are_told() -> None:
     lines = told(100_000, [0, *[32.0] * 10])
-    assert lines[-2][1] == "score: 0% of 100,000 pairs, 1.1 pairs/s, 26 h 04 min left"
+    assert lines[-2][1] == "score: 0% of 100,000 pairs, 1.1 pairs/s, 26 h 07 min left"
 
 
 def test_a_short_step_writes_no_line() -> None:
