@@ -26,7 +26,7 @@ import pycat
 from pycat.data.parallel_text import ParallelText
 from pycat.errors import PycatError
 from pycat.filters.noise import late_mean, surprise
-from pycat.proxy.training import Run
+from pycat.proxy.run import Run
 from pycat.proxy.transformer import PRESETS
 from pycat.runtime.output import replacing
 

@@ -13,10 +13,12 @@ from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText
 from pycat.data.tokenizing import known_text, tokenize
 from pycat.errors import OutputError, PycatError
-from pycat.evaluation.evaluation import Evaluation, TestSet, evaluate, test_text
+from pycat.evaluation.evaluation import TestSet, evaluate, test_text
+from pycat.evaluation.results import Evaluation
 from pycat.filters.measures import MEASURES_FOLDER, Measures, measure
 from pycat.filters.rules import complete_rules, hits_in_words, read_rules
-from pycat.proxy.training import Run, train
+from pycat.proxy.run import Run
+from pycat.proxy.training import train
 from pycat.report.page import write_report
 from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.scores.score_table import ScoreTable

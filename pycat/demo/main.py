@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         src, tgt, work = text.train_en, text.train_de, out / "collected"
         evaluate_options = [
             *("--evaluate", "--test", f"software={text.test_en},{text.test_de}"),
-            *("--evaluate-baselines", "random", "--evaluate-epochs", "3", "--epochs", "2"),
+            *("--evaluate-baselines", "random", "--evaluate-epochs", "3", "--train-epochs", "2"),
         ]
     return cli.main(
         [

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
+from pycat.evaluation.results import Evaluation, EvaluationRow
 from pycat.filters.measures import Measures
+from pycat.proxy.run import Run
 from pycat.ranking.correlations import explained_by
 from pycat.ranking.criteria import evaluate_criterion
 from pycat.ranking.ranks import perplexity, spearman
@@ -35,10 +37,6 @@ from pycat.runtime.output import replacing
 from pycat.scores.sampling import evenly, take
 from pycat.scores.score_table import ScoreTable
 from pycat.selection.selection import Selection
-
-if TYPE_CHECKING:  # both import torch, which a report does not need
-    from pycat.evaluation.evaluation import Evaluation, EvaluationRow
-    from pycat.proxy.training import Run
 
 # Sizes of the charts. They keep the page below a megabyte for a corpus of any size.
 _NUM_LINES = 15  # single pairs drawn over each group's perplexity
@@ -108,11 +106,11 @@ def write_report(
     out: str | PathLike[str],
     selection: Selection,
     scores: ScoreTable,
-    run: "Run | None" = None,
+    run: Run | None = None,
     *,
     timings: Mapping[str, float],
     measures: Measures | str | PathLike[str] | None = None,
-    evaluation: "Evaluation | None" = None,
+    evaluation: Evaluation | None = None,
 ) -> Path:
     """Write the HTML page of a selection, with example pairs and, given matplotlib, charts.
 
@@ -253,10 +251,10 @@ def _outputs(
     page: Path,
     corpus: Corpus,
     measures: Measures | None,
-    run: "Run | None",
+    run: Run | None,
     scores: ScoreTable,
     selection: Selection,
-    evaluation: "Evaluation | None",
+    evaluation: Evaluation | None,
 ) -> dict[str, str]:
     """Folder of each stage, relative to that of the page; without what is only in memory."""
     paths = {
@@ -350,7 +348,7 @@ def _strength(rho: float) -> str:
     return f"{strength}, negative" if rho <= -0.2 else strength
 
 
-def _evaluation_table(evaluation: "Evaluation | None") -> dict[str, Any] | None:
+def _evaluation_table(evaluation: Evaluation | None) -> dict[str, Any] | None:
     """The evaluation's rows as a table of arms by test sets."""
     if evaluation is None:
         return None
@@ -446,10 +444,10 @@ def _languages(corpus: Corpus) -> list[tuple[str, str | None]]:
 
 def _recipes(
     corpus: Corpus,
-    run: "Run | None",
+    run: Run | None,
     scores: ScoreTable,
     selection: Selection,
-    evaluation: "Evaluation | None",
+    evaluation: Evaluation | None,
 ) -> dict[str, dict[str, Any]]:
     """Options of every stage, without the hashes of its input: `_hashes` has those."""
     manifests: Iterable[tuple[str, Mapping[str, Any]]] = (
@@ -492,7 +490,7 @@ def _hashes(corpus: Corpus, scores: ScoreTable, selection: Selection) -> list[tu
     ]
 
 
-def _versions(run: "Run | None", scores: ScoreTable) -> dict[str, str]:
+def _versions(run: Run | None, scores: ScoreTable) -> dict[str, str]:
     """Versions of the programs that made the stages and this page."""
     versions = {
         "pycat": version("pycat-nmt"),

@@ -13,7 +13,8 @@ from pycat.data.tokenizer import Tokenizer
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.evaluation import evaluation
 from pycat.evaluation.beam_search import translate
-from pycat.evaluation.evaluation import Evaluation, evaluate
+from pycat.evaluation.evaluation import evaluate
+from pycat.evaluation.results import Evaluation
 from pycat.selection.selection import Selection
 
 FAST: dict[str, Any] = {"updates": 3, "batch_tokens": 512, "beam": 2, "device": "cpu"}

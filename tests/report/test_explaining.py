@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 import pycat
-from pycat.cli.explain import show
 from pycat.cli.main import main
+from pycat.cli.pair_view import show
 from pycat.errors import OutputError, PycatError
 from pycat.filters.noise import corpus_signals, surprise_evidence
 from pycat.ranking.criteria import cat_var, evaluate_criterion

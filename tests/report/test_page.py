@@ -22,7 +22,7 @@ from pycat import report
 from pycat.cli.main import main
 from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
-from pycat.evaluation.evaluation import Evaluation, EvaluationRow
+from pycat.evaluation.results import Evaluation, EvaluationRow
 from pycat.filters.rules import DEFAULT_RULES
 from pycat.ranking.criteria import cat_var
 from pycat.report import page as report_page
