@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pycat
-from pycat.cli.options import option
+from pycat.cli.options import measures_option, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +19,14 @@ class Explain:
         None,
         metavar="FOLDER",
     )
+    measures: Path | None = measures_option()
     json: bool = option("Print JSON, for other programs.", False)
 
     def run(self) -> None:
         """Explain, and print it."""
-        explanation = pycat.explain(self.scores, self.pair, selection=self.selection)
+        explanation = pycat.explain(
+            self.scores, self.pair, selection=self.selection, measures=self.measures
+        )
         if self.json:
             print(json.dumps(explanation.json(), ensure_ascii=False, indent=2, allow_nan=False))
         else:

@@ -14,7 +14,7 @@ from pycat.cli.prune import Prune
 from pycat.cli.report import Report
 from pycat.cli.score import Score
 from pycat.cli.select import Apply, Select
-from pycat.cli.stages import Baseline, Evaluate, MegatronIndex, Tokenize, Train
+from pycat.cli.stages import Baseline, Evaluate, Measure, MegatronIndex, Tokenize, Train
 from pycat.errors import PycatError
 
 
@@ -28,6 +28,7 @@ class Verb(Protocol):
 # In the order in which they are used.
 VERBS: dict[str, type[Any]] = {
     "tokenize": Tokenize,
+    "measure": Measure,
     "train": Train,
     "score": Score,
     "baseline": Baseline,

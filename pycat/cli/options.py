@@ -118,6 +118,16 @@ def device_option() -> Any:
     return option('Compute on "cpu", "cuda", "cuda:1", … or "auto".', "auto", metavar="DEVICE")
 
 
+def measures_option() -> Any:
+    """`--measures`, which other verbs than `measure` read."""
+    return option(
+        "Read the measures in this folder, made by measure; without it, those in a folder named "
+        "measures beside that of the scores or of the corpus.",
+        None,
+        metavar="FOLDER",
+    )
+
+
 def tests_option(default: Any = MISSING) -> Any:
     """`--test`, which may be given several times."""
     return option(

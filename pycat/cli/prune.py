@@ -24,7 +24,7 @@ from pycat.errors import PycatError
 
 @dataclass(frozen=True, kw_only=True)
 class Prune:
-    """Tokenize, train, score and select; write pruned text and a report.
+    """Tokenize, measure, train, score and select; write pruned text and a report.
 
     Rules and a guard drop likely noise first. Plain CAT-VAR, the paper's method, is
     --rules none --guard 0.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pycat
-from pycat.cli.options import option
+from pycat.cli.options import measures_option, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,7 @@ class Report:
     scores: Path = option(
         "Show the scores in this folder, made by score, that the selection is of.", metavar="FOLDER"
     )
+    measures: Path | None = measures_option()
     proxy: Path | None = option(
         "Show losses and options of the run in this folder, made by train.", None, metavar="FOLDER"
     )
@@ -44,5 +45,13 @@ class Report:
             if made is not None and "elapsed_s" in made.manifest
         }
         print(
-            write_report(self.out, selection, scores, proxy, timings=timings, evaluation=evaluation)
+            write_report(
+                self.out,
+                selection,
+                scores,
+                proxy,
+                timings=timings,
+                measures=self.measures,
+                evaluation=evaluation,
+            )
         )

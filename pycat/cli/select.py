@@ -10,6 +10,7 @@ from pycat.cli.options import (
     column_and_count,
     criterion_and_fraction,
     fraction_or_range,
+    measures_option,
     option,
     out_option,
     overwrite_option,
@@ -35,7 +36,11 @@ GUARD_HELP = (
 
 @dataclass(frozen=True, kw_only=True)
 class Select:
-    """Keep the pairs that a criterion ranks highest."""
+    """Keep the pairs that a criterion ranks highest.
+
+    Rules and a guard drop likely noise first, by what measure measured. Plain CAT-VAR, the paper's
+    method, is --rules none --guard 0.
+    """
 
     out: Path | None = out_option(
         "Make this folder. A finished one of the same options is not made again.", None
@@ -51,8 +56,9 @@ class Select:
         metavar="X[:X]",
     )
     by: str = option(CRITERION_HELP, "cat_var", metavar="CRITERION")
-    rules: str = option(RULES_HELP, "none", metavar="default|none|FILE")
-    guard: float = option(GUARD_HELP, 0.0)
+    rules: str = option(RULES_HELP, "default", metavar="default|none|FILE")
+    guard: float = option(GUARD_HELP, 0.5)
+    measures: Path | None = measures_option()
     part: Literal["top", "middle", "bottom"] = option("Keep this part of the ranking.", "top")
     unit: Literal["pairs", "tokens"] = option("Let fractions count these.", "pairs")
     drop: Sequence[tuple[str, float]] | None = option(
@@ -109,6 +115,7 @@ class Select:
             by=by,
             rules=self.rules,
             guard=self.guard,
+            measures=self.measures,
             part=self.part,
             unit=self.unit,
             drop=drop,
@@ -180,6 +187,8 @@ def _kept(selection: "Selection") -> str:
 
 def _dropped(selection: "Selection") -> list[str]:
     """What each step dropped, where there is more than the criterion."""
+    from pycat.filters.rules import hits_in_words
+
     manifest = selection.manifest
     dropped, lines = manifest["dropped"], []
     if asked := manifest.get("asked"):
@@ -188,10 +197,9 @@ def _dropped(selection: "Selection") -> list[str]:
             "rules leave no more"
         )
     if hits := manifest.get("rule_hits"):
-        counts = ", ".join(f"{rule} {count:,}" for rule, count in hits.items() if count)
         lines.append(
             f"  rules dropped {dropped['rules']:,} pairs (each may break several: "
-            f"{counts or 'none did'})"
+            f"{hits_in_words(hits)})"
         )
     # A reason that holds for all rules is said once.
     for why in dict.fromkeys(manifest.get("without", {}).values()):

@@ -1,4 +1,4 @@
-"""The verbs `tokenize`, `train`, `evaluate`, `baseline` and `megatron-index`.
+"""The verbs `tokenize`, `measure`, `train`, `evaluate`, `baseline` and `megatron-index`.
 
 Options that `prune` hands on are dataclasses of their own, with the names and defaults of the
 stage's function.
@@ -147,6 +147,40 @@ CORPUS_HELP = (
     "Read the corpus in this folder, made by tokenize or by fairseq-preprocess; or of two prefixes "
     "of MMIDIDX files, source and target."
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """Measure what rules and noise filter read of each pair of a corpus.
+
+    Neither a proxy nor scores are needed. The verbs select, explain and report find a folder named
+    measures beside that of the scores or of the corpus.
+    """
+
+    out: Path = out_option(f"Make this folder. {_MADE_ONCE}")
+    overwrite: bool = overwrite_option()
+    corpus: list[Path] = option(CORPUS_HELP, metavar="FOLDER")
+    opening: OpenOptions = open_group()
+
+    def run(self) -> None:
+        """Measure, and print how many pairs each rule hits."""
+        from pycat.filters.rules import hits_in_words
+
+        measures = pycat.measure(
+            self.opening.open(self.corpus), out=self.out, overwrite=self.overwrite
+        )
+        kept, hits = measures.apply()
+        without = measures.manifest["without"]
+        if "rules" not in without:
+            print(
+                f"{measures.path}: {len(measures):,} pairs, of which the default rules drop "
+                f"{len(kept) - kept.sum():,} (each may break several: {hits_in_words(hits)})"
+            )
+        else:
+            print(f"{measures.path}: {len(measures):,} pairs")
+        for why in dict.fromkeys(without.values()):
+            missing = [rule for rule, reason in without.items() if reason == why]
+            print(f"  not measured: {', '.join(missing)}; {why}")
 
 
 @dataclass(frozen=True, kw_only=True)

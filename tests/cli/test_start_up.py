@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from helpers import ToyText
+from helpers import ToyText, plain_select
 
 import pycat
 
@@ -51,11 +51,11 @@ def test_help_loads_nothing_that_computes(words: tuple[str, ...]) -> None:
 @pytest.fixture
 def stages(toy_corpus: pycat.Corpus, toy_text: ToyText, tmp_path: Path) -> Path:
     """A folder of a corpus, a proxy, scores, and an evaluation."""
-    shutil.copytree(toy_corpus.path, tmp_path / "corpus")  # rules are measured into it
+    shutil.copytree(toy_corpus.path, tmp_path / "corpus")
     corpus = pycat.open_corpus(tmp_path / "corpus")
     run = pycat.train(corpus, out=tmp_path / "proxy", checkpoint_steps=[1, 2], device="cpu")
     pycat.score(corpus, run.checkpoints, out=tmp_path / "scores", device="cpu")
-    pycat.select(tmp_path / "scores", out=tmp_path / "evaluated")
+    plain_select(tmp_path / "scores", out=tmp_path / "evaluated")
     test = tuple(map(str, toy_text(2, seed=9, name="test")))
     pycat.evaluate(
         tmp_path / "evaluated",
@@ -70,13 +70,14 @@ def stages(toy_corpus: pycat.Corpus, toy_text: ToyText, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_verbs_after_score_run_without_torch(stages: Path) -> None:
+def test_measure_and_verbs_after_score_run_without_torch(stages: Path) -> None:
     scores, selection = ("--scores", stages / "scores"), ("--selection", stages / "selection")
-    many_filters = ("--rules", "default", "--guard", 0.5, "--drop", "rarity:0.1")
+    drop = ("--drop", "rarity:0.1")
     texts = (stages / "a.en", stages / "a.de"), (stages / "b.en", stages / "b.de")
     more = ("--proxy", stages / "proxy", "--evaluation", stages / "evaluation")
     for words in (
-        ("select", *scores, *many_filters, "--out", stages / "selection", "--text", *texts[0]),
+        ("measure", "--corpus", stages / "corpus", "--out", stages / "measures"),
+        ("select", *scores, *drop, "--out", stages / "selection", "--text", *texts[0]),
         ("apply", *selection, "--text", *texts[1]),
         ("explain", *scores, *selection, "--pair", 3),
         ("report", *scores, *selection, *more, "--out", stages / "report.html"),
