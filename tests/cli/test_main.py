@@ -358,6 +358,7 @@ def test_help_gives_defaults(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "--out FOLDER" in text
     expected = {
         "tokenize": "(default: 8000)",
+        "measure": "Measure what rules and noise filter read",  # it has no option with a default
         "train": "(default: 2048)",
         "score": "(default: float32)",
     }
