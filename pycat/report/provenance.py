@@ -5,25 +5,24 @@ import platform
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pycat.data.corpus import Corpus
+from pycat.evaluation.results import Evaluation
+from pycat.filters.measures import Measures
+from pycat.proxy.run import Run
 from pycat.scores.score_table import ScoreTable
 from pycat.selection.selection import Selection
-
-if TYPE_CHECKING:  # both import torch, which a report does not need
-    from pycat.evaluation.evaluation import Evaluation
-    from pycat.proxy.training import Run
 
 
 def recipes(
     corpus: Corpus,
-    run: "Run | None",
+    run: Run | None,
     scores: ScoreTable,
     selection: Selection,
-    evaluation: "Evaluation | None",
+    evaluation: Evaluation | None,
 ) -> dict[str, dict[str, Any]]:
     """Options of every stage, without the hashes of its input: `hashes` has those."""
     manifests: Iterable[tuple[str, Mapping[str, Any]]] = (
@@ -66,7 +65,7 @@ def hashes(corpus: Corpus, scores: ScoreTable, selection: Selection) -> list[tup
     ]
 
 
-def versions(run: "Run | None", scores: ScoreTable) -> dict[str, str]:
+def versions(run: Run | None, scores: ScoreTable) -> dict[str, str]:
     """Versions of the programs that made the stages and this page."""
     programs = {
         "pycat": version("pycat-nmt"),
@@ -82,14 +81,16 @@ def versions(run: "Run | None", scores: ScoreTable) -> dict[str, str]:
 def outputs(
     page: Path,
     corpus: Corpus,
-    run: "Run | None",
+    measures: Measures | None,
+    run: Run | None,
     scores: ScoreTable,
     selection: Selection,
-    evaluation: "Evaluation | None",
+    evaluation: Evaluation | None,
 ) -> dict[str, str]:
     """Folder of each stage, relative to that of the page; without what is only in memory."""
     paths = {
         "corpus": corpus.path,
+        "measures": measures.path if measures else None,
         "proxy": run.path if run else None,
         "scores": scores.path,
         "selection": selection.path,

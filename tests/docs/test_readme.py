@@ -39,13 +39,24 @@ def test_commands_run_in_order(here: Path) -> None:
         line for block in blocks("sh") for line in block.splitlines() if line.startswith("pycat ")
     ]
     assert [line.split()[1] for line in commands] == [
-        *("prune", "prune", "tokenize", "train", "score", "select", "explain", "report", "evaluate")
+        *(
+            "prune",
+            "prune",
+            "tokenize",
+            "measure",
+            "train",
+            "score",
+            "select",
+            "explain",
+            "report",
+            "evaluate",
+        )
     ]
     for line in commands:
         # The documented command, with training cut short.
         quick = {"train": " --updates 5", "evaluate": " --updates 2"}.get(line.split()[1], "")
         if line.startswith("pycat prune"):
-            quick = " --updates 5"
+            quick = " --train-updates 5"
             if "--evaluate" in line:
                 quick += " --evaluate-updates 2"
         subprocess.run(line + quick, shell=True, cwd=here, env=environment, check=True, timeout=250)
