@@ -114,7 +114,7 @@ class OpenOptions:
         "This id fills up padded batches of two prefixes; without it, --eos-id does.", None
     )
     tokenizer: Path | None = option(
-        "This SentencePiece .model made the ids of two prefixes; it is in place of --vocab-size and --eos-id.",
+        "This SentencePiece .model made the ids of two prefixes; it tells vocabulary and EOS.",
         None,
     )
     layout: Literal["fairseq", "megatron"] | None = option(
