@@ -43,13 +43,11 @@ class TokenizeOptions:
         "without one, a tokenizer is trained on the text.",
         None,
     )
-    vocab_size: int = option(
-        "Train a vocabulary of so many pieces, which both languages share.", 8000
-    )
+    vocab_size: int = option("Train this many pieces, which both languages share.", 8000)
     model_type: Literal["unigram", "bpe"] = option("Train pieces of this type.", "unigram")
     max_tokens: int = option("Skip pairs with a side of more tokens than this.", 512)
     languages: tuple[str, str] | None = option(
-        "Name source and target so; without it they are named by the suffixes of the files.",
+        "Call source and target by these names; without it, by the suffixes of their files.",
         None,
         type=languages,
         metavar="SRC,TGT",
@@ -116,10 +114,11 @@ class OpenOptions:
         "This id fills up padded batches of two prefixes; without it, --eos-id does.", None
     )
     tokenizer: Path | None = option(
-        "This SentencePiece .model made the ids of two prefixes; it says vocabulary and EOS.", None
+        "This SentencePiece .model made the ids of two prefixes; it tells vocabulary and EOS.",
+        None,
     )
     layout: Literal["fairseq", "megatron"] | None = option(
-        "Two prefixes have this layout; without it, the size of the index tells.", None
+        "Two prefixes have this layout; without it, the size of the index tells which.", None
     )
 
     def open(self, paths: Sequence[Path]) -> "Corpus":
@@ -191,19 +190,21 @@ class TrainOptions:
         f"Train a model of this size; {_PRESETS}; auto is mini below 100,000 pairs, else tiny.",
         "auto",
     )
-    checkpoints: int = option("Keep so many checkpoints, the last one at the end.", 5)
+    checkpoints: int = option("Keep this many checkpoints, the last one at the end of training.", 5)
     checkpoint_schedule: Literal["linear", "log"] = option(
         "Keep checkpoints after even steps, or after doubling ones.", "linear"
     )
     checkpoint_steps: Sequence[int] | None = option(
-        "Keep checkpoints after these updates instead, and end training with the last.",
+        "Keep checkpoints after these updates instead, and end training after the last.",
         None,
         type=steps,
         metavar="N,N,…",
     )
-    epochs: float = option("Go over the corpus so many times, in at most 4,000 updates.", 3.0)
-    updates: int | None = option("Make so many updates, instead of epochs.", None)
-    batch_tokens: int = option("Put at most so many tokens into either side of a batch.", 2048)
+    epochs: float = option(
+        "Pass over the corpus this many times, but make at most 4,000 updates.", 3.0
+    )
+    updates: int | None = option("Make this many updates, instead of epochs.", None)
+    batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)
     learning_rate: float | None = option(
         "Let Adam's rate rise to this; without it, to that of the preset.", None
     )
@@ -213,7 +214,7 @@ class TrainOptions:
         "inverse_sqrt",
     )
     warmup: int | None = option(
-        "Let the rate rise for so many updates; without it, a tenth of all, at most 4000.", None
+        "Let the rate rise for this many updates; without it, a tenth of all, at most 4000.", None
     )
     label_smoothing: float = option("Give this probability to other pieces than the target.", 0.1)
     dropout: float = option("Drop activations with this probability.", 0.1)
@@ -259,12 +260,12 @@ class Baseline:
         "Score with this model."
     )
     name: str | None = option(
-        "Name the column so; without it, it has the model's name.", None, metavar="NAME"
+        "Give the column this name; without it, that of the model.", None, metavar="NAME"
     )
     weights: str | None = option(
         "Load this folder, file or name in place of the model's own weights.", None, metavar="NAME"
     )
-    batch_size: int = option("Let the model run so many sentences at once.", 32)
+    batch_size: int = option("Let the model run this many sentences at once.", 32)
     device: str = device_option()
 
     def run(self) -> None:
@@ -299,14 +300,12 @@ class EvaluateOptions:
     preset: Literal["mini", "tiny", "base"] = option(
         f"Train models of this size; {_PRESETS}.", "tiny"
     )
-    epochs: float = option("Go over each arm's own pairs so many times.", 10.0)
-    updates: int | None = option("Make so many updates in every arm, instead of epochs.", None)
-    batch_tokens: int = option(
-        "Put so many tokens into the larger side of a batch, padding counted.", 2048
-    )
+    epochs: float = option("Pass over each arm's own pairs this many times.", 10.0)
+    updates: int | None = option("Make this many updates in every arm, instead of epochs.", None)
+    batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)
     learning_rate: float = option("Let Adam's rate rise to this.", 1e-3)
-    beam: int = option("Keep so many hypotheses alive; 1 is greedy search.", 5)
-    length_penalty: float = option("Rank hypotheses by log p / length ** X.", 1.0)
+    beam: int = option("Keep this many hypotheses in beam search; 1 is greedy.", 5)
+    length_penalty: float = option("Rank hypotheses by log p divided by length to this power.", 1.0)
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "Multiply matrices in this type; auto is bfloat16 if the device has it.", "auto"
     )
