@@ -466,6 +466,11 @@ def open_corpus(
     return Corpus(folder, manifest, *sides)
 
 
+def as_corpus(corpus: Corpus | str | PathLike[str]) -> Corpus:
+    """The corpus itself, or opened by its path."""
+    return corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+
+
 def reopen_corpus(folder: Path, options: Mapping[str, Any]) -> Corpus:
     """Open what a folder recorded as a corpus's `path` and `options`."""
     left = dict(options)

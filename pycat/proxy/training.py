@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pycat.data.batches import Batch, length_mask
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus, as_corpus
 from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.proxy.checkpoint import save_checkpoint
-from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
+from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer, shift_right
 from pycat.runtime.device import autocast, choose_device, choose_dtype
 from pycat.runtime.output import OutputFolder, read_manifest, replacing
 from pycat.runtime.progress import progress
@@ -112,7 +112,7 @@ def train(
         PycatError: an option is out of range, or the loss is not finite.
         OutputError: `out` holds something else, or a run made with other options.
     """
-    corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+    corpus = as_corpus(corpus)
     if preset not in PRESETS:
         raise PycatError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
     for name, value, right, expected in (
@@ -324,11 +324,6 @@ class _Trainer:
         self.step, self.losses = state["step"], state["losses"]
         self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
         self.num_tokens, self.position = state["num_tokens"], state["position"]
-
-
-def shift_right(tgt: Tensor, eos_id: int) -> Tensor:
-    """The decoder's input (B, T): EOS, then all of `tgt` but its last column."""
-    return torch.cat((tgt.new_full((len(tgt), 1), eos_id), tgt[:, :-1]), dim=1)
 
 
 def _warmup_then_decay(step: int, warmup: int) -> float:

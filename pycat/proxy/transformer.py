@@ -265,3 +265,8 @@ class Transformer(nn.Module):
         x = x + sinusoids(positions, d_model).to(x.dtype)
         dropped: Tensor = self.dropout(x)
         return dropped
+
+
+def shift_right(tgt: Tensor, eos_id: int) -> Tensor:
+    """The decoder's input (B, T): EOS, then all of `tgt` but its last column."""
+    return torch.cat((tgt.new_full((len(tgt), 1), eos_id), tgt[:, :-1]), dim=1)

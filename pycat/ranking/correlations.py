@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.ranking.criteria import Criterion, Scores, evaluate_criterion
-from pycat.report.histograms import average_ranks
+from pycat.ranking.criteria import Scores
+from pycat.ranking.ranks import average_ranks
 from pycat.scores.score_table import ScoreTable
 
 _MAX_PAIRS = 1_000_000
@@ -30,20 +30,8 @@ def sampled_column(table: ScoreTable, name: str) -> NDArray[Any]:
     )
 
 
-def rank_correlations(
-    table: ScoreTable, criteria: Sequence[str | Criterion], *, seed: int = 0
-) -> NDArray[np.float64]:
-    """Spearman's rank correlation of each two criteria, (C, C); NaN where all scores are equal.
-
-    Raises:
-        PycatError: as `evaluate_criterion`.
-    """
-    rows = sampled_rows(len(table))
-    return correlations([evaluate_criterion(table, by, seed)[rows] for by in criteria])
-
-
 def correlations(scores: Sequence[Scores]) -> NDArray[np.float64]:
-    """The same of C arrays of scores (N,)."""
+    """Spearman's rank correlations (C, C) of C arrays (N,); NaN where either is constant."""
     ranks = [average_ranks(values) for values in scores]
     centred = [values - values.mean() for values in ranks]
     return np.array([[_correlation(a, b) for b in centred] for a in centred])

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.corpus import reopen_corpus
 from pycat.errors import PycatError
 from pycat.ranking import sql
+from pycat.ranking.ranks import average_ranks
+from pycat.ranking.rarity import token_rarity
 from pycat.ranking.top_k import chunked
-from pycat.report.histograms import average_ranks, token_rarity
 from pycat.scores.score_table import ScoreTable
 
 Scores = NDArray[np.float64]
@@ -200,14 +200,7 @@ def rarity(table: ScoreTable) -> Scores:
     """
     if "rarity" in table.names:
         return table.column("rarity").astype(np.float64)
-    corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
-    if corpus.manifest["id"] != table.manifest["corpus"]:
-        raise PycatError(
-            f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
-        )
-    if len(corpus) != len(table):
-        corpus = corpus.subset(table.pair_ids)
-    return token_rarity(corpus).astype(np.float64)
+    return token_rarity(table.view_of(table.corpus())).astype(np.float64)
 
 
 def random(pair_ids: NDArray[np.int64], seed: int) -> Scores:

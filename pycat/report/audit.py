@@ -11,7 +11,7 @@ from pycat.errors import OutputError, PycatError
 from pycat.filters.rules import RuleTable
 from pycat.ranking.correlations import correlations
 from pycat.ranking.criteria import Scores, confidence, evaluate_criterion, possible, variability
-from pycat.ranking.top_k import prefix
+from pycat.ranking.top_k import top_k_within_budget
 from pycat.scores.score_table import ScoreTable
 from pycat.selection.stability import chance, shared, without_checkpoint
 
@@ -119,7 +119,7 @@ def agreement(
         list(scores),
         correlations(list(scores.values())),
         {
-            name: shared(kept, prefix(other, np.array([count]), groups))
+            name: shared(kept, top_k_within_budget(other, np.array([count]), groups))
             for name, other in scores.items()
             if compared and name != by
         },

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pycat.data.corpus import Corpus
 from pycat.errors import TextError
 from pycat.ranking.criteria import Scores
-from pycat.ranking.top_k import prefix
-from pycat.report.histograms import perplexity
+from pycat.ranking.ranks import perplexity
+from pycat.ranking.top_k import top_k_within_budget
 from pycat.scores.sampling import take
 from pycat.scores.score_table import ScoreTable
 
@@ -73,7 +73,7 @@ def examples(
 
 def _first(values: Scores, among: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
     """Of the rows `among` the `count` first of the ranking: highest, then lowest row, first."""
-    rows = np.flatnonzero(prefix(values, np.array([count]), among.astype(np.int8) - 1))
+    rows = np.flatnonzero(top_k_within_budget(values, np.array([count]), among.astype(np.int8) - 1))
     return rows[np.argsort(-values[rows], kind="stable")]
 
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from pycat.data.corpus import RULES_FILE, Corpus, reopen_corpus
+from pycat.data.corpus import RULES_FILE, Corpus
 from pycat.errors import OutputError, PycatError
 from pycat.filters.noise import NOISE_SCORE, has_signals, noise_signals
 from pycat.filters.rules import RuleTable, recorded_rules
 from pycat.ranking.criteria import evaluate_criterion, possible
+from pycat.ranking.ranks import perplexity
 from pycat.report.examples import texts_of
 from pycat.report.formatting import number
-from pycat.report.histograms import perplexity
 from pycat.runtime.output import digest
 from pycat.scores.sampling import evenly, take
-from pycat.scores.score_table import ScoreTable
+from pycat.scores.score_table import ScoreTable, as_table
 from pycat.selection.recipe import Recipe, choose
 from pycat.selection.selection import Selection, kept_by_rules
 
@@ -113,7 +113,7 @@ def explain(
         PycatError: the table has no such pair, or the selection is of another table.
         CorpusError: the corpus is gone or damaged.
     """
-    table = scores if isinstance(scores, ScoreTable) else ScoreTable.open(scores)
+    table = as_table(scores)
     pair_ids = table.pair_ids
     row = int(np.searchsorted(pair_ids, pair))
     if row == len(pair_ids) or pair_ids[row] != pair:
@@ -121,11 +121,7 @@ def explain(
             f"pair {pair:,}: {table.path or 'the score table'} holds {len(table):,} pairs with ids "
             f"{pair_ids[0]:,} to {pair_ids[-1]:,}, and this is none of them"
         )
-    corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
-    if corpus.manifest["id"] != table.manifest["corpus"]:
-        raise PycatError(
-            f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
-        )
+    corpus = table.corpus()
     chosen = (
         selection
         if selection is None or isinstance(selection, Selection)
@@ -133,7 +129,6 @@ def explain(
     )
     decision = None if chosen is None else _decision(table, row, pair, chosen)
     thresholds = None if chosen is None else chosen.manifest["recipe"].get("rules")
-    view = corpus if len(corpus) == len(table) else corpus.subset(pair_ids)
     rows = np.union1d(evenly(len(table), _MAX_PAIRS), [row])
     sampled = take(table, rows)
     at = int(np.searchsorted(rows, row))
@@ -155,7 +150,7 @@ def explain(
         criteria={name: _standing(sampled, name, at) for name in _rankable(sampled)},
         num_ranked=len(rows),
         decision=decision,
-        rules=_broken_rules(view, row, thresholds),
+        rules=_broken_rules(table.view_of(corpus), row, thresholds),
         default_rules=thresholds is None,
     )
 
@@ -231,7 +226,7 @@ def _decision(table: ScoreTable, row: int, pair: int, chosen: Selection) -> Deci
     try:
         recipe.check(table)
         corpus = chosen.corpus()
-        view = corpus if len(corpus) == len(table) else corpus.subset(table.pair_ids)
+        view = table.view_of(corpus)
         by_rules, _ = kept_by_rules(view, recipe.rules)
         choice = choose(table, recipe, by_rules)
     except PycatError as error:

@@ -1,4 +1,4 @@
-"""How scores and properties of pairs are distributed: ranks, rarity, histograms, tenths."""
+"""How scores and properties of pairs are distributed: histograms and tenths."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.corpus import Corpus
-
 _NUM_BINS = 48
-_BLOCK_PAIRS = 8192
 
 
 @dataclass(frozen=True)
@@ -66,64 +63,6 @@ class Tenth:
     def share(self) -> float:
         """Share kept."""
         return self.num_kept / self.num_pairs
-
-
-def perplexity(surprise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Perplexity of a mean nll in nats a token; infinite above 709."""
-    with np.errstate(over="ignore"):
-        return np.exp(surprise)
-
-
-def token_rarity(corpus: Corpus) -> NDArray[np.float32]:
-    """How rare the target tokens of each pair are, in bits a token.
-
-    Args:
-        corpus: an open Corpus, or a view, of N pairs.
-
-    Returns:
-        float32 (N,): mean over a pair's target tokens of -log2 of the token's share among all
-        target tokens of this corpus. EOS counts nowhere; a pair of EOS alone has 0. The corpus is
-        read twice, a block of pairs at a time.
-    """
-    counts = np.zeros(corpus.vocab_size, dtype=np.int64)
-    blocks = [
-        corpus.pair_ids[first : first + _BLOCK_PAIRS]
-        for first in range(0, len(corpus), _BLOCK_PAIRS)
-    ]
-    for ids in blocks:
-        counts += np.bincount(corpus.read(ids).tgt_tokens.numpy(), minlength=len(counts))
-    counts[corpus.eos_id] = 0
-    bits = np.log2(max(1, counts.sum())) - np.log2(np.maximum(counts, 1))
-    bits[corpus.eos_id] = 0.0
-    rarity = np.empty(len(corpus), dtype=np.float32)
-    first = 0
-    for ids in blocks:
-        batch = corpus.read(ids)
-        tokens, lengths = batch.tgt_tokens.numpy(), batch.tgt_cu_seqlens.diff().numpy()
-        rows = np.repeat(np.arange(len(ids)), lengths)
-        sums = np.bincount(rows, weights=bits[tokens], minlength=len(ids))
-        nums = np.bincount(rows, weights=tokens != corpus.eos_id, minlength=len(ids))
-        rarity[first : first + len(ids)] = sums / np.maximum(nums, 1)
-        first += len(ids)
-    return rarity
-
-
-def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Spearman's rank correlation of two (N,) arrays, equal values sharing their average rank.
-
-    NaN where all values of either are equal.
-    """
-    x, y = (average_ranks(values) for values in (a, b))
-    x, y = x - x.mean(), y - y.mean()
-    scale = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / scale if scale > 0 else float("nan")
-
-
-def average_ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Ranks (N,) from 1, the lowest value's, to N; equal values share their average."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    average: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2
-    return average[inverse]
 
 
 def histogram(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> Histogram:

@@ -18,6 +18,8 @@ from pycat.evaluation.evaluation import Evaluation, EvaluationRow
 from pycat.proxy.training import Run
 from pycat.ranking.correlations import explained_by
 from pycat.ranking.criteria import evaluate_criterion
+from pycat.ranking.ranks import perplexity, spearman
+from pycat.ranking.rarity import token_rarity
 from pycat.report.audit import Agreement, DataMap, Part, agreement, by_domain, by_rule, data_map
 from pycat.report.examples import MAX_CHARS, examples
 from pycat.report.explaining import check_made_from
@@ -28,9 +30,6 @@ from pycat.report.histograms import (
     Tenth,
     by_tenths,
     histogram,
-    perplexity,
-    spearman,
-    token_rarity,
 )
 from pycat.runtime.output import replacing
 from pycat.scores.sampling import evenly, take

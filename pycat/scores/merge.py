@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,44 @@ from numpy.typing import NDArray
 
 from pycat.errors import OutputError, PycatError
 from pycat.runtime.output import OutputFolder, digest
-from pycat.scores.score_table import (
+from pycat.scores.parts import (
     PART_PAIRS,
     SCORE_FILES,
-    ScoreTable,
     column_names,
     part_path,
     write_part,
 )
+from pycat.scores.score_table import ScoreTable, as_table
 
 
-def merge(tables: Sequence[ScoreTable], out: Path | None, overwrite: bool) -> ScoreTable:
-    """As `ScoreTable.merge`, which tells how tables may differ."""
+def merge_scores(
+    tables: Sequence[ScoreTable | str | PathLike[str]],
+    *,
+    out: str | PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> ScoreTable:
+    """Merge tables of other pairs of one corpus, or of other checkpoints on the same pairs.
+
+    With the same checkpoints no pair may be in two tables; the rows are put in pair order. With
+    other checkpoints the pairs must be the same; the checkpoints are put in the order of their
+    updates, equal ones as given. Added columns are left behind.
+
+    Args:
+        tables: two or more, or their paths.
+        out: the folder to make; without one, the table is in memory. Holds the pair ids and a
+            few parts at a time.
+        overwrite: replace a table made from other input.
+
+    Raises:
+        PycatError: fewer than two, of different corpora, dtypes or statistics, or pairs and
+            checkpoints fit neither way.
+        OutputError: `out` holds something else, or a table made from other input.
+    """
+    opened = [as_table(table) for table in tables]
+    return _merge(opened, None if out is None else Path(out), overwrite)
+
+
+def _merge(tables: Sequence[ScoreTable], out: Path | None, overwrite: bool) -> ScoreTable:
     if len(tables) < 2:
         raise PycatError(f"found {len(tables)} score tables to merge, expected two or more")
     first = tables[0]

@@ -14,7 +14,7 @@ from pycat.data.batches import Batch
 from pycat.errors import PycatError
 from pycat.kernels.reference import Stats
 from pycat.runtime.workers import on_workers
-from pycat.scoring.torch_forward import BatchSums
+from pycat.scoring.forward import BatchSums
 from pycat.scoring.transformer_weights import TransformerWeights
 
 _IGNORED = -100

@@ -14,35 +14,30 @@ from numpy.typing import NDArray
 
 from pycat import _core
 from pycat.data.batches import Batch
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus, as_corpus
 from pycat.errors import CheckpointError, PycatError
 from pycat.kernels.ops import require_triton
 from pycat.kernels.reference import Stats
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
 from pycat.runtime.output import OutputFolder, recorded_recipe
 from pycat.runtime.progress import progress
-from pycat.scores.score_table import (
+from pycat.scores.parts import (
     PART_PAIRS,
     SCORE_FILES,
-    ScoreTable,
     part_path,
     statistic_columns,
     write_part,
 )
-from pycat.scoring.adapter import (
-    Adapter,
-    Checkpoint,
-    KeptLengths,
-    ProxyAdapter,
-    cut_packed,
-    cut_padded,
-    load_adapters,
-)
+from pycat.scores.score_table import ScoreTable
+from pycat.scoring.adapter import Adapter, ProxyAdapter
 from pycat.scoring.cpu_forward import CpuForward
 from pycat.scoring.flops import model_flops, product_rate
+from pycat.scoring.forward import BatchSums, Forward
+from pycat.scoring.loading import Checkpoint, load_adapters
 from pycat.scoring.reduced_precision import EXACT_FILE, reduced_precision
 from pycat.scoring.stacked_forward import StackedForward
-from pycat.scoring.torch_forward import BatchSums, Forward, TorchForward
+from pycat.scoring.torch_forward import TorchForward
+from pycat.scoring.truncation import KeptLengths, cut_packed, cut_padded
 
 # Below so many seconds of scoring, how well the device is used says little.
 _LEAST_UTILIZATION_S = 5.0
@@ -114,7 +109,7 @@ def score(
 
     Source: Chimoto et al. 2024, arXiv:2405.19462.
     """
-    corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+    corpus = as_corpus(corpus)
     check_too_long(too_long)
     if exact_keep is not None and not 0 < exact_keep <= 1:
         raise PycatError(f"exact_keep is {exact_keep}; expected a fraction above 0, at most 1")

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pycat.data.corpus import Corpus, reopen_corpus
+from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
 from pycat.runtime.device import choose_device
 from pycat.runtime.output import digest
 from pycat.runtime.progress import progress
-from pycat.scores.score_table import ScoreTable
+from pycat.scores.score_table import ScoreTable, as_table
 
 # From the sources and targets of B pairs to their scores (B,); higher is better.
 Scorer = Callable[[list[str], list[str]], NDArray[Any]]
@@ -76,22 +76,18 @@ def add_baseline(
         raise PycatError(f"model is {model!r}; expected one of {', '.join(MODELS)}")
     if batch_size < 1:
         raise PycatError(f"batch_size is {batch_size}; expected at least 1")
-    table = scores if isinstance(scores, ScoreTable) else ScoreTable.open(scores)
+    table = as_table(scores)
     name = name or model.replace("-", "_")
     if name in table.names:
         raise PycatError(f"column {name}: the table has it; pass another --name (name=)")
     table.check_name(name)
-    corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
-    if corpus.manifest["id"] != table.manifest["corpus"]:
-        raise PycatError(
-            f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
-        )
+    corpus = table.corpus()
     if model == "use":
         _check_languages(corpus)
     wanted = str(weights or MODELS[model].weights)
     chosen = choose_device(device)
     pair_ids = table.pair_ids
-    texts = _texts(corpus, pair_ids)
+    texts = _texts(table.view_of(corpus))
     first_texts = next(texts)  # text that is gone is told before the model loads
     scorer = _load(model, wanted, chosen, batch_size)
     values, kept_in = _unfinished(table, model, wanted)
@@ -237,9 +233,9 @@ def _check_languages(corpus: Corpus) -> None:
             )
 
 
-def _texts(corpus: Corpus, pair_ids: NDArray[np.int64]) -> Iterator[tuple[list[str], list[str]]]:
-    """Sources and targets of the pairs, in their order, `_CHUNK_PAIRS` at a time."""
-    lines = corpus.subset(pair_ids).lines
+def _texts(corpus: Corpus) -> Iterator[tuple[list[str], list[str]]]:
+    """Sources and targets of all pairs, in their order, `_CHUNK_PAIRS` at a time."""
+    lines = corpus.lines
     wanted = np.zeros(corpus.manifest["num_lines"], dtype=bool)
     wanted[lines] = True
     text = corpus.text()

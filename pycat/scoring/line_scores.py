@@ -25,14 +25,16 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.corpus import SKIPPED_FILE, Corpus, open_corpus
+from pycat.data.corpus import SKIPPED_FILE, Corpus, as_corpus
 from pycat.errors import CorpusError, OutputError, PycatError, TokenizerError
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
 from pycat.runtime.output import replacing
 from pycat.runtime.progress import progress
-from pycat.scoring.adapter import Adapter, Checkpoint, KeptLengths, load_adapters
+from pycat.scoring.adapter import Adapter
 from pycat.scoring.engine import batch_sums, check_too_long, make_forward
-from pycat.scoring.torch_forward import Forward
+from pycat.scoring.forward import Forward
+from pycat.scoring.loading import Checkpoint, load_adapters
+from pycat.scoring.truncation import KeptLengths
 
 FORMATS = ("fairseq", "marian", "jsonl")
 
@@ -81,7 +83,7 @@ def score_lines(
             "marian-scorer writes no scores of tokens; for those use format jsonl or fairseq"
         )
     check_too_long(too_long)
-    corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+    corpus = as_corpus(corpus)
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device, SCORING_DTYPES)
     models = [

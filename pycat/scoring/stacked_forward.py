@@ -19,9 +19,9 @@ from pycat.data.batches import Batch
 from pycat.kernels.ops import cat_linear_cross_entropy
 from pycat.kernels.reference import STAT_NAMES, Stats
 from pycat.scoring.adapter import ProxyAdapter
+from pycat.scoring.forward import BatchSums
 from pycat.scoring.packed_attention import Side
 from pycat.scoring.stacked_proxies import StackedProxies
-from pycat.scoring.torch_forward import BatchSums
 
 
 class StackedForward:

@@ -1,11 +1,8 @@
-"""What runs models over batches: `Forward`, and the one that runs any of them, in torch."""
+"""The forward pass of any adapter, in PyTorch."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pycat.data.batches import Batch, length_mask
@@ -18,45 +15,10 @@ from pycat.kernels.ops import (
 from pycat.kernels.reference import STAT_NAMES, Stats
 from pycat.runtime.device import autocast
 from pycat.scoring.adapter import Adapter, Head
+from pycat.scoring.forward import BatchSums
 
 # Logits of a capped head made at a time: in float32 they stay below what malloc reuses (32 MiB).
 _BLOCK_LOGITS = 4_000_000
-
-
-class BatchSums(NamedTuple):
-    """What K checkpoints make of a batch of B pairs with T target tokens.
-
-    Attributes:
-        pair_ids: int64 (B,).
-        sums: float64 (S, K, B), over the target tokens of each pair: the statistics of
-            `kernels.reference.STAT_NAMES` in that order, or nll alone. `grad_norm_bound` of a head
-            with a soft cap leaves out the cap's slope, which is at most 1: a bound still.
-        nll_per_token: float64 (K, T), pair after pair, where asked for.
-        tgt_cu_seqlens: int32 (B + 1,): where the tokens of each pair begin, then T.
-    """
-
-    pair_ids: NDArray[np.int64]
-    sums: NDArray[np.float64]
-    nll_per_token: NDArray[np.float64] | None
-    tgt_cu_seqlens: NDArray[np.int32]
-
-
-class Forward(Protocol):
-    """K checkpoints, made ready once for many batches.
-
-    Attributes:
-        padded: whether the batches it takes are padded, or packed.
-        pinned: whether they should be in pinned memory, which lasts until the next is asked for.
-        batch_tokens: tokens of the larger side of a batch that it is fastest with.
-    """
-
-    padded: bool
-    pinned: bool
-    batch_tokens: int
-
-    def run(self, batches: Iterable[Batch]) -> Iterator[BatchSums]:
-        """The sums of batches as they come from the corpus, in their order."""
-        ...
 
 
 class TorchForward:

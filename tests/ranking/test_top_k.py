@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pycat import _core
 from pycat.ranking import top_k
-from pycat.ranking.top_k import highest, prefix
+from pycat.ranking.top_k import highest, top_k_within_budget
 
 
 def by_sorting(
@@ -47,14 +47,14 @@ def test_a_prefix_is_that_of_the_sorted_ranking(
         groups = rng.integers(-1, num_groups, count)
         weights = rng.integers(1, 9, count) if weighted else None
         budgets = rng.integers(0, 3 * count // num_groups + 2, num_groups)
-        taken = prefix(scores, budgets, groups, weights)
+        taken = top_k_within_budget(scores, budgets, groups, weights)
         assert taken.tolist() == by_sorting(scores, budgets, groups, weights)
 
 
 def test_many_groups_and_many_rows() -> None:
     rng = np.random.default_rng(3)
     scores, groups = rng.lognormal(size=300_000), rng.integers(0, 3000, 300_000)
-    taken = prefix(scores, np.full(3000, 7), groups)
+    taken = top_k_within_budget(scores, np.full(3000, 7), groups)
     order = np.lexsort((np.arange(300_000), -scores, groups))
     place = np.arange(300_000) - np.searchsorted(groups[order], groups[order])
     assert np.flatnonzero(taken).tolist() == sorted(order[place < 7].tolist())
@@ -67,7 +67,7 @@ def test_a_cut_holds_a_byte_a_pair_and_a_few_chunks() -> None:
     for count in (1_000_000, 4_000_000):
         scores, groups = np.random.default_rng(0).normal(size=count), np.zeros(count, np.int8)
         tracemalloc.start()
-        prefix(scores, np.array([count // 2]), groups)
+        top_k_within_budget(scores, np.array([count // 2]), groups)
         held.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert held[1] - held[0] < 1.1 * 3_000_000

@@ -9,8 +9,8 @@ from helpers import MakeScores
 
 import pycat
 from pycat.ranking.criteria import evaluate_criterion, possible
+from pycat.ranking.ranks import spearman
 from pycat.report.audit import Part, agreement, by_domain, by_rule, data_map
-from pycat.report.histograms import spearman
 from pycat.selection.selection import select
 from pycat.selection.stability import jaccard, stability
 

@@ -24,10 +24,11 @@ from pycat.proxy.training import Run, train
 from pycat.ranking.criteria import cat_var
 from pycat.scores.score_table import ScoreTable, write_part
 from pycat.scoring import engine, reduced_precision
-from pycat.scoring.adapter import Adapter, Head, ProxyAdapter, load_adapters
+from pycat.scoring.adapter import Adapter, Head, ProxyAdapter
 from pycat.scoring.engine import score
 from pycat.scoring.flops import model_flops
-from pycat.scoring.rank_agreement import sample_rows
+from pycat.scoring.loading import load_adapters
+from pycat.scoring.reduced_precision import sample_rows
 
 
 @pytest.fixture(scope="module")

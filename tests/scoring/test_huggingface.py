@@ -26,9 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import pycat
 from pycat.errors import CheckpointError, CorpusError
 from pycat.scoring import huggingface
-from pycat.scoring.adapter import load_adapters
 from pycat.scoring.cpu_forward import CpuForward
 from pycat.scoring.flops import model_flops
+from pycat.scoring.loading import load_adapters
 
 TEMPLATES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "bart": ((0,), ()),  # <s> X </s>

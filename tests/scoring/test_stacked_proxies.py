@@ -19,7 +19,8 @@ from pycat.data.corpus import Corpus
 from pycat.proxy.training import train
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
 from pycat.scoring import engine, packed_attention, stacked_forward
-from pycat.scoring.adapter import ProxyAdapter, load_adapters
+from pycat.scoring.adapter import ProxyAdapter
+from pycat.scoring.loading import load_adapters
 from pycat.scoring.packed_attention import Side, has_varlen
 from pycat.scoring.stacked_forward import StackedForward, copied_ahead, sides
 from pycat.scoring.stacked_proxies import StackedProxies
