@@ -64,7 +64,7 @@ def test_readme_leads_from_each_verb_to_the_file_it_begins_in(
 ) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
-    verbs = re.findall(r"^    ([a-z][a-z-]+) ", capsys.readouterr().out, re.MULTILINE)
+    verbs = re.findall(r"^    ([a-z][a-z-]+)(?: |$)", capsys.readouterr().out, re.MULTILINE)
     table = README.read_text("utf-8").split("| verb of `pycat`")[1].split("\n\n")[0]
     functions = {
         "apply": "write_text",
