@@ -35,6 +35,7 @@ def test_python_runs(here: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # some twenty programs, one after the other
 def test_commands_run(here: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for line in (line for page in RUN_IN_ORDER for line in commands(page)):
