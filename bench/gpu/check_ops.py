@@ -162,8 +162,8 @@ def interpreted(given: dict[str, Any]) -> dict[str, Any]:
 
     rest = given["targets"], given["cu_seqlens"]
     if "hidden" in given:
-        operands = given["hidden"], given["weight"], *rest, given.get("bias")
-        raw = linear_cross_entropy.linear_cross_entropy(*operands, IGNORE, True, True)
+        operands = given["hidden"], given["weight"], given.get("bias")
+        raw = linear_cross_entropy.linear_cross_entropy(*operands, *rest, IGNORE, True, True)
     else:
         raw = cross_entropy.cross_entropy(given["logits"], *rest, IGNORE, True, True)
     sums, num_tokens, ppl_mean, ppl_var, per_token, _ = raw

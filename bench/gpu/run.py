@@ -44,6 +44,7 @@ class Command:
     name: str
     argv: list[str]
     environment: dict[str, str] = field(default_factory=dict)
+    limit_s: float = float("inf")  # besides the part's
     writes_json: bool = False  # takes `--json FILE`
 
 
@@ -100,9 +101,11 @@ def parts_for(device: str) -> list[Part]:
                     [sanitizer, *memcheck, *check, "--only", *SANITIZED],
                     # Blocks of its own for each tensor: a read beyond one is seen.
                     {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+                    limit_s=120,
                 )
             )
         presets = [("base", []), ("tiny", [])]
+        training = [sys.executable, "bench/bench_training.py"]
     else:
         pytest += ["-k", "vocabulary_of_one or no_tokens", "tests/kernels/test_triton_kernels.py"]
         checks = [
@@ -110,8 +113,10 @@ def parts_for(device: str) -> list[Part]:
             Command("ops", check, writes_json=True),
         ]
         sanitizer = None
-        cross_entropy += ["--rounds", "1", "--no-compile"]
+        cross_entropy += ["--tokens", "64", "--rounds", "1", "--no-compile"]
         presets = [("tiny", ["--quick", "--pairs", "8", "--rounds", "1"])]
+        training = [sys.executable, "bench/bench_training.py", "--device", "cpu"]
+        training += ["--preset", "mini", "--models", "1", "2", "--batch-tokens", "256"]
     return [
         Part("build", 60, "install pycat from this checkout", [Command("build", build)]),
         Part(
@@ -133,11 +138,18 @@ def parts_for(device: str) -> list[Part]:
             90,
             "pycat.score against Hugging Face, and the same corpus scored by the CPU",
             [
-                Command(f"scoring-{preset}", [*scoring, "--preset", preset, *more], {}, True)
+                Command(
+                    f"scoring-{preset}", [*scoring, "--preset", preset, *more], writes_json=True
+                )
                 for preset, more in presets
             ],
         ),
-        Part("training", 0, "K proxies trained at once", missing="the stacked trainer"),
+        Part(
+            "training",
+            90,
+            "proxies trained one at a time, and stacked",
+            [Command("training", training, writes_json=True)],
+        ),
         Part("study", 0, "what pruning is worth", missing="the study"),
     ]
 
@@ -161,7 +173,7 @@ def run_part(part: Part, limit_s: float, out: Path) -> dict[str, Any]:
         running = [(command, start(command, out)) for command in batch]
         try:
             for command, process in running:
-                exits[command.name] = end(process, ends_at)
+                exits[command.name] = end(process, min(ends_at, began + command.limit_s))
         finally:
             for _, process in running:
                 kill(process)

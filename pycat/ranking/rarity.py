@@ -9,15 +9,14 @@ _BLOCK_PAIRS = 8192
 
 
 def token_rarity(corpus: Corpus) -> NDArray[np.float32]:
-    """How rare the target tokens of each pair are, in bits a token.
+    """Mean surprisal of each pair's target tokens under their frequencies, in bits a token.
 
     Args:
-        corpus: an open Corpus, or a view, of N pairs.
+        corpus: an open Corpus, or a view, of N pairs; it is read twice, a block of pairs at a time.
 
     Returns:
-        float32 (N,): mean over a pair's target tokens of -log2 of the token's share among all
-        target tokens of this corpus. EOS counts nowhere; a pair of EOS alone has 0. The corpus is
-        read twice, a block of pairs at a time.
+        float32 (N,): mean over a pair's target tokens of -log2 of the token's share of all target
+        tokens of this corpus. EOS does not count; a pair of EOS alone has 0.
     """
     counts = np.zeros(corpus.vocab_size, dtype=np.int64)
     blocks = [

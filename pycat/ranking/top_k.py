@@ -57,7 +57,9 @@ def top_k_within_budget(
         sums = np.zeros(num_groups << digit_bits, dtype=np.int64)
         for rows in chunked(len(scores)):
             ranked = _ranked(scores, groups, weights, rows)
-            _core.sum_digits(*ranked, keys, known_bits=known_bits, digit_bits=digit_bits, sums=sums)
+            _core.radix_histogram(
+                *ranked, keys, prefix_bits=known_bits, digit_bits=digit_bits, histogram=sums
+            )
         falling = sums.reshape(num_groups, last + 1)[:, ::-1].cumsum(axis=1)  # (G, digits)
         if known_bits == 0:
             whole = falling[:, -1] <= left
@@ -69,7 +71,7 @@ def top_k_within_budget(
     taken = np.empty(len(scores), dtype=bool)
     for rows in chunked(len(scores)):
         ranked = _ranked(scores, groups, weights, rows)
-        _core.take_above(*ranked, keys, whole=whole, left=left, taken=taken[rows])
+        _core.select_above(*ranked, keys, take_all=whole, budgets=left, selected=taken[rows])
     return taken
 
 

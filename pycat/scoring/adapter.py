@@ -1,7 +1,7 @@
-"""Models of any kind as scoring sees them: a batch in, hidden states and an output head out.
+"""Adapters: the interface of scoring to a model, from a batch to hidden states and an output head.
 
-`pycat.score` knows three kinds: the proxies of `pycat train`, the folders that Hugging Face's
-transformers save (`huggingface`), and a class of the user's own derived from `Adapter`.
+`pycat.score` takes three kinds of models: the proxies of `pycat train`, folders that Hugging Face's
+transformers saved (`huggingface`), and classes of the user's own derived from `Adapter`.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class Head:
     Attributes:
         weight: (V, H).
         bias: (V,) or None.
-        scale: of the products, before the bias.
+        scale: factor of the products, before the bias is added.
         softcap: c of cap(z) = c * tanh(z / c); None for no cap.
     """
 
@@ -42,7 +42,7 @@ class Head:
         return logits
 
     def to(self, device: torch.device) -> "Head":
-        """The same head on `device`."""
+        """Copy the head to `device`."""
         bias = None if self.bias is None else self.bias.to(device)
         return replace(self, weight=self.weight.to(device), bias=bias)
 
@@ -53,11 +53,11 @@ class Adapter(ABC):
     Attributes:
         module: the model, in evaluation mode.
         head: its output layer, over the same vocabulary as the corpus's ids.
-        name: what messages call it: its path, for a checkpoint that is on the disk.
-        step: updates it was trained for.
+        name: its name in messages: its path, for a checkpoint on the disk.
+        step: number of updates it was trained for.
         sha256: identity of its weights.
-        max_src_tokens, max_tgt_tokens: most tokens of a side that it has positions for, or None.
-        max_tokens: the same of both sides together, for models that read them as one.
+        max_src_tokens, max_tgt_tokens: positions it has for tokens of a side; None if unbounded.
+        max_tokens: positions for both sides together, for models that read them as one sequence.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Adapter(ABC):
         max_tgt_tokens: int | None = None,
         max_tokens: int | None = None,
     ) -> None:
-        """Without `sha256`, it is computed from the module's parameters and buffers."""
+        """Unless `sha256` is given, it is computed from the module's parameters and buffers."""
         self.module, self.head = module.eval(), head
         self.name, self.step = name, step
         self.sha256 = _state_sha256(module) if sha256 is None else sha256
@@ -81,28 +81,29 @@ class Adapter(ABC):
 
     @property
     def vocab_size(self) -> int:
-        """V: ids of targets lie below it."""
+        """V, the bound on target ids."""
         return len(self.head.weight)
 
     @property
     def src_vocab_size(self) -> int:
-        """Ids of sources lie below it."""
+        """Bound on source ids."""
         return self.vocab_size
 
     @abstractmethod
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states (T, H) that predict each target token of a padded batch.
 
-        Row after row, a sentence's tokens in order, padding left out: those of
-        `batch.tgt_tokens[length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)]`. What pads a row
-        may be any id below the corpus's vocabulary size.
+        Row after row, without padding, as `length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)`
+        selects them. Padding may be any id below the corpus's vocabulary size.
         """
 
     def transformer_weights(self, num_positions: int) -> TransformerWeights | None:
-        """The model as arrays, where it is a Transformer that the extension's forward pass knows.
+        """The model as arrays, if it is a Transformer that the extension's forward pass can run.
 
-        Such a model is scored by that on the CPU, several times as fast as by `hidden`.
-        `num_positions`: the most tokens of a sentence that is to be scored.
+        On the CPU the extension scores such a model several times as fast as `hidden` does.
+
+        Args:
+            num_positions: max tokens of a sentence that is to be scored.
         """
         return None
 
@@ -118,7 +119,7 @@ class ProxyAdapter(Adapter):
 
     Attributes:
         model: the module.
-        eos_id: what its decoder starts from.
+        eos_id: the token that its decoder starts from.
     """
 
     def __init__(self, info: CheckpointInfo, eos_id: int) -> None:
@@ -134,11 +135,11 @@ class ProxyAdapter(Adapter):
 
     @property
     def src_vocab_size(self) -> int:
-        """Of the source's own embedding, where it has one."""
+        """Bound on source ids: that of the source's own embedding, if it has one."""
         return self.model.config.src_vocab_size or self.vocab_size
 
     def transformer_weights(self, num_positions: int) -> TransformerWeights | None:
-        """The proxy's weights; None for widths that the extension cannot do."""
+        """The proxy's weights; None for widths that the extension does not support."""
         config = self.model.config
         if config.d_model // config.num_heads % 8 or config.d_ff % 4:
             return None

@@ -10,15 +10,15 @@ from pycat.data.batches import Batch
 
 
 class BatchSums(NamedTuple):
-    """What K checkpoints make of a batch of B pairs with T target tokens.
+    """Sums of K checkpoints over a batch of B pairs with T target tokens.
 
     Attributes:
         pair_ids: int64 (B,).
         sums: float64 (S, K, B), over the target tokens of each pair: the statistics of
             `kernels.reference.STAT_NAMES` in that order, or nll alone. `grad_norm_bound` of a head
-            with a soft cap leaves out the cap's slope, which is at most 1: a bound still.
-        nll_per_token: float64 (K, T), pair after pair, where asked for.
-        tgt_cu_seqlens: int32 (B + 1,): where the tokens of each pair begin, then T.
+            with a soft cap omits the slope of the cap, which is at most 1, and remains a bound.
+        nll_per_token: float64 (K, T), pair after pair; None unless asked for.
+        tgt_cu_seqlens: int32 (B + 1,), where the tokens of each pair begin, then T.
     """
 
     pair_ids: NDArray[np.int64]
@@ -28,12 +28,13 @@ class BatchSums(NamedTuple):
 
 
 class Forward(Protocol):
-    """K checkpoints, made ready once for many batches.
+    """K checkpoints, prepared once for many batches.
 
     Attributes:
-        padded: whether the batches it takes are padded, or packed.
-        pinned: whether they should be in pinned memory, which lasts until the next is asked for.
-        batch_tokens: tokens of the larger side of a batch that it is fastest with.
+        padded: whether it takes padded batches, or packed ones.
+        pinned: whether batches should be in pinned memory. Each must stay valid until the next is
+            asked for.
+        batch_tokens: tokens of the larger side of a batch with which it is fastest.
     """
 
     padded: bool
@@ -41,5 +42,5 @@ class Forward(Protocol):
     batch_tokens: int
 
     def run(self, batches: Iterable[Batch]) -> Iterator[BatchSums]:
-        """The sums of batches as they come from the corpus, in their order."""
+        """Yield the sums of batches, in their order."""
         ...

@@ -18,28 +18,29 @@ Checkpoint = str | PathLike[str] | Adapter
 
 
 def load_adapters(
-    checkpoints: Checkpoint | Sequence[Checkpoint], corpus: Corpus, *, at_least: int = 2
+    checkpoints: Checkpoint | Sequence[Checkpoint], corpus: Corpus, *, min_checkpoints: int = 2
 ) -> list[Adapter]:
-    """Models that can score this corpus together, on the CPU.
+    """Load models that can score this corpus together, on the CPU.
 
     Args:
         checkpoints: in training order: files of `pycat train`, folders saved by transformers,
             adapters; or the folder of a run that holds the checkpoints. Folders named
             `checkpoint-<updates>` are put in the order of their updates.
-        corpus: what they are to score.
-        at_least: how many it takes.
+        corpus: the corpus to score.
+        min_checkpoints: the fewest that are accepted.
 
     Raises:
-        CheckpointError: too few, one given twice, damaged, of different shapes, or of another
-            tokenizer or vocabulary than the corpus.
+        CheckpointError: there are too few, one is given twice or damaged, their shapes differ, or
+            their tokenizer is not that of the corpus.
+        CorpusError: the corpus has a token beyond their vocabulary.
     """
     given = _expand(checkpoints)
     paths = [item for item in given if isinstance(item, Path)]
-    if len(given) < at_least:
+    if len(given) < min_checkpoints:
         why = ": how perplexity moves takes two points. Train with more --checkpoints"
         raise CheckpointError(
-            f"found {len(given)} checkpoints, expected at least {at_least}"
-            f"{why if at_least > 1 else ''}"
+            f"found {len(given)} checkpoints, expected at least {min_checkpoints}"
+            f"{why if min_checkpoints > 1 else ''}"
         )
     for i, item in enumerate(given):
         if any(_same(item, other) for other in given[:i]):
@@ -63,12 +64,12 @@ def load_adapters(
 
 
 def is_hugging_face(path: Path) -> bool:
-    """Whether this is a folder that transformers saved a model in."""
+    """Whether the path is a folder in which transformers saved a model."""
     return (path / "config.json").is_file() or (path / "adapter_config.json").is_file()
 
 
 def own_tokenizer(checkpoints: Sequence[str | PathLike[str]]) -> Path | None:
-    """The first of these folders, or of the checkpoints in them, that holds a tokenizer."""
+    """The first of these folders, or of the checkpoint folders in them, that holds a tokenizer."""
     folders = [item for item in _expand(checkpoints) if isinstance(item, Path)]
     return next((path for path in folders if (path / "tokenizer_config.json").is_file()), None)
 
@@ -87,9 +88,9 @@ def _expand(checkpoints: Checkpoint | Sequence[Checkpoint]) -> list[Path | Adapt
 
 
 def _inside(folder: Path) -> Sequence[Path]:
-    """The checkpoints that a folder holds, or the folder itself if it is one."""
+    """The checkpoints in a folder, or the folder itself if it is a checkpoint."""
     saved = [path for path in folder.glob("checkpoint-*") if is_hugging_face(path)]
-    # A Trainer leaves its last model beside its checkpoints; that one has no update count.
+    # A Trainer saves its last model beside its checkpoints, without an update count.
     if len(saved) > 1 or (saved and not is_hugging_face(folder)):
         return saved
     if is_hugging_face(folder):
@@ -114,26 +115,24 @@ def _same(one: Path | Adapter, other: Path | Adapter) -> bool:
 
 
 def _check_shape(adapter: Adapter, first: Adapter) -> None:
-    """All checkpoints are of one architecture: else their scores do not belong together."""
-    mine = {name: tuple(value.shape) for name, value in adapter.module.named_parameters()}
-    expected = {name: tuple(value.shape) for name, value in first.module.named_parameters()}
-    if mine == expected and adapter.head.weight.shape == first.head.weight.shape:
-        return
-    names = [name for name in {**expected, **mine} if mine.get(name) != expected.get(name)]
-    name = names[0] if names else "output layer"
-    found, wanted = (
-        (mine.get(name, "missing"), expected.get(name, "none"))
-        if names
-        else (tuple(adapter.head.weight.shape), tuple(first.head.weight.shape))
+    """Refuse a checkpoint of another architecture than the first."""
+    found, expected = (
+        {name: tuple(value.shape) for name, value in each.module.named_parameters()}
+        for each in (adapter, first)
     )
-    raise CheckpointError(
-        f"{adapter.name}: {name} has shape {found}, but {first.name} has {wanted}; expected "
-        "checkpoints of one training run"
-    )
+    names = [*{**expected, **found}, "output layer"]
+    found["output layer"] = tuple(adapter.head.weight.shape)
+    expected["output layer"] = tuple(first.head.weight.shape)
+    for name in names:
+        if found.get(name) != expected.get(name):
+            raise CheckpointError(
+                f"{adapter.name}: {name} has shape {found.get(name, 'missing')}, but {first.name} "
+                f"has {expected.get(name, 'none')}; expected checkpoints of one training run"
+            )
 
 
 def _check_vocabulary(adapter: Adapter, corpus: Corpus) -> None:
-    """No token of the corpus is beyond the model's vocabulary."""
+    """Refuse a corpus with a token beyond the model's vocabulary."""
     bounds = adapter.src_vocab_size, adapter.vocab_size
     src_vocab_size = corpus.src_vocab_size or corpus.vocab_size
     if src_vocab_size <= bounds[0] and corpus.vocab_size <= bounds[1]:

@@ -16,7 +16,12 @@ from pycat.scoring.adapter import Adapter
 
 @dataclass(frozen=True)
 class KeptLengths:
-    """What a model's positions leave of each pair's tokens: int32 (N,) each."""
+    """Tokens of each pair that a model's positions leave: int32 (N,) each side.
+
+    Attributes:
+        src, tgt: tokens kept of source and target.
+        num_cut: number of pairs that lose tokens.
+    """
 
     src: NDArray[np.int32]
     tgt: NDArray[np.int32]
@@ -31,69 +36,64 @@ class KeptLengths:
                 source leaves no position for its target.
         """
         src, tgt = corpus.lengths
-        if all(
-            limit is None
-            for adapter in adapters
-            for limit in (adapter.max_src_tokens, adapter.max_tgt_tokens, adapter.max_tokens)
-        ):
-            return cls(src, tgt, 0)  # copies nothing, however large the corpus
-        most_src, most_tgt, most = (
-            min((n for n in limits if n is not None), default=None)
+        max_src, max_tgt, max_tokens = (
+            min((limit for limit in limits if limit is not None), default=None)
             for limits in (
                 [adapter.max_src_tokens for adapter in adapters],
                 [adapter.max_tgt_tokens for adapter in adapters],
                 [adapter.max_tokens for adapter in adapters],
             )
         )
-        kept_src = src if most_src is None else np.minimum(src, most_src)
-        kept_tgt = tgt if most_tgt is None else np.minimum(tgt, most_tgt)
-        if most is not None:
-            kept_tgt = np.minimum(kept_tgt, most - kept_src)
-        cut = (kept_src < src) | (kept_tgt < tgt)
-        num_cut = int(cut.sum())
-        limit = ", ".join(
-            f"{n:,} {what}"
-            for n, what in (
-                (most_src, "source tokens"),
-                (most_tgt, "target tokens"),
-                (most, "tokens of both sides together"),
+        if (max_src, max_tgt, max_tokens) == (None, None, None):
+            return cls(src, tgt, 0)  # copies nothing, however large the corpus
+        kept_src = src if max_src is None else np.minimum(src, max_src)
+        kept_tgt = tgt if max_tgt is None else np.minimum(tgt, max_tgt)
+        if max_tokens is not None:
+            kept_tgt = np.minimum(kept_tgt, max_tokens - kept_src)
+        num_cut = int(((kept_src < src) | (kept_tgt < tgt)).sum())
+        limits = ", ".join(
+            f"{limit:,} {what}"
+            for limit, what in (
+                (max_src, "source tokens"),
+                (max_tgt, "target tokens"),
+                (max_tokens, "tokens of both sides together"),
             )
-            if n is not None
+            if limit is not None
         )
         if num_cut and too_long == "refuse":
-            longest = int(np.argmax(np.maximum(src - kept_src, tgt - kept_tgt)))
+            row = int(np.argmax(np.maximum(src - kept_src, tgt - kept_tgt)))
             raise CorpusError(
                 f"{corpus.path}: {num_cut:,} of {len(corpus):,} pairs are longer than the "
-                f"positions of {adapters[0].name} ({limit}), such as pair "
-                f"{int(corpus.pair_ids[longest]):,} of {int(src[longest]):,} and "
-                f"{int(tgt[longest]):,} tokens; pass --too-long truncate to score what fits of "
+                f"positions of {adapters[0].name} ({limits}), such as pair "
+                f"{int(corpus.pair_ids[row]):,} of {int(src[row]):,} and "
+                f"{int(tgt[row]):,} tokens; pass --too-long truncate to score what fits of "
                 "them, or tokenize with a lower --max-tokens to leave them out"
             )
-        if (hopeless := kept_tgt < 1).any():
+        if (no_target := kept_tgt < 1).any():
             raise CorpusError(
-                f"{corpus.path}: the source of {int(hopeless.sum()):,} pairs, such as pair "
-                f"{int(corpus.pair_ids[int(np.argmax(hopeless))]):,}, fills all positions of "
-                f"{adapters[0].name} ({limit}) and leaves none for the target; tokenize with a "
+                f"{corpus.path}: the source of {int(no_target.sum()):,} pairs, such as pair "
+                f"{int(corpus.pair_ids[int(np.argmax(no_target))]):,}, fills all positions of "
+                f"{adapters[0].name} ({limits}) and leaves none for the target; tokenize with a "
                 "lower --max-tokens"
             )
         return cls(kept_src.astype(np.int32), kept_tgt.astype(np.int32), num_cut)
 
     def rows(self, first: int, count: int) -> "KeptLengths":
-        """Those of `count` pairs from `first` on."""
+        """Lengths of `count` pairs from row `first` on."""
         src, tgt = self.src[first : first + count], self.tgt[first : first + count]
         return KeptLengths(src, tgt, self.num_cut)
 
 
 def cut_padded(batch: Batch, src: Tensor, tgt: Tensor, src_tail: int) -> Batch:
-    """A padded batch with so many tokens (B,) left of each side.
+    """Cut a padded batch of B pairs to `src` and `tgt` tokens (B,) a side.
 
-    The source keeps its last `src_tail` tokens, EOS among them, and loses those before; the target
-    loses its end.
+    The source keeps its last `src_tail` tokens, EOS among them, and loses the tokens before them;
+    the target loses its end.
     """
     lengths = batch.src_cu_seqlens.diff()[:, None]
     columns = torch.arange(int(src.max()), device=src.device)
-    gone = (columns >= src[:, None] - src_tail) * (lengths - src[:, None])
-    at = (columns + gone).clamp(max=batch.src_tokens.shape[1] - 1)
+    skipped = (columns >= src[:, None] - src_tail) * (lengths - src[:, None])
+    at = (columns + skipped).clamp(max=batch.src_tokens.shape[1] - 1)
     return batch._replace(
         src_tokens=batch.src_tokens.gather(1, at.long()),
         src_cu_seqlens=_boundaries(src),
@@ -103,18 +103,18 @@ def cut_padded(batch: Batch, src: Tensor, tgt: Tensor, src_tail: int) -> Batch:
 
 
 def cut_packed(batch: Batch, src: Tensor, tgt: Tensor, src_tail: int) -> Batch:
-    """As `cut_padded`, of a packed batch."""
+    """Cut a packed batch as `cut_padded` cuts a padded one."""
     return Batch(
-        batch.src_tokens[_stays(batch.src_cu_seqlens, src, src_tail)],
+        batch.src_tokens[_kept_mask(batch.src_cu_seqlens, src, src_tail)],
         _boundaries(src),
-        batch.tgt_tokens[_stays(batch.tgt_cu_seqlens, tgt, 0)],
+        batch.tgt_tokens[_kept_mask(batch.tgt_cu_seqlens, tgt, 0)],
         _boundaries(tgt),
         batch.pair_ids,
     )
 
 
-def _stays(cu_seqlens: Tensor, kept: Tensor, tail: int) -> Tensor:
-    """Of the tokens (T,) of sequences, those in the first `kept - tail` and the last `tail`."""
+def _kept_mask(cu_seqlens: Tensor, kept: Tensor, tail: int) -> Tensor:
+    """Mask (T,) of packed tokens: the first `kept - tail` and the last `tail` of each sequence."""
     lengths = cu_seqlens.diff().long()
     at = torch.arange(int(cu_seqlens[-1])) - torch.repeat_interleave(
         cu_seqlens[:-1].long(), lengths

@@ -41,6 +41,18 @@ def test_histogram_of_small_integers_has_a_bin_for_each() -> None:
     assert counts.dropped.tolist() == [1, 1, 0, 0]
 
 
+def test_logarithmic_bins_of_integers_hold_one_or_more_each() -> None:
+    values = np.array([1.0, 1, 1, 1, 2, 3, 5, 100])
+    counts = histogram(values, values != 2)
+    assert counts.log
+    assert counts.edges[:6].tolist() == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+    assert counts.edges[-1] == 100.5
+    assert counts.kept[:5].tolist() == [4, 0, 1, 0, 1]
+    assert counts.dropped[:5].tolist() == [0, 1, 0, 0, 0]
+    assert counts.kept[-1] == 1
+    assert counts.kept.sum() + counts.dropped.sum() == 8
+
+
 @pytest.mark.parametrize("value", [0.0, 5.0, -1e-9, 1e17, np.inf])
 def test_histogram_of_equal_values_is_one_bin(value: float) -> None:
     counts = histogram(np.full(4, value), np.array([True, True, False, False]))

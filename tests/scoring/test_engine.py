@@ -206,7 +206,7 @@ def test_the_time_of_interrupted_runs_adds_up(
 
 
 def test_facts_about_speed(toy_corpus: Corpus, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_LEAST_UTILIZATION_S", 1e9)
+    monkeypatch.setattr(engine, "_MIN_UTILIZATION_S", 1e9)
     facts = score(toy_corpus, run.checkpoints, device="cpu").manifest
     assert facts["tokens_per_s"] * facts["elapsed_s"] == pytest.approx(
         3 * int(toy_corpus.num_tokens.sum()), rel=0.05
