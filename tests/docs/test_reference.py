@@ -46,3 +46,9 @@ def test_external_scorers() -> None:
     assert {*models} == {*MODELS}
     for model, column in models.items():
         assert column.startswith(f"`{model.replace('-', '_')}`: ")
+
+
+def test_every_bench_has_its_section() -> None:
+    page = (ROOT / "bench" / "README.md").read_text("utf-8")
+    headings = set(re.findall(r"^## (\w+\.py): ", page, re.MULTILINE))
+    assert headings >= {path.name for path in (ROOT / "bench").glob("bench_*.py")}
