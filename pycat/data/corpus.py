@@ -14,25 +14,28 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pycat import _core
 from pycat.data import fairseq, megatron
-from pycat.data.batches import Batch, BatchStream, from_capsules
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer, Template
+from pycat.data.packed_pairs import PackedPairs
 from pycat.data.parallel_text import ParallelText
 from pycat.data.tokenizer import Tokenizer
 from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.output import digest, file_sha256, read_manifest
 
+if TYPE_CHECKING:
+    import torch
+
+    from pycat.data.batches import Batch, BatchStream
+
 TOKENIZER_FILE = "tokenizer.model"
 TOKENIZER_FOLDER = "tokenizer"
 SKIPPED_FILE = "skipped.tsv"
-RULES_FILE = "rules.parquet"
 INDEX_FILES = ("src.idx", "src.bin", "tgt.idx", "tgt.bin")
 
 _PREFIX_OPTIONS = ("languages", "vocab_size", "eos_id", "pad_id", "tokenizer", "layout")
@@ -211,13 +214,13 @@ class Corpus:
         seed: int | None = None,
         epoch: int = 0,
         padded: bool = False,
-        dtype: torch.dtype = torch.int64,
+        dtype: "torch.dtype | None" = None,
         rank: int = 0,
         world_size: int = 1,
         state: dict[str, Any] | None = None,
         num_threads: int = 1,
         pin_memory: bool = False,
-    ) -> BatchStream:
+    ) -> "BatchStream":
         """One epoch of batches, every pair exactly once over all ranks.
 
         Pairs are sorted by target and source length, then cut into batches so that neither side
@@ -229,7 +232,7 @@ class Corpus:
             seed: shuffles pairs of equal lengths, then batches; None reads from short to long.
             epoch: each epoch has its own order.
             padded: pad the batches instead of packing them.
-            dtype: of the tokens, int64 or int32.
+            dtype: of the tokens, torch.int64 (the default) or torch.int32.
             rank, world_size: each rank gets one of `world_size` consecutive batches, which cost
                 about the same.
             state: `BatchStream.state` of an earlier stream, to resume after its last batch.
@@ -243,6 +246,9 @@ class Corpus:
             CorpusError: the files are damaged or changed; `state` belongs to other batches.
             ValueError: `batch_tokens`, `rank` or `world_size` is out of range.
         """
+        # Torch takes seconds to import, and much that opens a corpus reads no batch.
+        from pycat.data.batches import BatchStream
+
         return BatchStream(
             self._src,
             self._tgt,
@@ -271,9 +277,15 @@ class Corpus:
         scratch = self.path if os.access(self.path, os.W_OK) else Path(tempfile.gettempdir())
         return _core.PairOrder(self._src, self._tgt, self._view, scratch_folder=scratch)
 
-    def read(self, pair_ids: NDArray[np.int64]) -> Batch:
+    def read(self, pair_ids: NDArray[np.int64]) -> "Batch":
         """Those pairs, packed, in that order."""
+        from pycat.data.batches import from_capsules
+
         return from_capsules(_core.read_batch(self._src, self._tgt, pair_ids))
+
+    def read_arrays(self, pair_ids: NDArray[np.int64]) -> PackedPairs:
+        """Those pairs, packed, in that order, as numpy arrays."""
+        return PackedPairs.of(_core.read_batch(self._src, self._tgt, pair_ids))
 
     def verify(self) -> None:
         """Check every byte: the index, each token, the recorded checksums.

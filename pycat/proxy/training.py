@@ -6,7 +6,6 @@ import pickle
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +17,12 @@ from pycat.data.corpus import Corpus, as_corpus
 from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.proxy.checkpoint import save_checkpoint
 from pycat.proxy.packing import PackedBatches
+from pycat.proxy.run import Run, checkpoint_path
 from pycat.proxy.stacked_step import Capacity, StackedStep
 from pycat.proxy.stacked_transformer import StackedTransformer
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
 from pycat.runtime.device import choose_device, choose_dtype
-from pycat.runtime.output import OutputFolder, read_manifest, replacing
+from pycat.runtime.output import OutputFolder, replacing
 from pycat.runtime.progress import progress
 
 SCHEDULES = ("linear", "log")
@@ -43,34 +43,6 @@ _STATE_EVERY_S = 60.0
 _CUDA_TOKENS_A_PAIR = 12
 # The state is deleted first: a folder that is half deleted must not look like one to resume.
 _OWNED = (_STATE_FILE, "step-*.safetensors")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished training run.
-
-    Attributes:
-        path: the folder.
-        checkpoints: K files in training order.
-        steps: the updates after which they were saved.
-        losses: mean training loss since the previous checkpoint, nats a token, smoothed labels.
-        manifest: recipe and facts of the run.
-    """
-
-    path: Path
-    checkpoints: tuple[Path, ...]
-    steps: tuple[int, ...]
-    losses: tuple[float, ...]
-    manifest: dict[str, Any]
-
-    @classmethod
-    def open(cls, path: str | PathLike[str]) -> "Run":
-        """Open the folder of a finished run."""
-        folder = Path(path)
-        manifest = read_manifest(folder, "proxy")
-        steps = tuple(manifest["recipe"]["checkpoint_steps"])
-        files = tuple(_checkpoint_path(folder, step) for step in steps)
-        return cls(folder, files, steps, tuple(manifest["losses"]), manifest)
 
 
 class Arm(NamedTuple):
@@ -327,7 +299,7 @@ class _Trainer:
     def _run_branches(self, budgets: Sequence[int], advance: Any) -> None:
         """One run at the constant rate, and for each budget a branch in which the rate falls."""
         for budget in budgets:
-            if all(_checkpoint_path(run.folder.path, budget).is_file() for run in self.runs):
+            if all(checkpoint_path(run.folder.path, budget).is_file() for run in self.runs):
                 continue
             for _ in self._updates(_trunk_updates(budget), 0, advance):
                 pass
@@ -377,7 +349,7 @@ class _Trainer:
             run.losses.append(loss)
             run.loss_steps = 0
             save_checkpoint(
-                _checkpoint_path(run.folder.path, step),
+                checkpoint_path(run.folder.path, step),
                 self.stack.model(m),
                 step=step,
                 tokenizer_sha256=run.arm.corpus.manifest["tokenizer_sha256"],
@@ -549,10 +521,6 @@ def _branch_updates(budget: int) -> int:
 def _trunk_updates(budget: int) -> int:
     """Updates of a budget before the rate falls."""
     return budget - _branch_updates(budget)
-
-
-def _checkpoint_path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:07}.safetensors"
 
 
 def _checkpoint_steps(

@@ -18,7 +18,7 @@ from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus, as_corpus
 from pycat.errors import CheckpointError, PycatError
 from pycat.kernels.ops import require_triton
-from pycat.kernels.reference import Stats
+from pycat.kernels.stat_names import Stats
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
 from pycat.runtime.output import OutputFolder, recorded_recipe
 from pycat.runtime.progress import progress

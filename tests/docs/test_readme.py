@@ -13,7 +13,7 @@ from pages import README, ROOT, RUN_IN_ORDER, blocks, commands
 from pycat.cli import main as cli
 
 # What the documented commands are given beside, so that training is short.
-QUICK = {"train": " --updates 5", "prune": " --updates 5", "evaluate": " --updates 2"}
+QUICK = {"train": " --updates 5", "prune": " --train-updates 5", "evaluate": " --updates 2"}
 
 
 @pytest.fixture

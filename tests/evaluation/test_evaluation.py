@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import sacrebleu
-from helpers import MakeScores, ToyText
+from helpers import MakeScores, ToyText, plain_select
 
 from pycat.data.corpus import Corpus
 from pycat.data.tokenizer import Tokenizer
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.evaluation import evaluation
 from pycat.evaluation.beam_search import translate
-from pycat.evaluation.evaluation import Evaluation, evaluate
-from pycat.selection.selection import Selection, select
+from pycat.evaluation.evaluation import evaluate
+from pycat.evaluation.results import Evaluation
+from pycat.selection.selection import Selection
 
 FAST: dict[str, Any] = {"updates": 3, "batch_tokens": 512, "beam": 2, "device": "cpu"}
 
@@ -23,7 +24,7 @@ FAST: dict[str, Any] = {"updates": 3, "batch_tokens": 512, "beam": 2, "device": 
 def selection(toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path) -> Selection:
     nll = np.random.default_rng(0).uniform(5, 50, (len(toy_corpus), 3))
     table = make_scores(toy_corpus, nll, tmp_path / "scores")
-    return select(table, keep=0.5, out=tmp_path / "selection")
+    return plain_select(table, keep=0.5, out=tmp_path / "selection")
 
 
 def test_an_arm_is_named_as_a_folder_can_be(toy_corpus: Corpus, make_scores: MakeScores) -> None:
@@ -34,7 +35,7 @@ def test_an_arm_is_named_as_a_folder_can_be(toy_corpus: Corpus, make_scores: Mak
         ("sql: nll_0 / num_tokens", "selected"),
         ("random", "selected"),
     ):
-        arms = evaluation._arms(toy_corpus, select(table, by=by), ("random",), seed=0)
+        arms = evaluation._arms(toy_corpus, plain_select(table, by=by), ("random",), seed=0)
         assert list(arms) == ["random", arm]
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pycat.kernels import reference
-from pycat.kernels.reference import STAT_NAMES
+from pycat.kernels.stat_names import STAT_NAMES
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -20,7 +20,8 @@ from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus, open_corpus
 from pycat.errors import CheckpointError, OutputError, PycatError
 from pycat.proxy.checkpoint import load_model, read_info
-from pycat.proxy.training import Run, train
+from pycat.proxy.run import Run
+from pycat.proxy.training import train
 from pycat.ranking.criteria import cat_var
 from pycat.scores.score_table import ScoreTable, write_part
 from pycat.scoring import engine, reduced_precision

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pycat.kernels.ops import cat_linear_cross_entropy
-from pycat.kernels.reference import STAT_NAMES, SequenceStats
+from pycat.kernels.reference import SequenceStats
+from pycat.kernels.stat_names import STAT_NAMES
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
