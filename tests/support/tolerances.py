@@ -57,7 +57,8 @@ def ppl_error(ppl: ArrayLike | Tensor, mean_nll_error: ArrayLike | Tensor) -> Ar
 
 def mean_error(errors: ArrayLike | Tensor) -> Array:
     """Error of the mean of K values, each off by e_k at most: their mean."""
-    return np.mean(_array(errors), axis=0)
+    mean: Array = np.mean(_array(errors), axis=0)
+    return mean
 
 
 def variance_error(values: ArrayLike | Tensor, errors: ArrayLike | Tensor) -> Array:
@@ -71,7 +72,8 @@ def variance_error(values: ArrayLike | Tensor, errors: ArrayLike | Tensor) -> Ar
     """
     values, errors = _array(values), _array(errors)
     distances = np.abs(values - values.mean(axis=0))
-    return np.mean(2 * distances * errors + errors**2, axis=0)
+    allowed: Array = np.mean(2 * distances * errors + errors**2, axis=0)
+    return allowed
 
 
 def assert_within(
