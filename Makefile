@@ -1,14 +1,14 @@
 # make demo   the main job on real text      make test       all tests
 # make lint   formatting, lint, types        make test-isa   numeric tests, as on older processors
 # make fuzz   a million damaged files        make sanitize   tests under sanitizers
-# make bench  microbenchmarks
+# make bench  microbenchmarks                make gpu        what only a GPU can show
 # Needs Python 3.11 or newer and a C++ compiler; everything else is installed into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find csrc kernels pycat -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
-.PHONY: venv demo test test-isa lint format bench fuzz sanitize clean
+.PHONY: venv demo test test-isa lint format bench gpu fuzz sanitize clean
 
 venv: .venv/.installed
 
@@ -64,6 +64,15 @@ format: venv
 
 bench: venv
 	for bench in bench/bench_*.py; do $(BIN)/python $$bench --quick || exit 1; done
+
+# On a machine with a GPU, by the Python that has a torch for it and no .venv: builds and installs
+# pycat there, checks and measures, each part within its time. DEVICE=cpu tries the script itself.
+DEVICE ?= cuda
+BUDGET ?= 480
+GPU_PYTHON ?= $(if $(filter cpu,$(DEVICE)),$(BIN)/python,$(PYTHON))
+gpu: $(if $(filter cpu,$(DEVICE)),venv)
+	$(GPU_PYTHON) bench/gpu/run.py --device $(DEVICE) --budget $(BUDGET) --out $(if $(filter file,$(origin OUT)),gpu-results,$(OUT)) \
+		$(if $(PARTS),--parts $(PARTS)) $(if $(KEEP_GOING),--keep-going)
 
 # About a minute on an idle core. More inputs, or others: make fuzz INPUTS=10000000 SEED=7
 INPUTS ?= 1000000

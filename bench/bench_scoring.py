@@ -1,7 +1,9 @@
 """Time `pycat.score` against Hugging Face loops, CTranslate2 and the bound of its matrix products.
 
-python bench/bench_scoring.py [--preset tiny|base] [--pairs N] [--checkpoints K] [--threads N]
-                              [--rounds N] [--quick]
+python bench/bench_scoring.py [--device cpu|cuda] [--preset tiny|base] [--pairs N]
+                              [--checkpoints K] [--threads N] [--rounds N] [--quick] [--json FILE]
+
+On CUDA without CTranslate2; scores of the first pairs must then be those of the CPU.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from proxies import random_proxy, save_ctranslate2, translation_lengths, write_corpus
 from scorers import (
@@ -36,12 +39,18 @@ from pycat.proxy.transformer import PRESETS, ModelConfig
 from pycat.ranking.criteria import cat_var
 
 VOCAB_SIZES = {"tiny": 8_000, "base": 32_000}
-NUM_PAIRS = {"tiny": 1000, "base": 192}
+NUM_PAIRS = {
+    "cpu": {"tiny": 1000, "base": 192},
+    "cuda": {"tiny": 98_304, "base": 32_768},
+}
 ROUNDS = {"tiny": 3, "base": 2}
 # Tokens of a batch, from which each rival gets its best, and which are tried on ours.
-BUDGETS = (512, 1024, 2048, 4096)
-OUR_BUDGETS = (1024, 2048, 8192, 16_384)
-SQUARES = (2048, 4096)  # sides of the large products
+BUDGETS = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 16_384, 65_536)}
+OUR_BUDGETS = {"cpu": (1024, 2048, 8192, 16_384), "cuda": (4096, 8192, 32_768, 65_536)}
+SQUARES = {"cpu": (2048, 4096), "cuda": (8192,)}  # sides of the large products
+# On CUDA in float32, and for rivals, so many of the pairs are enough; and of those that are held
+# against the CPU.
+CUDA_PAIRS, CUDA_CPU_PAIRS = 4096, 96
 DEFAULT_BATCH, ONE_THREAD = "default batch", "one thread"
 TOLERANCE = 1e-4  # relative, of a sentence's nll in float32
 
@@ -100,8 +109,10 @@ def forward_flops(config: ModelConfig, src: NDArray[Any], tgt: NDArray[Any]) -> 
 
 
 def relative(nll: NDArray[np.float64], exact: NDArray[np.float64]) -> NDArray[np.float64]:
-    pairs, checkpoints = nll.shape
-    found: NDArray[np.float64] = np.abs(nll / exact[:pairs, :checkpoints] - 1)
+    """Each error over the exact value, of the pairs and checkpoints that both have."""
+    pairs, checkpoints = np.minimum(nll.shape, exact.shape)
+    ratio = nll[:pairs, :checkpoints] / exact[:pairs, :checkpoints]
+    found: NDArray[np.float64] = np.abs(ratio - 1)
     return found
 
 
@@ -125,22 +136,39 @@ class Bench:
     """The processes of one run, and what they are asked."""
 
     def __init__(
-        self, folder: Path, config: ModelConfig, corpus: Corpus, checkpoints: int, threads: int
+        self,
+        folder: Path,
+        config: ModelConfig,
+        corpus: Corpus,
+        checkpoints: int,
+        threads: int,
+        device: str,
     ) -> None:
         self.corpus, self.checkpoints, self.threads = corpus, checkpoints, threads
-        self.pairs = len(corpus)
-        _, has_avx512, _ = cpu_facts()
-        avx512 = {"CT2_FORCE_CPU_ISA": "AVX512"} if has_avx512 else {}
-        given = folder, checkpoints, config.vocab_size
+        self.device, self.pairs = device, len(corpus)
+        vocab_size = config.vocab_size
+        given = folder, checkpoints, vocab_size
 
-        self.ours = Process(Pycat, *given, threads=threads)
-        self.ours_on_one = Process(Pycat, *given, threads=1)
-        self.hugging_face = Process(HuggingFace, *given, threads=threads)
-        self.product = Process(Product, threads=threads)
-        self.ct2 = Process(CTranslate2, *given, threads=threads)
-        self.ct2_tuned = Process(
-            CTranslate2, *given, threads=threads, environment={**TUNED, **avx512}
-        )
+        self.ours = Process(Pycat, *given, device, threads=threads)
+        self.product = Process(Product, device, threads=threads)
+        self.processes = {"ours": self.ours, "product": self.product}
+        if device == "cuda":
+            # One checkpoint is enough: the loop does the same for each.
+            self.hugging_face = Process(
+                HuggingFace, folder, 1, vocab_size, device, CUDA_PAIRS, threads=threads
+            )
+            all_cores = len(os.sched_getaffinity(0))
+            self.processes["cpu"] = Process(Pycat, *given, threads=all_cores)
+        else:
+            self.hugging_face = Process(HuggingFace, *given, threads=threads)
+            self.processes["ours on one"] = Process(Pycat, *given, threads=1)
+            _, has_avx512, _ = cpu_facts()
+            avx512 = {"CT2_FORCE_CPU_ISA": "AVX512"} if has_avx512 else {}
+            self.processes["ct2"] = Process(CTranslate2, *given, threads=threads)
+            self.processes["ct2 tuned"] = Process(
+                CTranslate2, *given, threads=threads, environment={**TUNED, **avx512}
+            )
+        self.processes["hugging face"] = self.hugging_face
         self.variants: dict[str, Variant] = {}
 
     def add(self, name: str, process: Process, pairs: int | None = None, **options: Any) -> None:
@@ -149,6 +177,8 @@ class Bench:
         pairs = min(pairs or self.pairs, self.pairs)
         tokens = self.corpus.num_tokens
         scale = float(tokens.sum() / tokens[:pairs].sum())
+        if process is self.hugging_face:
+            scale *= self.checkpoints / checkpoints
         self.variants[name] = Variant(process, options, pairs, checkpoints, scale)
 
     def takes(self, dtype: str) -> bool:
@@ -164,7 +194,7 @@ class Bench:
     ) -> dict[str, Any]:
         """Batch size and layout that a rival is fastest with, on one checkpoint."""
         tried = []
-        for batch_tokens in BUDGETS:
+        for batch_tokens in BUDGETS[self.device]:
             for layout in layouts:
                 options = {"dtype": dtype, "batch_tokens": batch_tokens, **layout}
                 process.ask(pairs=max(1, pairs // 4), checkpoints=1, **options)  # warms up
@@ -174,36 +204,59 @@ class Bench:
 
     def add_all(self, dtypes: list[str], best: str) -> None:
         """Ours in all types; what is asked of our batches, in the best; the rivals."""
+        cuda = self.device == "cuda"
         for dtype in dtypes:
-            self.add(f"pycat {dtype}", self.ours, dtype=dtype)
-        few: dict[str, Any] = {"checkpoints": 2, "dtype": best}
-        if self.threads > 1:
-            self.add(ONE_THREAD, self.ours_on_one, **few)
-        self.add(DEFAULT_BATCH, self.ours, **few)
-        for batch_tokens in OUR_BUDGETS:
-            self.add(f"{batch_tokens} tokens", self.ours, batch_tokens=batch_tokens, **few)
+            slow = cuda and dtype == "float32"
+            self.add(f"pycat {dtype}", self.ours, CUDA_PAIRS if slow else None, dtype=dtype)
+        few: dict[str, Any] = {"checkpoints": self.checkpoints if cuda else 2, "dtype": best}
+        some = max(2, self.pairs // 4) if cuda else None
+        if self.has_one_thread:
+            self.add(ONE_THREAD, self.processes["ours on one"], **few)
+        self.add(DEFAULT_BATCH, self.ours, some, **few)
+        for batch_tokens in OUR_BUDGETS[self.device]:
+            self.add(f"{batch_tokens} tokens", self.ours, some, batch_tokens=batch_tokens, **few)
         theirs, half = self.hugging_face, self.pairs // 2
         # Whole batches: their padding is what makes this one slow.
         few_batches = NAIVE_BATCH * max(2, round(self.pairs / 12 / NAIVE_BATCH))
-        self.add("Hugging Face naive", theirs, few_batches, dtype="float32", batch_tokens=None)
+        one: dict[str, Any] = {}
+        if cuda:
+            half, few_batches = min(half, CUDA_PAIRS), min(few_batches, 512)
+            one = {"checkpoints": 1}
+        self.add(
+            "Hugging Face naive", theirs, few_batches, dtype="float32", batch_tokens=None, **one
+        )
         for dtype in ("float32", "bfloat16"):
             options = self.fastest(theirs, dtype, half, [{}])
-            self.add(f"Hugging Face sorted {dtype}", theirs, half, **options)
+            self.add(f"Hugging Face sorted {dtype}", theirs, half, **options, **one)
+        if cuda:
+            return
         layouts = [{"workers": n} for n in {1, self.threads}]
         for dtype in ("float32", "int8"):
-            self.add(f"CTranslate2 {dtype}", self.ct2, half, dtype=dtype, batch_tokens=None)
-            options = self.fastest(self.ct2_tuned, dtype, self.pairs, layouts)
-            self.add(f"CTranslate2 {dtype} tuned", self.ct2_tuned, **options)
+            untuned, tuned = self.processes["ct2"], self.processes["ct2 tuned"]
+            self.add(f"CTranslate2 {dtype}", untuned, half, dtype=dtype, batch_tokens=None)
+            options = self.fastest(tuned, dtype, self.pairs, layouts)
+            self.add(f"CTranslate2 {dtype} tuned", tuned, **options)
+
+    @property
+    def has_one_thread(self) -> bool:
+        """Whether one thread is timed against several."""
+        return self.device == "cpu" and self.threads > 1
 
     def check(self) -> None:
-        """Warm up, and refuse to time float32 scores that are not ours."""
-        pairs = max(2, self.pairs // 8)
-        exact = self.variants["pycat float32"].ask(pairs, self.checkpoints).nll
+        """Warm up, and refuse to time float32 scores that are not ours; on CUDA, the CPU's."""
+        if self.device == "cuda":
+            pairs = min(self.pairs, CUDA_CPU_PAIRS)
+            options = {"pairs": pairs, "checkpoints": self.checkpoints, "dtype": "float32"}
+            exact = self.processes["cpu"].ask(**options).nll
+        else:
+            pairs = max(2, self.pairs // 8)
+            exact = self.variants["pycat float32"].ask(pairs, self.checkpoints).nll
         for name, variant in self.variants.items():
             off = relative(variant.ask(pairs, variant.checkpoints).nll, exact).max()
             dtype = variant.options["dtype"]
+            print(f"{name}: the nll of a sentence is at most {off:.1e} off", flush=True)
             if not off <= (TOLERANCE if dtype == "float32" else 0.05):
-                sys.exit(f"{name}: the nll of a sentence is {off:.1e} from ours in float32")
+                sys.exit(f"{name}: the nll of a sentence is {off:.1e} from {dtype}")
 
     def run(self, rounds: int) -> dict[str, float]:
         """Time all in turn; operations a second of the large products, by type."""
@@ -214,15 +267,18 @@ class Bench:
                 found.append(
                     max(
                         2 * size**3 / self.product.ask(dtype=dtype, size=size).elapsed_s
-                        for size in SQUARES * 3
+                        for size in SQUARES[self.device] * 3
                     )
                 )
             first = round_ * len(names) // rounds
             for name in names[first:] + names[:first]:
                 variant = self.variants[name]
                 # OpenMP's threads spin on for up to 0.2 s: they would hold the next one's cores.
-                time.sleep(0.25)
-                variant.answers.append(variant.ask(variant.pairs, variant.checkpoints))
+                time.sleep(0.25 if self.device == "cpu" else 0)
+                answer = variant.ask(variant.pairs, variant.checkpoints)
+                variant.answers.append(answer)
+                # What is known should the rest be cut off.
+                print(f"round {round_}, {name}: {answer.elapsed_s:.3f} s", flush=True)
         return {dtype: float(np.median(found)) for dtype, found in rates.items()}
 
     def peak_mb(self, dtype: str) -> float:
@@ -234,10 +290,7 @@ class Bench:
         return round(float(np.median(self.variants[name].seconds / self.variants[ours].seconds)), 3)
 
     def close(self) -> None:
-        for process in (
-            *(self.ours, self.ours_on_one, self.hugging_face),
-            *(self.product, self.ct2, self.ct2_tuned),
-        ):
+        for process in self.processes.values():
             process.close()
 
 
@@ -248,16 +301,19 @@ def describe(options: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--preset", choices=tuple(VOCAB_SIZES), default="tiny")
-    parser.add_argument("--pairs", type=int, help="1000 (tiny) or 192 (base) by default")
+    parser.add_argument("--pairs", type=int, help="by default 1000 (tiny), 192 (base)")
     parser.add_argument("--checkpoints", type=int, help="5 by default, at least 2")
     parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
+    parser.add_argument("--json", type=Path, help="the result, as on the last line")
     parser.add_argument("--rounds", type=int, help="3 (tiny) or 2 (base) by default")
     parser.add_argument("--quick", action="store_true", help="2 checkpoints, few pairs, 2 rounds")
     options = parser.parse_args()
     if (options.checkpoints or 2) < 2 or (options.pairs or 2) < 2:
         parser.error("expected at least 2 pairs and 2 checkpoints")
-    pairs = options.pairs or NUM_PAIRS[options.preset] // (10 if options.quick else 1)
+    device = options.device
+    pairs = options.pairs or NUM_PAIRS[device][options.preset] // (10 if options.quick else 1)
     checkpoints = options.checkpoints or (2 if options.quick else 5)
     rounds = options.rounds or (2 if options.quick else ROUNDS[options.preset])
     config = ModelConfig(VOCAB_SIZES[options.preset], **PRESETS[options.preset])
@@ -268,20 +324,27 @@ def main() -> None:
             model = random_proxy(config, seed=k, learned=(k + 1) / checkpoints)
             path = folder / f"{k}.safetensors"
             save_checkpoint(path, model, step=k + 1, tokenizer_sha256="none")
-            save_ctranslate2(model, folder / str(k))
-        bench = Bench(folder, config, corpus, checkpoints, options.threads)
+            if device == "cpu":
+                save_ctranslate2(model, folder / str(k))
+        bench = Bench(folder, config, corpus, checkpoints, options.threads, device)
         try:
-            facts = {"bench": "scoring", "preset": options.preset}
-            print(json.dumps(facts | run(bench, config, rounds)))
+            facts = {"bench": "scoring", "preset": options.preset, "device": device}
+            result = facts | run(bench, config, rounds)
+            if options.json is not None:
+                options.json.write_text(json.dumps(result))
+            print(json.dumps(result))
         finally:
             bench.close()
 
 
 def run(bench: Bench, config: ModelConfig, rounds: int) -> dict[str, Any]:
     machine, _, has_bfloat16 = cpu_facts()
+    if bench.device == "cuda":
+        machine, has_bfloat16 = torch.cuda.get_device_name(), True
     best = "bfloat16" if has_bfloat16 else "float32"
-    peak_mb = bench.peak_mb(best)
-    dtypes = ["float32", "bfloat16", *(["int8"] if bench.takes("int8") else [])]
+    peak_mb = bench.peak_mb(best) if bench.device == "cpu" else None
+    has_int8 = bench.device == "cpu" and bench.takes("int8")
+    dtypes = ["float32", "bfloat16", *(["int8"] if has_int8 else [])]
     bench.add_all(dtypes, best)
     bench.check()
     rates = bench.run(rounds)
@@ -306,6 +369,7 @@ def run(bench: Bench, config: ModelConfig, rounds: int) -> dict[str, Any]:
         f"{'of fp32':>9}{'of bf16':>9}{'mean off':>10}{'max off':>9}"
     )
     exact = scored["pycat float32"].answers[0].nll
+    rivals = {key: name for key, name in RIVALS.items() if name in scored}
     for name, variant in scored.items():
         p10, p90 = np.percentile(variant.seconds, [10, 90])
         off = relative(variant.answers[0].nll, exact)
@@ -315,22 +379,27 @@ def run(bench: Bench, config: ModelConfig, rounds: int) -> dict[str, Any]:
             + "".join(f"{seconds / median_s[name]:9.3f}" for seconds in floor_s.values())
             + f"{off.mean():10.1e}{off.max():9.1e}  {describe(variant.options)}"
         )
-    tried = [DEFAULT_BATCH, *(f"{batch_tokens} tokens" for batch_tokens in OUR_BUDGETS)]
+    budgets = OUR_BUDGETS[bench.device]
+    tried = [DEFAULT_BATCH, *(f"{batch_tokens} tokens" for batch_tokens in budgets)]
     fastest = min(tried, key=lambda name: median_s[name])
     ours = scored[f"pycat {best}"].answers
     faults_per_s = float(np.median([answer.faults_per_s for answer in ours]))
     system_share = float(np.median([answer.system_share for answer in ours]))
-    others = [*tried, *([ONE_THREAD] if bench.threads > 1 else [])]
+    others = [*tried, *([ONE_THREAD] if bench.has_one_thread else [])]
+    of_batches = bench.variants[DEFAULT_BATCH].checkpoints
     print(
-        f"\npycat {best}, 2 checkpoints, seconds: "
+        f"\npycat {best}, {of_batches} checkpoints, seconds: "
         + ", ".join(f"{name} {median_s[name]:.3f}" for name in others)
-        + f"\npycat {best} adds {peak_mb:.0f} MB to a process; {faults_per_s:,.0f} page faults a "
-        f"second, {100 * system_share:.1f} % of the processor's time in the kernel"
     )
-    var = {
-        dtype: cat_var(
-            np.exp(scored[f"pycat {dtype}"].answers[0].nll / bench.corpus.num_tokens[:, None])
+    if peak_mb is not None:
+        print(
+            f"pycat {best} adds {peak_mb:.0f} MB to a process; {faults_per_s:,.0f} page faults a "
+            f"second, {100 * system_share:.1f} % of the processor's time in the kernel"
         )
+    some = min(bench.variants[f"pycat {dtype}"].pairs for dtype in dtypes)
+    lengths = bench.corpus.num_tokens[:some, None]
+    var = {
+        dtype: cat_var(np.exp(scored[f"pycat {dtype}"].answers[0].nll[:some] / lengths))
         for dtype in dtypes
     }
     result: dict[str, Any] = {
@@ -342,18 +411,30 @@ def run(bench: Bench, config: ModelConfig, rounds: int) -> dict[str, Any]:
     }
     for prefix, dtype in (("", best), ("float32_", "float32"), ("int8_", "int8")):
         if dtype in dtypes:
-            for key, name in RIVALS.items():
+            for key, name in rivals.items():
                 result[f"{prefix}over_{key}"] = bench.over(name, f"pycat {dtype}")
-    return result | {
+    over_floor = {
         # int8 is held against the bound of bfloat16.
-        "over_floor": {
-            dtype: round(
-                floor_s["float32" if dtype == "float32" else "bfloat16"]
-                / median_s[f"pycat {dtype}"],
-                3,
-            )
-            for dtype in dtypes
-        },
+        dtype: round(
+            floor_s["float32" if dtype == "float32" else "bfloat16"] / median_s[f"pycat {dtype}"], 3
+        )
+        for dtype in dtypes
+    }
+    tokens_per_s = {dtype: round(tokens / median_s[f"pycat {dtype}"]) for dtype in dtypes}
+    headlines = []
+    for dtype in dtypes:
+        float32, bfloat16 = (
+            bench.over(f"Hugging Face sorted {theirs}", f"pycat {dtype}")
+            for theirs in ("float32", "bfloat16")
+        )
+        headlines.append(
+            f"{dtype}: {tokens_per_s[dtype]:,} tokens x checkpoints/s, {over_floor[dtype]} of the "
+            f"large product's rate; sorted Hugging Face float32 takes {float32} x as long, "
+            f"bfloat16 {bfloat16} x"
+        )
+    return result | {
+        "headlines": headlines,
+        "over_floor": over_floor,
         **{
             f"spearman_{short}": round(spearman(var["float32"], var[dtype]), 6)
             for short, dtype in (("bf16", "bfloat16"), ("int8", "int8"))
@@ -361,17 +442,20 @@ def run(bench: Bench, config: ModelConfig, rounds: int) -> dict[str, Any]:
         },
         "default_over_best_batch": bench.over(fastest, DEFAULT_BATCH),
         "two_over_one_thread": (
-            bench.over(ONE_THREAD, DEFAULT_BATCH) if bench.threads > 1 else None
+            bench.over(ONE_THREAD, DEFAULT_BATCH) if bench.has_one_thread else None
         ),
-        "peak_mb": round(peak_mb),
-        "tokens_per_s": {dtype: round(tokens / median_s[f"pycat {dtype}"]) for dtype in dtypes},
+        "peak_mb": None if peak_mb is None else round(peak_mb),
+        "batch_s": {name: round(median_s[name], 4) for name in tried},
+        "tflop_per_s": {dtype: round(rate / 1e12, 2) for dtype, rate in rates.items()},
+        "tokens_per_s": tokens_per_s,
         "faults_per_s": round(faults_per_s),
         "system_share": round(system_share, 4),
         "machine": machine,
         "versions": {"python": platform.python_version()}
         | {
             name: version(name)
-            for name in ("pycat-nmt", "torch", "transformers", "ctranslate2", "numpy")
+            for name in ("pycat-nmt", "torch", "transformers", "numpy")
+            + (("ctranslate2",) if bench.device == "cpu" else ("triton",))
         },
     }
 

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 import pycat
 from pycat._core import IndexedWriter
 from pycat.runtime.output import OutputFolder, write_json
-from pycat.scores.score_table import part_path, write_part
+from pycat.scores.parts import part_path, write_part
 
 NUM_CHECKPOINTS = 5
 PART_PAIRS = 65_536

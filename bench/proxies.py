@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from ctranslate2.specs import TransformerSpec
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -95,6 +94,8 @@ def save_ctranslate2(model: Transformer, folder: Path) -> None:
 
     It adds EOS to both sides: sentences are given without, as `words` are.
     """
+    from ctranslate2.specs import TransformerSpec  # not on a machine that scores on CUDA alone
+
     config = model.config
     spec = TransformerSpec.from_config(config.num_layers, config.num_heads, pre_norm=True)
     for side, ours, norm in (

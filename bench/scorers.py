@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ctranslate2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -31,7 +30,6 @@ from pycat.proxy.checkpoint import load_model, read_info
 from pycat.scoring.adapter import ProxyAdapter
 
 NAIVE_BATCH = 32  # sentences
-CPU = torch.device("cpu")
 
 Nll = NDArray[np.float64]
 
@@ -129,8 +127,10 @@ class Pycat:
     large corpus, would be a fifth of this one.
     """
 
-    def __init__(self, folder: Path, num_checkpoints: int, vocab_size: int) -> None:
-        self._corpus = reopen(folder, vocab_size)
+    def __init__(
+        self, folder: Path, num_checkpoints: int, vocab_size: int, device: str = "cpu"
+    ) -> None:
+        self._corpus, self._device = reopen(folder, vocab_size), device
         _ = self._corpus.id  # hashed once
         paths = [folder / f"{k}.safetensors" for k in range(num_checkpoints)]
         self._adapters = [ProxyAdapter(read_info(path), EOS_ID) for path in paths]
@@ -143,7 +143,7 @@ class Pycat:
         models = self._adapters[:checkpoints]
 
         def work() -> tuple[Nll, float]:
-            table = pycat.score(corpus, models, device="cpu", **options)
+            table = pycat.score(corpus, models, device=self._device, **options)
             total = checkpoints * int(table.num_tokens.sum())
             return table.nll, total / table.manifest["tokens_per_s"]
 
@@ -153,15 +153,24 @@ class Pycat:
 class HuggingFace:
     """M2M-100 with the same weights: in the order of the corpus, or sorted under a token budget."""
 
-    def __init__(self, folder: Path, num_checkpoints: int, vocab_size: int) -> None:
-        corpus = reopen(folder, vocab_size)
+    def __init__(
+        self,
+        folder: Path,
+        num_checkpoints: int,
+        vocab_size: int,
+        device: str = "cpu",
+        max_pairs: int | None = None,
+    ) -> None:
+        corpus = reopen(folder, vocab_size)[:max_pairs]
+        self._device = torch.device(device)
         pairs = [corpus[row] for row in range(len(corpus))]
         self._src, self._tgt = (
             [torch.from_numpy(pair[side].astype(np.int64)) for pair in pairs] for side in (0, 1)
         )
         self._lengths = np.array([[len(side) for side in pair] for pair in pairs])
         infos = [read_info(folder / f"{k}.safetensors") for k in range(num_checkpoints)]
-        self._models = {"float32": [to_hugging_face(load_model(info, CPU)) for info in infos]}
+        models = [to_hugging_face(load_model(info, torch.device("cpu"))) for info in infos]
+        self._models = {"float32": [model.to(self._device) for model in models]}
 
     def prepare(
         self, *, pairs: int, checkpoints: int, dtype: str, batch_tokens: int | None
@@ -176,8 +185,10 @@ class HuggingFace:
     def _score(self, models: Sequence[Any], pairs: int, batch_tokens: int | None) -> Nll:
         nll = np.empty((pairs, len(models)))
         for k, model in enumerate(models):
-            for rows in self._batches(pairs, batch_tokens):
-                nll[rows, k] = self._nll(model, rows).numpy()
+            batches = self._batches(pairs, batch_tokens)
+            # Fetched at the end: on CUDA nothing waits for a batch.
+            found = [self._nll(model, rows) for rows in batches]
+            nll[np.concatenate(batches), k] = torch.cat(found).cpu().numpy()
         return nll
 
     def _batches(self, pairs: int, batch_tokens: int | None) -> list[NDArray[np.int64]]:
@@ -194,8 +205,10 @@ class HuggingFace:
         return np.split(order, cuts)
 
     def _nll(self, model: Any, rows: NDArray[np.int64]) -> Tensor:
-        src = pad_sequence([self._src[row] for row in rows], True, PAD_ID)
-        tgt = pad_sequence([self._tgt[row] for row in rows], True, PAD_ID)
+        src, tgt = (
+            pad_sequence([side[row] for row in rows], True, PAD_ID).to(self._device)
+            for side in (self._src, self._tgt)
+        )
         tgt_in = F.pad(tgt[:, :-1], (1, 0), value=EOS_ID)
         mask = src != PAD_ID
         logits = model(
@@ -214,16 +227,19 @@ def _cast(model: Any, dtype: str) -> Any:
     for side in ("encoder", "decoder"):
         mine = getattr(model.model, side).embed_positions.weights
         getattr(theirs.model, side).embed_positions.weights = mine.clone()
-    return theirs.to(getattr(torch, dtype))
+    return theirs.to(model.device, getattr(torch, dtype))
 
 
 class CTranslate2:
     """`Translator.score_batch` under a token budget, or `score_iterable` as it comes."""
 
     def __init__(self, folder: Path, num_checkpoints: int, vocab_size: int) -> None:
+        import ctranslate2  # other scorers do not need it
+
+        self._translator_class = ctranslate2.Translator
         self._src, self._tgt = words(reopen(folder, vocab_size))
         self._paths = [folder / str(k) for k in range(num_checkpoints)]
-        self._translators: dict[tuple[str, int], tuple[int, ctranslate2.Translator]] = {}
+        self._translators: dict[tuple[str, int], tuple[int, Any]] = {}
 
     def prepare(
         self,
@@ -252,12 +268,12 @@ class CTranslate2:
 
         return score
 
-    def _translator(self, k: int, dtype: str, workers: int) -> ctranslate2.Translator:
+    def _translator(self, k: int, dtype: str, workers: int) -> Any:
         known = self._translators.get((dtype, k))
         if known is None or known[0] != workers:
             known = (
                 workers,
-                ctranslate2.Translator(
+                self._translator_class(
                     str(self._paths[k]),
                     compute_type=dtype,
                     inter_threads=workers,
@@ -271,12 +287,28 @@ class CTranslate2:
 class Product:
     """No scorer but its bound: torch's product of two large square matrices."""
 
-    def prepare(self, *, dtype: str, size: int) -> Callable[[], Nll]:
-        a = torch.randn(size, size).to(getattr(torch, dtype))
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = device
+
+    def prepare(self, *, dtype: str, size: int) -> Callable[[], Nll | tuple[Nll, float]]:
+        a = torch.randn(size, size, device=self._device).to(getattr(torch, dtype))
         out = torch.mm(a, a)
 
-        def multiply() -> Nll:
+        def multiply() -> Nll | tuple[Nll, float]:
+            if self._device == "cuda":
+                return np.empty((0, 0)), _event_seconds(lambda: torch.mm(a, a, out=out))
             torch.mm(a, a, out=out)
             return np.empty((0, 0))
 
         return multiply
+
+
+def _event_seconds(call: Callable[[], object], num_calls: int = 10) -> float:
+    """Seconds of a call, by the clock of the device."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(num_calls):
+        call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / num_calls / 1e3

@@ -14,16 +14,14 @@ from pycat.kernels.sequence_stats import LOG2E, NUM_FIELDS, RawStats, sequence_s
 from torch import Tensor
 
 _MAX_BLOCK_V = 8192  # 32 logits a thread at 8 warps: in registers, and loaded all at once
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_INDEX_DTYPES = (torch.int32, torch.int64)
 
 
 @triton.jit(do_not_specialize=["num_checkpoints", "num_tokens", "num_splits"])
 def _logits_kernel(
-    logits_ptr,
-    targets_ptr,
-    partials_ptr,
-    target_logit_ptr,
+    logits_ptr,  # (K, T, V)
+    targets_ptr,  # (T,)
+    partials_ptr,  # (fields, K, splits, T)
+    target_logit_ptr,  # (K, T)
     num_checkpoints,
     num_tokens,
     num_splits,
@@ -32,15 +30,19 @@ def _logits_kernel(
     ROW_MULTIPLE: tl.constexpr,
     ALL: tl.constexpr,
 ):
+    # Offsets: of a row of logits, and of its split.
     program = tl.program_id(0)
     split = program % num_splits
     row = (program // num_splits).to(tl.int64)  # k T + t
     t = row % num_tokens
     v0 = split * BLOCK_V
     cols = v0 + tl.arange(0, BLOCK_V)
-    # The same number, visibly a multiple: of row starts and of the mask, so that loads are wide.
+    # The same number, visibly a multiple: the compiler then knows that row starts and mask allow
+    # wide loads.
     vocab_size = vocab_size // ROW_MULTIPLE * ROW_MULTIPLE
     row_ptr = logits_ptr + row * vocab_size
+
+    # Logits (BLOCK_V,), the target's taken out.
     if v0 + BLOCK_V <= vocab_size:
         z = tl.load(row_ptr + cols).to(tl.float32)
     else:
@@ -51,11 +53,14 @@ def _logits_kernel(
             tl.store(target_logit_ptr + row, tl.load(row_ptr + y).to(tl.float32))
         z = tl.where(cols == y, float("-inf"), z)
 
-    highest = tl.max(z, 0)
-    reference = tl.floor(highest * LOG2E)
+    # Sums of exponentials, in base 2 against a whole reference.
+    max_logit = tl.max(z, 0)
+    reference = tl.floor(max_logit * LOG2E)
     shift = tl.where(reference == float("-inf"), 0.0, reference)
     exponents = tl.fma(z, tl.full([BLOCK_V], LOG2E, tl.float32), tl.zeros_like(z) - shift)
     e = tl.exp2(exponents)
+
+    # Store.
     at = partials_ptr + (row // num_tokens * num_splits + split) * num_tokens + t
     field = tl.full([], 1, tl.int64) * num_checkpoints * num_splits * num_tokens
     tl.store(at, reference)
@@ -63,43 +68,12 @@ def _logits_kernel(
         # 2^-200 is zero in float32; clamped, a zero times -inf does not make NaN.
         tl.store(at + 3 * field, tl.sum(e * tl.maximum(exponents, -200.0), 0))
         tl.store(at + 2 * field, tl.sum(e * e, 0))
-        tl.store(at + 4 * field, highest)
+        tl.store(at + 4 * field, max_logit)
     tl.store(at + field, tl.sum(e, 0))
 
 
-def check_tokens(
-    targets: Tensor, cu_seqlens: Tensor, num_tokens: int, device: torch.device
-) -> None:
-    """Raises ValueError or TypeError unless targets (T,) and cu_seqlens (B + 1,) fit the scores."""
-    if targets.shape != (num_tokens,):
-        raise ValueError(
-            f"targets {tuple(targets.shape)}; expected ({num_tokens},) like the tokens"
-        )
-    if cu_seqlens.ndim != 1 or len(cu_seqlens) < 1:
-        raise ValueError(f"cu_seqlens {tuple(cu_seqlens.shape)}; expected (B + 1,)")
-    for name, tensor in (("targets", targets), ("cu_seqlens", cu_seqlens)):
-        if tensor.dtype not in _INDEX_DTYPES:
-            raise TypeError(f"{name} is {tensor.dtype}; expected int32 or int64")
-        if tensor.device != device:
-            raise ValueError(f"{name} is on {tensor.device}; expected {device} like the scores")
-
-
-def check_scores(name: str, tensor: Tensor) -> None:
-    """Raises TypeError or ValueError unless the kernels can read an operand (K, T or V, ...)."""
-    if tensor.dtype not in _DTYPES:
-        raise TypeError(f"{name} is {tensor.dtype}; expected float32, bfloat16 or float16")
-    if tensor.ndim != 3 or tensor.shape[0] == 0 or tensor.shape[2] == 0:
-        raise ValueError(f"{name} {tuple(tensor.shape)}; expected three dimensions, none empty")
-
-
-def check_device(tensor: Tensor) -> None:
-    """Raises ValueError for tensors that Triton cannot reach."""
-    if tensor.device.type != "cuda" and not triton.knobs.runtime.interpret:
-        raise ValueError(f"the Triton kernels need tensors on a GPU; these are on {tensor.device}")
-
-
 def aligned(tensor: Tensor) -> Tensor:
-    """The tensor or a copy of it, contiguous and at an address that is a multiple of 16."""
+    """The tensor or a copy: contiguous, and its address a multiple of 16."""
     tensor = tensor.contiguous()
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
@@ -114,6 +88,8 @@ def cross_entropy(
 ) -> RawStats:
     """Per-sequence statistics of logits; does not wait for the device.
 
+    The operands are those that `ops.cat_cross_entropy` has checked.
+
     Args:
         logits: (K, T, V), float32, bfloat16 or float16; copied unless contiguous and aligned.
         targets: int32 or int64 (T,), ids in [0, V) or `ignore_index`.
@@ -127,15 +103,8 @@ def cross_entropy(
         (B,); ppl_mean and ppl_var float64 (B,); nll_per_token float32 (K, T) or (0, 0); first_bad
         int64 (), the first position whose target is out of range, or T. A sequence with such a
         target is NaN.
-
-    Raises:
-        TypeError: a dtype is not supported.
-        ValueError: shapes disagree, or devices differ.
     """
-    check_scores("logits", logits)
-    check_device(logits)
     num_checkpoints, num_tokens, vocab_size = logits.shape
-    check_tokens(targets, cu_seqlens, num_tokens, logits.device)
     # Vectors only where every row starts aligned: the order of the sums then follows from V alone.
     vectors = vocab_size * logits.element_size() % 16 == 0
     logits = aligned(logits) if vectors else logits.contiguous()

@@ -3,13 +3,15 @@
     cat_cross_entropy         logits in
     cat_linear_cross_entropy  hidden states times weight in: logits never reach memory
 
-What they compute is written in `reference.py`; docs/kernels.md says how. On the CPU by the
-extension, on CUDA by Triton. Both are custom ops of torch (namespace "pycat"), so torch.compile
-sees them; no gradient flows through them.
+`reference.py` defines what they compute; docs/kernels.md says how. The extension runs them on the
+CPU, Triton on CUDA. Both are custom ops of torch (namespace "pycat"), so torch.compile sees them.
+No gradient flows through them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,8 +32,8 @@ _Raw = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 class PackedWeight:
     """A weight (K, V, H) and its bias in the layout that the kernel of this device reads.
 
-    Made by `pack_weight`. `tiles` belongs to the instruction set `isa`; on CUDA, where the weight
-    is read as it is, `isa` is empty.
+    Made by `pack_weight`. `tiles` is laid out for the instruction set `isa`; on CUDA it is the
+    weight itself, and `isa` is empty.
     """
 
     tiles: Tensor
@@ -43,7 +45,7 @@ class PackedWeight:
 
 
 def pack_weight(weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
-    """Pack a weight (K, V, H) once for many calls; costs its size in memory once more on the CPU.
+    """Pack a weight (K, V, H) once for many calls; on the CPU that takes a copy of it.
 
     Results are bitwise those of the weight itself.
 
@@ -83,8 +85,8 @@ def cat_cross_entropy(
         ignore_index: targets counted neither in nll nor in num_tokens.
         stats: "nll", or "all" for the other columns too, except grad_norm_bound.
         per_token: also return nll_per_token (K, T).
-        check: refuse a target out of range, and on CUDA, which it waits for, cu_seqlens that do not
-            rise; without it the target's sequence has NaN results and nothing else changes.
+        check: refuse a target out of range, and on CUDA cu_seqlens that do not rise, which waits
+            for the device; without it the target's sequence is NaN and no other is changed.
 
     Returns:
         SequenceStats. float32 inside a token, float64 over tokens; bitwise repeatable, and the same
@@ -119,13 +121,11 @@ def cat_linear_cross_entropy(
     Args:
         hidden: (K, T, H) float32, bfloat16 or float16.
         weight: (K, V, H) of the same dtype, or what `pack_weight` made of it.
-        targets: as `cat_cross_entropy`, like all that follow but
-        cu_seqlens: as there.
+        targets: int64 (T,), ids in [0, V) or `ignore_index`.
+        cu_seqlens: int32 (B + 1,), rising from 0 to T.
         bias: (K, V) of the dtype of `weight` or float32, or None; with a packed weight, its own.
-        ignore_index: as there.
+        ignore_index, per_token, check: as for `cat_cross_entropy`.
         stats: "nll", or "all" for all columns.
-        per_token: as there.
-        check: as there.
 
     Returns:
         As `cat_cross_entropy`. Extra memory on the CPU: less than 32 MB on up to 64 threads, and a
@@ -169,7 +169,7 @@ def cat_linear_cross_entropy(
         bias = packed.bias if packed is not None else bias
         bias = None if bias is None else bias.detach()
         raw = torch.ops.pycat.cat_linear_cross_entropy(
-            hidden.detach(), plain, targets, cu_seqlens, bias, *options
+            hidden.detach(), plain, bias, targets, cu_seqlens, *options
         )
     return _stats(raw, targets, cu_seqlens, shape[1], ignore_index, per_token, check)
 
@@ -224,8 +224,8 @@ def _check_targets(name: str, tensor: Tensor, targets: Tensor, cu_seqlens: Tenso
 
 
 def _check_rising(cu_seqlens: Tensor, num_targets: int) -> None:
-    first, last, least = (int(x) for x in (cu_seqlens[0], cu_seqlens[-1], cu_seqlens.diff().min()))
-    if first != 0 or last != num_targets or least < 0:
+    first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
+    if first != 0 or last != num_targets or int(cu_seqlens.diff().min()) < 0:
         raise ValueError(
             f"cu_seqlens runs from {first} to {last}; expected it to rise from 0 to the "
             f"{num_targets} targets"
@@ -242,7 +242,7 @@ def _stats(
     check: bool,
 ) -> SequenceStats:
     sums, num_tokens, ppl_mean, ppl_var, nll_per_token, first_bad = raw
-    if check and cu_seqlens.device.type != "cpu":  # the CPU kernels have looked at them
+    if check and cu_seqlens.device.type != "cpu":  # the extension checks them itself
         _check_rising(cu_seqlens, len(targets))
     if check and (at := int(first_bad)) < len(targets):
         raise ValueError(wrong_target(at, int(targets[at]), vocab_size, ignore_index))
@@ -257,7 +257,7 @@ def _stats(
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    """Contiguous, and each element at a multiple of its size: a copy where it is not."""
+    """The tensor or a copy: contiguous, and each element at a multiple of its size."""
     tensor = tensor.detach().contiguous()
     return tensor if tensor.data_ptr() % tensor.element_size() == 0 else tensor.clone()
 
@@ -266,38 +266,8 @@ def _floats(
     tensor: Tensor,
 ) -> NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]:
     whole = _whole(tensor)
-    # numpy has no bfloat16: the extension takes its bits.
+    # numpy has no bfloat16: the extension takes the bits.
     return (whole.view(torch.uint16) if whole.dtype == torch.bfloat16 else whole).numpy()
-
-
-def _tensors(results: "_core._Results") -> _Raw:
-    sums, num_tokens, ppl_mean, ppl_var, nll_per_token, first_bad = results
-    return (
-        torch.from_numpy(sums),
-        torch.from_numpy(num_tokens),
-        torch.from_numpy(ppl_mean),
-        torch.from_numpy(ppl_var),
-        torch.from_numpy(nll_per_token),
-        torch.tensor(first_bad),
-    )
-
-
-def _fake(
-    num_checkpoints: int, targets: Tensor, cu_seqlens: Tensor, num_stats: int, per_token: bool
-) -> _Raw:
-    num_sequences = cu_seqlens.shape[0] - 1
-
-    def new(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=targets.device)
-
-    return (
-        new(num_stats, num_checkpoints, num_sequences),
-        new(num_sequences, dtype=torch.int64),
-        new(num_sequences),
-        new(num_sequences),
-        new(*((num_checkpoints, targets.shape[0]) if per_token else (0, 0)), dtype=torch.float32),
-        new(dtype=torch.int64),
-    )
 
 
 def require_triton() -> None:
@@ -316,6 +286,10 @@ def require_triton() -> None:
     )
 
 
+# The arguments of every op end with targets, cu_seqlens, ignore_index, all_stats, per_token. torch
+# reads its schema off the CPU implementation, so that the others need not spell it out.
+
+
 @torch.library.custom_op("pycat::cat_cross_entropy", mutates_args=(), device_types="cpu")
 def _logits_op(
     logits: Tensor,
@@ -325,116 +299,40 @@ def _logits_op(
     all_stats: bool,
     per_token: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _tensors(
-        _core.cross_entropy(
-            _floats(logits),
-            _whole(targets).numpy(),
-            _whole(cu_seqlens).numpy(),
-            ignore_index=ignore_index,
-            all_stats=all_stats,
-            per_token=per_token,
-            num_threads=torch.get_num_threads(),
-        )
-    )
-
-
-@_logits_op.register_fake
-def _(
-    logits: Tensor,
-    targets: Tensor,
-    cu_seqlens: Tensor,
-    ignore_index: int,
-    all_stats: bool,
-    per_token: bool,
-) -> _Raw:
-    num_stats = len(STAT_NAMES) - 1 if all_stats else 1
-    return _fake(logits.shape[0], targets, cu_seqlens, num_stats, per_token)
+    options = (ignore_index, all_stats, per_token)
+    return _on_cpu(_core.cross_entropy, (_floats(logits),), targets, cu_seqlens, *options)
 
 
 @_logits_op.register_kernel("cuda")
-def _(
-    logits: Tensor,
-    targets: Tensor,
-    cu_seqlens: Tensor,
-    ignore_index: int,
-    all_stats: bool,
-    per_token: bool,
-) -> _Raw:
+def _(*operands_and_options: Any) -> _Raw:
     require_triton()
     from pycat.kernels import cross_entropy
 
-    raw: _Raw = cross_entropy.cross_entropy(
-        logits.contiguous(), targets.contiguous(), cu_seqlens, ignore_index, all_stats, per_token
-    )
-    return raw
+    return cross_entropy.cross_entropy(*operands_and_options)
 
 
 @torch.library.custom_op("pycat::cat_linear_cross_entropy", mutates_args=(), device_types="cpu")
 def _linear_op(
     hidden: Tensor,
     weight: Tensor,
+    bias: Tensor | None,
     targets: Tensor,
     cu_seqlens: Tensor,
-    bias: Tensor | None,
     ignore_index: int,
     all_stats: bool,
     per_token: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _tensors(
-        _core.linear_cross_entropy(
-            _floats(hidden),
-            _floats(weight),
-            None if bias is None else _floats(bias),
-            _whole(targets).numpy(),
-            _whole(cu_seqlens).numpy(),
-            ignore_index=ignore_index,
-            all_stats=all_stats,
-            per_token=per_token,
-            num_threads=torch.get_num_threads(),
-        )
-    )
-
-
-@_linear_op.register_fake
-def _(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    cu_seqlens: Tensor,
-    bias: Tensor | None,
-    ignore_index: int,
-    all_stats: bool,
-    per_token: bool,
-) -> _Raw:
-    num_stats = len(STAT_NAMES) if all_stats else 1
-    return _fake(hidden.shape[0], targets, cu_seqlens, num_stats, per_token)
+    operands = (_floats(hidden), _floats(weight), None if bias is None else _floats(bias))
+    options = (ignore_index, all_stats, per_token)
+    return _on_cpu(_core.linear_cross_entropy, operands, targets, cu_seqlens, *options)
 
 
 @_linear_op.register_kernel("cuda")
-def _(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    cu_seqlens: Tensor,
-    bias: Tensor | None,
-    ignore_index: int,
-    all_stats: bool,
-    per_token: bool,
-) -> _Raw:
+def _(*operands_and_options: Any) -> _Raw:
     require_triton()
     from pycat.kernels import linear_cross_entropy
 
-    raw: _Raw = linear_cross_entropy.linear_cross_entropy(
-        hidden.contiguous(),
-        weight.contiguous(),
-        targets.contiguous(),
-        cu_seqlens,
-        None if bias is None else bias.contiguous(),
-        ignore_index,
-        all_stats,
-        per_token,
-    )
-    return raw
+    return linear_cross_entropy.linear_cross_entropy(*operands_and_options)
 
 
 @torch.library.custom_op(
@@ -451,33 +349,58 @@ def _packed_op(
     all_stats: bool,
     per_token: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _tensors(
-        _core.packed_linear_cross_entropy(
-            _floats(hidden),
-            tiles.numpy().view(np.uint32),
-            isa,
-            vocab_size,
-            _whole(targets).numpy(),
-            _whole(cu_seqlens).numpy(),
-            ignore_index=ignore_index,
-            all_stats=all_stats,
-            per_token=per_token,
-            num_threads=torch.get_num_threads(),
-        )
-    )
+    operands = (_floats(hidden), tiles.numpy().view(np.uint32), isa, vocab_size)
+    options = (ignore_index, all_stats, per_token)
+    return _on_cpu(_core.packed_linear_cross_entropy, operands, targets, cu_seqlens, *options)
 
 
-@_packed_op.register_fake
-def _(
-    hidden: Tensor,
-    tiles: Tensor,
-    isa: str,
-    vocab_size: int,
+def _on_cpu(
+    function: Callable[..., "_core._Results"],
+    operands: tuple[Any, ...],
     targets: Tensor,
     cu_seqlens: Tensor,
     ignore_index: int,
     all_stats: bool,
     per_token: bool,
 ) -> _Raw:
-    num_stats = len(STAT_NAMES) if all_stats else 1
-    return _fake(hidden.shape[0], targets, cu_seqlens, num_stats, per_token)
+    """Results of a function of the extension."""
+    sums, num_tokens, ppl_mean, ppl_var, nll_per_token, first_bad = function(
+        *operands,
+        _whole(targets).numpy(),
+        _whole(cu_seqlens).numpy(),
+        ignore_index=ignore_index,
+        all_stats=all_stats,
+        per_token=per_token,
+        num_threads=torch.get_num_threads(),
+    )
+    return (
+        torch.from_numpy(sums),
+        torch.from_numpy(num_tokens),
+        torch.from_numpy(ppl_mean),
+        torch.from_numpy(ppl_var),
+        torch.from_numpy(nll_per_token),
+        torch.tensor(first_bad),
+    )
+
+
+def _fake(num_stats: int, scores: Tensor, *operands_and_options: Any) -> _Raw:
+    """Results without values, of `num_stats` sums or with all_stats=False of one."""
+    targets, cu_seqlens, _, all_stats, per_token = operands_and_options[-5:]
+    num_checkpoints, num_sequences = scores.shape[0], cu_seqlens.shape[0] - 1
+
+    def new(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=targets.device)
+
+    return (
+        new(num_stats if all_stats else 1, num_checkpoints, num_sequences),
+        new(num_sequences, dtype=torch.int64),
+        new(num_sequences),
+        new(num_sequences),
+        new(*((num_checkpoints, targets.shape[0]) if per_token else (0, 0)), dtype=torch.float32),
+        new(dtype=torch.int64),
+    )
+
+
+_logits_op.register_fake(partial(_fake, len(STAT_NAMES) - 1))
+_linear_op.register_fake(partial(_fake, len(STAT_NAMES)))
+_packed_op.register_fake(partial(_fake, len(STAT_NAMES)))

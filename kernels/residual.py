@@ -1,4 +1,4 @@
-"""What stands between the products of K stacked Transformers, each in one pass over memory.
+"""Elementwise work between the products of K stacked Transformers, each in one pass over memory.
 
     add_norm    x[k, t] += delta[k, t] + bias[k];  out[k, t] = (x - mean) / sqrt(var + eps)
     add_bias_   x[k, t] += bias[k], then max(x, 0) if asked
@@ -21,12 +21,12 @@ _TILE = 2048
 # Never compiled for special sizes of a batch: each would be a compilation in the midst of a run.
 @triton.jit(do_not_specialize=["num_rows", "num_tokens"])
 def _add_norm_kernel(
-    x_ptr,
-    delta_ptr,
-    bias_ptr,
-    gain_ptr,
-    shift_ptr,
-    out_ptr,
+    x_ptr,  # (K, T, D)
+    delta_ptr,  # (K, T, D)
+    bias_ptr,  # (K, D)
+    gain_ptr,  # (K, D)
+    shift_ptr,  # (K, D)
+    out_ptr,  # (K, T, D)
     num_rows,
     num_tokens,
     width,
@@ -58,8 +58,8 @@ def _add_norm_kernel(
 
 @triton.jit(do_not_specialize=["num_rows", "num_tokens"])
 def _add_bias_kernel(
-    x_ptr,
-    bias_ptr,
+    x_ptr,  # (K, T, N), rows `stride_row` apart
+    bias_ptr,  # (K, N)
     num_rows,
     num_tokens,
     width,
@@ -93,11 +93,11 @@ def add_norm(
 
     Args:
         x: (K, T, D) float32, contiguous.
-        delta: (K, T, D), contiguous, of any dtype; or None, and then
-        bias: (K, 1, D) float32, too.
+        delta: (K, T, D), contiguous, of any dtype; or None.
+        bias: (K, 1, D) float32; None where `delta` is.
         eps: added to the variance.
-        dtype: of what is returned.
-        affine: gain and shift of the norm, (K, 1, D) float32 each; else 1 and 0.
+        dtype: of the result.
+        affine: gain and shift of the norm, (K, 1, D) float32 each; 1 and 0 unless given.
 
     Returns:
         (K, T, D).

@@ -5,10 +5,10 @@ the vocabulary and token t, sums over the ids j of that split except the target 
 c = float32(log2 e) and t_j = c z_j - reference:
 
     field 0  reference  floor(c max_j z_j), a whole number so that rescaling by it is exact
-    field 1  rest       sum_j 2^t_j
-    field 2  square     sum_j 4^t_j
-    field 3  weighted   sum_j 2^t_j t_j
-    field 4  highest    max_j z_j
+    field 1  sum_exp    sum_j 2^t_j
+    field 2  sum_exp_sq sum_j 4^t_j
+    field 3  sum_exp_z  sum_j 2^t_j t_j
+    field 4  max_logit  max_j z_j
 
 as float32 (fields, K, splits, T), fields 2 to 4 only for stats="all", and the target's own logit as
 float32 (K, T). Here one program per sequence folds the splits in their order, forms the statistics
@@ -62,9 +62,9 @@ def _log1p(x):
 
 @triton.jit
 def _fold_splits(
-    partials_ptr,
-    ts,
-    good,
+    partials_ptr,  # (splits, T), the first field of one checkpoint
+    ts,  # (BLOCK_TOKENS,)
+    good,  # (BLOCK_TOKENS,)
     num_tokens,
     num_splits,
     field,
@@ -72,7 +72,7 @@ def _fold_splits(
     BLOCK_TOKENS: tl.constexpr,
     ALL: tl.constexpr,
 ):
-    """Reference and float64 sums of some tokens of one checkpoint over all splits."""
+    """Reference and float64 sums (BLOCK_TOKENS,) of tokens of one checkpoint over all splits."""
     reference = tl.full([BLOCK_TOKENS], float("-inf"), tl.float32)
     for s0 in tl.range(0, num_splits, BLOCK_SPLITS):
         splits = s0 + tl.arange(0, BLOCK_SPLITS)
@@ -81,10 +81,10 @@ def _fold_splits(
         part = tl.load(partials_ptr + at, mask=mask, other=float("-inf"))
         reference = tl.maximum(reference, tl.max(part, 0))
     reference = tl.where(reference == float("-inf"), 0.0, reference)
-    rest = tl.zeros([BLOCK_TOKENS], tl.float64)
-    square = tl.zeros([BLOCK_TOKENS], tl.float64)
-    weighted = tl.zeros([BLOCK_TOKENS], tl.float64)
-    highest = tl.full([BLOCK_TOKENS], float("-inf"), tl.float32)
+    sum_exp = tl.zeros([BLOCK_TOKENS], tl.float64)
+    sum_exp_sq = tl.zeros([BLOCK_TOKENS], tl.float64)
+    sum_exp_z = tl.zeros([BLOCK_TOKENS], tl.float64)
+    max_logit = tl.full([BLOCK_TOKENS], float("-inf"), tl.float32)
     for s0 in tl.range(0, num_splits, BLOCK_SPLITS):
         splits = s0 + tl.arange(0, BLOCK_SPLITS)
         at = splits[:, None].to(tl.int64) * num_tokens + ts[None, :]
@@ -92,17 +92,85 @@ def _fold_splits(
         part = tl.load(partials_ptr + at, mask=mask, other=float("-inf"))
         shift = tl.maximum(part - reference[None, :], -2000.0)
         scale = _power_of_two(shift)
-        part_rest = tl.load(partials_ptr + field + at, mask=mask, other=0.0).to(tl.float64)
-        rest += tl.sum(part_rest * scale, 0)
+        part_sum_exp = tl.load(partials_ptr + field + at, mask=mask, other=0.0).to(tl.float64)
+        sum_exp += tl.sum(part_sum_exp * scale, 0)
         if ALL:
-            part_square = tl.load(partials_ptr + 2 * field + at, mask=mask, other=0.0)
-            square += tl.sum(part_square.to(tl.float64) * scale * scale, 0)
-            part_weighted = tl.load(partials_ptr + 3 * field + at, mask=mask, other=0.0)
-            moved = part_weighted.to(tl.float64) + shift.to(tl.float64) * part_rest
-            weighted += tl.sum(moved * scale, 0)
-            part_highest = tl.load(partials_ptr + 4 * field + at, mask=mask, other=float("-inf"))
-            highest = tl.maximum(highest, tl.max(part_highest, 0))
-    return reference.to(tl.float64), rest, square, weighted, highest
+            part_sum_exp_sq = tl.load(partials_ptr + 2 * field + at, mask=mask, other=0.0)
+            sum_exp_sq += tl.sum(part_sum_exp_sq.to(tl.float64) * scale * scale, 0)
+            part_sum_exp_z = tl.load(partials_ptr + 3 * field + at, mask=mask, other=0.0)
+            moved = part_sum_exp_z.to(tl.float64) + shift.to(tl.float64) * part_sum_exp
+            sum_exp_z += tl.sum(moved * scale, 0)
+            part_max_logit = tl.load(partials_ptr + 4 * field + at, mask=mask, other=float("-inf"))
+            max_logit = tl.maximum(max_logit, tl.max(part_max_logit, 0))
+    return reference.to(tl.float64), sum_exp, sum_exp_sq, sum_exp_z, max_logit
+
+
+@triton.jit
+def _count_targets(
+    targets_ptr,  # (T,)
+    start,
+    end,
+    num_tokens,
+    vocab_size,
+    ignore_index,
+    BLOCK_TOKENS: tl.constexpr,
+):
+    """Number of counted targets of a sequence, and its first one out of range, or T."""
+    count = tl.zeros([BLOCK_TOKENS], tl.int64)
+    first = tl.full([BLOCK_TOKENS], 0, tl.int64) + num_tokens
+    for t0 in tl.range(start, end, BLOCK_TOKENS):
+        ts = t0 + tl.arange(0, BLOCK_TOKENS)
+        y = tl.load(targets_ptr + ts, mask=ts < end, other=0).to(tl.int64)
+        counted = (ts < end) & (y != ignore_index)
+        count += counted.to(tl.int64)
+        wrong = counted & ((y < 0) | (y >= vocab_size))
+        first = tl.minimum(first, tl.where(wrong, ts, num_tokens).to(tl.int64))
+    return tl.sum(count, 0), tl.min(first, 0)
+
+
+@triton.jit
+def _token_stats(
+    z_y,  # (BLOCK_TOKENS,) float64, like all that follow but max_logit
+    reference,
+    sum_exp,
+    sum_exp_sq,
+    sum_exp_z,
+    max_logit,
+    ALL: tl.constexpr,
+):
+    """nll, p_target, correct, EL2N, margin and entropy of tokens; without ALL the first alone."""
+    # Relative to the larger of reference and target, so that nothing overflows.
+    d = z_y * LOG2E - reference
+    up = tl.where(d > 0, d, 0.0)
+    low = tl.where(d < 0, d, 0.0)
+    down = tl.exp2(-up)
+    e_y = tl.exp2(low)
+    e_others = sum_exp * down
+    s = e_others + e_y
+    inverse = _reciprocal(s)
+    # The others over e_y; infinite, and not used, where e_y is 0.
+    ratio = e_others * tl.exp2(-low)
+    log_ratio = _log1p(ratio)
+    log_s = tl.where(low < 0, tl.log(s), log_ratio)
+    dominant = (e_y > 0) & (ratio < 1)
+    nll = tl.where(dominant, log_ratio, log_s - low * _NATS) * _PER_LOG2E_NATS
+    nll = tl.where(z_y < float("inf"), nll, float("nan"))
+    if ALL:
+        p = e_y * inverse
+        margin = z_y - max_logit.to(tl.float64)
+        correct = tl.where(margin >= 0, 1.0, 0.0).to(tl.float64)
+        el2n = tl.sqrt(sum_exp_sq * down * down + e_others * e_others) * inverse
+        weight = down * (sum_exp_z - up * sum_exp) + tl.where(e_y > 0, e_y * low, 0.0)
+        entropy = log_s - _NATS * weight * inverse
+    else:
+        p, correct, el2n, margin, entropy = nll, nll, nll, nll, nll
+    return nll, p, correct, el2n, margin, entropy
+
+
+@triton.jit
+def _where_defined(value, nll, good):
+    """The value of good tokens, NaN where their nll is; 0 of others."""
+    return tl.where(good, tl.where(nll == nll, value, float("nan")), 0.0)
 
 
 # Never compiled for special sizes of a batch: the order of the sums would follow from them.
@@ -117,17 +185,17 @@ def _fold_splits(
     ]
 )
 def _sequence_kernel(
-    partials_ptr,
-    target_logit_ptr,
-    norm_ptr,
-    targets_ptr,
-    cu_seqlens_ptr,
-    sums_ptr,
-    counts_ptr,
-    ppl_mean_ptr,
-    ppl_var_ptr,
-    nll_per_token_ptr,
-    first_bad_ptr,
+    partials_ptr,  # (fields, K, splits, T)
+    target_logit_ptr,  # (K, T)
+    norm_ptr,  # (K, T)
+    targets_ptr,  # (T,)
+    cu_seqlens_ptr,  # (B + 1,)
+    sums_ptr,  # (stats, K, B)
+    counts_ptr,  # (B,)
+    ppl_mean_ptr,  # (B,)
+    ppl_var_ptr,  # (B,)
+    nll_per_token_ptr,  # (K, T)
+    first_bad_ptr,  # (B,)
     num_checkpoints,
     num_tokens,
     num_splits,
@@ -140,28 +208,20 @@ def _sequence_kernel(
     HAS_NORM: tl.constexpr,
     PER_TOKEN: tl.constexpr,
 ):
+    # Tokens of the sequence. Clamped: a wrong cu_seqlens must not lead out of bounds.
     b = tl.program_id(0)
     nan = float("nan")
-    # Clamped: a wrong cu_seqlens must not lead out of bounds.
     start = tl.maximum(tl.load(cu_seqlens_ptr + b).to(tl.int32), 0)
     end = tl.minimum(tl.load(cu_seqlens_ptr + b + 1).to(tl.int32), num_tokens)
-    lanes = tl.arange(0, BLOCK_TOKENS)
-    count = tl.zeros([BLOCK_TOKENS], tl.int64)
-    first = tl.full([BLOCK_TOKENS], 0, tl.int64) + num_tokens
-    for t0 in tl.range(start, end, BLOCK_TOKENS):
-        ts = t0 + lanes
-        y = tl.load(targets_ptr + ts, mask=ts < end, other=0).to(tl.int64)
-        counted = (ts < end) & (y != ignore_index)
-        count += counted.to(tl.int64)
-        wrong = counted & ((y < 0) | (y >= vocab_size))
-        first = tl.minimum(first, tl.where(wrong, ts, num_tokens).to(tl.int64))
-    num_counted = tl.sum(count, 0)
-    first_bad = tl.min(first, 0)
+    num_counted, first_bad = _count_targets(
+        targets_ptr, start, end, num_tokens, vocab_size, ignore_index, BLOCK_TOKENS
+    )
     tl.store(counts_ptr + b, num_counted)
     tl.store(first_bad_ptr + b, first_bad)
     refused = first_bad < num_tokens
     per_counted = _reciprocal(tl.maximum(num_counted, 1).to(tl.float64))
 
+    # Strides: of a checkpoint and a field of the partials, and of a statistic of the sums.
     head = tl.full([], 0, tl.int64) + num_splits * tl.full([], 1, tl.int64) * num_tokens
     field = num_checkpoints * head
     stat = num_checkpoints * tl.full([], 1, tl.int64) * num_sequences
@@ -177,12 +237,13 @@ def _sequence_kernel(
         entropy_sum = tl.zeros([BLOCK_TOKENS], tl.float64)
         bound_sum = tl.zeros([BLOCK_TOKENS], tl.float64)
         for t0 in tl.range(start, end, BLOCK_TOKENS):
-            ts = t0 + lanes
+            # Partials of a block of tokens.
+            ts = t0 + tl.arange(0, BLOCK_TOKENS)
             inside = ts < end
             y = tl.load(targets_ptr + ts, mask=inside, other=0).to(tl.int64)
             counted = inside & (y != ignore_index)
             good = counted & (y >= 0) & (y < vocab_size)
-            reference, rest, square, weighted, highest = _fold_splits(
+            reference, sum_exp, sum_exp_sq, sum_exp_z, max_logit = _fold_splits(
                 partials_ptr + k * head,
                 ts,
                 good,
@@ -195,42 +256,26 @@ def _sequence_kernel(
             )
             token = k * tl.full([], 1, tl.int64) * num_tokens + ts
             z_y = tl.load(target_logit_ptr + token, mask=good, other=0.0).to(tl.float64)
-            # Relative to the larger of reference and target, so that nothing overflows.
-            d = z_y * LOG2E - reference
-            up = tl.where(d > 0, d, 0.0)
-            low = tl.where(d < 0, d, 0.0)
-            down = tl.exp2(-up)
-            e_y = tl.exp2(low)
-            near_rest = rest * down
-            s = near_rest + e_y
-            inverse = _reciprocal(s)
-            # The rest over e_y; infinite, and not used, where e_y is 0.
-            ratio = near_rest * tl.exp2(-low)
-            log_ratio = _log1p(ratio)
-            log_s = tl.where(low < 0, tl.log(s), log_ratio)
-            dominant = (e_y > 0) & (ratio < 1)
-            nll = tl.where(dominant, log_ratio, log_s - low * _NATS) * _PER_LOG2E_NATS
-            nll = tl.where(z_y < float("inf"), nll, nan)
+
+            # Statistics of the tokens, added to the sequence's.
+            nll, p, correct, el2n, margin, entropy = _token_stats(
+                z_y, reference, sum_exp, sum_exp_sq, sum_exp_z, max_logit, ALL
+            )
             nll_sum += tl.where(good, nll, 0.0)
             if PER_TOKEN:
                 shown = tl.where(good, nll, tl.where(counted, nan, 0.0))
                 tl.store(nll_per_token_ptr + token, shown.to(tl.float32), mask=inside)
             if ALL:
-                usable = nll == nll
-                p = e_y * inverse
-                p_sum += tl.where(good, tl.where(usable, p, nan), 0.0)
-                margin = z_y - highest.to(tl.float64)
-                correct = tl.where(margin >= 0, 1.0, 0.0).to(tl.float64)
-                correct_sum += tl.where(good, tl.where(usable, correct, nan), 0.0)
-                margin_sum += tl.where(good, tl.where(usable, margin, nan), 0.0)
-                el2n = tl.sqrt(square * down * down + near_rest * near_rest) * inverse
-                el2n_sum += tl.where(good, tl.where(usable, el2n, nan), 0.0)
-                weight = down * (weighted - up * rest) + tl.where(e_y > 0, e_y * low, 0.0)
-                entropy = log_s - _NATS * weight * inverse
-                entropy_sum += tl.where(good, tl.where(usable, entropy, nan), 0.0)
+                p_sum += _where_defined(p, nll, good)
+                correct_sum += _where_defined(correct, nll, good)
+                el2n_sum += _where_defined(el2n, nll, good)
+                margin_sum += _where_defined(margin, nll, good)
+                entropy_sum += _where_defined(entropy, nll, good)
                 if HAS_NORM:
                     norm = tl.load(norm_ptr + token, mask=good, other=0.0).to(tl.float64)
-                    bound_sum += tl.where(good, tl.where(usable, el2n * norm, nan), 0.0)
+                    bound_sum += _where_defined(el2n * norm, nll, good)
+
+        # Sums of the sequence.
         out = sums_ptr + k * tl.full([], 1, tl.int64) * num_sequences + b
         nll = tl.where(refused, nan, tl.sum(nll_sum, 0))
         tl.store(out, nll)
@@ -242,9 +287,10 @@ def _sequence_kernel(
             tl.store(out + 5 * stat, tl.where(refused, nan, tl.sum(entropy_sum, 0)))
             if HAS_NORM:
                 tl.store(out + 6 * stat, tl.where(refused, nan, tl.sum(bound_sum, 0)))
+
+        # Perplexity. Welford: the variance of nearly equal perplexities keeps its digits.
         ppl = tl.where(num_counted > 0, tl.exp(nll * per_counted), nan)
         ppl_sum += ppl
-        # Welford: the variance of nearly equal perplexities keeps its digits.
         change = ppl - ppl_mean
         ppl_mean += change * _reciprocal(tl.full([], 1, tl.float64) + k)
         ppl_deviation += change * (ppl - ppl_mean)
@@ -264,19 +310,19 @@ def sequence_stats(
     all_stats: bool,
     per_token: bool,
 ) -> RawStats:
-    """Folds the first pass's partials into what `cross_entropy` and its linear form return.
+    """Fold the first pass's partials into what `cross_entropy` and its linear form return.
 
     Args:
-        partials: float32 (fields, K, splits, T), see above.
+        partials: float32 (fields, K, splits, T), as the module describes them.
         target_logit: float32 (K, T).
         norms: float32 (K, T), Euclidean norms of the hidden states; None leaves out the bound on
             the gradient norm.
         targets: integer (T,).
         cu_seqlens: integer (B + 1,).
         vocab_size: V.
-        ignore_index: as there.
-        all_stats: as there.
-        per_token: as there.
+        ignore_index: targets that count nothing.
+        all_stats: the seven statistics (six without `norms`) instead of nll alone.
+        per_token: also nll of every token.
     """
     _, num_checkpoints, num_splits, num_tokens = partials.shape
     num_sequences = len(cu_seqlens) - 1

@@ -22,6 +22,7 @@ from pycat.filters.rules import DEFAULT_RULES, RuleTable
 from pycat.proxy.training import Run, train
 from pycat.pruning import Pruned, prune
 from pycat.report.explaining import Explanation, explain
+from pycat.scores.merge import merge_scores
 from pycat.scores.score_table import ScoreTable
 from pycat.scoring.adapter import Adapter, Head
 from pycat.scoring.engine import score
@@ -54,6 +55,7 @@ __all__ = [
     "explain",
     "jaccard",
     "measure_rules",
+    "merge_scores",
     "open_corpus",
     "prune",
     "score",

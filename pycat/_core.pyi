@@ -6,16 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 class IndexedFile:
-    """One memory-mapped MMIDIDX pair `prefix.idx` + `prefix.bin`.
+    """A memory-mapped MMIDIDX pair of files, `prefix.idx` and `prefix.bin`.
 
-    The whole index is verified before anything is read: on opening, or, where that would take
-    longer than a millisecond, on the first use. A missing, damaged, foreign or changed file is a
-    CorpusError that names the file and what was found and expected.
+    The whole index is verified before anything is read: on opening, or on the first use if that
+    takes longer than a millisecond.
 
     Args:
         prefix: path without `.idx` and `.bin`.
-        vocab_size: token ids must lie below it.
-        layout: "fairseq" or "megatron"; None tells them apart by the file's size.
+        vocab_size: token ids must be below it.
+        layout: "fairseq" or "megatron"; None recognises the layout by the file's size.
+
+    Raises:
+        CorpusError: a file is missing, damaged, of another format, or has changed. The message
+            names the file, and what was found and expected.
     """
 
     def __init__(
@@ -30,23 +33,23 @@ class IndexedFile:
 
     @property
     def num_tokens(self) -> int:
-        """Number of tokens of all sequences together."""
+        """Number of tokens in all sequences."""
 
     @property
     def dtype(self) -> str:
-        """Name in numpy of the stored type, such as "uint16"."""
+        """NumPy's name of the stored type, such as "uint16"."""
 
     @property
     def prefix(self) -> str: ...
     @property
     def layout(self) -> str:
-        """Of the index: fairseq or megatron."""
+        """Layout of the index: "fairseq" or "megatron"."""
 
     def lengths(self) -> NDArray[np.int32]:
         """Tokens in each sequence, int32 (N,): a read-only view, not aligned in memory."""
 
     def sequence(self, id: int) -> NDArray[Any]:
-        """Tokens of one sequence as stored: a read-only view of the mapped file.
+        """Tokens of one sequence, of type `dtype`: a read-only view of the mapped file.
 
         Raises:
             IndexError: `id` lies outside [0, N).
@@ -56,10 +59,10 @@ class IndexedFile:
         """Check the index and every token, on all cores.
 
         Args:
-            eos_id: with which every sequence must end; None: with any token.
+            eos_id: token that every sequence must end with; None for any token.
 
         Raises:
-            CorpusError: something is wrong, or has changed since the file was opened.
+            CorpusError: a check fails, or a file has changed since it was opened.
         """
 
     def gather(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -73,7 +76,7 @@ class IndexedFile:
 
         Raises:
             IndexError: an id lies outside [0, N).
-            ValueError: T would reach 2**31; gather fewer ids a call.
+            ValueError: T would be 2**31 or more; gather fewer ids a call.
             CorpusError: a token is negative, or not below `vocab_size` (2**31 if not given).
             TypeError: `ids` is not a C-contiguous int64 array.
         """
@@ -81,9 +84,13 @@ class IndexedFile:
 class IndexedWriter:
     """Writes `prefix.bin` and `prefix.idx` in fairseq's layout, complete or not at all.
 
-    Both grow under temporary names beside them and appear on close(). As a context manager it
-    closes on success and aborts on an exception. A failed append() or close() removes the
-    temporaries; nothing more can be written then.
+    Both files are written under temporary names, and appear on close(). As a context manager, the
+    writer closes on success and aborts on an exception. A failed append() or close() removes the
+    temporary files, and nothing can be written after it.
+
+    Args:
+        prefix: path without `.idx` and `.bin`.
+        dtype: "uint16" or "int32", the type of the stored tokens.
     """
 
     def __init__(self, prefix: str | os.PathLike[str], *, dtype: str) -> None: ...
@@ -91,25 +98,25 @@ class IndexedWriter:
         """Append n packed sequences.
 
         Args:
-            tokens: int32 (T,), C-contiguous, each from 0 to what `dtype` holds.
+            tokens: int32 (T,), C-contiguous, each from 0 to the largest number of `dtype`.
             lengths: int32 (n,), C-contiguous, each at least 1, with sum T.
 
         Raises:
-            ValueError: an argument breaks the above; the message names sequence and position.
-            OSError: a write failed; errno and filename tell what and where.
+            ValueError: an argument breaks the above. The message names sequence and position.
+            OSError: a write failed. Its errno and filename say why and where.
         """
 
     def close(self) -> None:
-        """Publish both files; again: nothing.
+        """Publish both files. A second call does nothing.
 
         Raises:
             ValueError: no sequence was appended, or an append failed before.
-            OSError: as append(); files of the same name that existed before stay untouched,
-                unless the renaming itself failed: then nothing of that name can be opened.
+            OSError: as append(). Existing files of the same name stay as they were, unless
+                renaming failed: then no corpus of that name can be opened.
         """
 
     def abort(self) -> None:
-        """Remove the temporaries; after close(): nothing."""
+        """Remove the temporary files. After close() it does nothing."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -120,12 +127,14 @@ class IndexedWriter:
     ) -> None: ...
 
 class PairOrder:
-    """Pairs sorted by target and source length: O(N), 4 bytes a pair in a nameless mapped file.
+    """Pairs sorted by target length, then by source length.
+
+    Takes O(N) time, and 4 bytes a pair in a mapped file without a name.
 
     Args:
-        src, tgt: files of equally many sequences.
+        src, tgt: files with equally many sequences.
         ids: int64 (M,), the pairs to sort, each once; None for all.
-        scratch_folder: where the mapped file lies if it is large.
+        scratch_folder: folder of the mapped file, if one is needed.
 
     Raises:
         CorpusError: the sides hold unequal numbers of sequences, are damaged, or have changed.
@@ -143,49 +152,61 @@ class PairOrder:
     def __len__(self) -> int: ...
 
 class BatchPlan:
-    """Cuts sorted pairs into batches; any batch of any epoch is computed when asked for.
+    """A plan that cuts sorted pairs into batches, and computes any batch of any epoch on demand.
 
     Args:
-        batch_tokens: bounds the tokens computed on each side of a batch.
-        padded: whether padding is computed.
+        order: the sorted pairs.
+        batch_tokens: bound on the tokens computed on each side of a batch.
+        padded: whether padding is computed, and counts.
         world_size: ranks that share the batches.
+
+    Raises:
+        ValueError: there are no pairs, or a number is out of range.
     """
 
     def __init__(
         self, order: PairOrder, *, batch_tokens: int, padded: bool, world_size: int = 1
     ) -> None: ...
     def __len__(self) -> int:
-        """Batches of an epoch, of all ranks together."""
+        """Number of batches in an epoch, of all ranks together."""
 
     @property
     def num_steps(self) -> int:
-        """Most batches that any rank has in an epoch."""
+        """Number of steps in an epoch: the largest number of batches of any rank."""
 
     @property
     def fingerprint(self) -> int:
-        """Differs between plans that do not yield the same batches."""
+        """Hash of all that decides which batches the plan yields."""
 
     @property
-    def most_bytes(self) -> int:
-        """Upper bound on the memory of a batch, longer pairs that stand alone excepted."""
+    def max_bytes(self) -> int:
+        """Upper bound on the bytes of a batch, except batches of one pair above `batch_tokens`."""
 
     def num_batches(self, rank: int) -> int:
-        """Batches of one rank in an epoch."""
+        """Number of batches of one rank in an epoch."""
 
     def pairs(self, batch: int, *, seed: int | None = None, epoch: int = 0) -> NDArray[np.int64]:
-        """Pair ids of a batch, counted in order of length: int64 (B,)."""
+        """Pair ids of a batch, int64 (B,); batches are numbered in the order of length."""
 
 class BatchStream:
-    """Reads the batches of one rank in one epoch ahead; any thread may ask for the next.
+    """The batches of one rank in one epoch, read ahead by threads. Thread-safe.
 
     Args:
-        src, tgt: the files that `plan` was made from, in the same state; else a CorpusError.
-        first_step: steps to leave out.
-        pad_id: fills rows up where the plan is a padded one.
-        dtype: "int64" or "int32", of tokens.
-        prefetch: batches that stand ready at most.
-        num_threads: that read; 0 reads when asked.
-        buffers: writable memory to use first, contiguous and aligned to 8 bytes.
+        src, tgt: the files that `plan` was made from.
+        plan: the plan of the batches.
+        seed: permutes batches, and pairs of equal lengths, in each epoch; None keeps their order.
+        epoch: number of the epoch.
+        rank: whose batches to read.
+        first_step: number of steps to skip.
+        pad_id: token that fills rows up, in a padded plan.
+        dtype: "int64" or "int32", the type of tokens.
+        prefetch: largest number of batches that are ready at a time.
+        num_threads: threads that read; with 0, next() reads.
+        buffers: writable memory to use first, C-contiguous and aligned to 8 bytes.
+
+    Raises:
+        CorpusError: the files are not those of the plan, or have changed.
+        ValueError: a number is out of range, or a buffer is not writable, contiguous and aligned.
     """
 
     def __init__(
@@ -205,18 +226,19 @@ class BatchStream:
         buffers: list[NDArray[Any]] = ...,
     ) -> None: ...
     def next(self) -> tuple[Any, ...] | None:
-        """DLPack capsules of src_tokens, src_cu_seqlens, tgt_tokens, tgt_cu_seqlens, pair_ids.
+        """The next batch, or None at the end of the epoch.
 
-        None at the end.
+        Returns:
+            DLPack capsules of src_tokens, src_cu_seqlens, tgt_tokens, tgt_cu_seqlens, pair_ids.
 
         Raises:
-            CorpusError: a file is damaged or has changed; this batch is not given, ever.
+            CorpusError: a file is damaged or has changed. Later calls raise it again.
             RuntimeError: the stream is closed, or was made before the process forked.
         """
 
     @property
     def step(self) -> int:
-        """Where a stream must begin to go on after the last batch returned."""
+        """The `first_step` of a stream that continues after the last batch returned."""
 
     def close(self) -> None:
         """Stop the threads."""
@@ -230,16 +252,17 @@ def read_batch(
     pad_id: int = 0,
     dtype: str = "int64",
 ) -> tuple[Any, ...]:
-    """The pairs `ids` in that order, as `BatchStream.next` gives them.
+    """The batch of the pairs `ids`, in that order, as `BatchStream.next` returns it.
 
     Raises:
         CorpusError: the sides hold unequal numbers of sequences, are damaged, or have changed.
         IndexError: an id lies outside [0, N).
     """
 
-# The kernels of pycat.kernels.ops, which says what they compute. Arrays are C-contiguous and
-# aligned; float32, float16, or uint16 for the bits of bfloat16. Results: sums (S, K, B),
-# num_tokens, ppl_mean, ppl_var, nll_per_token (K, T) or (0, 0), the first bad target or T.
+# The CPU kernels of pycat.kernels.ops, which documents them. Arrays are C-contiguous and aligned,
+# and hold float32, float16, or bfloat16 as the uint16 of its bits. Results are sums (S, K, B);
+# num_tokens, ppl_mean and ppl_var (B,); nll_per_token (K, T), or (0, 0) if not asked for; and the
+# first token whose target is out of range, or T.
 _Floats = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
 _Results = tuple[
     NDArray[np.float64],
@@ -286,36 +309,47 @@ def packed_linear_cross_entropy(
     num_threads: int,
 ) -> _Results: ...
 def pack_weight(weight: _Floats, bias: _Floats | None) -> NDArray[np.uint32]:
-    """Tiles (K, tiles, words) for `packed_linear_cross_entropy` on the instruction set in use."""
+    """Tiles (K, tiles, words) for `packed_linear_cross_entropy` on the instruction set in use.
+
+    Args:
+        weight: (K, V, H).
+        bias: (K, V), or None.
+    """
 
 def cpu_isa() -> str:
-    """The instruction set in use: the best supported, or the one PYCAT_CPU_ISA names.
+    """The instruction set in use: the best supported one, or the one that PYCAT_CPU_ISA names.
 
     Raises:
-        ValueError: PYCAT_CPU_ISA names one that is unknown or not supported.
+        ValueError: PYCAT_CPU_ISA names an instruction set that is unknown or not supported.
     """
 
 def supported_cpu_isas() -> list[str]:
-    """Of portable, avx2, avx512 and avx512_bf16, those that run here, weakest first."""
+    """The supported ones of portable, avx2, avx512 and avx512_bf16, weakest first."""
 
 class Transformer:
     """One checkpoint of an encoder-decoder Transformer, packed for this processor.
 
     Args:
-        weights: float32 arrays, C-contiguous. `<side>.tokens` (vocabulary, D) and
-            `<side>.positions` (positions, D) of side "source" and "target"; of each layer i of
-            "encoder" and "decoder", as `<stack>.<i>.<name>.weight` and, but for norms optional,
-            `.bias`: `self.query_key_value` (3 D, D), `self.output` (D, D), `self.norm` (D), `up`
-            (F, D), `down` (D, F), `feed_forward.norm`, and in the decoder `cross.query` (D, D),
-            `cross.key_value` (2 D, D), `cross.output`, `cross.norm`; `head` (V, D). Where the model
-            has them, the norms `<side>.norm` of embeddings and `<stack>.norm` behind the layers.
-        dtype: of the products: "float32", "bfloat16", or "int8" (the head then in bfloat16).
-        num_heads: of every attention; their width is a multiple of 8.
-        norm_first: whether sublayers are normed before (else after the residual).
+        weights: float32 arrays, C-contiguous. A layer `<name>` has `<name>.weight`, and
+            `<name>.bias`, which only norms must have. For each `<side>`, "source" and "target":
+            `<side>.tokens` (vocabulary, D), `<side>.positions` (positions, D), and optionally the
+            layer `<side>.norm` (D). For each `<stack>`, "encoder" and "decoder", optionally the
+            layer `<stack>.norm` (D); and as `<stack>.<i>.<name>` for each i the layers
+            `self.query_key_value` (3 D, D), `self.output` (D, D), `self.norm` (D), `ff1` (F, D),
+            `ff2` (D, F), `feed_forward.norm` (D), and in the decoder `cross.query` (D, D),
+            `cross.key_value` (2 D, D), `cross.output` (D, D), `cross.norm` (D). The output layer
+            is `head` (V, D).
+        dtype: type of the products: "float32", "bfloat16" or "int8". With "int8", the output
+            layer computes in bfloat16.
+        num_heads: heads of every attention. Their width must be a multiple of 8.
+        norm_first: whether norms come before the layers, otherwise after their residuals.
         activation: "relu", "silu" or "gelu".
+        epsilon: what norms add to the variance.
+        embedding_scale: factor of token embeddings.
+        head_scale: factor of the last hidden states.
 
     Raises:
-        ValueError: an array is missing or of another shape, or the processor lacks the dtype.
+        ValueError: an array is missing or has another shape, or the processor lacks the dtype.
     """
 
     def __init__(
@@ -342,29 +376,37 @@ class Transformer:
         all_stats: bool,
         per_token: bool,
     ) -> tuple[NDArray[np.float64], NDArray[np.float32], int]:
-        """Statistics of packed sequences, on the calling thread, without the GIL.
+        """Statistics of packed sequences. Runs on the calling thread, and releases the GIL.
+
+        Args:
+            src_tokens: int64 (Ts,), with boundaries `src_cu_seqlens` int32 (B + 1,).
+            tgt_inputs: int64 (T,), what the decoder reads, with `tgt_cu_seqlens` int32 (B + 1,).
+            targets: int64 (T,), what it should predict at each place.
+            ignore_index: target that is left out.
+            all_stats: whether to compute all of `reference.STAT_NAMES`, or nll alone.
+            per_token: whether to return the nll of each target.
 
         Returns:
-            Sums (S, B) over each sequence's targets, S as in `reference.STAT_NAMES` or nll alone;
-            nll of each target (T,), or nothing; and the first target out of range, T if none.
+            Sums (S, B) of each statistic over each sequence's targets; the nll of each target
+            (T,), or (0,) if not asked for; and the first target out of range, or T.
 
         Raises:
-            ValueError: sequences that do not fit together, a token outside of the vocabulary, or
-                more tokens than positions.
+            ValueError: sequences do not fit together, a token is outside of the vocabulary, or a
+                sequence has more tokens than the model has positions.
         """
 
 class LanguageModel:
-    """How likely lines are in a language: the automaton and the classifier of `pycat.language`.
+    """The language classifier of `pycat.filters.language`: an automaton and naive Bayes.
 
     The arrays are kept, not copied.
 
     Args:
         moves: uint32 (R * 256,), the next state for each row and byte.
-        rows: uint16 (S,), the row of moves of each state.
-        features: int32 (S,), the feature that a state has found, or -1.
-        weights: uint16 (F * L,), the bits of float16: finite log probabilities of each feature in
-            each language. L is a multiple of `LANGUAGE_BLOCK`.
-        prior: float32 (L,), -inf of a language that there is not.
+        rows: uint16 (S,), the row of `moves` for each state.
+        features: int32 (S,), the feature that ends in each state, or -1.
+        weights: uint16 (F * L,), log probabilities of each feature in each language, as bits of
+            finite float16. L is a multiple of `LANGUAGE_BLOCK`.
+        prior: float32 (L,), log probabilities; -inf for languages that only fill the last block.
 
     Raises:
         ValueError: the sizes do not fit together, or an entry leads out of its table.
@@ -379,27 +421,29 @@ class LanguageModel:
         weights: NDArray[np.uint16],
         prior: NDArray[np.float32],
     ) -> None: ...
-    def probability(self, lines: list[bytes], wanted: list[int]) -> NDArray[np.float32]:
-        """Probability (N,) that each line is in one of these languages, 1 where nothing tells.
+    def probability(self, lines: list[bytes], languages: list[int]) -> NDArray[np.float32]:
+        """Probability (N,) that each line is in one of `languages`. Releases the GIL.
 
-        Of a line only the first 256 bytes count. Other threads run meanwhile.
+        Only the first 256 bytes of a line are read. The probability is 1 where they hold no
+        feature.
 
         Raises:
             ValueError: a language is out of range.
         """
 
-class LexicalModel:
-    """IBM Model 1 in both directions, over hashed cells; pycat.lexical says what it measures.
+class IbmModel1:
+    """IBM Model 1 in both directions, over hashed cells; `pycat.filters.lexical` has the formulas.
 
-    One caller at a time; other Python threads run meanwhile. Pairs are counted in the order of
-    `ids`, which is kept, not copied.
+    Not thread-safe. Methods release the GIL. Pair i is `ids[i]`; `ids` is kept, not copied.
 
     Args:
-        src, tgt: files of equally many sequences, opened with their vocab_size.
+        src, tgt: files with equally many sequences, opened with their vocab_size.
         ids: int64 (N,), the pairs of the corpus; None for all.
-        max_sample: pairs, 1 to 2**22, spread evenly, on which the model is estimated.
-        max_cells: bound on cells of 16 bytes, at least 1024; taken as a power of two.
-        num_threads: results do not depend on it.
+        max_sample: largest number of pairs, spread evenly, that the model is estimated on, 1 to
+            2**22.
+        max_cells: largest number of cells for token pairs, 16 bytes each, 1024 to 2**31; rounded
+            down to a power of two.
+        num_threads: threads to use. Results do not depend on it.
 
     Raises:
         CorpusError: the sides hold unequal numbers of sequences, or are damaged.
@@ -419,76 +463,82 @@ class LexicalModel:
     ) -> None: ...
     @property
     def num_sampled(self) -> int:
-        """Pairs in the sample: place i of it is pair i * N // num_sampled."""
+        """Number of pairs in the sample. Its place i is pair i * N // num_sampled."""
 
     @property
-    def num_cells(self) -> int: ...
+    def num_cells(self) -> int:
+        """Number of cells for token pairs."""
+
     def count(self, begin: int, end: int) -> None:
-        """Add the expected counts of the places [begin, end) of the sample."""
+        """Add the expected counts of places [begin, end) of the sample."""
 
     def start_round(self) -> None:
-        """Make what has been counted the probabilities of the next round; the first are equal."""
+        """Make the counts the probabilities of the next round. In the first, all are equal."""
 
     def score(self, begin: int, end: int) -> NDArray[np.float32]:
-        """Mean and gap (2, end - begin, 2) of the pairs [begin, end): of targets, then of sources.
+        """Mean and gap of the targets, then of the sources, of pairs [begin, end).
+
+        Returns:
+            float32 (2, end - begin, 2): side, pair, mean or gap.
 
         Raises:
             CorpusError: a token lies outside the vocabulary, or a file has changed.
         """
 
-def sum_digits(
+def radix_histogram(
     scores: NDArray[np.float64],
     groups: NDArray[np.int32],
     costs: NDArray[np.int64] | None,
-    heads: NDArray[np.uint64],
+    prefixes: NDArray[np.uint64],
     *,
-    known_bits: int,
+    prefix_bits: int,
     digit_bits: int,
-    sums: NDArray[np.int64],
+    histogram: NDArray[np.int64],
 ) -> None:
-    """Add what rows cost to the sums of the next digit of their scores.
+    """Add the costs of rows to the histogram of the next digit of their keys.
 
-    Digits are those of the scores as whole numbers in the same order, leading bits first. Other
-    threads run meanwhile.
+    The key of a score is a 64-bit unsigned number that orders as the scores do. Releases the GIL.
 
     Args:
         scores: (N,), none NaN.
-        groups: (N,), from 0, or below 0 for none.
-        costs: (N,), 1 each unless given.
-        heads: (G,) the leading bits of each group's cut: only rows that share them count.
-        known_bits: how many those are.
-        digit_bits: 1 to 16.
-        sums: (G << digit_bits,), changed.
+        groups: (N,), 0 to G - 1, or negative for rows in no group.
+        costs: (N,), or None: each row costs 1.
+        prefixes: (G,), leading bits of a key: only rows of the group that share them count.
+        prefix_bits: how many leading bits a prefix has.
+        digit_bits: bits of the digit that follows the prefix, 1 to 16.
+        histogram: (G << digit_bits,), changed in place.
 
     Raises:
         ValueError: sizes do not fit together, or a group or a number of bits is out of range.
     """
 
-def take_above(
+def select_above(
     scores: NDArray[np.float64],
     groups: NDArray[np.int32],
     costs: NDArray[np.int64] | None,
     keys: NDArray[np.uint64],
     *,
-    whole: NDArray[np.bool_],
-    left: NDArray[np.int64],
-    taken: NDArray[np.bool_],
+    take_all: NDArray[np.bool_],
+    budgets: NDArray[np.int64],
+    selected: NDArray[np.bool_],
 ) -> None:
-    """Say which rows lie above the cut; other threads run meanwhile.
+    """Select the rows above their group's key, and at the key those that the budget pays for.
+
+    Releases the GIL.
 
     Args:
-        scores, groups, costs: as in `sum_digits`.
-        keys: (G,) all 64 bits of each group's cut.
-        whole: (G,) groups of which all is taken.
-        left: (G,) what may be spent on rows at the cut, from the first; changed.
-        taken: (N,), written.
+        scores, groups, costs: as in `radix_histogram`.
+        keys: (G,), all 64 bits of each group's threshold.
+        take_all: (G,), whether to select all rows of the group.
+        budgets: (G,), what may be spent on rows at the key, in order; changed in place.
+        selected: (N,), written.
 
     Raises:
         ValueError: sizes do not fit together, or a group is out of range.
     """
 
 LANGUAGE_BLOCK: int
-"""Languages of a `LanguageModel` come by so many."""
+"""The number of languages of a `LanguageModel` is a multiple of this."""
 
 def measure_pairs(
     src: list[bytes],
@@ -497,46 +547,47 @@ def measure_pairs(
     folded: NDArray[np.uint64],
     kinds: NDArray[np.uint8],
 ) -> dict[str, NDArray[Any]]:
-    """What the rules ask of N pairs of UTF-8 lines without line ends; other threads run meanwhile.
+    """Measures of N pairs of UTF-8 lines without line ends. Releases the GIL.
 
-    Bytes that are no UTF-8 are measured as they are.
+    Bytes that are not valid UTF-8 are measured as they are. docs/format.md defines the measures.
 
     Args:
         src, tgt: N lines each.
-        folded, kinds: as `pycat.code_points` makes them.
+        folded, kinds: the tables of `pycat.filters.code_points`.
 
     Returns:
         Arrays (N,): int32 `src_chars`, `tgt_chars`, `num_damaged`; float32 `overlap`, `letters`,
         `number_mismatch`, `repetition`; bool `src_unusual`, `tgt_unusual` (all in capitals, or
-        maybe not in NFC); uint64 `src_hash`, `tgt_hash`, `pair_hash`, `band_0` to `band_3`, the
+        possibly not in NFC); uint64 `src_hash`, `tgt_hash`, `pair_hash`, `band_0` to `band_3`, the
         same in every process.
 
     Raises:
         ValueError: the lengths differ.
     """
 
-def first_of_equal(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Row (N,) of the first element that equals each; holds 14 bytes an element meanwhile.
+def first_duplicates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The first row (N,) that has the hash of each row. Uses 14 bytes of memory a row.
 
-    Fast where the upper 32 bits are well mixed, as those of a hash are.
+    Args:
+        hashes: (N,), well mixed in their upper 32 bits.
 
     Raises:
-        ValueError: more than 2**31 elements.
+        ValueError: N is above 2**31.
     """
 
-def join_equal(hashes: NDArray[np.uint64], roots: NDArray[np.int64]) -> None:
+def join_duplicates(hashes: NDArray[np.uint64], roots: NDArray[np.int64]) -> None:
     """Join the groups of rows that share a hash.
 
     Args:
         hashes: (N,), well mixed in their upper 32 bits.
-        roots: (N,), the first row of each row's group, changed in place; at first `arange(N)`.
+        roots: (N,), the first row of each row's group, changed in place. It begins as `arange(N)`.
 
     Raises:
         ValueError: the lengths differ, a root lies behind its row, or N is above 2**31.
     """
 
 def copies_before(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many earlier rows (N,) have the same group; holds 4 bytes a group number meanwhile.
+    """How many earlier rows (N,) have the same group. Uses 4 bytes of memory a group number.
 
     Raises:
         ValueError: a group is negative.

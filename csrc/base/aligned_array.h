@@ -6,7 +6,7 @@
 
 namespace pycat {
 
-/// Uninitialised memory that begins with a cache line: vectors that cross lines cost twice.
+/// Uninitialised memory aligned to cache lines: a vector that crosses two lines costs two accesses.
 template <class T>
 class AlignedArray {
  public:

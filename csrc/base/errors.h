@@ -8,15 +8,16 @@
 
 namespace pycat {
 
-/// A corpus file is damaged, missing or of a kind pycat does not read: pycat.errors.CorpusError.
+/// A corpus file is damaged, missing or of a kind that pycat does not read. Python sees it as
+/// pycat.errors.CorpusError.
 class CorpusError : public std::runtime_error {
  public:
   CorpusError(const std::filesystem::path& file, const std::string& what)
       : std::runtime_error(file.string() + ": " + what) {}
 };
 
-/// A system call failed on a file: OSError(errno, text, path), so that a full disk is told apart
-/// from a missing permission.
+/// A system call failed on a file. Python sees it as OSError(errno, text, path), which tells a full
+/// disk from a missing permission.
 class FileError : public std::system_error {
  public:
   FileError(int error_number, std::filesystem::path path)

@@ -9,7 +9,7 @@
 
 namespace pycat {
 
-// O_NONBLOCK: opening a named pipe must fail below, not wait for a writer.
+// O_NONBLOCK lets a named pipe be refused below instead of waiting for a writer.
 MappedFile::MappedFile(const std::filesystem::path& path)
     : path_(path), file_(path, O_RDONLY | O_NONBLOCK) {
   struct stat status{};
@@ -22,7 +22,7 @@ MappedFile::MappedFile(const std::filesystem::path& path)
   void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file_.get(), 0);
   if (address == MAP_FAILED) throw FileError(errno, path);
   data_ = static_cast<const std::byte*>(address);
-  lost_pages_ = LostPages(data_, size_);
+  sigbus_guard_ = SigbusGuard(data_, size_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept { *this = std::move(other); }
@@ -33,12 +33,12 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(identity_, other.identity_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
-  std::swap(lost_pages_, other.lost_pages_);
+  std::swap(sigbus_guard_, other.sigbus_guard_);
   return *this;
 }
 
 MappedFile::~MappedFile() {
-  lost_pages_ = LostPages();  // no longer watched once it may be mapped anew
+  sigbus_guard_ = SigbusGuard();  // stop watching before the addresses can be mapped anew
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
@@ -58,7 +58,7 @@ void MappedFile::require_unchanged() const {
       now.st_mtim.tv_nsec != identity_.modified.tv_nsec) {
     throw CorpusError(path_, "was written to since it was opened; open it again");
   }
-  if (lost_pages_.any()) {
+  if (sigbus_guard_.has_lost_pages()) {
     throw CorpusError(path_,
                       "could not be read in full: it was cut short for a time, or the disk fails; "
                       "check the disk, then open it again");

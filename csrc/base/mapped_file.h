@@ -26,10 +26,10 @@ class MappedFile {
   const std::filesystem::path& path() const noexcept { return path_; }
 
   /// Throws CorpusError if the file was cut short, rewritten, replaced or removed since it was
-  /// mapped: else, what has been read is what was there on opening.
+  /// mapped. Otherwise everything read so far is what the file held when it was opened.
   void require_unchanged() const;
 
-  /// Which file this is, in which state.
+  /// Identifies a file and the state of its content.
   struct Identity {
     dev_t device;
     ino_t inode;
@@ -49,7 +49,7 @@ class MappedFile {
   Identity identity_{};
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
-  LostPages lost_pages_;
+  SigbusGuard sigbus_guard_;
 };
 
 }  // namespace pycat

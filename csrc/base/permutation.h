@@ -8,10 +8,11 @@
 
 namespace pycat {
 
-/// A keyed permutation of [0, size) that is evaluated number by number, without a table.
+/// A keyed permutation of [0, size), computed for each number without a table.
 ///
-/// A Feistel network (Luby and Rackoff 1988) permutes the next power of two; numbers that fall
-/// outside are permuted again until they fall inside, fewer than twice on average.
+/// A Feistel network (Luby and Rackoff 1988) permutes the numbers below the next power of two. A
+/// result of `size` or more is permuted again until it is below `size`: fewer than two rounds on
+/// average.
 class Permutation {
  public:
   Permutation(std::uint64_t key, std::uint64_t size) noexcept : size_(size) {
@@ -29,20 +30,21 @@ class Permutation {
   std::uint64_t operator()(std::uint64_t number) const noexcept {
     if (size_ < 2) return number;
     do {
-      number = walk(number);
+      number = permute_once(number);
     } while (number >= size_);
     return number;
   }
 
-  /// Where the `count` numbers from `begin` on go, each plus `offset`. All walk once before any is
-  /// asked whether it fell outside: one by one, half of the time would go to mispredicted branches.
+  /// Writes the images of the `count` numbers from `begin` on, each plus `offset`. A block of
+  /// numbers is permuted before any is compared with `size`: number by number, mispredicted
+  /// branches would take half of the time.
   void apply(std::uint64_t begin, std::uint64_t count, std::uint64_t offset,
              std::int64_t* output) const noexcept {
     constexpr std::uint64_t kBlock = 64;
     std::array<std::uint64_t, kBlock> numbers;
     while (count > 0) {
       const std::uint64_t num = std::min(count, kBlock);
-      for (std::uint64_t i = 0; i < num; ++i) numbers[i] = walk(begin + i);
+      for (std::uint64_t i = 0; i < num; ++i) numbers[i] = permute_once(begin + i);
       for (std::uint64_t i = 0; i < num; ++i) {
         if (numbers[i] >= size_) numbers[i] = (*this)(numbers[i]);
         output[i] = static_cast<std::int64_t>(offset + numbers[i]);
@@ -54,7 +56,7 @@ class Permutation {
   }
 
  private:
-  std::uint64_t walk(std::uint64_t number) const noexcept {
+  std::uint64_t permute_once(std::uint64_t number) const noexcept {
     std::uint64_t low = number & low_mask_;
     std::uint64_t high = number >> low_bits_;
     for (std::size_t round = 0; round < keys_.size(); round += 2) {

@@ -12,18 +12,18 @@
 namespace pycat {
 namespace {
 
-constexpr std::uint64_t kInMemory = 16 << 20;
+constexpr std::uint64_t kMaxInMemoryBytes = 16 << 20;
 
-FileDescriptor open_nameless(const std::filesystem::path& folder) {
+FileDescriptor open_unnamed(const std::filesystem::path& folder) {
 #ifdef O_TMPFILE
-  const int nameless = ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-  if (nameless >= 0) return FileDescriptor(nameless);
+  const int fd = ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  if (fd >= 0) return FileDescriptor(fd);
 #endif
   std::string path = (folder / "pycat-XXXXXX").native();
-  const int fd = ::mkostemp(path.data(), O_CLOEXEC);
-  if (fd < 0) throw FileError(errno, folder);
+  const int named = ::mkostemp(path.data(), O_CLOEXEC);
+  if (named < 0) throw FileError(errno, folder);
   ::unlink(path.c_str());
-  return FileDescriptor(fd);
+  return FileDescriptor(named);
 }
 
 }  // namespace
@@ -32,12 +32,12 @@ ScratchFile::ScratchFile(const std::filesystem::path& folder, std::uint64_t num_
     : num_bytes_(num_bytes) {
   if (num_bytes == 0) return;  // mmap refuses a length of 0
   void* address = nullptr;
-  if (num_bytes <= kInMemory) {
+  if (num_bytes <= kMaxInMemoryBytes) {
     address =
         ::mmap(nullptr, num_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   } else {
-    const FileDescriptor file = open_nameless(folder);
-    // Reserved now: a disk that fills up later would end the process.
+    const FileDescriptor file = open_unnamed(folder);
+    // Space is reserved now: a write to a full disk through the mapping would end the process.
     int error = EINTR;
     while (error == EINTR) {
       error = ::posix_fallocate(file.get(), 0, static_cast<off_t>(num_bytes));

@@ -6,8 +6,8 @@
 
 namespace pycat {
 
-/// Zeroed bytes to work on: in memory while they are few, else in a mapped file without a name,
-/// which the system writes out when memory is short and removes with the process.
+/// Zeroed bytes: up to 16 MB in memory, more in a mapped file without a name. The system writes
+/// such a file out when memory is short, and removes it with the process.
 class ScratchFile {
  public:
   ScratchFile(const std::filesystem::path& folder, std::uint64_t num_bytes);

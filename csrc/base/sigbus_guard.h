@@ -6,24 +6,26 @@ namespace pycat {
 
 struct WatchedRange;
 
-/// Keeps a read of a vanished page from killing the process.
+/// Keeps a read of a lost page of a mapped file from killing the process.
 ///
-/// A file that shrinks while it is mapped, or a disk that fails, raises SIGBUS in whatever thread
-/// touches the page, be it ours or one that reads a zero-copy view. For ranges watched here the
-/// handler puts zeros in its place and that of all that follows, and notes the loss, which readers
-/// must ask for after they have read. Any other SIGBUS goes to the handler that was there before.
-class LostPages {
+/// When a mapped file shrinks or its disk fails, the system raises SIGBUS in the thread that
+/// touches a lost page. That may be any thread that reads a zero-copy view. The handler installed
+/// here replaces the page and all pages of the watched range behind it by zeros, and records the
+/// loss. Readers must call has_lost_pages() after they have read. Any other SIGBUS goes to the
+/// handler that was installed before.
+class SigbusGuard {
  public:
-  LostPages() = default;
-  LostPages(const std::byte* begin, std::size_t num_bytes);
-  LostPages(LostPages&& other) noexcept;
-  LostPages& operator=(LostPages&& other) noexcept;
-  ~LostPages();
+  SigbusGuard() = default;
+  SigbusGuard(const std::byte* begin, std::size_t num_bytes);
+  SigbusGuard(SigbusGuard&& other) noexcept;
+  SigbusGuard& operator=(SigbusGuard&& other) noexcept;
+  ~SigbusGuard();
 
-  bool any() const noexcept;
+  /// Whether a page of the range was lost since it is watched.
+  bool has_lost_pages() const noexcept;
 
-  /// Sets the handler again where another library has since set its own, which ours then calls.
-  /// To be called before each read; cheap while there is nothing to do.
+  /// Installs the handler again if another library has replaced it, and from then on passes signals
+  /// to that library's handler. Call it before each read; it is cheap where nothing was replaced.
   static void renew_handler();
 
  private:

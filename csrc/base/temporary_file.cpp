@@ -9,13 +9,13 @@ namespace pycat {
 namespace {
 
 constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
-constexpr mode_t kMode = 0666;  // less the umask
+constexpr mode_t kMode = 0666;  // before the umask
 
 }  // namespace
 
 TemporaryFile::TemporaryFile(std::filesystem::path target) : target_(std::move(target)) {
   buffer_.reserve(kBufferBytes);
-  // A killed run leaves its temporaries: numbers step over them, and over other live writers.
+  // The number skips temporaries of killed runs and of writers that still run.
   for (int number = 0;; ++number) {
     path_ = target_.native() + ".tmp" + std::to_string(number);
     try {
@@ -63,7 +63,8 @@ void TemporaryFile::read_at(std::uint64_t offset, void* bytes, std::size_t num_b
   while (num_bytes > 0) {
     const ssize_t num_read = ::pread(file_.get(), to, num_bytes, static_cast<off_t>(offset));
     if (num_read < 0 && errno == EINTR) continue;
-    if (num_read <= 0) throw FileError(num_read < 0 ? errno : EIO, path_);  // 0: someone cut it
+    if (num_read <= 0)
+      throw FileError(num_read < 0 ? errno : EIO, path_);  // 0: another process cut the file
     to += num_read;
     offset += static_cast<std::uint64_t>(num_read);
     num_bytes -= static_cast<std::size_t>(num_read);
@@ -98,7 +99,7 @@ FolderSync::FolderSync(const std::filesystem::path& folder)
     : folder_(folder.empty() ? "." : folder), file_(folder_, O_RDONLY | O_DIRECTORY) {}
 
 void FolderSync::sync() {
-  // EINVAL: a file system that cannot sync folders.
+  // EINVAL says that the file system cannot sync folders.
   if (::fsync(file_.get()) != 0 && errno != EINVAL) throw FileError(errno, folder_);
 }
 

@@ -9,8 +9,8 @@
 
 namespace pycat {
 
-/// Writes `target` under a temporary name beside it. publish() renames it into place; destroyed
-/// before that, it is removed.
+/// A file that is written under a temporary name beside `target`. publish() renames it to `target`;
+/// the destructor removes a file that was not published.
 class TemporaryFile {
  public:
   explicit TemporaryFile(std::filesystem::path target);
@@ -22,7 +22,7 @@ class TemporaryFile {
   void append(const void* bytes, std::size_t num_bytes);
   void flush();
 
-  /// Reads or overwrites bytes that have been flushed.
+  /// Reads or overwrites bytes. They must have been flushed.
   void read_at(std::uint64_t offset, void* bytes, std::size_t num_bytes) const;
   void write_at(std::uint64_t offset, const void* bytes, std::size_t num_bytes);
 
@@ -39,7 +39,7 @@ class TemporaryFile {
   std::vector<std::byte> buffer_;
 };
 
-/// Waits until renames within `folder` are on the disk.
+/// sync() waits until renames within `folder` are on the disk.
 class FolderSync {
  public:
   explicit FolderSync(const std::filesystem::path& folder);

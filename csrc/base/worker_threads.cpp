@@ -9,7 +9,7 @@
 namespace pycat {
 namespace {
 
-/// Threads that are joined whatever happens.
+/// Threads that are joined even if an exception is thrown.
 struct Team {
   std::vector<std::thread> threads;
   ~Team() {
@@ -31,7 +31,7 @@ void run_tasks(std::int64_t num_tasks, std::int64_t num_threads,
       team.threads.emplace_back(take_tasks, worker);
     }
   } catch (const std::system_error&) {
-    // No more threads to be had: those there are do it all.
+    // The system refuses more threads: the existing ones do all tasks.
   }
   take_tasks(0);
 }

@@ -10,14 +10,14 @@
 
 namespace pycat {
 
-/// A path or a message that names one; file names need not be UTF-8.
+/// Python's string of a path, or of a message that holds one. File names may not be UTF-8.
 pybind11::str decode_path(const std::string& text);
 
-/// Lets other Python threads run while it exists.
+/// Releases the GIL for as long as it exists.
 ///
-/// When the interpreter ends, Python (up to 3.13) ends the threads that wait to go on, by unwinding
-/// them: out of the destructor of pybind11's guard, which aborts the process. Here they stay where
-/// they are until the process is gone, as from Python 3.14 on.
+/// When the interpreter ends, Python up to 3.13 unwinds the threads that wait for the GIL.
+/// Unwinding the destructor of pybind11's guard aborts the process. This destructor instead blocks
+/// until the process ends, as Python does from 3.14 on.
 class ReleaseGil {
  public:
   ReleaseGil() : state_(PyEval_SaveThread()) {}
@@ -35,6 +35,7 @@ class ReleaseGil {
   PyThreadState* state_;
 };
 
+/// Throws std::invalid_argument unless `array` has one dimension and is aligned.
 template <typename T>
 void require_vector(const pybind11::array_t<T, pybind11::array::c_style>& array, const char* name) {
   if ((array.flags() & pybind11::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) {
@@ -52,7 +53,7 @@ void bind_batches(pybind11::module_& module);
 void bind_cross_entropy(pybind11::module_& module);
 void bind_transformer(pybind11::module_& module);
 void bind_language(pybind11::module_& module);
-void bind_lexical(pybind11::module_& module);
+void bind_ibm_model1(pybind11::module_& module);
 void bind_ranking(pybind11::module_& module);
 void bind_rules(pybind11::module_& module);
 

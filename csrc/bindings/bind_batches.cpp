@@ -19,7 +19,7 @@ namespace {
 
 using Ids = py::array_t<std::int64_t, py::array::c_style>;
 
-/// A tensor that keeps its block until the consumer deletes it, on whatever thread.
+/// A tensor that keeps its block until the consumer deletes it, on any thread.
 struct ManagedTensor {
   DLManagedTensor managed{};
   std::array<std::int64_t, 2> shape;
@@ -74,7 +74,7 @@ std::vector<std::int64_t> copy_ids(const Ids& ids) {
   return {ids.data(), ids.data() + ids.size()};
 }
 
-/// Memory of an object with a writable buffer, such as a pinned tensor's.
+/// Borrows the memory of a writable array, such as that of a pinned tensor.
 Block borrow(const py::array& array) {
   py::array buffer = array;
   constexpr std::uintptr_t kAlignment = alignof(std::int64_t);
@@ -85,7 +85,7 @@ Block borrow(const py::array& array) {
   }
   return {static_cast<std::byte*>(buffer.mutable_data()), static_cast<std::size_t>(buffer.nbytes()),
           std::shared_ptr<void>(new py::object(buffer), [](void* held) {
-            if (Py_IsInitialized() == 0) return;  // a tensor that outlives the interpreter
+            if (Py_IsInitialized() == 0) return;  // the tensor outlived the interpreter
             const py::gil_scoped_acquire acquire;
             delete static_cast<py::object*>(held);
           })};
@@ -93,7 +93,7 @@ Block borrow(const py::array& array) {
 
 void delete_stream(BatchStream* stream) {
   if (stream->is_forked()) return;
-  // Its threads may wait for the GIL, to let go of a buffer.
+  // The stream's threads may wait for the GIL to release a borrowed buffer.
   const ReleaseGil release;
   delete stream;
 }
@@ -130,13 +130,13 @@ py::object next_batch(BatchStream& stream) {
 py::tuple read_batch(const std::shared_ptr<const IndexedFile>& src,
                      const std::shared_ptr<const IndexedFile>& tgt, const Ids& ids, bool padded,
                      std::int64_t pad_id, const std::string& dtype) {
-  const std::vector<std::int64_t> wanted = copy_ids(ids);
+  const std::vector<std::int64_t> copied_ids = copy_ids(ids);
   const BatchFormat format = batch_format(padded, pad_id, dtype);
   Batch batch;
   {
     const ReleaseGil release;
     const auto pool = std::make_shared<BlockPool>(std::vector<Block>{}, 0);
-    batch = BatchReader(src, tgt, format, pool).read(wanted);
+    batch = BatchReader(src, tgt, format, pool).read(copied_ids);
   }
   return to_tuple(batch);
 }
@@ -182,7 +182,7 @@ void bind_batches(py::module_& module) {
       .def("__len__", [](const BatchPlan& plan) { return plan.num_batches(); })
       .def_property_readonly("num_steps", &BatchPlan::num_steps)
       .def_property_readonly("fingerprint", &BatchPlan::fingerprint)
-      .def_property_readonly("most_bytes", &BatchPlan::most_bytes)
+      .def_property_readonly("max_bytes", &BatchPlan::max_bytes)
       .def(
           "num_batches",
           [](const BatchPlan& plan, std::int64_t rank) { return plan.num_batches(rank); },

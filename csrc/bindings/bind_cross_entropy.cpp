@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/int_math.h"
 #include "bindings/bind.h"
 #include "cross_entropy/cross_entropy.h"
 #include "cross_entropy/float_type.h"
@@ -21,7 +22,7 @@ using Ids = py::array_t<std::int64_t, py::array::c_style>;
 using Sizes = std::vector<py::ssize_t>;
 using Offsets = py::array_t<std::int32_t, py::array::c_style>;
 
-/// Numpy has no bfloat16: its bits come as uint16.
+/// The type of an array's elements. NumPy has no bfloat16: its bits come as uint16.
 FloatType float_type(const py::array& array, const char* name) {
   const char kind = array.dtype().kind();
   const auto size = array.dtype().itemsize();
@@ -33,10 +34,11 @@ FloatType float_type(const py::array& array, const char* name) {
                               "; expected float32, float16, or uint16 for bfloat16");
 }
 
-/// A whole, aligned array of these sizes; -1 is any.
+/// The data of an array, which must be contiguous, aligned and of this shape; -1 stands for any
+/// size.
 const char* checked(const py::array& array, const char* name, const Sizes& shape) {
-  const int wanted = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-  if ((array.flags() & wanted) != wanted) {
+  const int required_flags = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  if ((array.flags() & required_flags) != required_flags) {
     throw std::invalid_argument(std::string(name) +
                                 " is not contiguous and aligned in memory; pass a copy");
   }
@@ -45,17 +47,17 @@ const char* checked(const py::array& array, const char* name, const Sizes& shape
     matches = shape[i] < 0 || array.shape(static_cast<py::ssize_t>(i)) == shape[i];
   }
   if (matches) return static_cast<const char*>(array.data());
-  std::string found;
+  std::string sizes;
   std::string expected;
-  for (py::ssize_t i = 0; i < array.ndim(); ++i) found += std::to_string(array.shape(i)) + ", ";
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) sizes += std::to_string(array.shape(i)) + ", ";
   for (const py::ssize_t size : shape) {
     expected += (size < 0 ? "any" : std::to_string(size)) + ", ";
   }
-  throw std::invalid_argument(std::string(name) + " has sizes " + found + "expected " + expected +
+  throw std::invalid_argument(std::string(name) + " has sizes " + sizes + "expected " + expected +
                               "in this order");
 }
 
-/// Sizes and targets, and the arrays that results go to.
+/// The checked targets of a call, and the arrays of its results.
 struct Call {
   Call(const Ids& targets, const Offsets& cu_seqlens, std::int64_t num_checkpoints,
        std::int64_t vocab_size, std::int64_t ignore_index, std::int64_t num_stats, bool per_token,
@@ -157,7 +159,7 @@ py::tuple from_packed(const py::array& hidden, const Tiles& tiles, const std::st
   Call call(targets, cu_seqlens, hidden.shape(0), vocab_size, ignore_index,
             all_stats ? kNumTokenStats : 1, per_token, num_threads);
   const LinearKernel& kernel = linear_kernel(isa, heads.type);
-  const std::int64_t num_tiles = (vocab_size - 1) / kernel.tile_rows + 1;
+  const std::int64_t num_tiles = divide_up(vocab_size, kernel.tile_rows);
   checked(tiles, "tiles", {hidden.shape(0), num_tiles, tile_words(kernel, heads.width)});
   heads.tiles = tiles.data();
   {
@@ -167,7 +169,7 @@ py::tuple from_packed(const py::array& hidden, const Tiles& tiles, const std::st
   return call.outputs();
 }
 
-Tiles pack_weight(const py::array& weight, const std::optional<py::array>& bias) {
+Tiles pack_weights(const py::array& weight, const std::optional<py::array>& bias) {
   const FloatType type = float_type(weight, "weight");
   const char* data = checked(weight, "weight", {-1, -1, -1});
   const std::int64_t num_checkpoints = weight.shape(0);
@@ -177,13 +179,13 @@ Tiles pack_weight(const py::array& weight, const std::optional<py::array>& bias)
     view.bias_type = float_type(*bias, "bias");
   }
   const LinearKernel& kernel = linear_kernel(active_isa(), type);
-  const std::int64_t num_tiles = (view.vocab_size + kernel.tile_rows - 1) / kernel.tile_rows;
+  const std::int64_t num_tiles = divide_up(view.vocab_size, kernel.tile_rows);
   const std::int64_t words = tile_words(kernel, view.width);
   Tiles tiles(Sizes{num_checkpoints, num_tiles, words});
   std::uint32_t* out = tiles.mutable_data();
   const ReleaseGil release;
   for (std::int64_t k = 0; k < num_checkpoints; ++k) {
-    pack_tiles(view, kernel, 0, num_tiles, out + k * num_tiles * words);
+    pack_weight(view, kernel, 0, num_tiles, out + k * num_tiles * words);
     view.weight += view.vocab_size * view.width * size_of(view.type);
     if (bias) view.bias += view.vocab_size * size_of(view.bias_type);
   }
@@ -207,7 +209,7 @@ void bind_cross_entropy(py::module_& module) {
              py::arg("targets").noconvert(), py::arg("cu_seqlens").noconvert(), py::kw_only(),
              py::arg("ignore_index"), py::arg("all_stats"), py::arg("per_token"),
              py::arg("num_threads"));
-  module.def("pack_weight", &pack_weight, py::arg("weight").noconvert(),
+  module.def("pack_weight", &pack_weights, py::arg("weight").noconvert(),
              py::arg("bias").noconvert());
   module.def("cpu_isa", [] { return isa_name(active_isa()); });
   module.def("supported_cpu_isas", [] {

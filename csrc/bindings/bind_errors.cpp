@@ -13,17 +13,17 @@ void translate(std::exception_ptr pointer) {
   try {
     if (pointer) std::rethrow_exception(pointer);
   } catch (const CorpusError& error) {
-    // Imported late: pycat.errors need not be loaded before the extension is.
+    // Imported here, so that the extension can be imported before pycat.errors.
     const py::object type = py::module_::import("pycat.errors").attr("CorpusError");
     PyErr_SetObject(type.ptr(), decode_path(error.what()).ptr());
   } catch (const FileError& error) {
-    // OSError itself picks PermissionError and the like by the number.
+    // OSError chooses its subclass, such as PermissionError, by the error number.
     const int number = error.code().value();
     const py::object os_error = py::reinterpret_borrow<py::object>(PyExc_OSError)(
         number, error.code().message(), decode_path(error.path().native()));
     PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(os_error.ptr())), os_error.ptr());
   } catch (const std::invalid_argument& error) {
-    // As by default, but the message may name a path.
+    // As pybind11 does, except that the message may hold a path.
     PyErr_SetObject(PyExc_ValueError, decode_path(error.what()).ptr());
   }
 }

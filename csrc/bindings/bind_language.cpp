@@ -50,15 +50,15 @@ class LanguageModel {
     check_tables(tables_);
   }
 
-  Floats probability(const py::list& lines, const std::vector<std::int64_t>& wanted) const {
-    for (const std::int64_t language : wanted) {
+  Floats probability(const py::list& lines, const std::vector<std::int64_t>& languages) const {
+    for (const std::int64_t language : languages) {
       if (language < 0 || language >= tables_.num_languages) {
         throw std::invalid_argument("language " + std::to_string(language) +
                                     " is out of range; expected below " +
                                     std::to_string(tables_.num_languages));
       }
     }
-    // Another thread may change the list meanwhile; what it held stays.
+    // The tuple keeps the lines: another thread may change the list.
     const py::tuple held(lines);
     std::vector<std::string_view> views;
     views.reserve(held.size());
@@ -67,7 +67,7 @@ class LanguageModel {
     float* data = result.mutable_data();
     {
       const ReleaseGil release;
-      language_probability(tables_, views, wanted, data);
+      language_probability(tables_, views, languages, data);
     }
     return result;
   }
@@ -86,12 +86,12 @@ class LanguageModel {
 void bind_language(py::module_& module) {
   module.attr("LANGUAGE_BLOCK") = kLanguageBlock;
   py::class_<LanguageModel>(module, "LanguageModel",
-                            "How likely lines are in a language; see pycat.language.")
+                            "The probability that lines are in given languages.")
       .def(py::init<Moves, Rows, Features, Halves, Floats>(), py::kw_only(),
            py::arg("moves").noconvert(), py::arg("rows").noconvert(),
            py::arg("features").noconvert(), py::arg("weights").noconvert(),
            py::arg("prior").noconvert())
-      .def("probability", &LanguageModel::probability, py::arg("lines"), py::arg("wanted"));
+      .def("probability", &LanguageModel::probability, py::arg("lines"), py::arg("languages"));
 }
 
 }  // namespace pycat

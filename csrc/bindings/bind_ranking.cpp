@@ -34,46 +34,46 @@ RankedRows ranked_rows(const Vector<double>& scores, const Vector<std::int32_t>&
 }
 
 [[noreturn]] void refuse_groups(std::int64_t num_groups) {
-  throw std::invalid_argument("groups holds one that is out of range; expected below " +
+  throw std::invalid_argument("groups holds a group that is out of range; expected below " +
                               std::to_string(num_groups));
 }
 
-void sum_digits_of(const Vector<double>& scores, const Vector<std::int32_t>& groups,
-                   const std::optional<Vector<std::int64_t>>& costs,
-                   const Vector<std::uint64_t>& heads, int known_bits, int digit_bits,
-                   Vector<std::int64_t>& sums) {
-  require_vector(heads, "heads");
-  const RankedRows rows = ranked_rows(scores, groups, costs, heads.size());
-  if (known_bits < 0 || digit_bits < 1 || digit_bits > 16 || known_bits + digit_bits > 64) {
-    throw std::invalid_argument("found " + std::to_string(known_bits) + " known bits and " +
-                                std::to_string(digit_bits) +
-                                " of a digit, expected 1 to 16 of a digit and 64 at most together");
+void radix_histogram_of(const Vector<double>& scores, const Vector<std::int32_t>& groups,
+                        const std::optional<Vector<std::int64_t>>& costs,
+                        const Vector<std::uint64_t>& prefixes, int prefix_bits, int digit_bits,
+                        Vector<std::int64_t>& histogram) {
+  require_vector(prefixes, "prefixes");
+  const RankedRows rows = ranked_rows(scores, groups, costs, prefixes.size());
+  if (prefix_bits < 0 || digit_bits < 1 || digit_bits > 16 || prefix_bits + digit_bits > 64) {
+    throw std::invalid_argument("found prefix_bits " + std::to_string(prefix_bits) +
+                                " and digit_bits " + std::to_string(digit_bits) +
+                                ", expected digit_bits 1 to 16 and at most 64 bits together");
   }
-  require_size(sums, "sums", heads.size() << digit_bits);
-  std::int64_t* data = sums.mutable_data();
+  require_size(histogram, "histogram", prefixes.size() << digit_bits);
+  std::int64_t* data = histogram.mutable_data();
   bool in_range;
   {
     const ReleaseGil release;
-    in_range = sum_digits(rows, heads.data(), known_bits, digit_bits, data);
+    in_range = radix_histogram(rows, prefixes.data(), prefix_bits, digit_bits, data);
   }
   if (!in_range) refuse_groups(rows.num_groups);
 }
 
-void take_above_keys(const Vector<double>& scores, const Vector<std::int32_t>& groups,
-                     const std::optional<Vector<std::int64_t>>& costs,
-                     const Vector<std::uint64_t>& keys, const Vector<bool>& whole,
-                     Vector<std::int64_t>& left, Vector<bool>& taken) {
+void select_above_keys(const Vector<double>& scores, const Vector<std::int32_t>& groups,
+                       const std::optional<Vector<std::int64_t>>& costs,
+                       const Vector<std::uint64_t>& keys, const Vector<bool>& take_all,
+                       Vector<std::int64_t>& budgets, Vector<bool>& selected) {
   require_vector(keys, "keys");
   const RankedRows rows = ranked_rows(scores, groups, costs, keys.size());
-  require_size(whole, "whole", keys.size());
-  require_size(left, "left", keys.size());
-  require_size(taken, "taken", scores.size());
-  std::int64_t* unspent = left.mutable_data();
-  bool* data = taken.mutable_data();
+  require_size(take_all, "take_all", keys.size());
+  require_size(budgets, "budgets", keys.size());
+  require_size(selected, "selected", scores.size());
+  std::int64_t* budgets_data = budgets.mutable_data();
+  bool* selected_data = selected.mutable_data();
   bool in_range;
   {
     const ReleaseGil release;
-    in_range = take_above(rows, keys.data(), whole.data(), unspent, data);
+    in_range = select_above(rows, keys.data(), take_all.data(), budgets_data, selected_data);
   }
   if (!in_range) refuse_groups(rows.num_groups);
 }
@@ -81,14 +81,14 @@ void take_above_keys(const Vector<double>& scores, const Vector<std::int32_t>& g
 }  // namespace
 
 void bind_ranking(py::module_& module) {
-  module.def("sum_digits", &sum_digits_of, py::arg("scores").noconvert(),
+  module.def("radix_histogram", &radix_histogram_of, py::arg("scores").noconvert(),
              py::arg("groups").noconvert(), py::arg("costs").noconvert().none(true),
-             py::arg("heads").noconvert(), py::kw_only(), py::arg("known_bits"),
-             py::arg("digit_bits"), py::arg("sums").noconvert());
-  module.def("take_above", &take_above_keys, py::arg("scores").noconvert(),
+             py::arg("prefixes").noconvert(), py::kw_only(), py::arg("prefix_bits"),
+             py::arg("digit_bits"), py::arg("histogram").noconvert());
+  module.def("select_above", &select_above_keys, py::arg("scores").noconvert(),
              py::arg("groups").noconvert(), py::arg("costs").noconvert().none(true),
-             py::arg("keys").noconvert(), py::kw_only(), py::arg("whole").noconvert(),
-             py::arg("left").noconvert(), py::arg("taken").noconvert());
+             py::arg("keys").noconvert(), py::kw_only(), py::arg("take_all").noconvert(),
+             py::arg("budgets").noconvert(), py::arg("selected").noconvert());
 }
 
 }  // namespace pycat

@@ -20,7 +20,7 @@ namespace {
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
 
-/// The lines of a list, which is kept as it is now by a tuple: another thread may change it.
+/// Views of the lines of a list. A tuple keeps the lines: another thread may change the list.
 struct Lines {
   explicit Lines(const py::list& list) : held(list) {
     views.reserve(held.size());
@@ -72,30 +72,30 @@ py::dict measure_pairs(const py::list& src, const py::list& tgt, const Array<std
   PairMeasurer measurer({folded.data(), kinds.data(), static_cast<std::size_t>(folded.size())});
   const ReleaseGil release;
   for (std::size_t i = 0; i < size; ++i) {
-    const PairMeasures found = measurer.measure(sources.views[i], targets.views[i]);
-    src_chars[i] = found.num_chars[0];
-    tgt_chars[i] = found.num_chars[1];
-    overlap[i] = found.overlap;
-    letters[i] = found.letters;
-    number_mismatch[i] = found.number_mismatch;
-    num_damaged[i] = found.num_damaged;
-    repetition[i] = found.repetition;
-    src_unusual[i] = found.is_unusual[0];
-    tgt_unusual[i] = found.is_unusual[1];
-    src_hash[i] = found.hashes[0];
-    tgt_hash[i] = found.hashes[1];
-    pair_hash[i] = found.hashes[2];
-    for (std::size_t band = 0; band < kNumBands; ++band) bands[band][i] = found.bands[band];
+    const PairMeasures measures = measurer.measure(sources.views[i], targets.views[i]);
+    src_chars[i] = measures.num_chars[0];
+    tgt_chars[i] = measures.num_chars[1];
+    overlap[i] = measures.overlap;
+    letters[i] = measures.letters;
+    number_mismatch[i] = measures.number_mismatch;
+    num_damaged[i] = measures.num_damaged;
+    repetition[i] = measures.repetition;
+    src_unusual[i] = measures.is_unusual[0];
+    tgt_unusual[i] = measures.is_unusual[1];
+    src_hash[i] = measures.hashes[0];
+    tgt_hash[i] = measures.hashes[1];
+    pair_hash[i] = measures.hashes[2];
+    for (std::size_t band = 0; band < kNumBands; ++band) bands[band][i] = measures.bands[band];
   }
   return columns;
 }
 
-Array<std::int64_t> find_first_of_equal(const Array<std::uint64_t>& hashes) {
+Array<std::int64_t> first_duplicates_of(const Array<std::uint64_t>& hashes) {
   require_vector(hashes, "hashes");
   Array<std::int64_t> first(hashes.size());
   std::int64_t* data = first.mutable_data();
   const ReleaseGil release;
-  first_of_equal(hashes.data(), static_cast<std::size_t>(hashes.size()), data);
+  first_duplicates(hashes.data(), static_cast<std::size_t>(hashes.size()), data);
   return first;
 }
 
@@ -111,12 +111,12 @@ void join_rows(const Array<std::uint64_t>& hashes, Array<std::int64_t>& roots) {
   for (std::size_t row = 0; row < size; ++row) {
     if (data[row] < 0 || data[row] > static_cast<std::int64_t>(row)) {
       throw std::invalid_argument("root " + std::to_string(data[row]) + " of row " +
-                                  std::to_string(row) + " is not one before it, or itself");
+                                  std::to_string(row) + " is not the row itself or one before it");
     }
   }
   const ReleaseGil release;
-  join_equal(hashes.data(), size, data);
-  settle(size, data);
+  join_duplicates(hashes.data(), size, data);
+  settle_roots(size, data);
 }
 
 Array<std::int64_t> count_copies_before(const Array<std::int64_t>& groups) {
@@ -126,8 +126,8 @@ Array<std::int64_t> count_copies_before(const Array<std::int64_t>& groups) {
   const std::int64_t* begin = groups.data();
   const auto size = static_cast<std::size_t>(groups.size());
   const ReleaseGil release;
-  const std::int64_t highest = size == 0 ? 0 : *std::max_element(begin, begin + size);
-  const auto num_groups = static_cast<std::size_t>(std::max<std::int64_t>(highest, 0)) + 1;
+  const std::int64_t max_group = size == 0 ? 0 : *std::max_element(begin, begin + size);
+  const auto num_groups = static_cast<std::size_t>(std::max<std::int64_t>(max_group, 0)) + 1;
   copies_before(begin, size, num_groups, data);
   return counts;
 }
@@ -137,8 +137,9 @@ Array<std::int64_t> count_copies_before(const Array<std::int64_t>& groups) {
 void bind_rules(py::module_& module) {
   module.def("measure_pairs", &measure_pairs, py::arg("src"), py::arg("tgt"), py::kw_only(),
              py::arg("folded").noconvert(), py::arg("kinds").noconvert());
-  module.def("first_of_equal", &find_first_of_equal, py::arg("hashes").noconvert());
-  module.def("join_equal", &join_rows, py::arg("hashes").noconvert(), py::arg("roots").noconvert());
+  module.def("first_duplicates", &first_duplicates_of, py::arg("hashes").noconvert());
+  module.def("join_duplicates", &join_rows, py::arg("hashes").noconvert(),
+             py::arg("roots").noconvert());
   module.def("copies_before", &count_copies_before, py::arg("groups").noconvert());
 }
 

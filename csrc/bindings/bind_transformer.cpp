@@ -19,7 +19,7 @@ using Floats = py::array_t<float, py::array::c_style>;
 using Ids = py::array_t<std::int64_t, py::array::c_style>;
 using Offsets = py::array_t<std::int32_t, py::array::c_style>;
 
-/// Reads named arrays. Those that are not packed, embeddings and norms, it keeps alive.
+/// Reads named arrays, and keeps those that the model does not copy: embeddings and norms.
 class WeightReader {
  public:
   explicit WeightReader(const py::dict& weights) : weights_(weights) {}
@@ -31,7 +31,7 @@ class WeightReader {
     if (!has(name)) throw std::invalid_argument("weights lack " + name);
     const py::object object = weights_[name.c_str()];
     if (!py::isinstance<Floats>(object)) {
-      throw std::invalid_argument(name + " is no contiguous float32 array");
+      throw std::invalid_argument(name + " is not a contiguous float32 array");
     }
     Floats array = py::cast<Floats>(object);
     const bool fits = columns == 0 ? array.ndim() == 1 && array.shape(0) == rows
@@ -90,16 +90,16 @@ LayerWeights read_layer(WeightReader& reader, const std::string& name, std::int6
     layer.cross.output = reader.linear(name + ".cross.output", width, width);
     layer.cross.norm = reader.norm(name + ".cross.norm", width);
   }
-  layer.feed_forward.up = reader.linear(name + ".up", 0, width);
-  layer.feed_forward.down = reader.linear(name + ".down", width, layer.feed_forward.up.rows);
+  layer.feed_forward.ff1 = reader.linear(name + ".ff1", 0, width);
+  layer.feed_forward.ff2 = reader.linear(name + ".ff2", width, layer.feed_forward.ff1.rows);
   layer.feed_forward.norm = reader.norm(name + ".feed_forward.norm", width);
   return layer;
 }
 
-Finish activation_of(const std::string& name) {
-  if (name == "relu") return Finish::kRelu;
-  if (name == "silu") return Finish::kSilu;
-  if (name == "gelu") return Finish::kGelu;
+Epilogue activation_of(const std::string& name) {
+  if (name == "relu") return Epilogue::kRelu;
+  if (name == "silu") return Epilogue::kSilu;
+  if (name == "gelu") return Epilogue::kGelu;
   throw std::invalid_argument("activation is \"" + name + "\"; expected relu, silu or gelu");
 }
 
@@ -110,7 +110,7 @@ Precision precision_of(const std::string& name) {
   throw std::invalid_argument("dtype is \"" + name + "\"; expected float32, bfloat16 or int8");
 }
 
-/// A Transformer and the arrays it reads.
+/// A Transformer and the arrays that it reads.
 struct HeldTransformer {
   std::vector<Floats> arrays;
   std::unique_ptr<Transformer> model;
@@ -123,7 +123,7 @@ HeldTransformer make(const py::dict& arrays, const std::string& dtype, std::int6
   TransformerWeights weights = {};
   if (!reader.has("head.weight")) throw std::invalid_argument("weights lack head.weight");
   const py::array head = arrays["head.weight"];
-  if (head.ndim() != 2) throw std::invalid_argument("head.weight is no matrix");
+  if (head.ndim() != 2) throw std::invalid_argument("head.weight is not a matrix");
   weights.d_model = head.shape(1);
   weights.num_heads = num_heads;
   weights.norm_first = norm_first;
@@ -136,7 +136,7 @@ HeldTransformer make(const py::dict& arrays, const std::string& dtype, std::int6
   for (const bool is_decoder : {false, true}) {
     const std::string side = is_decoder ? "decoder." : "encoder.";
     std::vector<LayerWeights>& layers = is_decoder ? weights.decoder : weights.encoder;
-    while (reader.has(side + std::to_string(layers.size()) + ".up.weight")) {
+    while (reader.has(side + std::to_string(layers.size()) + ".ff1.weight")) {
       layers.push_back(
           read_layer(reader, side + std::to_string(layers.size()), weights.d_model, is_decoder));
     }
@@ -167,14 +167,14 @@ py::tuple score(const HeldTransformer& held, const Ids& src_tokens, const Offset
     throw std::invalid_argument("source, inputs and targets differ in how many they are");
   }
   const std::int64_t num_stats = all_stats ? kNumTokenStats : 1;
-  const TokenTargets wanted = {targets.data(),
-                               targets.size(),
-                               tgt_cu_seqlens.data(),
-                               num_sequences,
-                               ignore_index,
-                               held.model->vocab_size(),
-                               1,
-                               num_stats};
+  const TokenTargets token_targets = {targets.data(),
+                                      targets.size(),
+                                      tgt_cu_seqlens.data(),
+                                      num_sequences,
+                                      ignore_index,
+                                      held.model->vocab_size(),
+                                      1,
+                                      num_stats};
   py::array_t<double> sums(std::vector<py::ssize_t>{num_stats, num_sequences});
   py::array_t<std::int64_t> num_tokens(num_sequences);
   py::array_t<double> ppl_mean(num_sequences);
@@ -191,7 +191,7 @@ py::tuple score(const HeldTransformer& held, const Ids& src_tokens, const Offset
   const std::int64_t* inputs = tgt_inputs.data();
   {
     const ReleaseGil release;
-    held.model->score(source, inputs, wanted, results);
+    held.model->score(source, inputs, token_targets, results);
   }
   return py::make_tuple(sums, nll_per_token, results.first_bad);
 }

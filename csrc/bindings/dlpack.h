@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-// The part of DLPack that tensors in CPU memory need, in its version without a version field, which
-// every consumer accepts: https://dmlc.github.io/dlpack/latest/c_api.html
+// The structures of DLPack for tensors in CPU memory, in the form without a version, which every
+// consumer accepts: https://dmlc.github.io/dlpack/latest/c_api.html
 
 extern "C" {
 

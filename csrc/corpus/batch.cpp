@@ -9,18 +9,17 @@
 #include <new>
 #include <utility>
 
+#include "base/int_math.h"
+
 namespace pycat {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
-constexpr std::size_t kGrain = 1 << 16;  // blocks of like size serve each other's batches
-
-std::size_t round_up(std::size_t number, std::size_t unit) {
-  return (number + unit - 1) / unit * unit;
-}
+constexpr std::size_t kBlockGranularity =
+    1 << 16;  // so that blocks can be used again for batches of similar size
 
 Block allocate(std::size_t num_bytes) {
-  num_bytes = round_up(num_bytes, kGrain);
+  num_bytes = round_up(num_bytes, kBlockGranularity);
   auto* data = static_cast<std::byte*>(std::aligned_alloc(kAlignment, num_bytes));
   if (data == nullptr) throw std::bad_alloc();
   return {data, num_bytes, std::shared_ptr<void>(data, &std::free)};
@@ -41,8 +40,9 @@ BatchTensor tokens_tensor(const std::vector<Slice>& slices, BatchFormat format) 
   if (format.padded) {
     tensor.num_dimensions = 2;
     tensor.shape = {static_cast<std::int64_t>(slices.size()), extent.longest};
-    constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max() / 64;
-    if (extent.longest > 0 && tensor.shape[0] > kMost / extent.longest) throw std::bad_alloc();
+    constexpr std::int64_t kMaxElements = std::numeric_limits<std::int64_t>::max() / 64;
+    if (extent.longest > 0 && tensor.shape[0] > kMaxElements / extent.longest)
+      throw std::bad_alloc();
   } else {
     tensor.shape[0] = extent.num_tokens;
   }
@@ -76,8 +76,8 @@ std::shared_ptr<const Block> BlockPool::take(std::size_t num_bytes) {
   Block block;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const auto fit = std::find_if(free_.begin(), free_.end(), [num_bytes](const Block& known) {
-      return known.num_bytes >= num_bytes;
+    const auto fit = std::find_if(free_.begin(), free_.end(), [num_bytes](const Block& candidate) {
+      return candidate.num_bytes >= num_bytes;
     });
     if (fit != free_.end()) {
       block = std::move(*fit);
@@ -87,7 +87,7 @@ std::shared_ptr<const Block> BlockPool::take(std::size_t num_bytes) {
   if (block.data == nullptr) block = allocate(num_bytes);
   auto* taken = new Block(std::move(block));
   return {taken, [pool = weak_from_this()](Block* used) {
-            // In a forked process the lock may be held by a thread that is not there.
+            // In a forked process, a thread that does not exist there may hold the lock.
             if (const auto alive = pool.lock(); alive && alive->process_ == ::getpid()) {
               alive->give_back(std::move(*used));
             }
@@ -101,7 +101,8 @@ void BlockPool::give_back(Block block) {
     free_.push_back(std::move(block));
     return;
   }
-  // Too small ones leave first, or they would stay for ever while each batch allocates anew.
+  // The smallest block is given up first. Blocks too small for a batch would otherwise stay, while
+  // each batch allocates a new one.
   const auto smallest = std::min_element(
       free_.begin(), free_.end(),
       [](const Block& one, const Block& other) { return one.num_bytes < other.num_bytes; });

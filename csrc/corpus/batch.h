@@ -13,18 +13,18 @@
 
 namespace pycat {
 
-/// Memory that one batch at a time stands in; `owner` frees it.
+/// Memory that holds one batch at a time. `owner` frees it.
 struct Block {
   std::byte* data = nullptr;
   std::size_t num_bytes = 0;
   std::shared_ptr<void> owner;
 };
 
-/// Hands out blocks, and takes them back when the last reference to one is gone: fresh memory for
-/// each batch would cost more in page faults than filling it.
+/// Hands out blocks, and takes each back when the last reference to it is gone. New memory for each
+/// batch would cost more time in page faults than filling it.
 class BlockPool : public std::enable_shared_from_this<BlockPool> {
  public:
-  /// Keeps `blocks` and as many more as may be free at a time, `max_free` in all.
+  /// Begins with the free blocks `blocks`. Keeps at most `max_free` free blocks at a time.
   BlockPool(std::vector<Block> blocks, std::size_t max_free);
   std::shared_ptr<const Block> take(std::size_t num_bytes);
 
@@ -51,8 +51,8 @@ struct BatchTensor {
   OutputType type{};
 };
 
-/// Source and target of some pairs: tokens packed (tokens,) or padded (pairs, longest), boundaries
-/// (pairs + 1,) of the tokens without padding, and the pair ids.
+/// Source and target of N pairs. Tokens are packed (T,) or padded (N, longest); boundaries (N + 1,)
+/// count tokens without padding; pair ids are (N,).
 struct Batch {
   std::shared_ptr<const Block> block;
   BatchTensor src_tokens;
@@ -62,7 +62,7 @@ struct Batch {
   BatchTensor pair_ids;
 };
 
-/// Reads pairs into batches; of use to one thread at a time.
+/// Reads pairs into batches. Not thread-safe.
 class BatchReader {
  public:
   BatchReader(std::shared_ptr<const IndexedFile> src, std::shared_ptr<const IndexedFile> tgt,

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/hash.h"
+#include "base/int_math.h"
 #include "base/permutation.h"
 
 namespace pycat {
@@ -21,7 +22,7 @@ void require_at_least_one(const char* name, std::int64_t value) {
                               ", expected at least 1");
 }
 
-/// The key of one permutation of one epoch.
+/// The key of one of an epoch's permutations: `purpose` tells them apart.
 std::uint64_t key(BatchPlan::Epoch epoch, std::uint64_t purpose) {
   Hash hash;
   hash.add(*epoch.seed);
@@ -30,14 +31,14 @@ std::uint64_t key(BatchPlan::Epoch epoch, std::uint64_t purpose) {
   return hash.value();
 }
 
-/// What a batch computes while pairs are added to it.
+/// The tokens that a batch computes, while pairs are added to it.
 class BatchCost {
  public:
   BatchCost(std::uint64_t budget, bool padded) : budget_(budget), padded_(padded) {}
 
   std::uint64_t num_pairs() const noexcept { return num_pairs_; }
 
-  /// How many more pairs of these lengths fit; one always fits an empty batch.
+  /// How many more pairs of these lengths fit. One always fits an empty batch.
   std::uint64_t room(std::uint64_t src_length, std::uint64_t tgt_length) const noexcept {
     std::uint64_t fit = 0;
     if (padded_) {
@@ -77,8 +78,8 @@ BatchPlan::BatchPlan(std::shared_ptr<const PairOrder> order, PlanOptions options
                                 ", expected at most 2147483647, since boundaries are int32");
   }
   if (order_->size() == 0) throw std::invalid_argument("there are no pairs to batch");
-  cut();
-  cut_evenly();
+  cut_batches();
+  split_for_ranks();
 
   Hash hash;
   hash.add(static_cast<std::uint64_t>(options_.batch_tokens));
@@ -94,11 +95,11 @@ BatchPlan::BatchPlan(std::shared_ptr<const PairOrder> order, PlanOptions options
   fingerprint_ = hash.value();
 }
 
-void BatchPlan::cut() {
+void BatchPlan::cut_batches() {
   const auto budget = static_cast<std::uint64_t>(options_.batch_tokens);
   const std::vector<PairOrder::Cell>& cells = order_->cells();
   BatchCost batch(budget, options_.padded);
-  std::uint64_t begin = 0;  // of the batch that is being filled
+  std::uint64_t begin = 0;  // the first pair of the batch that is being filled
   for (std::size_t cell = 0; cell < cells.size(); ++cell) {
     const auto src_length = static_cast<std::uint64_t>(cells[cell].src_length);
     const auto tgt_length = static_cast<std::uint64_t>(cells[cell].tgt_length);
@@ -109,18 +110,18 @@ void BatchPlan::cut() {
     };
     add(std::min(left, batch.room(src_length, tgt_length)));
     while (left > 0) {
-      // The batch is full. Of those that hold this cell alone, all are alike but the last.
+      // The batch is full. Batches that hold pairs of this cell alone are equal, except the last.
       add_batches(begin, batch.num_pairs(), 1);
       begin += batch.num_pairs();
       batch = BatchCost(budget, options_.padded);
-      const std::uint64_t alike = batch.room(src_length, tgt_length);
-      const std::uint64_t count = left / alike;
+      const std::uint64_t full_batch = batch.room(src_length, tgt_length);
+      const std::uint64_t count = left / full_batch;
       if (count > 1) {
-        add_batches(begin, alike, count - 1);
-        begin += alike * (count - 1);
-        left -= alike * (count - 1);
+        add_batches(begin, full_batch, count - 1);
+        begin += full_batch * (count - 1);
+        left -= full_batch * (count - 1);
       }
-      add(std::min(left, alike));
+      add(std::min(left, full_batch));
     }
   }
   add_batches(begin, batch.num_pairs(), 1);
@@ -133,17 +134,18 @@ void BatchPlan::add_batches(std::uint64_t begin, std::uint64_t num_pairs, std::u
   num_batches_ += count;
 }
 
-/// Cuts the largest runs into a few more batches, so that every rank gets equally many.
-void BatchPlan::cut_evenly() {
+/// Splits the largest runs into a few more batches, so that every rank gets equally many.
+void BatchPlan::split_for_ranks() {
   const auto world_size = static_cast<std::uint64_t>(options_.world_size);
-  std::uint64_t missing = (world_size - num_batches_ % world_size) % world_size;
-  if (order_->size() < num_batches_ + missing) return;  // some rank will have none
-  while (missing > 0) {
+  std::uint64_t num_missing = (world_size - num_batches_ % world_size) % world_size;
+  if (order_->size() < num_batches_ + num_missing)
+    return;  // too few pairs: some ranks get no batch in the last step
+  while (num_missing > 0) {
     std::size_t largest = 0;
     for (std::size_t run = 1; run < runs_.size(); ++run) {
       if (spare_pairs(run) > spare_pairs(largest)) largest = run;
     }
-    const std::uint64_t added = std::min(missing, spare_pairs(largest));
+    const std::uint64_t added = std::min(num_missing, spare_pairs(largest));
     const Run old = runs_[largest];
     const std::uint64_t count = num_batches_of(largest) + added;
     const std::uint64_t num_pairs = num_batches_of(largest) * old.num_pairs;
@@ -157,11 +159,11 @@ void BatchPlan::cut_evenly() {
     for (auto run = at + 1; run != runs_.end(); ++run) run->first_batch += added;
     runs_.insert(runs_.erase(at), pieces.begin(), pieces.end());
     num_batches_ += added;
-    missing -= added;
+    num_missing -= added;
   }
 }
 
-/// How many more batches a run could be cut into.
+/// How many more batches a run could be split into.
 std::uint64_t BatchPlan::spare_pairs(std::size_t run) const noexcept {
   return num_batches_of(run) * (runs_[run].num_pairs - 1);
 }
@@ -172,8 +174,7 @@ std::uint64_t BatchPlan::num_batches_of(std::size_t run) const noexcept {
 }
 
 std::uint64_t BatchPlan::num_steps() const noexcept {
-  const auto world_size = static_cast<std::uint64_t>(options_.world_size);
-  return (num_batches_ + world_size - 1) / world_size;
+  return divide_up(num_batches_, static_cast<std::uint64_t>(options_.world_size));
 }
 
 std::uint64_t BatchPlan::num_batches(std::int64_t rank) const noexcept {
@@ -186,7 +187,7 @@ std::optional<std::uint64_t> BatchPlan::batch_at(Epoch epoch, std::uint64_t step
                                                  std::int64_t rank) const noexcept {
   std::uint64_t group = step;
   if (epoch.seed) {
-    constexpr std::uint64_t kGroups = ~std::uint64_t{0};  // no position in the order
+    constexpr std::uint64_t kGroups = ~std::uint64_t{0};  // equals no position in the order
     group = Permutation(key(epoch, kGroups), num_steps())(step);
   }
   const std::uint64_t batch =
@@ -198,7 +199,7 @@ std::optional<std::uint64_t> BatchPlan::batch_at(Epoch epoch, std::uint64_t step
 void BatchPlan::pairs(Epoch epoch, std::uint64_t batch, std::vector<std::int64_t>& ids) const {
   const auto after = std::upper_bound(
       runs_.begin(), runs_.end(), batch,
-      [](std::uint64_t wanted, const Run& run) { return wanted < run.first_batch; });
+      [](std::uint64_t number, const Run& run) { return number < run.first_batch; });
   const Run& run = *(after - 1);
   const std::uint64_t begin = run.begin + (batch - run.first_batch) * run.num_pairs;
   const std::uint64_t end = begin + run.num_pairs;
@@ -227,12 +228,13 @@ void BatchPlan::pairs(Epoch epoch, std::uint64_t batch, std::vector<std::int64_t
   }
 }
 
-std::uint64_t BatchPlan::most_bytes() const noexcept {
-  std::uint64_t most_pairs = 0;
-  for (const Run& run : runs_) most_pairs = std::max(most_pairs, run.num_pairs);
+std::uint64_t BatchPlan::max_bytes() const noexcept {
+  std::uint64_t max_pairs = 0;
+  for (const Run& run : runs_) max_pairs = std::max(max_pairs, run.num_pairs);
   constexpr std::uint64_t kNumberBytes = 8;
-  constexpr std::uint64_t kGaps = 5 * 64 + 2 * kNumberBytes;  // between tensors; last boundaries
-  return kNumberBytes * (2 * static_cast<std::uint64_t>(options_.batch_tokens) + 2 * most_pairs) +
+  constexpr std::uint64_t kGaps =
+      5 * 64 + 2 * kNumberBytes;  // between tensors, and for the last boundaries
+  return kNumberBytes * (2 * static_cast<std::uint64_t>(options_.batch_tokens) + 2 * max_pairs) +
          kGaps;
 }
 

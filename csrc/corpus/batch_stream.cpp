@@ -14,8 +14,8 @@
 namespace pycat {
 namespace {
 
-constexpr std::chrono::microseconds kLooking{50};
-constexpr std::chrono::milliseconds kPatience{100};  // between looks for an interrupt
+constexpr std::chrono::microseconds kSpinTime{50};
+constexpr std::chrono::milliseconds kPollInterval{100};  // between checks for an interrupt
 
 }  // namespace
 
@@ -46,7 +46,7 @@ BatchStream::BatchStream(std::shared_ptr<const IndexedFile> src,
   }
   options_.prefetch = std::max<std::size_t>(options_.prefetch, 1);
   const std::size_t num_readers = std::max<std::size_t>(options_.num_threads, 1);
-  // Those that stand ready, that are being filled, and that the consumer holds two of.
+  // Enough for the batches that are ready and being filled, and for two that the consumer holds.
   const auto pool =
       std::make_shared<BlockPool>(std::move(blocks), options_.prefetch + num_readers + 2);
   for (std::size_t i = 0; i < num_readers; ++i) readers_.emplace_back(src, tgt, format, pool);
@@ -75,7 +75,7 @@ void BatchStream::require_open() const {
   if (stopping_) throw std::runtime_error("the batch stream is closed; make another");
 }
 
-std::optional<Batch> BatchStream::next(const std::function<void()>& while_waiting) {
+std::optional<Batch> BatchStream::next(const std::function<void()>& check_interrupt) {
   if (is_forked()) {
     throw std::runtime_error(
         "the batch stream was made in another process, whose threads are not in this one; make "
@@ -86,7 +86,7 @@ std::optional<Batch> BatchStream::next(const std::function<void()>& while_waitin
   require_open();
   start();
   while (step_ < plan_->num_steps()) {
-    // Looked up anew each time: while the lock was free, others may have closed or moved on.
+    // Looked up each time: while the lock was free, another thread may have closed or gone on.
     Slot& slot = slots_[step_ % slots_.size()];
     if (slot.error) std::rethrow_exception(slot.error);
     if (slot.ready) {
@@ -94,10 +94,10 @@ std::optional<Batch> BatchStream::next(const std::function<void()>& while_waitin
       ++step_;
       slot_free_.notify_one();
       if (taken.batch) return std::move(taken.batch);
-    } else if (!look_for_a_slot(lock) &&
-               slot_ready_.wait_for(lock, kPatience) == std::cv_status::timeout) {
+    } else if (!spin_for_slot(lock) &&
+               slot_ready_.wait_for(lock, kPollInterval) == std::cv_status::timeout) {
       lock.unlock();
-      while_waiting();
+      check_interrupt();
       lock.lock();
     }
     require_open();
@@ -105,15 +105,15 @@ std::optional<Batch> BatchStream::next(const std::function<void()>& while_waitin
   return std::nullopt;
 }
 
-/// Waits a little without sleeping: to be woken takes as long as to read a batch. Whether one has
-/// been read meanwhile.
-bool BatchStream::look_for_a_slot(std::unique_lock<std::mutex>& lock) {
-  const std::uint64_t seen = num_filled_;
+/// Waits for a batch without sleeping, for kSpinTime at most, since waking up takes as long as
+/// reading a batch. Returns whether one was read.
+bool BatchStream::spin_for_slot(std::unique_lock<std::mutex>& lock) {
+  const std::uint64_t before = num_filled_;
   lock.unlock();
-  const auto end = std::chrono::steady_clock::now() + kLooking;
-  while (num_filled_ == seen && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  const auto end = std::chrono::steady_clock::now() + kSpinTime;
+  while (num_filled_ == before && std::chrono::steady_clock::now() < end) std::this_thread::yield();
   lock.lock();
-  return num_filled_ != seen;
+  return num_filled_ != before;
 }
 
 std::optional<Batch> BatchStream::read_next() {
@@ -139,7 +139,7 @@ void BatchStream::start() {
       threads_.emplace_back(&BatchStream::fill_slots, this, i);
     } catch (const std::system_error&) {
       if (i == 0) throw;
-      return;  // no more threads to be had; the batches are the same
+      return;  // fewer threads read the same batches
     }
   }
 }

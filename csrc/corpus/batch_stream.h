@@ -21,11 +21,12 @@ namespace pycat {
 
 /// The batches of one rank in one epoch, in the plan's order, read ahead by threads.
 ///
-/// At most `prefetch` batches stand ready. Which batches come, and every byte of them, is the same
-/// for any number of threads, none included. Any thread may call; each batch goes to one of them.
+/// At most `prefetch` batches are ready at a time. The batches and every byte of them are the same
+/// for any number of threads, 0 included. Any thread may call next(); each batch goes to one
+/// caller.
 ///
-/// In a forked process nothing but is_forked() and close() may be called, nor may it be destroyed:
-/// its threads are not there, but the copies of its locks are as they left them.
+/// A forked process has a copy of the stream without its threads, and with its locks as they were.
+/// There only is_forked() and close() may be called, and the stream may not be destroyed.
 class BatchStream {
  public:
   struct Options {
@@ -33,7 +34,7 @@ class BatchStream {
     std::int64_t rank;
     std::uint64_t first_step;
     std::size_t prefetch;
-    std::size_t num_threads;  // 0: each batch is read when it is asked for
+    std::size_t num_threads;  // 0: next() reads each batch itself
   };
 
   BatchStream(std::shared_ptr<const IndexedFile> src, std::shared_ptr<const IndexedFile> tgt,
@@ -43,11 +44,12 @@ class BatchStream {
   BatchStream& operator=(const BatchStream&) = delete;
   ~BatchStream();
 
-  /// The next batch, or none at the end of the epoch. Calls `while_waiting` now and then, which may
-  /// throw. An error in reading a batch is thrown when it is that batch's turn, and again.
-  std::optional<Batch> next(const std::function<void()>& while_waiting);
+  /// The next batch, or none at the end of the epoch. Calls `check_interrupt`, which may throw,
+  /// from time to time. A batch that could not be read throws its error in its turn, and again at
+  /// each call after that.
+  std::optional<Batch> next(const std::function<void()>& check_interrupt);
 
-  /// Steps done: where another stream must begin to go on after the last batch returned.
+  /// The first step of a stream that continues after the last batch returned.
   std::uint64_t step() const noexcept { return step_.load(); }
   void close();
   bool is_forked() const noexcept;
@@ -60,7 +62,7 @@ class BatchStream {
   };
 
   void require_open() const;
-  bool look_for_a_slot(std::unique_lock<std::mutex>& lock);
+  bool spin_for_slot(std::unique_lock<std::mutex>& lock);
   std::optional<Batch> read_next();
   void start();
   void fill_slots(std::size_t thread);
@@ -69,17 +71,17 @@ class BatchStream {
   std::shared_ptr<const BatchPlan> plan_;
   Options options_;
   pid_t process_;
-  std::atomic<std::uint64_t> step_;  // of the batch that is returned next
+  std::atomic<std::uint64_t> step_;  // the step of the next batch returned
   std::vector<BatchReader> readers_;
   std::vector<std::vector<std::int64_t>> ids_;
 
-  std::mutex reading_;  // without threads
-  std::mutex mutex_;    // of what follows, and of changes of step_
+  std::mutex reading_;  // serialises reading where there are no threads
+  std::mutex mutex_;    // guards all below, and changes of step_
   std::condition_variable slot_ready_;
   std::condition_variable slot_free_;
   std::vector<Slot> slots_;
   std::uint64_t step_to_fill_;
-  std::atomic<std::uint64_t> num_filled_{0};  // read without the lock too
+  std::atomic<std::uint64_t> num_filled_{0};  // also read without the lock
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

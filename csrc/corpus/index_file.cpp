@@ -9,7 +9,7 @@
 namespace pycat {
 namespace {
 
-// Above this no file system could hold the index, and below it sizes cannot overflow.
+// No file system can hold an index of more sequences, and sizes of fewer cannot overflow.
 constexpr std::uint64_t kMaxSequences = std::uint64_t{1} << 56;
 constexpr std::uint64_t kMinSequencesPerThread = 1 << 18;
 constexpr char kRebuild[] = "; the file is damaged: rebuild it with 'pycat tokenize'";
@@ -73,8 +73,9 @@ void IndexFile::read_counts() {
                                         "it with 'pycat tokenize'");
   }
   const auto code = load<std::uint8_t>(file_.data() + kTypeOffset);
-  const auto type = std::find_if(kTokenTypes.begin(), kTokenTypes.end(),
-                                 [code](const TokenType& known) { return known.code == code; });
+  const auto type =
+      std::find_if(kTokenTypes.begin(), kTokenTypes.end(),
+                   [code](const TokenType& candidate) { return candidate.code == code; });
   if (type == kTokenTypes.end()) {
     throw CorpusError(file_.path(),
                       "has dtype code " + text(code) +
@@ -94,8 +95,8 @@ void IndexFile::read_counts() {
   }
 }
 
-/// Of a Megatron file with so many documents and as many sequences as this one says, or 0 if it
-/// cannot be one.
+/// The size of a Megatron index with `num_documents` documents and this file's number of sequences,
+/// or 0 if no Megatron index has that many documents.
 std::uint64_t IndexFile::megatron_bytes(std::uint64_t num_documents) const noexcept {
   if (num_documents == 0 || num_documents > kMaxSequences) return 0;
   return kHeaderBytes + kDocumentCountBytes + kEntryBytes * num_sequences_ +
@@ -104,8 +105,8 @@ std::uint64_t IndexFile::megatron_bytes(std::uint64_t num_documents) const noexc
 
 void IndexFile::choose_layout(std::optional<Layout> layout) {
   const std::uint64_t fairseq = kHeaderBytes + kEntryBytes * num_sequences_;
-  // In fairseq's layout these bytes mean something else. Read once: a file rewritten meanwhile must
-  // not be walked by another count than the one its size was compared with.
+  // In fairseq's layout these bytes are lengths. They are read once: in a file that is rewritten
+  // meanwhile, the documents must be counted by the number that the size was compared with.
   const auto num_documents = file_.size() < kHeaderBytes + kDocumentCountBytes
                                  ? std::uint64_t{0}
                                  : load<std::uint64_t>(file_.data() + kHeaderBytes);
@@ -113,10 +114,10 @@ void IndexFile::choose_layout(std::optional<Layout> layout) {
   const bool is_fairseq = file_.size() == fairseq;
   const bool is_megatron =
       megatron != 0 && (file_.size() == megatron || file_.size() == megatron + num_sequences_);
-  const Layout wanted =
+  const Layout chosen =
       layout.value_or(is_megatron && !is_fairseq ? Layout::kMegatron : Layout::kFairseq);
-  if (wanted == Layout::kFairseq ? is_fairseq : is_megatron) {
-    layout_ = wanted;
+  if (chosen == Layout::kFairseq ? is_fairseq : is_megatron) {
+    layout_ = chosen;
     if (layout_ == Layout::kMegatron) num_documents_ = num_documents;
     return;
   }
@@ -153,7 +154,7 @@ void IndexFile::verify_entries(const MappedFile& tokens) const {
   if (tokens.size() == 0) throw CorpusError(tokens.path(), std::string("is empty") + kRebuild);
   verify_documents();
 
-  // Each pointer is compared with its predecessor's end: together that is the sum of the lengths.
+  // Each pointer must be its predecessor's end. Together, these ends are the sums of the lengths.
   std::uint64_t bad = pointer(0) == 0 ? num_sequences_ : 0;
   if (bad != 0) {
     bad = parallel_min(num_sequences_, kMinSequencesPerThread,
@@ -173,8 +174,9 @@ void IndexFile::verify_entries(const MappedFile& tokens) const {
   }
 }
 
-/// The first of [begin, end) that is shorter than 1, ends past the tokens, or does not end where
-/// the next one begins; num_sequences() if there is none.
+/// The first sequence in [begin, end) that is shorter than 1, ends past the tokens, or does not
+/// begin where the one before it ends; num_sequences() if there is none. The entry at `end` is
+/// checked too.
 std::uint64_t IndexFile::first_bad_entry(std::uint64_t begin, std::uint64_t end,
                                          std::uint64_t tokens_bytes) const noexcept {
   std::uint64_t from = pointer(begin);
@@ -201,7 +203,7 @@ void IndexFile::refuse_entry(std::uint64_t sequence, const MappedFile& tokens) c
           static_cast<std::uint64_t>(length(sequence - 1)) * token_type_.num_bytes;
   }
   if (pointer(sequence) != end) {
-    // Signed in the file: a negative one should be shown as such.
+    // Pointers are signed in the file, and a negative one is shown as such.
     throw CorpusError(file_.path(),
                       "pointer of sequence " + text(sequence) + " is " +
                           std::to_string(static_cast<std::int64_t>(pointer(sequence))) +

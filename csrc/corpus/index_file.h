@@ -12,8 +12,8 @@ namespace pycat {
 
 /// A mapped `.idx` file: where each sequence lies in the `.bin` file.
 ///
-/// The constructor verifies the header and the file's size against it. verify_entries() must have
-/// passed before lengths and pointers are trusted.
+/// The constructor verifies the header, and the file's size against it. Lengths and pointers may be
+/// trusted only after verify_entries() has passed.
 class IndexFile {
  public:
   IndexFile(const std::filesystem::path& path, std::optional<Layout> layout);
@@ -23,9 +23,9 @@ class IndexFile {
   const TokenType& token_type() const noexcept { return token_type_; }
   std::uint64_t num_sequences() const noexcept { return num_sequences_; }
 
-  /// Throws CorpusError unless Megatron's documents rise over all sequences, every length is at
-  /// least 1, every pointer the sum of the lengths before it, and their sum the size of the `.bin`
-  /// file. Splits the work over threads.
+  /// Verifies all entries, on all cores. Throws CorpusError unless every length is at least 1,
+  /// every pointer is the sum of the lengths before it, the sum of all lengths is the size of the
+  /// `.bin` file, and Megatron's documents rise from 0 to the number of sequences.
   void verify_entries(const MappedFile& tokens) const;
 
   const std::byte* length_address(std::uint64_t sequence) const noexcept {
@@ -55,7 +55,7 @@ class IndexFile {
   Layout layout_{};
   TokenType token_type_{};
   std::uint64_t num_sequences_ = 0;
-  std::uint64_t num_documents_ = 0;  // in Megatron's layout
+  std::uint64_t num_documents_ = 0;  // Megatron's layout only
   const std::byte* lengths_ = nullptr;
   const std::byte* pointers_ = nullptr;
 };

@@ -6,22 +6,22 @@
 #include <cstring>
 #include <string_view>
 
-// The MMIDIDX index. fairseq:  magic[9], version u64, dtype code u8, n u64, length i32[n],
-//                              pointer i64[n]
-//                    Megatron: magic[9], version u64, dtype code u8, n u64, d u64, length i32[n],
-//                              pointer i64[n], document i64[d], and i8[n] more if multimodal
-// Lengths count tokens, pointers are byte offsets into the .bin file, documents are sequence
+// The two layouts of an MMIDIDX index, field after field:
+//   fairseq:  magic[9], version u64, dtype code u8, n u64, length i32[n], pointer i64[n]
+//   Megatron: magic[9], version u64, dtype code u8, n u64, d u64, length i32[n], pointer i64[n],
+//             document i64[d], and i8[n] more if multimodal
+// Lengths count tokens, pointers are byte offsets into the .bin file, and documents are sequence
 // numbers. Only the size of the file tells the layouts apart.
 
 namespace pycat {
 
-// Headers are little-endian but arrays are native: elsewhere the bytes would mean something else.
+// The format's headers are little-endian, but its arrays have the byte order of the host.
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
               "pycat reads corpora on little-endian hosts");
 
 enum class Layout { kFairseq, kMegatron };
 
-// The literal's own terminator is the ninth byte.
+// The literal's terminating 0 is the ninth byte.
 inline constexpr char kIndexMagic[] = "MMIDIDX\0";
 inline constexpr std::uint64_t kMagicBytes = sizeof(kIndexMagic);
 inline constexpr std::uint64_t kIndexVersion = 1;
@@ -43,7 +43,7 @@ struct TokenType {
   std::string_view name;  // numpy's
 };
 
-// Codes 6 and 7 are floats (and mean different ones to fairseq and Megatron).
+// Codes 6 and 7 are floats, of different types in fairseq and Megatron.
 inline constexpr std::array<TokenType, 8> kTokenTypes{{
     {1, 1, "uint8"},
     {2, 1, "int8"},
@@ -55,7 +55,7 @@ inline constexpr std::array<TokenType, 8> kTokenTypes{{
     {10, 8, "uint64"},
 }};
 
-/// Reads a T at any address: the arrays of an index are never aligned.
+/// Reads a T at any address: the arrays of an index are not aligned.
 template <typename T>
 T load(const std::byte* address) noexcept {
   T value;

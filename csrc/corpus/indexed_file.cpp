@@ -11,7 +11,7 @@
 namespace pycat {
 namespace {
 
-// Fewer are verified on opening: it takes less than a millisecond.
+// Up to this many sequences are verified on opening, which takes less than a millisecond.
 constexpr std::uint64_t kVerifyOnOpening = 1 << 18;
 constexpr std::size_t kPrefetchAhead = 16;
 constexpr std::uint64_t kMinSequencesPerThread = 1 << 16;
@@ -37,15 +37,15 @@ IndexedFile::IndexedFile(const std::filesystem::path& prefix,
   }
   if (tokens_.size() < num_sequences() * token_type().num_bytes ||
       tokens_.size() % token_type().num_bytes != 0) {
-    index_.verify_entries(tokens_);  // says what is missing
+    index_.verify_entries(tokens_);  // its error says what is missing
   }
   if (num_sequences() <= kVerifyOnOpening) require_verified();
 }
 
-// Threads that come first at the same time all verify: a lock would be held for ever in a process
-// that is forked meanwhile.
+// Without a lock, all threads that find the index unverified verify it. A lock would stay locked in
+// a process that is forked while another thread holds it.
 void IndexedFile::require_verified() const {
-  LostPages::renew_handler();
+  SigbusGuard::renew_handler();
   if (verified_.load(std::memory_order_acquire)) return;
   index_.verify_entries(tokens_);
   verified_.store(true, std::memory_order_release);
@@ -60,8 +60,8 @@ void IndexedFile::verify(std::optional<std::int64_t> eos_id) const {
   verified_.store(false, std::memory_order_release);
   require_verified();
   const auto is_bad = [&](std::uint64_t sequence) {
-    const std::optional<Slice> found = slice(sequence);
-    return !found || first_bad_token(*found) || (eos_id && last_token(*found) != *eos_id);
+    const std::optional<Slice> tokens = slice(sequence);
+    return !tokens || first_bad_token(*tokens) || (eos_id && last_token(*tokens) != *eos_id);
   };
   const std::uint64_t bad = parallel_min(num_sequences(), kMinSequencesPerThread,
                                          [&](std::uint64_t begin, std::uint64_t end) {
@@ -85,7 +85,7 @@ const std::byte* IndexedFile::lengths() const {
 
 void IndexedFile::prefetch_entry(std::int64_t id) const noexcept {
   const auto sequence = static_cast<std::uint64_t>(id);
-  if (sequence >= num_sequences()) return;  // locate() refuses it in its turn
+  if (sequence >= num_sequences()) return;  // locate() refuses it later
   __builtin_prefetch(index_.length_address(sequence));
   __builtin_prefetch(index_.pointer_address(sequence));
 }
@@ -106,14 +106,14 @@ void IndexedFile::locate(const std::int64_t* ids, std::size_t num_ids,
     const std::int64_t id = ids[i];
     const auto sequence = static_cast<std::uint64_t>(id);
     if (sequence >= num_sequences()) refuse_id(id, i);  // negative ids are huge
-    const std::optional<Slice> found = slice(sequence);
-    if (!found) refuse_slice(sequence);
-    slices.push_back(*found);
+    const std::optional<Slice> tokens = slice(sequence);
+    if (!tokens) refuse_slice(sequence);
+    slices.push_back(*tokens);
   }
 }
 
-/// None if it lies outside the token file: verified before, but the index may have been rewritten
-/// in place since. Its entries are read once.
+/// The tokens of a sequence, or none if it lies outside the token file: the index was verified, but
+/// it may have been rewritten in place since. Its entries are read once.
 std::optional<Slice> IndexedFile::slice(std::uint64_t sequence) const noexcept {
   const std::uint64_t begin = index_.pointer(sequence);
   const std::int32_t length = index_.length(sequence);
@@ -159,7 +159,8 @@ void IndexedFile::refuse_id(std::int64_t id, std::size_t i) const {
                           ", the number of sequences");
 }
 
-/// In pieces: a sequence may be as long as the file.
+/// The first token that is negative or too large. Widens a piece of the sequence at a time, since a
+/// sequence may be as long as the file.
 std::optional<IndexedFile::BadToken> IndexedFile::first_bad_token(
     const Slice& slice) const noexcept {
   constexpr std::int32_t kPiece = 4096;
@@ -206,7 +207,7 @@ std::int64_t IndexedFile::last_token(const Slice& slice) const noexcept {
   return token;
 }
 
-/// Of a sequence that holds a bad token, or ends with another than EOS.
+/// Refuses a sequence that holds a bad token, or does not end with EOS.
 void IndexedFile::refuse_end(const Slice& slice, std::int64_t eos_id) const {
   if (first_bad_token(slice)) refuse_token(slice);
   throw CorpusError(tokens_.path(), "sequence " + text(slice.sequence) + " ends with token " +

@@ -16,9 +16,8 @@ namespace pycat {
 
 /// One memory-mapped MMIDIDX pair `prefix.idx` + `prefix.bin`, in fairseq's or Megatron's layout.
 ///
-/// Nothing is read through it before all of the index has been verified: in the constructor, or,
-/// where that would take longer than a millisecond, on the first use. Const methods may run on
-/// several threads at once.
+/// All of the index is verified before anything is read: in the constructor, or on the first use if
+/// that takes longer than a millisecond. Const methods are thread-safe.
 class IndexedFile {
  public:
   IndexedFile(const std::filesystem::path& prefix, std::optional<std::int64_t> vocab_size,
@@ -31,32 +30,33 @@ class IndexedFile {
   std::uint64_t num_sequences() const noexcept { return index_.num_sequences(); }
   std::uint64_t num_tokens() const noexcept { return tokens_.size() / token_type().num_bytes; }
 
-  /// Verifies the entries of the index unless that has been done.
+  /// Verifies the entries of the index unless they have been verified.
   void require_verified() const;
   /// Throws std::out_of_range unless all `ids` are sequences of this file.
   void require_ids(const std::int64_t* ids, std::size_t num_ids) const;
   /// Throws CorpusError if either file changed since it was opened.
   void require_unchanged() const;
-  /// Verifies index and all tokens, whatever has been verified before; and, with an `eos_id`, that
-  /// every sequence ends with it.
+  /// Verifies the index and all tokens, even if they have been verified before. With an `eos_id`,
+  /// every sequence must end with it.
   void verify(std::optional<std::int64_t> eos_id) const;
 
-  /// Of both files, as they were opened.
+  /// Identities of the index and the token file as they were opened.
   std::array<MappedFile::Identity, 2> identity() const noexcept {
     return {index_.file().identity(), tokens_.identity()};
   }
 
-  /// num_sequences() int32, not aligned, verified.
+  /// The verified lengths, int32 (num_sequences(),), not aligned in memory.
   const std::byte* lengths() const;
   std::int32_t length(std::uint64_t sequence) const noexcept { return index_.length(sequence); }
-  /// Where the tokens of one sequence lie; throws std::out_of_range.
+  /// Where the tokens of one sequence lie. Throws std::out_of_range if there is no such sequence.
   Slice locate(std::int64_t id) const;
 
   void prefetch_entry(std::int64_t id) const noexcept;
-  /// Appends to `slices` where the sequences `ids` lie. Each id is read once, so that a thread
-  /// that changes them meanwhile cannot make copy() write out of bounds.
+  /// Appends to `slices` where the sequences `ids` lie. Reads each id once, so that a thread that
+  /// changes it meanwhile cannot make copy() write out of bounds.
   void locate(const std::int64_t* ids, std::size_t num_ids, std::vector<Slice>& slices) const;
-  /// Writes the tokens of `slices`; afterwards the files are known to be unchanged.
+  /// Writes the tokens of `slices`. Throws CorpusError if a file changed before they were written,
+  /// or if a token is outside of the vocabulary.
   void copy(const std::vector<Slice>& slices, TokenLayout layout, OutputType output_type,
             void* output, std::size_t output_size) const;
 
@@ -82,14 +82,15 @@ class IndexedFile {
   mutable std::atomic<bool> verified_{false};
 };
 
-/// Throws CorpusError unless both hold equally many sequences.
+/// Throws CorpusError unless both files hold equally many sequences.
 void require_pairs(const IndexedFile& src, const IndexedFile& tgt);
 
-/// Sum of the lengths of `slices`, which must stay below 2^31, and the longest.
+/// The sum of the lengths of slices, and the longest length.
 struct Extent {
   std::int32_t num_tokens;
   std::int32_t longest;
 };
+/// Throws std::invalid_argument if the sum is 2^31 or more.
 Extent measure(const std::vector<Slice>& slices);
 
 }  // namespace pycat

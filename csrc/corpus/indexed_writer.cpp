@@ -21,7 +21,7 @@ TokenType writable_type(std::string_view dtype) {
                               "', expected 'uint16' or 'int32'");
 }
 
-/// Says where `position` of the packed tokens lies: "sequence 3, token 17".
+/// Names the place of token `position` of the packed tokens, such as "sequence 3, token 17".
 std::string place(std::size_t position, const std::int32_t* lengths) {
   std::size_t sequence = 0;
   while (position >= static_cast<std::size_t>(lengths[sequence])) {
@@ -171,8 +171,8 @@ void IndexedWriter::publish() {
   tokens_file_->sync();
   index_file_->sync();
 
-  // A crash between the renames must not leave the old index beside the new tokens: of equal
-  // size they would be read as a corpus that never was. Without an index nothing opens.
+  // A crash between the renames must not leave the old index beside the new tokens: if their sizes
+  // agreed, they would be read as one corpus. Without an index, nothing can be opened.
   const std::filesystem::path index_path = prefix_.native() + ".idx";
   if (::unlink(index_path.c_str()) != 0 && errno != ENOENT) throw FileError(errno, index_path);
   tokens_file_->publish();

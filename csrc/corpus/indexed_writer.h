@@ -12,8 +12,8 @@
 
 namespace pycat {
 
-/// Writes `prefix.bin` and `prefix.idx` in fairseq's layout, in memory constant in the number of
-/// sequences. Both appear on close() or not at all. Methods may be called from several threads.
+/// Writes `prefix.bin` and `prefix.idx` in fairseq's layout, with memory that does not grow with
+/// the number of sequences. Both files appear on close(), or neither does. Thread-safe.
 class IndexedWriter {
  public:
   IndexedWriter(std::filesystem::path prefix, std::string_view dtype);
@@ -40,7 +40,7 @@ class IndexedWriter {
   std::filesystem::path prefix_;
   TokenType token_type_;
   std::optional<TemporaryFile> tokens_file_;
-  // Lengths stand here at their final place from the start; close() adds pointers and header.
+  // append() writes lengths to their final place; close() adds the pointers and the header.
   std::optional<TemporaryFile> index_file_;
   std::uint64_t num_sequences_ = 0;
   State state_ = State::kOpen;

@@ -6,7 +6,6 @@
 #include <array>
 #include <limits>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "base/errors.h"
@@ -16,27 +15,25 @@
 namespace pycat {
 namespace {
 
-// Counters of 4 bytes (8 from 2^32 pairs), 32 MB at most; sentences stay far below. Where lengths
-// would need more, pairs with a longer side are sorted by comparing.
+// Counters take 4 bytes each (8 from 2^32 pairs), 32 MB at most, of which sentences need a small
+// part. Lengths that would need more are counted up to kMaxCountedLength; pairs with a longer side
+// are sorted by comparing.
 constexpr std::uint64_t kMaxCounters = 1 << 22;
 constexpr std::uint64_t kMaxCountedLength = 2047;
 
 constexpr std::uint64_t kMinPairsPerThread = 1 << 17;
-constexpr std::uint64_t kBlock = 64;  // pairs whose places are asked for before they are written
+constexpr std::uint64_t kBlock = 64;  // pairs whose places are prefetched before they are written
 
-/// The longest side of `num_pairs` pairs.
+/// The length of the longest sequence of `side` in `num_pairs` pairs.
 template <typename PairAt>
 std::uint64_t longest(const IndexedFile& side, std::uint64_t num_pairs, const PairAt& pair_at) {
-  constexpr std::uint64_t kMax = std::numeric_limits<std::int32_t>::max();
-  const std::uint64_t least_missing =
-      parallel_min(num_pairs, kMinPairsPerThread, [&](std::uint64_t begin, std::uint64_t end) {
-        std::int32_t result = 0;
-        for (std::uint64_t i = begin; i < end; ++i) {
-          result = std::max(result, side.length(pair_at(i)));
-        }
-        return kMax - static_cast<std::uint64_t>(result);
-      });
-  return kMax - least_missing;
+  return parallel_max(num_pairs, kMinPairsPerThread, [&](std::uint64_t begin, std::uint64_t end) {
+    std::int32_t result = 0;
+    for (std::uint64_t i = begin; i < end; ++i) {
+      result = std::max(result, side.length(pair_at(i)));
+    }
+    return static_cast<std::uint64_t>(result);
+  });
 }
 
 }  // namespace
@@ -52,7 +49,8 @@ PairOrder::PairOrder(const IndexedFile& src, const IndexedFile& tgt, const std::
   src.require_verified();
   tgt.require_verified();
 #ifdef MADV_HUGEPAGE
-  // Anonymous memory in pages of 2 MB: fewer faults here, fewer page walks ever after.
+  // Pages of 2 MB, where the memory is anonymous: fewer page faults now, and fewer page walks
+  // later.
   ::madvise(order_.data(), order_.size(), MADV_HUGEPAGE);
 #endif
   const auto sort_pairs = [&](const auto& pair_at) {
@@ -69,7 +67,7 @@ PairOrder::PairOrder(const IndexedFile& src, const IndexedFile& tgt, const std::
     Hash hash;
     for (std::size_t i = 0; i < num_ids; ++i) hash.add(static_cast<std::uint64_t>(ids[i]));
     choice_ = hash.value();
-    // Bounded all the same: another thread may change them while they are sorted.
+    // Ids are bounded although they were checked: another thread may change them meanwhile.
     sort_pairs([ids, last = src.num_sequences() - 1](std::uint64_t i) {
       return std::min(static_cast<std::uint64_t>(ids[i]), last);
     });
@@ -86,7 +84,7 @@ PairOrder::PairOrder(const IndexedFile& src, const IndexedFile& tgt, const std::
 std::size_t PairOrder::cell_at(std::uint64_t position) const noexcept {
   const auto after =
       std::upper_bound(cells_.begin(), cells_.end(), position,
-                       [](std::uint64_t wanted, const Cell& cell) { return wanted < cell.begin; });
+                       [](std::uint64_t place, const Cell& cell) { return place < cell.begin; });
   return static_cast<std::size_t>(after - cells_.begin()) - 1;
 }
 
@@ -98,34 +96,27 @@ void PairOrder::sort(const IndexedFile& src, const IndexedFile& tgt, const PairA
     width = std::min(width, kMaxCountedLength + 1);
     height = std::min(height, kMaxCountedLength + 1);
   }
-  const std::uint64_t overlong = width * height;  // the counter behind all others
-  // Source lengths rise in one target length and fall in the next, so that batches which span both
-  // hold like ones.
+  const std::uint64_t overlong = width * height;  // the last counter
+  // Source lengths rise in one target length and fall in the next, so that a batch that spans both
+  // holds similar lengths.
   const auto counter_of = [&](std::uint64_t i) {
     const std::uint64_t pair = pair_at(i);
-    // Lengths that a rewrite in place made negative count as overlong here, and are refused later.
+    // A length that a rewrite in place made negative counts as overlong here, and is refused later.
     const auto row = static_cast<std::uint64_t>(tgt.length(pair));
     const auto column = static_cast<std::uint64_t>(src.length(pair));
     if (__builtin_expect(row >= height || column >= width, 0)) return overlong;
-    // In odd rows width - 1 - column, without a branch: it would be mispredicted every other time.
+    // The column, or width - 1 - column in odd rows. A branch would be mispredicted every other
+    // time.
     const std::uint64_t odd = 0 - row % 2;
     return row * width + (column ^ odd) + (width & odd);
   };
-  // Each thread counts a share of the pairs, then writes that share: pairs of equal lengths stay in
-  // ascending order, whatever the number of threads.
-  const std::uint64_t cores = std::max(1u, std::thread::hardware_concurrency());
-  const std::uint64_t num_shares = std::clamp<std::uint64_t>(
-      std::min(size_ / kMinPairsPerThread, kMaxCounters / (overlong + 1)), 1, cores);
-  std::vector<std::vector<Number>> counters(num_shares, std::vector<Number>(overlong + 1));
-  const auto for_each_share = [&](const auto& work) {
-    parallel_min(num_shares, 1, [&](std::uint64_t first, std::uint64_t last) {
-      for (std::uint64_t share = first; share < last; ++share) {
-        work(counters[share], size_ * share / num_shares, size_ * (share + 1) / num_shares);
-      }
-      return std::uint64_t{0};
-    });
-  };
-  for_each_share([&](std::vector<Number>& counts, std::uint64_t begin, std::uint64_t end) {
+  // Each share of the pairs has counters of its own, by which it is counted and then written. So
+  // pairs of equal lengths stay in ascending order, whatever the number of shares.
+  const std::uint64_t max_shares = std::max<std::uint64_t>(1, kMaxCounters / (overlong + 1));
+  const std::uint64_t shares = std::min(num_shares(size_, kMinPairsPerThread), max_shares);
+  std::vector<std::vector<Number>> counters(shares, std::vector<Number>(overlong + 1));
+  for_each_share(size_, shares, [&](std::uint64_t share, std::uint64_t begin, std::uint64_t end) {
+    std::vector<Number>& counts = counters[share];
     for (std::uint64_t i = begin; i < end; ++i) ++counts[counter_of(i)];
   });
   std::uint64_t begin = 0;
@@ -143,7 +134,8 @@ void PairOrder::sort(const IndexedFile& src, const IndexedFile& tgt, const PairA
         {static_cast<std::int32_t>(row), static_cast<std::int32_t>(column), cell_begin});
   }
   auto* order = reinterpret_cast<Number*>(order_.data());
-  for_each_share([&](std::vector<Number>& places, std::uint64_t first, std::uint64_t last) {
+  for_each_share(size_, shares, [&](std::uint64_t share, std::uint64_t first, std::uint64_t last) {
+    std::vector<Number>& places = counters[share];
     std::array<std::uint64_t, kBlock> block;
     for (std::uint64_t i = first; i < last;) {
       const std::uint64_t num = std::min(kBlock, last - i);
@@ -158,7 +150,7 @@ void PairOrder::sort(const IndexedFile& src, const IndexedFile& tgt, const PairA
   sort_by_comparing<Number>(src, tgt, first_overlong);
 }
 
-/// Sorts what stands from position `first` on.
+/// Sorts the pairs from position `first` on.
 template <typename Number>
 void PairOrder::sort_by_comparing(const IndexedFile& src, const IndexedFile& tgt,
                                   std::uint64_t first) {

@@ -12,15 +12,15 @@
 
 namespace pycat {
 
-/// Pairs sorted by target and source length, by counting: O(N), 4 bytes a pair (8 from 2^32 pairs).
-/// Where lengths differ too much to be counted, pairs with a side of more than 2047 tokens come
-/// last, sorted by comparing.
+/// Pairs sorted by target length, then by source length. Counting sort takes O(N) time, and the
+/// order 4 bytes a pair (8 from 2^32 pairs). Where lengths differ too much to be counted, pairs
+/// with a side of more than 2047 tokens come last, sorted by comparing.
 ///
-/// The order stands in a mapped file, not in memory that belongs to the process, and never changes:
-/// batches and epochs are computed from it.
+/// The order is kept in a mapped file instead of the process's memory. It never changes: batches
+/// and epochs are computed from it.
 class PairOrder {
  public:
-  /// Pairs of equal lengths stand together: positions `begin` up to the next cell's.
+  /// Pairs of equal lengths: positions `begin` up to the next cell's `begin`.
   struct Cell {
     std::int32_t tgt_length;
     std::int32_t src_length;
@@ -31,12 +31,12 @@ class PairOrder {
   PairOrder(const IndexedFile& src, const IndexedFile& tgt, const std::int64_t* ids,
             std::size_t num_ids, const std::filesystem::path& scratch_folder);
 
-  /// Whether it was sorted by these files, in this state.
+  /// Whether the order was made from these files in their present state.
   bool is_of(const IndexedFile& src, const IndexedFile& tgt) const noexcept {
     return src.identity() == src_ && tgt.identity() == tgt_;
   }
   std::uint64_t size() const noexcept { return size_; }
-  /// Tells which ids were sorted; 0 for all.
+  /// A hash of the ids that were sorted; 0 if all pairs were.
   std::uint64_t choice() const noexcept { return choice_; }
   const std::vector<Cell>& cells() const noexcept { return cells_; }
   /// One past the last position of a cell.

@@ -33,7 +33,7 @@ struct FromFloat16 {
 
 namespace pycat {
 
-// 4 rows by 24 tokens: 12 sums, 3 vectors of tokens and 1 of a row fill the 16 registers.
+// A tile of 4 rows by 24 tokens: 12 sums, 3 vectors of tokens and 1 of a row fill the 16 registers.
 constexpr LinearKernel kLinear = {4, 24, false, score_linear<FloatDot, 4, 3>};
 const CrossEntropyKernels kAvx2Kernels = {kLinear, kLinear, score_logits};
 

@@ -34,7 +34,7 @@ struct FromFloat16 {
 
 namespace pycat {
 
-// As for pairs of bfloat16, the other kernel of this width.
+// The same tile as for pairs of bfloat16: see avx512_bf16.cpp.
 constexpr LinearKernel kLinear = {12, 32, false, score_linear<FloatDot, 12, 2>};
 const CrossEntropyKernels kAvx512Kernels = {kLinear, kLinear, score_logits};
 

@@ -22,7 +22,7 @@ inline float bfloat16_value(std::uint16_t bits) {
 inline float float16_value(std::uint16_t bits) {
   const std::uint32_t sign = (bits & 0x8000U) << 16;
   const std::uint32_t magnitude = bits & 0x7FFFU;
-  // The exponent's bias grows from 15 to 127; the product does that for subnormals too.
+  // The exponent's bias grows from 15 to 127: times 2^112, which serves subnormals too.
   if (magnitude < 0x7C00U) {
     const float value = float_of_bits(magnitude << 13) * 0x1p112F;
     return sign != 0 ? -value : value;

@@ -1,7 +1,7 @@
 #pragma once
 
-// What a compute body of one instruction set offers to the code that drives it. Plain data only:
-// such a body must not share inline functions with code that runs on every machine.
+// What the compute loops of one instruction set offer to the code that drives them. This file holds
+// plain data only: such loops must not share inline functions with code that runs on every machine.
 
 #include <cstdint>
 
@@ -9,63 +9,68 @@ namespace pycat {
 
 enum class FloatType { kFloat32, kBFloat16, kFloat16 };
 
-/// What the pass over the vocabulary leaves of one token, float32 each. The target is kept apart,
-/// so that nothing cancels where it is nearly certain; with e = exp(z - reference), over all other
-/// logits z: kMax, kSum = sum of e, kSquares = sum of e², kWeighted = sum of e (z - reference).
-/// A sum's error is what its rounding has added so far (Kahan): the sum itself is kSum - kSumError.
-/// The last four sums are made for all statistics only.
+/// Fields that the pass over the vocabulary leaves for each token, float32. The target's logit has
+/// a field of its own and is left out of the sums, so that nothing cancels where the target is
+/// nearly certain. Over all other logits z, with e = exp(z - reference):
+///   kMaxLogit   max of z
+///   kSumExp     sum of e
+///   kSumExpSq   sum of e²                    only where all statistics are asked for
+///   kSumExpZ    sum of e (z - reference)     only where all statistics are asked for
+/// Each sum has the error that its rounding has added so far (Kahan): the sum of e is
+/// kSumExp - kSumExpError.
 enum TokenField {
   kReference,
-  kMax,
-  kTarget,
-  kSum,
-  kSumError,
-  kSquares,
-  kSquaresError,
-  kWeighted,
-  kWeightedError,
+  kMaxLogit,
+  kTargetLogit,
+  kSumExp,
+  kSumExpError,
+  kSumExpSq,
+  kSumExpSqError,
+  kSumExpZ,
+  kSumExpZError,
   kNumTokenFields
 };
 
-/// A logit to keep: that of vocabulary row `row` for token `lane` of a panel.
-struct WantedLogit {
+/// Which logit is a target's: that of vocabulary row `row` for the token in lane `lane` of a panel.
+struct TargetLogit {
   std::int64_t row;
   std::int64_t lane;
 };
 
-/// Tokens whose hidden states lie side by side: unit u of token i at units[u * panel_tokens + i].
-/// A unit is 32 bits along H: one float32 or a pair of bfloat16.
+/// A panel of tokens with their hidden states side by side: word u of token i at
+/// words[u * panel_tokens + i]. A word is 32 bits along H: one float32 or a pair of bfloat16.
 struct LinearPanel {
-  const std::uint32_t* units;
-  float* fields;            // [kNumTokenFields][panel_tokens]
-  const WantedLogit* next;  // rising by row; the last row is beyond the vocabulary
+  const std::uint32_t* words;
+  float* fields;            // (kNumTokenFields, panel_tokens)
+  const TargetLogit* next;  // sorted by row; the last one's row is beyond the vocabulary
 };
 
-/// Vocabulary rows in tiles of `tile_rows`: a tile is the float32 biases of its rows, then unit u
-/// of row i at [(1 + u) * tile_rows + i]. Rows beyond the vocabulary have weights 0 and bias -inf.
+/// Rows of the vocabulary in tiles of `tile_rows`: a tile holds the float32 biases of its rows,
+/// then word u of row i at [(1 + u) * tile_rows + i]. Rows beyond the vocabulary have weights 0 and
+/// bias -inf.
 struct LinearChunk {
   const std::uint32_t* tiles;
   std::int64_t num_tiles;
-  std::int64_t num_units;
+  std::int64_t row_words;
   std::int64_t first_row;
 };
 
 struct LinearKernel {
   std::int64_t tile_rows;
   std::int64_t panel_tokens;
-  bool pairs;  // a unit is two bfloat16
-  /// Adds a chunk of the vocabulary to a panel's fields; a new panel holds kReference = -FLT_MAX,
-  /// kMax = -inf and zeros.
+  bool pairs;  // whether a word is two bfloat16
+  /// Adds a chunk of the vocabulary to a panel's fields. A new panel holds kReference = -FLT_MAX,
+  /// kMaxLogit = -inf and zeros.
   void (*score)(const LinearChunk& chunk, LinearPanel& panel, bool all_stats);
 };
 
-/// One token's logits, `vocab_size` of them, into its fields.
+/// Writes the fields of one token from its logits (vocab_size).
 using ScoreLogits = void (*)(const void* logits, FloatType type, std::int64_t vocab_size,
                              std::int64_t target, bool all_stats, float* fields);
 
 struct CrossEntropyKernels {
   LinearKernel float32;
-  LinearKernel bfloat16;  // the same as float32 where there is no instruction for pairs
+  LinearKernel bfloat16;  // float32's where the instruction set has no product of pairs
   ScoreLogits score_logits;
 };
 

@@ -1,16 +1,17 @@
 #pragma once
 
-// Hidden states times weight, written once over a vector type: logits are used in the registers
-// they were made in. Included by the sources of one instruction set each, after they define what
-// packed_tile.h asks for and
+// Cross-entropy of hidden states times weight, written once over a vector type: logits are used in
+// the registers they were computed in. The source of each instruction set includes this file after
+// it defines what simd/tile_product.h asks for and
 //   load(const float*), store(float*, Floats)
-//   multiply_add(a, b, c)       a * b + c
-//   larger(a, b)                b where either is NaN
-//   any_above(a, b), select_above(a, b, x, y)   a > b: x where it is, y elsewhere
-//   exponential(d)              e^d for d below 80, 0 far below, NaN of NaN
+//   multiply_add(a, b, c)            a * b + c
+//   max(a, b)                        the larger, b where either is NaN
+//   any_greater(a, b)                whether a > b in any lane
+//   select_greater(a, b, x, y)       x where a > b, y elsewhere
+//   exponential(d)                   e^d for d below 80, 0 far below, NaN for NaN
 //
-// Every lane is one token (a product) or one column of a token's logits, and nothing that happens
-// in one lane changes another: so results do not depend on the company a token is computed in.
+// A lane holds one token (linear_loop.h) or one column of a token's logits (logits_loop.h). Lanes
+// never affect each other, so a token's results do not depend on the tokens computed beside it.
 
 #include <cstdint>
 
@@ -21,21 +22,23 @@ namespace pycat {
 namespace {
 
 constexpr float kInfinity = __builtin_inff();
-// A lane's reference follows its maximum only when that passes it by so much: e^10 leaves float32
-// sums exact enough (the exponent's rounding grows with it), and almost no tile has to rescale.
-constexpr float kMargin = 10.0F;
+// A lane's reference is raised only when a logit exceeds it by this margin: terms up to e^10 keep
+// float32 sums exact enough (the exponential's rounding error grows with its argument), and almost
+// no tile has to rescale.
+constexpr float kReferenceMargin = 10.0F;
 
-/// The sums of a stretch of the vocabulary. Stretches are added up with compensation, so that a
-/// large sum does not swallow a long tail of small terms.
+/// Sums over a part of the vocabulary. They are added to a token's fields with compensation, so
+/// that a large sum does not swallow a long tail of small terms.
 template <int C>
-struct Stretch {
+struct PartialSums {
   Floats reference[C];
-  Floats max[C];
-  Floats sum[C];
-  Floats squares[C];
-  Floats weighted[C];
+  Floats max_logit[C];
+  Floats sum_exp[C];
+  Floats sum_exp_sq[C];
+  Floats sum_exp_z[C];
 };
 
+/// Adds `term` to a sum by Kahan's method.
 PYCAT_INLINE void add_compensated(float* sum_at, float* error_at, Floats term) {
   const Floats sum = load(sum_at);
   const Floats corrected = term - load(error_at);
@@ -45,127 +48,131 @@ PYCAT_INLINE void add_compensated(float* sum_at, float* error_at, Floats term) {
 }
 
 template <int C>
-PYCAT_INLINE void begin_stretch(const float* fields, Stretch<C>& stretch) {
+PYCAT_INLINE void start_partial_sums(const float* fields, PartialSums<C>& partial) {
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c) {
-    stretch.reference[c] = load(fields + (kReference * C + c) * kLanes);
-    stretch.max[c] = load(fields + (kMax * C + c) * kLanes);
-    stretch.sum[c] = stretch.squares[c] = stretch.weighted[c] = spread(0.0F);
+    partial.reference[c] = load(fields + (kReference * C + c) * kLanes);
+    partial.max_logit[c] = load(fields + (kMaxLogit * C + c) * kLanes);
+    partial.sum_exp[c] = partial.sum_exp_sq[c] = partial.sum_exp_z[c] = broadcast(0.0F);
   }
 }
 
 template <bool kAll, int C>
-PYCAT_INLINE void end_stretch(const Stretch<C>& stretch, float* fields) {
+PYCAT_INLINE void flush_partial_sums(const PartialSums<C>& partial, float* fields) {
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c) {
     const auto at = [&](TokenField field) { return fields + (field * C + c) * kLanes; };
-    store(at(kReference), stretch.reference[c]);
-    store(at(kMax), stretch.max[c]);
-    add_compensated(at(kSum), at(kSumError), stretch.sum[c]);
+    store(at(kReference), partial.reference[c]);
+    store(at(kMaxLogit), partial.max_logit[c]);
+    add_compensated(at(kSumExp), at(kSumExpError), partial.sum_exp[c]);
     if (kAll) {
-      add_compensated(at(kSquares), at(kSquaresError), stretch.squares[c]);
-      add_compensated(at(kWeighted), at(kWeightedError), stretch.weighted[c]);
+      add_compensated(at(kSumExpSq), at(kSumExpSqError), partial.sum_exp_sq[c]);
+      add_compensated(at(kSumExpZ), at(kSumExpZError), partial.sum_exp_z[c]);
     }
   }
 }
 
-/// Raises the reference of the lanes whose `top` passes it by the margin; others keep every bit.
+/// Raises the reference of the lanes whose `max_logits` exceed it by the margin, and rescales their
+/// sums. Other lanes keep every bit.
 template <int C>
-__attribute__((noinline)) void raise_references(const Floats (&top)[C], Stretch<C>& stretch,
-                                                float* fields) {
+__attribute__((noinline)) void raise_references(const Floats (&max_logits)[C],
+                                                PartialSums<C>& partial, float* fields) {
   for (int c = 0; c < C; ++c) {
     const auto at = [&](TokenField field) { return fields + (field * C + c) * kLanes; };
-    const Floats old = stretch.reference[c];
-    const Floats limit = old + spread(kMargin);
-    stretch.reference[c] = select_above(top[c], limit, top[c], old);
-    // Bounded: the first reference is -FLT_MAX, and 0 times -inf would be NaN below.
-    const Floats shift = larger(spread(-1e30F), old - stretch.reference[c]);
-    const Floats scale = select_above(top[c], limit, exponential(shift), spread(1.0F));
-    const Floats shift_or_none = select_above(top[c], limit, shift, spread(0.0F));
-    stretch.weighted[c] = scale * multiply_add(shift_or_none, stretch.sum[c], stretch.weighted[c]);
-    stretch.sum[c] = scale * stretch.sum[c];
-    stretch.squares[c] = scale * scale * stretch.squares[c];
-    store(at(kWeighted), scale * multiply_add(shift_or_none, load(at(kSum)), load(at(kWeighted))));
-    store(at(kWeightedError), scale * load(at(kWeightedError)));
-    store(at(kSum), scale * load(at(kSum)));
-    store(at(kSumError), scale * load(at(kSumError)));
-    store(at(kSquares), scale * scale * load(at(kSquares)));
-    store(at(kSquaresError), scale * scale * load(at(kSquaresError)));
+    const Floats old = partial.reference[c];
+    const Floats limit = old + broadcast(kReferenceMargin);
+    partial.reference[c] = select_greater(max_logits[c], limit, max_logits[c], old);
+    // Bounded below: the first reference is -FLT_MAX, and 0 times -inf would be NaN.
+    const Floats shift = max(broadcast(-1e30F), old - partial.reference[c]);
+    const Floats scale = select_greater(max_logits[c], limit, exponential(shift), broadcast(1.0F));
+    const Floats shift_or_none = select_greater(max_logits[c], limit, shift, broadcast(0.0F));
+    partial.sum_exp_z[c] =
+        scale * multiply_add(shift_or_none, partial.sum_exp[c], partial.sum_exp_z[c]);
+    partial.sum_exp[c] = scale * partial.sum_exp[c];
+    partial.sum_exp_sq[c] = scale * scale * partial.sum_exp_sq[c];
+    store(at(kSumExpZ), scale * multiply_add(shift_or_none, load(at(kSumExp)), load(at(kSumExpZ))));
+    store(at(kSumExpZError), scale * load(at(kSumExpZError)));
+    store(at(kSumExp), scale * load(at(kSumExp)));
+    store(at(kSumExpError), scale * load(at(kSumExpError)));
+    store(at(kSumExpSq), scale * scale * load(at(kSumExpSq)));
+    store(at(kSumExpSqError), scale * scale * load(at(kSumExpSqError)));
   }
 }
 
-/// Adds R logits of each lane of C groups.
+/// Adds R logits `z` of each lane of C lane groups.
 template <bool kAll, int R, int C>
-PYCAT_INLINE void add_logits(const Floats (&z)[R][C], Stretch<C>& stretch, float* fields) {
-  Floats top[C];
+PYCAT_INLINE void add_logits(const Floats (&z)[R][C], PartialSums<C>& partial, float* fields) {
+  Floats max_logits[C];
   bool rises = false;
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c) {
-    top[c] = z[0][c];
+    max_logits[c] = z[0][c];
 #pragma GCC unroll 16
-    for (int r = 1; r < R; ++r) top[c] = larger(top[c], z[r][c]);
-    stretch.max[c] = larger(top[c], stretch.max[c]);
-    rises |= any_above(top[c], stretch.reference[c] + spread(kMargin));
+    for (int r = 1; r < R; ++r) max_logits[c] = max(max_logits[c], z[r][c]);
+    partial.max_logit[c] = max(max_logits[c], partial.max_logit[c]);
+    rises |= any_greater(max_logits[c], partial.reference[c] + broadcast(kReferenceMargin));
   }
-  if (__builtin_expect(rises, 0)) raise_references(top, stretch, fields);
+  if (__builtin_expect(rises, 0)) raise_references(max_logits, partial, fields);
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c) {
-    // Two chains of additions that begin with the first two rows: small terms meet small terms
-    // before they meet the stretch's sum.
+    // Two chains of additions, which begin with the first two rows: the terms of a tile are added
+    // to each other before they are added to the partial sums.
     static_assert(R >= 2, "a tile begins both chains");
-    Floats sum[2];
-    Floats squares[2];
-    Floats weighted[2];
+    Floats sum_exp[2];
+    Floats sum_exp_sq[2];
+    Floats sum_exp_z[2];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const Floats d = z[r][c] - stretch.reference[c];
+      const Floats d = z[r][c] - partial.reference[c];
       const Floats e = exponential(d);
-      sum[r % 2] = r < 2 ? e : sum[r % 2] + e;
+      sum_exp[r % 2] = r < 2 ? e : sum_exp[r % 2] + e;
       if (kAll) {
-        squares[r % 2] = r < 2 ? e * e : multiply_add(e, e, squares[r % 2]);
-        const Floats bounded =
-            larger(spread(-200.0F), d);  // so that e d is 0, not NaN, for z = -inf
-        weighted[r % 2] = r < 2 ? e * bounded : multiply_add(e, bounded, weighted[r % 2]);
+        sum_exp_sq[r % 2] = r < 2 ? e * e : multiply_add(e, e, sum_exp_sq[r % 2]);
+        // Bounded below: for z = -inf, e d is then 0 instead of NaN.
+        const Floats bounded = max(broadcast(-200.0F), d);
+        sum_exp_z[r % 2] = r < 2 ? e * bounded : multiply_add(e, bounded, sum_exp_z[r % 2]);
       }
     }
-    stretch.sum[c] = stretch.sum[c] + (sum[0] + sum[1]);
+    partial.sum_exp[c] = partial.sum_exp[c] + (sum_exp[0] + sum_exp[1]);
     if (kAll) {
-      stretch.squares[c] = stretch.squares[c] + (squares[0] + squares[1]);
-      stretch.weighted[c] = stretch.weighted[c] + (weighted[0] + weighted[1]);
+      partial.sum_exp_sq[c] = partial.sum_exp_sq[c] + (sum_exp_sq[0] + sum_exp_sq[1]);
+      partial.sum_exp_z[c] = partial.sum_exp_z[c] + (sum_exp_z[0] + sum_exp_z[1]);
     }
   }
 }
 
+/// LinearKernel::score for R rows and C lane groups; `kAll`: with the sums of all statistics.
 template <bool kAll, class Dot, int R, int C>
 void score_chunk(const LinearChunk& chunk, LinearPanel& panel) {
   constexpr std::int64_t kTokens = C * kLanes;
-  Stretch<C> stretch;
-  begin_stretch(panel.fields, stretch);
+  PartialSums<C> partial;
+  start_partial_sums(panel.fields, partial);
   const std::uint32_t* tile = chunk.tiles;
   const std::int64_t end_row = chunk.first_row + chunk.num_tiles * R;
   for (std::int64_t row = chunk.first_row; row < end_row; row += R) {
     Floats z[R][C];
-    multiply_tile<Dot>(tile, panel.units, chunk.num_units, z);
-    tile += R * (1 + chunk.num_units);
+    multiply_tile<Dot>(tile, panel.words, chunk.row_words, z);
+    tile += R * (1 + chunk.row_words);
     if (__builtin_expect(panel.next->row < row + R, 0)) {
-      float kept[R][kTokens];
+      // The targets' logits go to their field, and out of the sums.
+      float logits[R][kTokens];
       for (int r = 0; r < R; ++r) {
-        for (int c = 0; c < C; ++c) store(kept[r] + c * kLanes, z[r][c]);
+        for (int c = 0; c < C; ++c) store(logits[r] + c * kLanes, z[r][c]);
       }
       for (; panel.next->row < row + R; ++panel.next) {
-        float& logit = kept[panel.next->row - row][panel.next->lane];
-        panel.fields[kTarget * kTokens + panel.next->lane] = logit;
+        float& logit = logits[panel.next->row - row][panel.next->lane];
+        panel.fields[kTargetLogit * kTokens + panel.next->lane] = logit;
         logit = -kInfinity;
       }
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-        for (int c = 0; c < C; ++c) z[r][c] = load(kept[r] + c * kLanes);
+        for (int c = 0; c < C; ++c) z[r][c] = load(logits[r] + c * kLanes);
       }
     }
-    add_logits<kAll>(z, stretch, panel.fields);
+    add_logits<kAll>(z, partial, panel.fields);
   }
-  end_stretch<kAll>(stretch, panel.fields);
+  flush_partial_sums<kAll>(partial, panel.fields);
 }
 
 template <class Dot, int R, int C>

@@ -1,8 +1,11 @@
 #pragma once
 
-// The same sums from logits in memory, one token at a time, its logits spread over the lanes. After
-// cross_entropy_loop.h's names, the including source also defines FromFloat32, FromBFloat16 and
-// FromFloat16: Element, load(const Element*), kMinusInfinity.
+// Cross-entropy of logits in memory: one token at a time, with its logits side by side in the
+// lanes. The source of each instruction set includes this file after it defines what linear_loop.h
+// asks for and, for each FloatType, FromFloat32, FromBFloat16 and FromFloat16 with
+//   Element                          how a logit is stored
+//   load(const Element*)             kLanes logits as Floats
+//   kMinusInfinity                   -inf as an Element
 
 #include <cstdint>
 
@@ -11,28 +14,29 @@
 namespace pycat {
 namespace {
 
-constexpr int kBlockVectors = 8;    // enough independent chains to hide exponential()'s latency
-constexpr int kStretchBlocks = 32;  // as the margin: short enough not to swallow small terms
+constexpr int kBlockVectors = 8;     // enough independent chains to hide exponential()'s latency
+constexpr int kBlocksPerFlush = 32;  // few enough that sums do not swallow small terms
 
-/// Folds the lanes of one token into its fields: all to the largest reference, added in lane order.
+/// Combines the lanes of one token into its fields: rescaled to the largest reference, and added in
+/// lane order.
 template <bool kAll>
 PYCAT_INLINE void fold_lanes(const float* lanes, float target, float* fields) {
   const auto at = [&](TokenField field) { return lanes + field * kLanes; };
   float reference = at(kReference)[0];
-  float max = at(kMax)[0];
+  float max_logit = at(kMaxLogit)[0];
   for (int i = 1; i < kLanes; ++i) {
     reference = at(kReference)[i] > reference ? at(kReference)[i] : reference;
-    max = at(kMax)[i] > max ? at(kMax)[i] : max;
+    max_logit = at(kMaxLogit)[i] > max_logit ? at(kMaxLogit)[i] : max_logit;
   }
-  const Floats shift = larger(spread(-1e30F), load(at(kReference)) - spread(reference));
+  const Floats shift = max(broadcast(-1e30F), load(at(kReference)) - broadcast(reference));
   const Floats scale = exponential(shift);
-  const Floats sum = load(at(kSum)) - load(at(kSumError));
+  const Floats sum_exp = load(at(kSumExp)) - load(at(kSumExpError));
   float terms[3][kLanes];
-  store(terms[0], scale * sum);
+  store(terms[0], scale * sum_exp);
   if (kAll) {
-    store(terms[1], scale * scale * (load(at(kSquares)) - load(at(kSquaresError))));
-    const Floats weighted = load(at(kWeighted)) - load(at(kWeightedError));
-    store(terms[2], scale * multiply_add(shift, sum, weighted));
+    store(terms[1], scale * scale * (load(at(kSumExpSq)) - load(at(kSumExpSqError))));
+    const Floats sum_exp_z = load(at(kSumExpZ)) - load(at(kSumExpZError));
+    store(terms[2], scale * multiply_add(shift, sum_exp, sum_exp_z));
   }
   double totals[3] = {0.0, 0.0, 0.0};
   for (int i = 0; i < kLanes; ++i) {
@@ -43,23 +47,24 @@ PYCAT_INLINE void fold_lanes(const float* lanes, float target, float* fields) {
     }
   }
   fields[kReference] = reference;
-  fields[kMax] = max;
-  fields[kTarget] = target;
-  fields[kSum] = static_cast<float>(totals[0]);
-  fields[kSquares] = static_cast<float>(totals[1]);
-  fields[kWeighted] = static_cast<float>(totals[2]);
-  fields[kSumError] = fields[kSquaresError] = fields[kWeightedError] = 0.0F;
+  fields[kMaxLogit] = max_logit;
+  fields[kTargetLogit] = target;
+  fields[kSumExp] = static_cast<float>(totals[0]);
+  fields[kSumExpSq] = static_cast<float>(totals[1]);
+  fields[kSumExpZ] = static_cast<float>(totals[2]);
+  fields[kSumExpError] = fields[kSumExpSqError] = fields[kSumExpZError] = 0.0F;
 }
 
+/// ScoreLogits for one type of logits; `kAll`: with the sums of all statistics.
 template <bool kAll, class From>
 void score_row(const typename From::Element* logits, std::int64_t vocab_size, std::int64_t target,
                float* fields) {
   constexpr std::int64_t kBlock = kBlockVectors * kLanes;
   float lanes[kNumTokenFields * kLanes] = {};
-  store(lanes + kReference * kLanes, spread(-__FLT_MAX__));
-  store(lanes + kMax * kLanes, spread(-kInfinity));
-  Stretch<1> stretch;
-  begin_stretch(lanes, stretch);
+  store(lanes + kReference * kLanes, broadcast(-__FLT_MAX__));
+  store(lanes + kMaxLogit * kLanes, broadcast(-kInfinity));
+  PartialSums<1> partial;
+  start_partial_sums(lanes, partial);
   float target_logit = -kInfinity;
   int blocks = 0;
   for (std::int64_t first = 0; first < vocab_size; first += kBlock) {
@@ -75,21 +80,21 @@ void score_row(const typename From::Element* logits, std::int64_t vocab_size, st
 #pragma GCC unroll 16
     for (int r = 0; r < kBlockVectors; ++r) z[r][0] = From::load(block + r * kLanes);
     if (__builtin_expect(target - first < kBlock && target >= first, 0)) {
-      float kept[kBlock];
-      for (int r = 0; r < kBlockVectors; ++r) store(kept + r * kLanes, z[r][0]);
-      target_logit = kept[target - first];
-      kept[target - first] = -kInfinity;
+      float block_logits[kBlock];
+      for (int r = 0; r < kBlockVectors; ++r) store(block_logits + r * kLanes, z[r][0]);
+      target_logit = block_logits[target - first];
+      block_logits[target - first] = -kInfinity;
 #pragma GCC unroll 16
-      for (int r = 0; r < kBlockVectors; ++r) z[r][0] = load(kept + r * kLanes);
+      for (int r = 0; r < kBlockVectors; ++r) z[r][0] = load(block_logits + r * kLanes);
     }
-    add_logits<kAll>(z, stretch, lanes);
-    if (++blocks == kStretchBlocks) {
-      end_stretch<kAll>(stretch, lanes);
-      begin_stretch(lanes, stretch);
+    add_logits<kAll>(z, partial, lanes);
+    if (++blocks == kBlocksPerFlush) {
+      flush_partial_sums<kAll>(partial, lanes);
+      start_partial_sums(lanes, partial);
       blocks = 0;
     }
   }
-  end_stretch<kAll>(stretch, lanes);
+  flush_partial_sums<kAll>(partial, lanes);
   fold_lanes<kAll>(lanes, target_logit, fields);
 }
 

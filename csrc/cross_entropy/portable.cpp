@@ -32,7 +32,7 @@ struct FromFloat16 {
   static PYCAT_SIMD float float16_value(std::uint32_t half) {
     const std::uint32_t sign = (half & 0x8000U) << 16;
     const std::uint32_t magnitude = half & 0x7FFFU;
-    // The exponent's bias grows from 15 to 127; 2^112 does that for subnormals too.
+    // The exponent's bias grows from 15 to 127: times 2^112, which serves subnormals too.
     std::uint32_t bits = magnitude << 13;
     float value;
     __builtin_memcpy(&value, &bits, sizeof(value));

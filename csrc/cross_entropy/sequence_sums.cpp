@@ -17,11 +17,11 @@ constexpr std::int64_t kRangeValues = 1 << 19;  // 4 MB of float64
 
 void check_cu_seqlens(const std::int32_t* cu_seqlens, std::int64_t num_sequences,
                       std::int64_t num_tokens, const char* tokens) {
-  bool rises = cu_seqlens[0] == 0 && cu_seqlens[num_sequences] == num_tokens;
+  bool is_rising = cu_seqlens[0] == 0 && cu_seqlens[num_sequences] == num_tokens;
   for (std::int64_t b = 0; b < num_sequences; ++b) {
-    rises = rises && cu_seqlens[b] <= cu_seqlens[b + 1];
+    is_rising = is_rising && cu_seqlens[b] <= cu_seqlens[b + 1];
   }
-  if (rises) return;
+  if (is_rising) return;
   throw std::invalid_argument("cu_seqlens runs from " + std::to_string(cu_seqlens[0]) + " to " +
                               std::to_string(cu_seqlens[num_sequences]) +
                               "; expected it to rise from 0 to the " + std::to_string(num_tokens) +
@@ -83,13 +83,14 @@ void SequenceSums::add_range() {
 void SequenceSums::finish() {
   const auto num_checkpoints = static_cast<double>(targets_.num_checkpoints);
   for (std::int64_t b = 0; b < targets_.num_sequences; ++b) {
-    std::int64_t counted = 0;
+    std::int64_t num_counted = 0;
     for (std::int64_t t = targets_.cu_seqlens[b]; t < targets_.cu_seqlens[b + 1]; ++t) {
-      counted += targets_.targets[t] != targets_.ignore_index ? 1 : 0;
+      num_counted += targets_.targets[t] != targets_.ignore_index ? 1 : 0;
     }
-    results_.num_tokens[b] = counted;
+    results_.num_tokens[b] = num_counted;
     const auto ppl = [&](std::int64_t k) {
-      return std::exp(results_.sums[k * targets_.num_sequences + b] / static_cast<double>(counted));
+      return std::exp(results_.sums[k * targets_.num_sequences + b] /
+                      static_cast<double>(num_counted));
     };
     double mean = 0.0;
     for (std::int64_t k = 0; k < targets_.num_checkpoints; ++k) mean += ppl(k);

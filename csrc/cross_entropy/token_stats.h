@@ -4,7 +4,8 @@
 
 namespace pycat {
 
-/// Rows of the stacked sums: kNll alone, or all of them (kGradNormBound with hidden states only).
+/// Statistics of a token, in the order of the sums: kNll alone, or all of them. kGradNormBound
+/// needs hidden states.
 enum TokenStat {
   kNll,
   kTargetProbability,
@@ -16,9 +17,9 @@ enum TokenStat {
   kNumTokenStats
 };
 
-/// A token's statistics from what the pass over the vocabulary left: `fields` are `stride` apart.
-/// Writes the first `num_stats` of them `out_stride` apart; all NaN where the logits define no
-/// distribution (NaN, +inf, or -inf throughout).
+/// Writes the first `num_stats` statistics of a token, `out_stride` apart. `fields` are its
+/// kNumTokenFields fields, `stride` apart; `hidden_norm` is the norm of its hidden state. All
+/// statistics are NaN where the logits define no distribution: one is NaN or +inf, or all are -inf.
 void finish_token(const float* fields, std::int64_t stride, double hidden_norm,
                   std::int64_t num_stats, double* out, std::int64_t out_stride);
 

@@ -9,15 +9,15 @@
 namespace pycat {
 namespace {
 
-/// Calls `found(row, first)` for each row in order, with the first row that has its hash.
-template <typename Found>
-void for_each_row(const std::uint64_t* hashes, std::size_t num_rows, const Found& found) {
+/// Calls `visit(row, first)` for each row in order, where `first` is the first row with its hash.
+template <typename Visit>
+void for_each_row(const std::uint64_t* hashes, std::size_t num_rows, const Visit& visit) {
   constexpr auto kFree = std::numeric_limits<std::uint32_t>::max();
   constexpr std::size_t kAhead = 16;
   if (num_rows > std::size_t{1} << 31) {
     throw std::invalid_argument(std::to_string(num_rows) + " rows; expected at most 2^31");
   }
-  // Open addressing; so large that a third stays free.
+  // A hash table with open addressing, of which a third stays free.
   const std::uint64_t num_slots = num_rows + num_rows / 2 + 1;
   std::vector<std::uint32_t> slots(num_slots, kFree);
   const auto slot_of = [&](std::size_t row) { return (hashes[row] >> 32) * num_slots >> 32; };
@@ -28,7 +28,7 @@ void for_each_row(const std::uint64_t* hashes, std::size_t num_rows, const Found
       slot = slot + 1 == num_slots ? 0 : slot + 1;
     }
     if (slots[slot] == kFree) slots[slot] = static_cast<std::uint32_t>(row);
-    found(row, std::size_t{slots[slot]});
+    visit(row, std::size_t{slots[slot]});
   }
 }
 
@@ -42,22 +42,22 @@ std::int64_t root_of(std::int64_t* roots, std::int64_t row) {
 
 }  // namespace
 
-void first_of_equal(const std::uint64_t* hashes, std::size_t num_rows, std::int64_t* first) {
-  for_each_row(hashes, num_rows, [&](std::size_t row, std::size_t of_equal) {
-    first[row] = static_cast<std::int64_t>(of_equal);
+void first_duplicates(const std::uint64_t* hashes, std::size_t num_rows, std::int64_t* first) {
+  for_each_row(hashes, num_rows, [&](std::size_t row, std::size_t first_duplicate) {
+    first[row] = static_cast<std::int64_t>(first_duplicate);
   });
 }
 
-void join_equal(const std::uint64_t* hashes, std::size_t num_rows, std::int64_t* roots) {
-  for_each_row(hashes, num_rows, [&](std::size_t row, std::size_t of_equal) {
-    if (row == of_equal) return;
+void join_duplicates(const std::uint64_t* hashes, std::size_t num_rows, std::int64_t* roots) {
+  for_each_row(hashes, num_rows, [&](std::size_t row, std::size_t first_duplicate) {
+    if (row == first_duplicate) return;
     const std::int64_t one = root_of(roots, static_cast<std::int64_t>(row));
-    const std::int64_t other = root_of(roots, static_cast<std::int64_t>(of_equal));
+    const std::int64_t other = root_of(roots, static_cast<std::int64_t>(first_duplicate));
     roots[std::max(one, other)] = std::min(one, other);
   });
 }
 
-void settle(std::size_t num_rows, std::int64_t* roots) {
+void settle_roots(std::size_t num_rows, std::int64_t* roots) {
   for (std::size_t row = 0; row < num_rows; ++row) roots[row] = roots[roots[row]];
 }
 

@@ -3,108 +3,94 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
-#include <mutex>
+#include <optional>
 #include <vector>
 
 #include "corpus/indexed_file.h"
+#include "filters/count_table.h"
 
 namespace pycat {
 
-/// What the other side tells of a side's tokens: the mean of their log ratios, and the largest sum
-/// of min(ln 2 - ratio, 2) over tokens that follow each other, at least 0.
-struct LexicalFigures {
-  float mean;
-  float gap;
+/// How well one side of a pair explains the other. The ratio of a token is the log of how likely it
+/// is given the other side over how likely it is anywhere.
+struct SideScores {
+  float mean;  // of the ratios of the side's tokens
+  float gap;   // the largest sum of min(ln 2 - ratio, 2) over consecutive tokens, at least 0
 };
 
-/// IBM Model 1 in both directions, estimated on a sample of a corpus, and how well each pair fits
-/// it: pycat/lexical.py says what is computed.
+/// IBM Model 1 (Brown et al. 1993) in both directions. It is estimated on a sample of a corpus, and
+/// then scores how well each pair fits it: pycat/filters/lexical.py has the formulas. The first
+/// 128 tokens of a side count; EOS does not.
 ///
-/// Expected counts are kept in whole quanta, so that neither their order nor the number of threads
-/// matters. Of use to one caller at a time.
-class LexicalModel {
+/// Results do not depend on the number of threads. Not thread-safe.
+class IbmModel1 {
  public:
   struct Options {
-    std::int64_t max_sample;
-    std::int64_t max_cells;  // 16 bytes each; rounded down to a power of two
+    std::int64_t max_sample;  // pairs
+    std::int64_t max_cells;   // 16 bytes each; rounded down to a power of two
     std::int64_t num_threads;
   };
 
-  /// Both files have a vocab_size. `ids` are those of the `num_pairs` pairs and must outlive the
-  /// model; null for all.
-  LexicalModel(std::shared_ptr<const IndexedFile> src, std::shared_ptr<const IndexedFile> tgt,
-               const std::int64_t* ids, std::int64_t num_pairs, Options options);
+  /// Both files must have a vocab_size. `ids` (num_pairs,) are the pairs of the corpus, and must
+  /// outlive the model; null for all pairs.
+  IbmModel1(std::shared_ptr<const IndexedFile> src, std::shared_ptr<const IndexedFile> tgt,
+            const std::int64_t* ids, std::int64_t num_pairs, Options options);
 
   std::int64_t num_pairs() const noexcept { return num_pairs_; }
   std::int64_t num_sampled() const noexcept { return num_sampled_; }
-  /// Of token pairs.
+  /// Number of cells for token pairs.
   std::int64_t num_cells() const noexcept { return std::int64_t{1} << cell_bits_; }
 
-  /// Adds the expected counts of the sample's pairs [begin, end).
+  /// Adds the expected counts of pairs [begin, end) of the sample.
   void count(std::int64_t begin, std::int64_t end);
-  /// What has been counted becomes the probabilities of the next round.
+  /// Makes the counts of this round the probabilities of the next one.
   void start_round();
-  /// Writes the figures of the corpus's pairs [begin, end): of targets, and of sources.
-  void score(std::int64_t begin, std::int64_t end, LexicalFigures* tgt, LexicalFigures* src) const;
+  /// Writes the scores of pairs [begin, end) of the corpus: those of targets and those of sources.
+  void score(std::int64_t begin, std::int64_t end, SideScores* tgt, SideScores* src) const;
 
  private:
-  /// Of one round: the count of the round before as a float of 24 bits, then that of this one in
-  /// 40. So one read gives both, and adding to the latter does not touch the former.
-  using Count = std::atomic<std::uint64_t>;
-  /// Of token pairs, two to the power of `cell_bits_`: what the source token is given the target
-  /// token, and the reverse. Then, one for each token: what it is given NULL, and all that is given
-  /// it. The last: what all source tokens are given NULL, and all target tokens.
-  using Cell = std::array<Count, 2>;
   struct Side {
     std::shared_ptr<const IndexedFile> file;
-    std::unique_ptr<std::atomic<std::uint32_t>[]> frequency;
-    std::int64_t first_cell = 0;
+    std::unique_ptr<std::atomic<std::uint32_t>[]> frequency;  // (vocab_size,) in the sample
+    std::int64_t first_cell = 0;                              // of its tokens
     std::int64_t num_sampled_tokens = 0;
   };
-  static constexpr int kParts = 128;
   struct Pair;
-  struct Shares;
-  struct Batches;
+  struct Posteriors;
   struct Workspace;
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
 
   std::int64_t id(std::int64_t row) const noexcept { return ids_ == nullptr ? row : ids_[row]; }
   std::int64_t measure_sample();
-  void reserve_cells(std::int64_t max_cells, std::int64_t num_visits);
+  void reserve_cells(std::int64_t max_cells, std::int64_t num_token_pairs);
   std::int64_t sampled_row(std::int64_t place) const noexcept;
   bool is_sampled(std::int64_t row) const noexcept;
-  template <typename Work>
-  void for_each_cell(const Work& work) const;
   template <typename RowOf, typename Work>
   void for_each_pair(std::int64_t begin, std::int64_t end, std::vector<Workspace>& workspaces,
                      const RowOf& row_of, const Work& work) const;
-  void read(Workspace& own) const;
-  void find(const Workspace& own, std::size_t i, Pair& pair) const;
-  void share(const Pair& pair, Shares& shares) const noexcept;
-  void add(const Pair& pair, const Shares& shares, Batches& batches) noexcept;
-  void add(std::uint32_t cell, std::uint32_t first, std::uint32_t second,
-           Batches& batches) noexcept;
-  void apply(Batches& batches, std::size_t part) noexcept;
-  static void join_repeated(const Pair& pair, Shares& shares) noexcept;
-  void explain(const Pair& pair, Shares& shares) const noexcept;
+  void read_tokens(Workspace& workspace) const;
+  void locate_cells(const Workspace& workspace, std::size_t i, Pair& pair) const;
+  void compute_posteriors(const Pair& pair, Posteriors& posteriors) const noexcept;
+  void add_counts(const Pair& pair, const Posteriors& posteriors,
+                  CountTable::Pending& pending) noexcept;
+  static void merge_repeated_tokens(const Pair& pair, Posteriors& posteriors) noexcept;
+  void compute_likelihoods(const Pair& pair, Posteriors& posteriors) const noexcept;
+  std::size_t token_of(const Pair& pair, std::size_t side, std::size_t i) const noexcept;
 
-  std::array<Side, 2> sides_;
+  std::array<Side, 2> sides_;  // source, target
   const std::int64_t* ids_;
   std::int64_t num_pairs_;
   std::int64_t num_sampled_;
   std::int64_t num_threads_;
   bool is_first_round_ = true;
-  float one_ = 1;  // in quanta
-  int cell_bits_ = 10;
-  std::int64_t num_cells_ = 0;  // of all kinds
-  std::unique_ptr<Cell[], Free> cells_;
-  // Threads add to a part of the cells at a time, under its lock.
-  int part_bits_ = 0;
-  std::array<std::mutex, kParts> locks_;
+  float quanta_per_token_ = 1;
+  int cell_bits_;
+  // First 2^cell_bits_ cells of token pairs, addressed by hash: counts of the source token given
+  // the target token, and of the target token given the source token. Then a cell for each token:
+  // its count given NULL, and the total of all counts given it. The last cell is NULL's: the totals
+  // of source tokens given it, and of target tokens.
+  std::optional<CountTable> table_;
+  std::size_t null_cell_ = 0;
 };
 
 }  // namespace pycat

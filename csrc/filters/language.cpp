@@ -13,19 +13,19 @@
 namespace pycat {
 namespace {
 
-constexpr std::size_t kTurns = 8;
+constexpr std::size_t kLinesAtOnce = 8;
 
 void require(bool holds, const char* what) {
   if (!holds) throw std::invalid_argument(std::string("language model: ") + what);
 }
 
-/// The table of weights is larger than the cache: fetched while the automaton goes on.
+/// Fetches a row of weights while the automaton goes on: the table is larger than the cache.
 void prefetch(const std::uint16_t* row, std::size_t size) {
   constexpr std::size_t kLine = 64 / sizeof(std::uint16_t);
   for (std::size_t i = 0; i < size; i += kLine) __builtin_prefetch(row + i);
 }
 
-/// The float32 whose sign, exponent and mantissa are those of finite float16: 2^-112 of them.
+/// Float32 with the sign, exponent and mantissa bits of finite float16: their values times 2^-112.
 Floats widen(const std::uint16_t* halves) {
   using Halves = std::uint16_t __attribute__((vector_size(8)));
   Halves narrow;
@@ -35,15 +35,16 @@ Floats widen(const std::uint16_t* halves) {
 }
 constexpr float kWidened = 0x1p112f;
 
-/// What the automaton finds in each line, in order. It mostly waits for its tables: the lines take
-/// turns, so that their waits overlap.
+/// Writes the features of each line in order. The lines take turns, byte by byte: the automaton
+/// mostly waits for its tables, and so the waits overlap.
 void find_features(const LanguageTables& tables, const std::string_view* lines,
-                   std::size_t num_lines, std::array<std::vector<std::size_t>, kTurns>& found) {
-  std::array<std::uint32_t, kTurns> state{};
+                   std::size_t num_lines,
+                   std::array<std::vector<std::size_t>, kLinesAtOnce>& line_features) {
+  std::array<std::uint32_t, kLinesAtOnce> state{};
   std::size_t longest = 0;
   for (std::size_t i = 0; i < num_lines; ++i) {
-    found[i].clear();
-    longest = std::max(longest, std::min(lines[i].size(), kLanguageBytes));
+    line_features[i].clear();
+    longest = std::max(longest, std::min(lines[i].size(), kMaxLineBytes));
   }
   for (std::size_t at = 0; at < longest; ++at) {
     for (std::size_t i = 0; i < num_lines; ++i) {
@@ -53,41 +54,43 @@ void find_features(const LanguageTables& tables, const std::string_view* lines,
       if (tables.features[state[i]] < 0) continue;
       const auto feature = static_cast<std::size_t>(tables.features[state[i]]);
       const auto num_languages = static_cast<std::size_t>(tables.num_languages);
-      found[i].push_back(feature);
+      line_features[i].push_back(feature);
       prefetch(tables.weights + feature * num_languages, num_languages);
     }
   }
 }
 
-/// Log probabilities of a block of languages, kept in registers over all features.
-void add_up(const LanguageTables& tables, const std::vector<std::size_t>& features,
-            const std::vector<float>& times, std::size_t first, float* scores) {
-  constexpr std::size_t kParts = kLanguageBlock / kLanes;
-  Floats sums[kParts];
-  for (std::size_t part = 0; part < kParts; ++part) {
-    sums[part] = load(tables.prior + first + part * kLanes);
+/// Writes the log probabilities of a block of languages, which stay in registers over all features.
+void add_log_probabilities(const LanguageTables& tables, const std::vector<std::size_t>& features,
+                           const std::vector<float>& factors, std::size_t first, float* scores) {
+  constexpr std::size_t kVectors = kLanguageBlock / kLanes;
+  Floats sums[kVectors];
+  for (std::size_t vector = 0; vector < kVectors; ++vector) {
+    sums[vector] = load(tables.prior + first + vector * kLanes);
   }
-  for (std::size_t i = 0; i < times.size(); ++i) {
+  for (std::size_t i = 0; i < factors.size(); ++i) {
     const std::uint16_t* weights =
         tables.weights + features[i] * static_cast<std::size_t>(tables.num_languages) + first;
-    const Floats factor = spread(times[i]);
-    for (std::size_t part = 0; part < kParts; ++part) {
-      sums[part] = multiply_add(factor, widen(weights + part * kLanes), sums[part]);
+    const Floats factor = broadcast(factors[i]);
+    for (std::size_t vector = 0; vector < kVectors; ++vector) {
+      sums[vector] = multiply_add(factor, widen(weights + vector * kLanes), sums[vector]);
     }
   }
-  for (std::size_t part = 0; part < kParts; ++part) store(scores + part * kLanes, sums[part]);
+  for (std::size_t vector = 0; vector < kVectors; ++vector)
+    store(scores + vector * kLanes, sums[vector]);
 }
 
 float sum_of(Floats a) { return (a[0] + a[1]) + (a[2] + a[3]); }
 
-/// Replaces log probabilities, times `scale`, by multiples of the highest one; returns their sum.
-float relative(std::vector<float>& scores, float scale) {
-  Floats most = load(scores.data()), total{};
+/// Replaces log probabilities by exp(scale * (score - the highest score)), and returns their sum.
+float exponentiate(std::vector<float>& scores, float scale) {
+  Floats max_score = load(scores.data()), total{};
   for (std::size_t l = kLanes; l < scores.size(); l += kLanes)
-    most = larger(most, load(&scores[l]));
-  const float best = std::max(std::max(most[0], most[1]), std::max(most[2], most[3]));
+    max_score = max(max_score, load(&scores[l]));
+  const float highest =
+      std::max(std::max(max_score[0], max_score[1]), std::max(max_score[2], max_score[3]));
   for (std::size_t l = 0; l < scores.size(); l += kLanes) {
-    const Floats multiple = exponential((load(&scores[l]) - best) * scale);
+    const Floats multiple = exponential((load(&scores[l]) - highest) * scale);
     store(&scores[l], multiple);
     total += multiple;
   }
@@ -111,41 +114,41 @@ void check_tables(const LanguageTables& tables) {
 }
 
 void language_probability(const LanguageTables& tables, const std::vector<std::string_view>& lines,
-                          const std::vector<std::int64_t>& wanted, float* probability) {
+                          const std::vector<std::int64_t>& languages, float* probability) {
   const auto num_languages = static_cast<std::size_t>(tables.num_languages);
-  std::array<float, kLanguageBytes + 1> weight_of_count;
-  for (std::size_t count = 0; count <= kLanguageBytes; ++count) {
+  std::array<float, kMaxLineBytes + 1> weight_of_count;
+  for (std::size_t count = 0; count <= kMaxLineBytes; ++count) {
     weight_of_count[count] = kWidened * std::log1p(static_cast<float>(count));
   }
   std::vector<std::uint16_t> counts(static_cast<std::size_t>(tables.num_features));
-  std::vector<float> times, scores(num_languages);
-  std::array<std::vector<std::size_t>, kTurns> found;
-  for (std::size_t first = 0; first < lines.size(); first += kTurns) {
-    const std::size_t num_lines = std::min(kTurns, lines.size() - first);
-    find_features(tables, lines.data() + first, num_lines, found);
+  std::vector<float> factors, scores(num_languages);
+  std::array<std::vector<std::size_t>, kLinesAtOnce> line_features;
+  for (std::size_t first = 0; first < lines.size(); first += kLinesAtOnce) {
+    const std::size_t num_lines = std::min(kLinesAtOnce, lines.size() - first);
+    find_features(tables, lines.data() + first, num_lines, line_features);
     for (std::size_t i = first; i < first + num_lines; ++i) {
-      std::vector<std::size_t>& features = found[i - first];
+      std::vector<std::size_t>& features = line_features[i - first];
       if (features.empty()) {
         probability[i] = 1.0f;
         continue;
       }
       for (const std::size_t feature : features) ++counts[feature];
-      times.clear();
+      factors.clear();
       for (const std::size_t feature : features) {
-        if (counts[feature] == 0) continue;  // it stands there already
-        features[times.size()] = feature;
-        times.push_back(weight_of_count[counts[feature]]);
+        if (counts[feature] == 0) continue;  // counted already
+        features[factors.size()] = feature;
+        factors.push_back(weight_of_count[counts[feature]]);
         counts[feature] = 0;
       }
       for (std::size_t l = 0; l < num_languages; l += kLanguageBlock) {
-        add_up(tables, features, times, l, scores.data() + l);
+        add_log_probabilities(tables, features, factors, l, scores.data() + l);
       }
-      // The square root keeps it calibrated over lengths.
-      const auto size = std::min(lines[i].size(), kLanguageBytes);
+      // Divided by the square root, probabilities are calibrated for lines of any length.
+      const auto size = std::min(lines[i].size(), kMaxLineBytes);
       const float scale = 1.0f / std::sqrt(static_cast<float>(size));
-      const float total = relative(scores, scale);
+      const float total = exponentiate(scores, scale);
       float sum = 0;
-      for (const std::int64_t l : wanted) sum += scores[static_cast<std::size_t>(l)];
+      for (const std::int64_t l : languages) sum += scores[static_cast<std::size_t>(l)];
       probability[i] = sum / total;
     }
   }

@@ -14,8 +14,8 @@ namespace {
 constexpr std::size_t kGramBytes = 8;
 constexpr std::size_t kNumBins = 32;
 constexpr std::size_t kShortBytes = 64;
-constexpr std::uint64_t kOdd = 0x9E3779B97F4A7C15;
-constexpr std::uint64_t kOddToo = 0xD6E8FEB86659FD93;
+constexpr std::uint64_t kMultiplier1 = 0x9E3779B97F4A7C15;
+constexpr std::uint64_t kMultiplier2 = 0xD6E8FEB86659FD93;
 
 template <typename Word>
 Word read(const char* at) {
@@ -33,9 +33,9 @@ char lower(char byte) {
   return is_capital(static_cast<unsigned char>(byte)) ? static_cast<char>(byte + 32) : byte;
 }
 
-/// Counters of a byte, 16 bits each, which are added up for many bytes at once.
-constexpr std::uint64_t kLetter = 1, kBlank = 1 << 16, kWithin = std::uint64_t{1} << 32;
-constexpr std::size_t kMostAdded = 65535;
+/// Three counters of 16 bits side by side: those of many bytes are added up at once.
+constexpr std::uint64_t kLetter = 1, kBlank = 1 << 16, kContinuation = std::uint64_t{1} << 32;
+constexpr std::size_t kMaxSummedBytes = 65535;  // more could overflow a counter
 
 struct ByteTables {
   std::array<std::uint64_t, 256> counters{};
@@ -47,7 +47,7 @@ struct ByteTables {
       const auto byte = static_cast<unsigned char>(i);
       if (byte >= 0x80 || is_capital(byte) || is_small(byte)) counters[i] += kLetter;
       if (byte <= 32) counters[i] += kBlank;
-      if ((byte & 0xC0) == 0x80) counters[i] += kWithin;
+      if ((byte & 0xC0) == 0x80) counters[i] += kContinuation;
       is_plain[i] =
           byte > 32 && kPunctuation.find(static_cast<char>(byte)) == std::string_view::npos;
     }
@@ -59,32 +59,34 @@ const ByteTables& byte_tables() {
   return tables;
 }
 
-/// A code point of UTF-8 and its bytes; what is none, a byte at a time, as one beyond all tables.
+/// A code point and the number of its bytes in UTF-8. An invalid byte is a code point beyond all
+/// tables, of one byte.
 struct Decoded {
   std::size_t code_point;
   std::size_t num_bytes;
 };
 
 Decoded decode(const char* at, const char* end) {
-  constexpr std::size_t kNone = std::numeric_limits<std::size_t>::max();
+  constexpr std::size_t kInvalid = std::numeric_limits<std::size_t>::max();
   const auto first = static_cast<unsigned char>(*at);
   if (first < 0x80) return {first, 1};
   const std::size_t num_bytes = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
   if (first < 0xC2 || first > 0xF4 || num_bytes > static_cast<std::size_t>(end - at)) {
-    return {kNone, 1};
+    return {kInvalid, 1};
   }
   std::size_t code_point = first & (0x7Fu >> num_bytes);
   for (std::size_t i = 1; i < num_bytes; ++i) {
     const auto byte = static_cast<unsigned char>(at[i]);
-    if ((byte & 0xC0) != 0x80) return {kNone, 1};
+    if ((byte & 0xC0) != 0x80) return {kInvalid, 1};
     code_point = code_point << 6 | (byte & 0x3Fu);
   }
-  constexpr std::array<std::size_t, 3> kLeast{0x80, 0x800, 0x10000};
-  if (code_point < kLeast[num_bytes - 2]) return {kNone, 1};
+  constexpr std::array<std::size_t, 3> kMinCodePoint{0x80, 0x800, 0x10000};
+  if (code_point < kMinCodePoint[num_bytes - 2]) return {kInvalid, 1};
   return {code_point, num_bytes};
 }
 
-/// U+FFFD; and what UTF-8 turns into when it is read as Latin-1 or Windows-1252 and written again.
+/// Counts U+FFFD, and characters of UTF-8 that was read as Latin-1 or Windows-1252 and written
+/// again.
 std::int32_t count_damage(std::string_view line) {
   std::int32_t count = 0;
   for (std::size_t i = 0; i + 2 < line.size(); ++i) {
@@ -105,16 +107,16 @@ std::int32_t count_damage(std::string_view line) {
   return count;
 }
 
-/// Whether a code point is a letter, more or less: of Latin and what stands up to U+1FFF. What
-/// comes from there, punctuation and writing without blanks, may well stand beside a question mark.
+/// Whether a code point counts as a letter: an ASCII letter, or any from U+00C0 to U+1FFF. Beyond
+/// lie punctuation and scripts without blanks, which often stand beside a question mark.
 bool is_letter(std::size_t code_point) {
   if (code_point >= 0x80) return code_point >= 0xC0 && code_point < 0x2000;
   const auto byte = static_cast<unsigned char>(code_point);
   return is_capital(byte) || is_small(byte);
 }
 
-/// Question marks between letters, which stand for letters that were lost; those of words that look
-/// like addresses do not count.
+/// Counts question marks between letters, which stand for letters that were lost. Those in words
+/// that look like addresses do not count.
 std::int32_t count_lost_letters(std::string_view line) {
   std::int32_t count = 0;
   if (line.find('?') == std::string_view::npos) return 0;
@@ -142,42 +144,43 @@ std::uint64_t hash_of(std::string_view line) {
   std::size_t i = 0;
   for (; i + 8 <= line.size(); i += 8) hash.add(read<std::uint64_t>(line.data() + i));
   if (i < line.size()) {
-    std::uint64_t rest = 0;
-    std::memcpy(&rest, line.data() + i, line.size() - i);
-    hash.add(rest);
+    std::uint64_t tail = 0;
+    std::memcpy(&tail, line.data() + i, line.size() - i);
+    hash.add(tail);
   }
   return hash.value();
 }
 
 std::uint64_t mix(std::uint64_t x) {
-  x = (x ^ (x >> 32)) * kOdd;
-  x = (x ^ (x >> 29)) * kOddToo;
+  x = (x ^ (x >> 32)) * kMultiplier1;
+  x = (x ^ (x >> 29)) * kMultiplier2;
   return x ^ (x >> 32);
 }
 
-/// Share of the digits of both sides that the other side lacks, 0 where a side has none.
+/// The share of both sides' digits that the other side lacks; 0 if a side has no digits.
 float number_mismatch(const std::array<std::int64_t, 10>& src,
                       const std::array<std::int64_t, 10>& tgt) {
-  std::int64_t num_src = 0, num_tgt = 0, apart = 0;
+  std::int64_t num_src = 0, num_tgt = 0, num_different = 0;
   for (std::size_t digit = 0; digit < 10; ++digit) {
     num_src += src[digit];
     num_tgt += tgt[digit];
-    apart += std::abs(src[digit] - tgt[digit]);
+    num_different += std::abs(src[digit] - tgt[digit]);
   }
   if (num_src == 0 || num_tgt == 0) return 0;
-  return static_cast<float>(static_cast<double>(apart) / static_cast<double>(num_src + num_tgt));
+  return static_cast<float>(static_cast<double>(num_different) /
+                            static_cast<double>(num_src + num_tgt));
 }
 
 }  // namespace
 
 std::array<std::uint64_t, kNumBands> band_hashes(const char* line, std::size_t size) {
   constexpr std::uint64_t kEmpty = std::numeric_limits<std::uint64_t>::max();
-  std::array<std::uint64_t, kNumBins> least;
-  least.fill(kEmpty);
+  std::array<std::uint64_t, kNumBins> min_hashes;
+  min_hashes.fill(kEmpty);
   std::uint64_t total = 0;
   for (std::size_t i = 0; i < size; ++i) {
     const std::uint64_t hash = mix(read<std::uint64_t>(line + i));
-    std::uint64_t& bin = least[hash >> 59];
+    std::uint64_t& bin = min_hashes[hash >> 59];
     bin = std::min(bin, hash);
     total += hash;
   }
@@ -187,18 +190,19 @@ std::array<std::uint64_t, kNumBands> band_hashes(const char* line, std::size_t s
     return bands;
   }
   for (std::size_t bin = 0; bin < kNumBins; ++bin) {
-    // How far a value was fetched tells apart bins that were filled from one.
+    // An empty bin takes the next bin's hash. The distance is added, so that bins filled from one
+    // bin differ.
     std::uint64_t distance = 0;
-    while (least[(bin + distance) % kNumBins] == kEmpty && distance < kNumBins) ++distance;
+    while (min_hashes[(bin + distance) % kNumBins] == kEmpty && distance < kNumBins) ++distance;
     std::uint64_t& band = bands[bin / (kNumBins / kNumBands)];
-    band = mix(band ^ (least[(bin + distance) % kNumBins] + distance * kOddToo));
+    band = mix(band ^ (min_hashes[(bin + distance) % kNumBins] + distance * kMultiplier2));
   }
   return bands;
 }
 
-void GramSet::clear(std::size_t most) {
+void GramMarks::clear(std::size_t max_grams) {
   unsigned bits = 4;
-  while ((std::size_t{1} << bits) < 2 * most) ++bits;
+  while ((std::size_t{1} << bits) < 2 * max_grams) ++bits;
   mask_ = (std::size_t{1} << bits) - 1;
   shift_ = 64 - bits;
   if (entries_.size() <= mask_) entries_.resize(mask_ + 1, Entry{0, 0, 0});
@@ -208,8 +212,8 @@ void GramSet::clear(std::size_t most) {
   }
 }
 
-std::uint32_t& GramSet::mark(std::uint64_t gram) {
-  for (std::size_t at = (gram * kOdd) >> shift_;; at = (at + 1) & mask_) {
+std::uint32_t& GramMarks::mark(std::uint64_t gram) {
+  for (std::size_t at = (gram * kMultiplier1) >> shift_;; at = (at + 1) & mask_) {
     Entry& entry = entries_[at];
     if (entry.round != round_) {
       entry = {gram, round_, 0};
@@ -222,21 +226,21 @@ std::uint32_t& GramSet::mark(std::uint64_t gram) {
 PairMeasures PairMeasurer::measure(std::string_view src, std::string_view tgt) {
   measure_side(src, src_);
   measure_side(tgt, tgt_);
-  PairMeasures found{};
-  found.num_chars = {static_cast<std::int32_t>(src_.num_chars),
-                     static_cast<std::int32_t>(tgt_.num_chars)};
-  found.overlap = overlap();
-  found.letters = std::min(src_.letters, tgt_.letters);
-  found.number_mismatch = number_mismatch(src_.digits, tgt_.digits);
-  found.num_damaged = src_.num_damaged + tgt_.num_damaged;
-  found.repetition =
+  PairMeasures measures{};
+  measures.num_chars = {static_cast<std::int32_t>(src_.num_chars),
+                        static_cast<std::int32_t>(tgt_.num_chars)};
+  measures.overlap = overlap();
+  measures.letters = std::min(src_.letters, tgt_.letters);
+  measures.number_mismatch = number_mismatch(src_.digits, tgt_.digits);
+  measures.num_damaged = src_.num_damaged + tgt_.num_damaged;
+  measures.repetition =
       static_cast<float>(std::abs(repetition(tgt_.folded) - repetition(src_.folded)));
-  found.is_unusual = {src_.is_unusual, tgt_.is_unusual};
+  measures.is_unusual = {src_.is_unusual, tgt_.is_unusual};
   const std::uint64_t src_hash = hash_of(src), tgt_hash = hash_of(tgt);
   Hash both;
   both.add(src_hash);
   both.add(tgt_hash);
-  found.hashes = {src_hash, tgt_hash, both.value()};
+  measures.hashes = {src_hash, tgt_hash, both.value()};
 
   plain_.resize(src_.folded.size() + 1 + tgt_.folded.size() + kGramBytes);
   const ByteTables& tables = byte_tables();
@@ -251,8 +255,8 @@ PairMeasures PairMeasurer::measure(std::string_view src, std::string_view tgt) {
   *at++ = '\t';
   append(tgt_.folded);
   std::memset(at, 0, kGramBytes);
-  found.bands = band_hashes(plain_.data(), static_cast<std::size_t>(at - plain_.data()));
-  return found;
+  measures.bands = band_hashes(plain_.data(), static_cast<std::size_t>(at - plain_.data()));
+  return measures;
 }
 
 void PairMeasurer::measure_side(std::string_view line, Side& side) const {
@@ -264,20 +268,20 @@ void PairMeasurer::measure_side(std::string_view line, Side& side) const {
   for (std::size_t i = 0; i < line.size(); ++i) lowered[2 + i] = lower(line[i]);
 
   side.digits.fill(0);
-  std::int64_t letters = 0, blanks = 0, within = 0;
-  for (std::size_t first = 0; first < line.size(); first += kMostAdded) {
+  std::int64_t letters = 0, blanks = 0, num_continuation = 0;
+  for (std::size_t first = 0; first < line.size(); first += kMaxSummedBytes) {
     std::uint64_t counters = 0;
-    for (const char byte : line.substr(first, kMostAdded)) {
+    for (const char byte : line.substr(first, kMaxSummedBytes)) {
       counters += tables.counters[static_cast<unsigned char>(byte)];
       const auto digit = static_cast<unsigned>(byte - '0');
       if (digit < 10) ++side.digits[digit];
     }
     letters += static_cast<std::int64_t>(counters & 0xFFFF);
     blanks += static_cast<std::int64_t>(counters >> 16 & 0xFFFF);
-    within += static_cast<std::int64_t>(counters >> 32);
+    num_continuation += static_cast<std::int64_t>(counters >> 32);
   }
   const auto size = static_cast<std::int64_t>(line.size());
-  side.num_chars = size - within;
+  side.num_chars = size - num_continuation;
   side.letters = static_cast<float>(static_cast<double>(letters) /
                                     static_cast<double>(std::max<std::int64_t>(size - blanks, 1)));
 
@@ -301,9 +305,8 @@ void PairMeasurer::measure_side(std::string_view line, Side& side) const {
 }
 
 void PairMeasurer::fold(std::string_view line, Side& side) const {
-  constexpr std::size_t kMostBytes =
-      8;  // that a code point is folded to, with what is copied along
-  side.folded.resize(kMostBytes * line.size());
+  constexpr std::size_t kMaxFoldedBytes = 8;  // written for a code point: 7 bytes and their number
+  side.folded.resize(kMaxFoldedBytes * line.size());
   char* out = side.folded.data();
   unsigned kinds = 0;
   bool is_ordered = true, was_combining = false;
@@ -323,12 +326,12 @@ void PairMeasurer::fold(std::string_view line, Side& side) const {
     const std::uint64_t folded = is_known ? code_points_.folded[next.code_point] : 0;
     kinds |= kind;
     const bool is_combining = (kind & CodePoints::kCombining) != 0;
-    // A combining mark alone stays where it is; of several, the order may change.
+    // Normalizing may change the order of several combining marks.
     is_ordered &= !(is_combining && was_combining);
     was_combining = is_combining;
     if (folded != 0) {
-      std::memcpy(out, &folded, kMostBytes);
-      out += std::min<std::size_t>(folded >> 56, kMostBytes - 1);
+      std::memcpy(out, &folded, kMaxFoldedBytes);
+      out += std::min<std::size_t>(folded >> 56, kMaxFoldedBytes - 1);
     } else {
       for (std::size_t i = 0; i < next.num_bytes; ++i) *out++ = at[i];
     }

@@ -9,24 +9,24 @@
 
 namespace pycat {
 
-/// What is known of the first code points; of those beyond, nothing is to be known. The arrays are
-/// the caller's.
+/// Tables of the code points below `size`. Code points beyond are not folded, and have kind 0. The
+/// arrays belong to the caller.
 struct CodePoints {
-  /// How a code point is case folded: its UTF-8 bytes, lowest first, and their number in the
-  /// highest byte; 0 for one that stays.
+  /// (size,) what a code point is case folded to: its UTF-8 bytes from the lowest byte on, and
+  /// their number in the highest byte; 0 for a code point that is not changed.
   const std::uint64_t* folded;
-  const std::uint8_t* kinds;
+  const std::uint8_t* kinds;  // (size,) sums of the constants below
   std::size_t size;
 
-  static constexpr std::uint8_t kSmall = 1;  // a small or title letter
-  static constexpr std::uint8_t kCapital = 2;
-  static constexpr std::uint8_t kCombining = 4;  // of a canonical combining class but 0
-  static constexpr std::uint8_t kUnstable = 8;   // normalizing may change it, or what is before it
+  static constexpr std::uint8_t kSmall = 1;      // a lower case or title case letter
+  static constexpr std::uint8_t kCapital = 2;    // an upper case letter
+  static constexpr std::uint8_t kCombining = 4;  // a canonical combining class other than 0
+  static constexpr std::uint8_t kUnstable = 8;   // normalizing may change it, or the one before it
 };
 
 constexpr std::size_t kNumBands = 4;
 
-/// What the rules ask of a pair; docs/format.md says what each is.
+/// The measures of a pair that rules are made of; docs/format.md defines them.
 struct PairMeasures {
   std::array<std::int32_t, 2> num_chars;
   float overlap;
@@ -34,29 +34,30 @@ struct PairMeasures {
   float number_mismatch;
   std::int32_t num_damaged;
   float repetition;
-  /// Whether a side is all in capitals, or may not be in Unicode's form NFC.
+  /// Whether a side is all in capitals, or may not be in Unicode normalization form NFC.
   std::array<bool, 2> is_unusual;
-  /// Of source, target and both: equal where the bytes are.
+  /// Hashes of the bytes of the source, of the target, and of both.
   std::array<std::uint64_t, 3> hashes;
   std::array<std::uint64_t, kNumBands> bands;
 };
 
-/// Hashes of the 8-byte n-grams of a line, by one permutation hashing: the least hash in each of 32
-/// bins (Li et al. 2012), empty bins filled from the next (Shrivastava and Li 2014), in four bands.
-/// Two lines whose sets of n-grams have the Jaccard similarity s share a band with a probability of
-/// about 1 - (1 - s^8)^4: 0.9 at s = 0.9, 0.5 at 0.8, 0.02 at 0.5. Lines below 64 bytes share all
-/// or none, as they are equal or not: by a single n-gram they would share bands.
+/// Hashes of a line's set of 8-byte n-grams, by one permutation hashing: the minimum hash in each
+/// of 32 bins (Li et al. 2012), with empty bins filled from the next (Shrivastava and Li 2014),
+/// joined to four bands. Two lines whose sets have the Jaccard similarity s share a given band with
+/// probability s^8, and at least one with about 1 - (1 - s^8)^4: 0.9 at s = 0.9, 0.5 at 0.8, 0.02
+/// at 0.5. Lines below 64 bytes share all bands if their n-grams are equal, and otherwise none: a
+/// single common n-gram would make them share bands.
 ///
-/// Behind the `size` bytes of `line` lie eight that are 0.
+/// Eight bytes that are 0 must follow the `size` bytes of `line`.
 std::array<std::uint64_t, kNumBands> band_hashes(const char* line, std::size_t size);
 
-/// A set of n-grams that is emptied at no cost.
-class GramSet {
+/// A map from n-grams to marks. clear() takes constant time.
+class GramMarks {
  public:
-  /// Empties it, for so many n-grams at most.
-  void clear(std::size_t most);
+  /// Removes all n-grams, and makes room for `max_grams`.
+  void clear(std::size_t max_grams);
 
-  /// The mark of an n-gram: 0 where it was not there, and is now.
+  /// The mark of an n-gram, which is added with mark 0 if it is not in the map.
   std::uint32_t& mark(std::uint64_t gram);
 
  private:
@@ -71,7 +72,8 @@ class GramSet {
   std::uint32_t round_ = 0;
 };
 
-/// Measures pairs of UTF-8 lines, one after the other. Bytes that are no UTF-8 stay as they are.
+/// Measures pairs of UTF-8 lines. Bytes that are not valid UTF-8 are measured as they are. Not
+/// thread-safe.
 class PairMeasurer {
  public:
   explicit PairMeasurer(const CodePoints& code_points) : code_points_(code_points) {}
@@ -80,8 +82,8 @@ class PairMeasurer {
 
  private:
   struct Side {
-    std::string lowered;  // in small ASCII letters, two blanks at both ends
-    std::string folded;   // without case
+    std::string lowered;  // with ASCII letters in lower case, and two blanks at both ends
+    std::string folded;   // case folded
     std::array<std::int64_t, 10> digits;
     std::int64_t num_chars;
     float letters;
@@ -97,7 +99,7 @@ class PairMeasurer {
   CodePoints code_points_;
   Side src_, tgt_;
   std::string plain_;
-  GramSet grams_;
+  GramMarks grams_;
 };
 
 }  // namespace pycat

@@ -4,24 +4,29 @@
 
 namespace pycat {
 
-/// Some rows of a ranking: from the highest score to the lowest, in groups 0 to num_groups - 1.
+/// Part of a ranking's rows. Each row belongs to one of the groups 0 to num_groups - 1, or to none.
 struct RankedRows {
-  const double* scores;        // none NaN
-  const std::int32_t* groups;  // below 0: in none
-  const std::int64_t* costs;   // null: 1 each
+  const double* scores;        // (num_rows,) none NaN; larger ranks first
+  const std::int32_t* groups;  // (num_rows,) negative: in no group
+  const std::int64_t* costs;   // (num_rows,) or null: each row costs 1
   std::int64_t num_rows;
   std::int64_t num_groups;
 };
 
-/// Adds the rows' costs to sums (G, 2^digit_bits), by the digit of their scores that follows the
-/// first 64 - known_bits bits; of those alone whose first bits are their group's in `heads`. Bits
-/// are those of a whole number that orders as the scores do. False where a group is out of range.
-bool sum_digits(const RankedRows& rows, const std::uint64_t* heads, int known_bits, int digit_bits,
-                std::int64_t* sums);
+// A radix selection reads each score as a key: a 64-bit unsigned number that orders as the scores
+// do. Digit by digit, from the highest bits, a histogram of each group shows where its budget ends.
 
-/// Takes the rows above their group's key (all of `whole` groups), and of those at it the first
-/// that `left` (G,) pays for, which becomes less. False where a group is out of range.
-bool take_above(const RankedRows& rows, const std::uint64_t* keys, const bool* whole,
-                std::int64_t* left, bool* taken);
+/// Adds each row's cost to the bin of its group and of its key's next digit in `histogram`
+/// (num_groups, 2^digit_bits). Only rows whose key begins with the `prefix_bits` bits in `prefixes`
+/// (num_groups,) of their group count. Returns false if a group is out of range.
+bool radix_histogram(const RankedRows& rows, const std::uint64_t* prefixes, int prefix_bits,
+                     int digit_bits, std::int64_t* histogram);
+
+/// Writes to `selected` (num_rows,) whether each row is above its group's key in `keys`
+/// (num_groups,). Of the rows at the key, it selects the first ones that `budgets` (num_groups,)
+/// pays for, and subtracts their costs there. All rows of a group in `take_all` (num_groups,) are
+/// selected. Returns false if a group is out of range.
+bool select_above(const RankedRows& rows, const std::uint64_t* keys, const bool* take_all,
+                  std::int64_t* budgets, bool* selected);
 
 }  // namespace pycat

@@ -16,43 +16,43 @@ constexpr int kLanes = 8;
 
 PYCAT_SIMD Floats load(const float* at) { return _mm256_loadu_ps(at); }
 PYCAT_SIMD void store(float* at, Floats a) { _mm256_storeu_ps(at, a); }
-PYCAT_SIMD Floats spread(float a) { return _mm256_set1_ps(a); }
+PYCAT_SIMD Floats broadcast(float a) { return _mm256_set1_ps(a); }
 PYCAT_SIMD Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
-PYCAT_SIMD Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
-PYCAT_SIMD bool any_above(Floats a, Floats b) {
+PYCAT_SIMD Floats max(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+PYCAT_SIMD bool any_greater(Floats a, Floats b) {
   return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
 }
-PYCAT_SIMD Floats select_above(Floats a, Floats b, Floats x, Floats y) {
+PYCAT_SIMD Floats select_greater(Floats a, Floats b, Floats x, Floats y) {
   return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GT_OQ));
 }
 
 PYCAT_SIMD Floats exponential(Floats d) {
-  const Floats smallest = spread(-126.0F);  // the least normal power of two
-  const Floats unbounded = d * spread(kLog2E);
-  const Floats x = larger(smallest, unbounded);
+  const Floats smallest = broadcast(-126.0F);  // the exponent of the smallest normal float32
+  const Floats unbounded = d * broadcast(kLog2E);
+  const Floats x = max(smallest, unbounded);
   const Floats whole = _mm256_floor_ps(x);
   const Floats f = x - whole;
-  Floats y = multiply_add(f, spread(kSeries5), spread(kSeries4));
-  y = multiply_add(f, y, spread(kSeries3));
-  y = multiply_add(f, y, spread(kSeries2));
-  y = multiply_add(f, y, spread(kSeries1));
-  y = multiply_add(f, y, spread(1.0F));
+  Floats y = multiply_add(f, broadcast(kSeries5), broadcast(kSeries4));
+  y = multiply_add(f, y, broadcast(kSeries3));
+  y = multiply_add(f, y, broadcast(kSeries2));
+  y = multiply_add(f, y, broadcast(kSeries1));
+  y = multiply_add(f, y, broadcast(1.0F));
   const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(whole), 23);
   y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), exponent));
-  // Below it 0; NaN, which is not below, stays.
+  // 0 below the smallest exponent. NaN, which compares as not below, stays NaN.
   return _mm256_andnot_ps(_mm256_cmp_ps(unbounded, smallest, _CMP_LT_OQ), y);
 }
 
-/// Products of float32.
+/// Products of words that are float32.
 struct FloatDot {
-  using Unit = Floats;
-  static PYCAT_SIMD Unit load(const std::uint32_t* units) {
-    return _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i_u*)units));
+  using Words = Floats;
+  static PYCAT_SIMD Words load(const std::uint32_t* words) {
+    return _mm256_castsi256_ps(_mm256_loadu_si256((const __m256i_u*)words));
   }
-  static PYCAT_SIMD Unit spread(std::uint32_t unit) {
-    return _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(unit)));
+  static PYCAT_SIMD Words broadcast(std::uint32_t word) {
+    return _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(word)));
   }
-  static PYCAT_SIMD Floats add(Floats sum, Unit a, Unit b) { return _mm256_fmadd_ps(a, b, sum); }
+  static PYCAT_SIMD Floats add(Floats sum, Words a, Words b) { return _mm256_fmadd_ps(a, b, sum); }
 };
 
 }  // namespace

@@ -10,7 +10,7 @@ std::vector<CpuIsa> detect() {
   std::vector<CpuIsa> isas = {CpuIsa::kPortable};
 #ifdef PYCAT_X86
   __builtin_cpu_init();
-  // Each includes the one before it, also where a hypervisor hides a part.
+  // Each instruction set requires the one before it: a hypervisor may hide some features.
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return isas;
   if (!__builtin_cpu_supports("f16c")) return isas;
   isas.push_back(CpuIsa::kAvx2);
@@ -51,12 +51,12 @@ std::vector<CpuIsa> supported_isas() {
 
 CpuIsa active_isa() {
   const std::vector<CpuIsa> isas = supported_isas();
-  const char* wanted = std::getenv("PYCAT_CPU_ISA");
-  if (wanted == nullptr || *wanted == '\0') return isas.back();
+  const char* requested = std::getenv("PYCAT_CPU_ISA");
+  if (requested == nullptr || *requested == '\0') return isas.back();
   for (const CpuIsa isa : isas) {
-    if (std::string(wanted) == isa_name(isa)) return isa;
+    if (std::string(requested) == isa_name(isa)) return isa;
   }
-  throw std::invalid_argument("PYCAT_CPU_ISA is \"" + std::string(wanted) +
+  throw std::invalid_argument("PYCAT_CPU_ISA is \"" + std::string(requested) +
                               "\"; this processor and build support " + names(isas) +
                               ". Name one of these or leave it unset");
 }

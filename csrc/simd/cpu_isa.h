@@ -5,18 +5,18 @@
 
 namespace pycat {
 
-/// Bodies of the compute loops, weakest first.
+/// Instruction sets that the compute loops are compiled for, weakest first.
 enum class CpuIsa { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
 
-/// Its name in PYCAT_CPU_ISA.
+/// The name of an instruction set in PYCAT_CPU_ISA.
 const char* isa_name(CpuIsa isa);
 
-/// What this build and this processor can run, weakest first.
+/// The instruction sets that both this build and this processor support, weakest first.
 std::vector<CpuIsa> supported_isas();
 
-/// The one to use: the best, or the one that the environment variable PYCAT_CPU_ISA names. Read at
-/// every call, so a program may switch between calls.
-/// Throws std::invalid_argument if that name is unknown or not supported here.
+/// The instruction set to use: the best supported one, or the one that the environment variable
+/// PYCAT_CPU_ISA names. The variable is read at every call, so a program may switch between calls.
+/// Throws std::invalid_argument if the name is unknown or not supported here.
 CpuIsa active_isa();
 
 }  // namespace pycat

@@ -1,11 +1,13 @@
 #pragma once
 
-// Products of rows and lanes, a register tile at a time. Included by the sources of one instruction
-// set each, after they define
-//   Floats                    a vector of kLanes float32, with + - *
-//   spread(float)             in every lane
-//   Dot::Unit                 a vector of kLanes 32-bit units
-//   Dot::load(units), Dot::spread(unit), Dot::add(sum, a, b): sum + a * b in every lane
+// Products of rows and lanes, a register tile at a time. The source of each instruction set
+// includes this file after it defines
+//   Floats                           a vector of kLanes float32, with + - *
+//   broadcast(float)                 the same number in every lane
+//   Dot::Words                       a vector of kLanes 32-bit words
+//   Dot::load(words)                 kLanes words from memory
+//   Dot::broadcast(word)             the same word in every lane
+//   Dot::add(sum, a, b)              sum + a * b in every lane
 
 #include <cstdint>
 
@@ -14,41 +16,42 @@ namespace {
 
 #define PYCAT_INLINE __attribute__((always_inline)) inline
 
-/// sums[r][c] += row r times lane group c, over `num_units`: unit u of row r at
-/// rows[r * row_stride + u * unit_stride], of the lanes at lanes[u * lane_stride].
+/// sums[r][c] += row r times lane group c, over `num_words` words: word u of row r is
+/// rows[r * row_stride + u * word_stride], and word u of the lanes begins at
+/// lanes[u * lane_stride].
 template <class Dot, int R, int C, class Sum>
 PYCAT_INLINE void add_products(const std::uint32_t* rows, std::int64_t row_stride,
-                               std::int64_t unit_stride, const std::uint32_t* lanes,
-                               std::int64_t lane_stride, std::int64_t num_units,
+                               std::int64_t word_stride, const std::uint32_t* lanes,
+                               std::int64_t lane_stride, std::int64_t num_words,
                                Sum (&sums)[R][C]) {
-  for (std::int64_t u = 0; u < num_units; ++u) {
-    typename Dot::Unit columns[C];
+  for (std::int64_t u = 0; u < num_words; ++u) {
+    typename Dot::Words columns[C];
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) columns[c] = Dot::load(lanes + c * kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const typename Dot::Unit row = Dot::spread(rows[r * row_stride]);
+      const typename Dot::Words row = Dot::broadcast(rows[r * row_stride]);
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c) sums[r][c] = Dot::add(sums[r][c], columns[c], row);
     }
-    rows += unit_stride;
+    rows += word_stride;
     lanes += lane_stride;
   }
 }
 
-/// sums[r][c] = bias of row r + row r of the tile times token group c of the panel. What follows is
-/// up to the caller: the sums are in registers as long as it unrolls its loops over them too.
+/// sums[r][c] = bias of row r + row r of the tile times lane group c of the panel. The sums stay in
+/// registers as long as the caller unrolls its loops over them too.
 template <class Dot, int R, int C>
 PYCAT_INLINE void multiply_tile(const std::uint32_t* tile, const std::uint32_t* panel,
-                                std::int64_t num_units, Floats (&sums)[R][C]) {
+                                std::int64_t row_words, Floats (&sums)[R][C]) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     float bias;
     __builtin_memcpy(&bias, tile + r, sizeof(bias));
 #pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) sums[r][c] = spread(bias);
+    for (int c = 0; c < C; ++c) sums[r][c] = broadcast(bias);
   }
-  add_products<Dot>(tile + R, 1, R, panel, C * kLanes, num_units, sums);
+  add_products<Dot>(tile + R, 1, R, panel, C * kLanes, row_words, sums);
 }
 
 }  // namespace

@@ -7,17 +7,17 @@ namespace {
 
 struct BFloat16Format {
   static constexpr std::int64_t kHeaderWords = 1;
-  static constexpr bool kActivatesUnits = true;
+  static constexpr bool kActivatesToWords = true;
 
   template <int R, int C>
   static PYCAT_INLINE void multiply(const std::uint32_t* tile, const PanelProduct& product,
                                     Floats (&sums)[R][C]) {
-    multiply_tile<PairDot>(tile, product.units, product.num_units, sums);
+    multiply_tile<PairDot>(tile, product.words, product.row_words, sums);
   }
 
   template <int C>
   static PYCAT_INLINE void put(void* out, std::int64_t row, int c, Floats even, Floats odd) {
-    // Element i of `even`, then of `odd`, for every i.
+    // Alternates elements of `even` and `odd`: each word is a pair of rows.
     const __m512i places =
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
@@ -27,9 +27,9 @@ struct BFloat16Format {
   }
 
   template <int C>
-  static void to_units(const float* rows, std::int64_t row_stride, std::int64_t width,
-                       std::uint32_t* units, float* /*scales*/) {
-    put_rows<BFloat16Format, C>(rows, row_stride, width, units);
+  static void to_words(const float* rows, std::int64_t row_stride, std::int64_t width,
+                       std::uint32_t* words, float* /*scales*/) {
+    put_rows<BFloat16Format, C>(rows, row_stride, width, words);
   }
 };
 

@@ -1,83 +1,86 @@
 #pragma once
 
-// What a compute body of one instruction set offers to the forward pass. As cross_entropy_kernel.h:
-// plain data only.
+// What the compute loops of one instruction set offer to the forward pass. This file holds plain
+// data only, for the reason that cross_entropy/kernel.h gives.
 //
-// Activations lie in panels of `panel_tokens` tokens, feature after feature: feature f of lane i at
-// [f * panel_tokens + i]. Every lane is a token, so that norms, activations and residuals are plain
-// loops over lanes, and a product leaves its rows as the next one reads them.
+// Hidden states lie in panels of `panel_tokens` tokens, feature after feature: feature f of lane i
+// is at [f * panel_tokens + i]. Every lane is a token. So norms, activations and residuals are
+// plain loops over lanes, and a product writes its rows as the next product reads them.
 
 #include <cstdint>
 
 namespace pycat {
 
-/// What becomes of a product's rows while they are in registers.
-enum class Finish { kStore, kAdd, kRelu, kSilu, kGelu };
+/// What is done with a product's rows while they are in registers.
+enum class Epilogue { kStore, kAdd, kRelu, kSilu, kGelu };
 
-/// Rows of a linear layer times a panel.
+/// Rows of a linear layer, in tiles, times a panel of tokens.
 struct PanelProduct {
   const std::uint32_t* tiles;
   std::int64_t num_tiles;
-  std::int64_t num_units;
-  std::int64_t first_row;
-  const std::uint32_t* units;
-  const float* scales;  // of the panel's tokens, where the format has them
-  void* out;            // row 0: float32, or units where an activation leaves those
+  std::int64_t row_words;
+  std::int64_t first_row;      // of the first tile
+  const std::uint32_t* words;  // (row_words, panel_tokens)
+  const float* scales;         // (panel_tokens,) where the format has scales
+  void* out;                   // (rows, panel_tokens) float32, or words if activations write words
 };
 
-/// Features of some rows of consecutive panels.
+/// Consecutive rows (features) of consecutive panels.
 struct PanelRows {
   const float* panels;
-  std::int64_t panel_size;
+  std::int64_t panel_floats;  // from one panel to the next
   std::int64_t first_row;
 };
 
-/// One head of one sentence: softmax(scale * queries keys) values.
+/// One attention head of one sentence: softmax(scale * queries keys) values.
 struct AttentionHead {
   PanelRows queries;
   PanelRows keys;
   PanelRows values;
-  std::int64_t first_query;  // its lane, counted from the first panel's
+  std::int64_t first_query;  // the token's place in the panels
   std::int64_t num_queries;
-  std::int64_t first_key;
+  std::int64_t first_key;  // the token's place in the panels
   std::int64_t num_keys;
-  std::int64_t width;
+  std::int64_t width;  // rows of queries, keys and values
   float scale;
   bool causal;
-  float* out;  // rows first_row.. of panels whose rows are panel_tokens + lanes apart
-  std::int64_t out_panel_size;
-  std::int64_t out_row;
-  float* scratch;  // attention_scratch() floats
+  float* out;  // panels whose rows are panel_tokens + lanes apart
+  std::int64_t out_panel_floats;
+  std::int64_t out_row;  // the first row written
+  float* scratch;        // attention_scratch() floats
 };
 
 /// Loops over float32 panels.
 struct PanelMath {
   std::int64_t panel_tokens;
-  std::int64_t lanes;
-  /// out = (x - mean) / sqrt(variance + epsilon) * weight + bias; may be in place.
+  std::int64_t lanes;  // of a vector
+  /// out = (x - mean) / sqrt(variance + epsilon) * weight + bias, for each token of a panel. `out`
+  /// may be `x`.
   void (*normalize)(const float* x, const float* weight, const float* bias, std::int64_t width,
                     float epsilon, float* out);
   void (*attend)(const AttentionHead& head);
 };
 
-/// How a product reads its two sides. A tile holds `header_words` words per row before its units:
-/// the bias; for int8 also the row's scale and what the offset of its tokens adds.
+/// How a product reads its two sides. A tile begins with `header_words` words per row: the bias,
+/// and for int8 also the row's scale and the product of the row with the tokens' offset.
 struct PanelFormat {
   std::int64_t tile_rows;
-  std::int64_t unit_elements;  // 1: float32, 2: bfloat16, 4: int8
+  std::int64_t elements_per_word;  // 1: float32, 2: bfloat16, 4: int8
   std::int64_t header_words;
-  bool activates_units;  // activations leave units; else float32 rows
-  /// Indexed by Finish.
+  bool activates_to_words;  // whether activations write words, otherwise float32 rows
+  /// Indexed by Epilogue.
   void (*multiply[5])(const PanelProduct& product);
-  /// float32 rows `row_stride` apart to units, and scales where the format has them.
-  void (*to_units)(const float* rows, std::int64_t row_stride, std::int64_t width,
-                   std::uint32_t* units, float* scales);
+  /// Converts `width` float32 rows, `row_stride` apart, to words, and to scales where the format
+  /// has scales.
+  void (*to_words)(const float* rows, std::int64_t row_stride, std::int64_t width,
+                   std::uint32_t* words, float* scales);
 };
 
-/// Floats that one call of `attend` needs.
+/// Floats of scratch memory that one call of `attend` needs.
 inline std::int64_t attention_scratch(std::int64_t width, std::int64_t num_queries,
                                       std::int64_t num_keys) {
-  constexpr std::int64_t kSlack = 64;  // whole blocks of lanes, and what copies overrun
+  constexpr std::int64_t kSlack =
+      64;  // rounds up to whole blocks of lanes, and holds what copies write past them
   return width * (num_queries + 2 * num_keys + 3 * kSlack) + (num_keys + kSlack) * kSlack;
 }
 

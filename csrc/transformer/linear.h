@@ -1,11 +1,12 @@
 #pragma once
 
-// Products of a linear layer with what follows them fused. Included by the sources of one
-// instruction set each, after they define what packed_tile.h asks for, the vector functions of
-// cross_entropy_loop.h, and a Format:
-//   kHeaderWords, kActivatesUnits
-//   multiply<R, C>(tile, product, sums)      sums: Floats [R][C], bias added
-//   put<C>(out, row, c, even, odd)           rows `row` (even) and `row` + 1, lane group c
+// Products of a linear layer, fused with their epilogue. The source of each instruction set
+// includes this file after it defines what simd/tile_product.h asks for, the vector functions that
+// cross_entropy/linear_loop.h lists, and a Format with
+//   kHeaderWords, kActivatesToWords
+//   multiply<R, C>(tile, product, sums)  sums[r][c] = bias + row r times lane group c
+//   put<C>(out, row, c, even, odd)       writes lane group c of rows `row`, which is even, and
+//                                        `row` + 1
 
 #include <cstdint>
 
@@ -15,51 +16,53 @@
 namespace pycat {
 namespace {
 
-PYCAT_INLINE Floats relu(Floats x) { return larger(spread(0.0F), x); }
+PYCAT_INLINE Floats relu(Floats x) { return max(broadcast(0.0F), x); }
 
 PYCAT_INLINE Floats silu(Floats x) {
-  const Floats bounded = larger(spread(-80.0F), x);
-  return x / (spread(1.0F) + exponential(spread(0.0F) - bounded));
+  const Floats bounded = max(broadcast(-80.0F), x);
+  return x / (broadcast(1.0F) + exponential(broadcast(0.0F) - bounded));
 }
 
-/// x Phi(x), the error function by formula 7.1.26 of Abramowitz and Stegun (1.5e-7).
+/// x Phi(x), where Phi is computed by formula 7.1.26 of Abramowitz and Stegun (error 1.5e-7).
 PYCAT_INLINE Floats gelu(Floats x) {
-  const Floats size = larger(x, spread(0.0F) - x) * spread(0.70710678F);
-  const Floats t = spread(1.0F) / multiply_add(size, spread(0.3275911F), spread(1.0F));
-  Floats series = multiply_add(t, spread(1.061405429F), spread(-1.453152027F));
-  series = multiply_add(t, series, spread(1.421413741F));
-  series = multiply_add(t, series, spread(-0.284496736F));
-  series = multiply_add(t, series, spread(0.254829592F));
-  const Floats tail = t * series * exponential(spread(0.0F) - size * size);
-  const Floats half = spread(0.5F) * x;
-  const Floats share = select_above(spread(0.0F), x, tail, spread(2.0F) - tail);
-  return half * share;
+  const Floats magnitude = max(x, broadcast(0.0F) - x) * broadcast(0.70710678F);
+  const Floats t =
+      broadcast(1.0F) / multiply_add(magnitude, broadcast(0.3275911F), broadcast(1.0F));
+  Floats series = multiply_add(t, broadcast(1.061405429F), broadcast(-1.453152027F));
+  series = multiply_add(t, series, broadcast(1.421413741F));
+  series = multiply_add(t, series, broadcast(-0.284496736F));
+  series = multiply_add(t, series, broadcast(0.254829592F));
+  const Floats tail = t * series * exponential(broadcast(0.0F) - magnitude * magnitude);
+  const Floats half = broadcast(0.5F) * x;
+  const Floats phi_twice = select_greater(broadcast(0.0F), x, tail, broadcast(2.0F) - tail);
+  return half * phi_twice;
 }
 
-template <Finish kFinish>
+template <Epilogue kEpilogue>
 PYCAT_INLINE Floats activate(Floats x) {
-  if (kFinish == Finish::kRelu) return relu(x);
-  if (kFinish == Finish::kSilu) return silu(x);
+  if (kEpilogue == Epilogue::kRelu) return relu(x);
+  if (kEpilogue == Epilogue::kSilu) return silu(x);
   return gelu(x);
 }
 
-template <class Format, Finish kFinish, int R, int C>
+/// PanelFormat::multiply for one epilogue, R rows and C lane groups.
+template <class Format, Epilogue kEpilogue, int R, int C>
 void multiply_panel(const PanelProduct& product) {
   constexpr std::int64_t kTokens = C * kLanes;
   const std::uint32_t* tile = product.tiles;
   for (std::int64_t t = 0; t < product.num_tiles; ++t) {
     Floats sums[R][C];
     Format::template multiply<R, C>(tile, product, sums);
-    tile += R * (Format::kHeaderWords + product.num_units);
+    tile += R * (Format::kHeaderWords + product.row_words);
     const std::int64_t row = product.first_row + t * R;
-    if (kFinish == Finish::kStore || kFinish == Finish::kAdd) {
+    if (kEpilogue == Epilogue::kStore || kEpilogue == Epilogue::kAdd) {
       float* out = static_cast<float*>(product.out) + row * kTokens;
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
         for (int c = 0; c < C; ++c) {
           float* at = out + r * kTokens + c * kLanes;
-          store(at, kFinish == Finish::kAdd ? load(at) + sums[r][c] : sums[r][c]);
+          store(at, kEpilogue == Epilogue::kAdd ? load(at) + sums[r][c] : sums[r][c]);
         }
       }
     } else {
@@ -68,27 +71,28 @@ void multiply_panel(const PanelProduct& product) {
       for (int r = 0; r < R; r += 2) {
 #pragma GCC unroll 8
         for (int c = 0; c < C; ++c) {
-          Format::template put<C>(product.out, row + r, c, activate<kFinish>(sums[r][c]),
-                                  activate<kFinish>(sums[r + 1][c]));
+          Format::template put<C>(product.out, row + r, c, activate<kEpilogue>(sums[r][c]),
+                                  activate<kEpilogue>(sums[r + 1][c]));
         }
       }
     }
   }
 }
 
+/// Writes `width` float32 rows, `row_stride` apart, with Format::put.
 template <class Format, int C>
 void put_rows(const float* rows, std::int64_t row_stride, std::int64_t width,
-              std::uint32_t* units) {
+              std::uint32_t* words) {
   for (std::int64_t row = 0; row < width; row += 2) {
     const float* even = rows + row * row_stride;
     for (int c = 0; c < C; ++c) {
-      Format::template put<C>(units, row, c, load(even + c * kLanes),
+      Format::template put<C>(words, row, c, load(even + c * kLanes),
                               load(even + row_stride + c * kLanes));
     }
   }
 }
 
-/// Float32 rows as they are.
+/// Rows that are stored as float32.
 struct Float32Rows {
   template <int C>
   static PYCAT_INLINE void put(void* out, std::int64_t row, int c, Floats even, Floats odd) {
@@ -100,29 +104,30 @@ struct Float32Rows {
 
 struct Float32Format : Float32Rows {
   static constexpr std::int64_t kHeaderWords = 1;
-  static constexpr bool kActivatesUnits = true;
+  static constexpr bool kActivatesToWords = true;
   template <int R, int C>
   static PYCAT_INLINE void multiply(const std::uint32_t* tile, const PanelProduct& product,
                                     Floats (&sums)[R][C]) {
-    multiply_tile<FloatDot>(tile, product.units, product.num_units, sums);
+    multiply_tile<FloatDot>(tile, product.words, product.row_words, sums);
   }
   template <int C>
-  static void to_units(const float* rows, std::int64_t row_stride, std::int64_t width,
-                       std::uint32_t* units, float* /*scales*/) {
-    put_rows<Float32Format, C>(rows, row_stride, width, units);
+  static void to_words(const float* rows, std::int64_t row_stride, std::int64_t width,
+                       std::uint32_t* words, float* /*scales*/) {
+    put_rows<Float32Format, C>(rows, row_stride, width, words);
   }
 };
 
 template <class Format, int R, int C>
-constexpr PanelFormat panel_format(std::int64_t unit_elements) {
-  return {R,
-          unit_elements,
-          Format::kHeaderWords,
-          Format::kActivatesUnits,
-          {multiply_panel<Format, Finish::kStore, R, C>, multiply_panel<Format, Finish::kAdd, R, C>,
-           multiply_panel<Format, Finish::kRelu, R, C>, multiply_panel<Format, Finish::kSilu, R, C>,
-           multiply_panel<Format, Finish::kGelu, R, C>},
-          Format::template to_units<C>};
+constexpr PanelFormat panel_format(std::int64_t elements_per_word) {
+  return {
+      R,
+      elements_per_word,
+      Format::kHeaderWords,
+      Format::kActivatesToWords,
+      {multiply_panel<Format, Epilogue::kStore, R, C>, multiply_panel<Format, Epilogue::kAdd, R, C>,
+       multiply_panel<Format, Epilogue::kRelu, R, C>, multiply_panel<Format, Epilogue::kSilu, R, C>,
+       multiply_panel<Format, Epilogue::kGelu, R, C>},
+      Format::template to_words<C>};
 }
 
 }  // namespace

@@ -1,9 +1,10 @@
 #pragma once
 
-// Norms and attention on float32 panels. Included as transformer_product.h is.
+// Norms and attention on float32 panels. The source of each instruction set includes this file
+// after it defines what transformer/linear.h asks for, except a Format.
 //
-// Attention of a sentence has its queries in the lanes, so that the softmax goes down the lanes and
-// nothing is ever summed across them; keys and values are spread from where they lie.
+// In attention the lanes are a sentence's queries, so that no sum goes across lanes: the softmax
+// runs over keys one after the other. Keys and values are broadcast from memory.
 
 #include <cstdint>
 
@@ -13,35 +14,36 @@
 namespace pycat {
 namespace {
 
+/// PanelMath::normalize for panels of C lane groups.
 template <int C>
 void normalize(const float* x, const float* weight, const float* bias, std::int64_t width,
                float epsilon, float* out) {
   constexpr std::int64_t kTokens = C * kLanes;
-  const Floats share = spread(1.0F / static_cast<float>(width));
+  const Floats inverse_width = broadcast(1.0F / static_cast<float>(width));
   Floats mean[C];
   Floats scale[C];
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c) {
-    // Four chains: additions would wait for each other.
-    Floats sums[4] = {spread(0.0F), spread(0.0F), spread(0.0F), spread(0.0F)};
+    // Four chains of additions: in one, each addition would wait for the one before.
+    Floats sums[4] = {broadcast(0.0F), broadcast(0.0F), broadcast(0.0F), broadcast(0.0F)};
     for (std::int64_t f = 0; f < width; ++f) {
       sums[f % 4] = sums[f % 4] + load(x + f * kTokens + c * kLanes);
     }
-    mean[c] = ((sums[0] + sums[1]) + (sums[2] + sums[3])) * share;
-    Floats squares[4] = {spread(0.0F), spread(0.0F), spread(0.0F), spread(0.0F)};
+    mean[c] = ((sums[0] + sums[1]) + (sums[2] + sums[3])) * inverse_width;
+    Floats squares[4] = {broadcast(0.0F), broadcast(0.0F), broadcast(0.0F), broadcast(0.0F)};
     for (std::int64_t f = 0; f < width; ++f) {
       const Floats d = load(x + f * kTokens + c * kLanes) - mean[c];
       squares[f % 4] = multiply_add(d, d, squares[f % 4]);
     }
-    const Floats variance = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * share;
+    const Floats variance = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * inverse_width;
     float lanes[kLanes];
-    store(lanes, variance + spread(epsilon));
+    store(lanes, variance + broadcast(epsilon));
     for (float& lane : lanes) lane = 1.0F / __builtin_sqrtf(lane);
     scale[c] = load(lanes);
   }
   for (std::int64_t f = 0; f < width; ++f) {
-    const Floats w = spread(weight[f]);
-    const Floats b = spread(bias[f]);
+    const Floats w = broadcast(weight[f]);
+    const Floats b = broadcast(bias[f]);
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
       const Floats d = load(x + f * kTokens + c * kLanes) - mean[c];
@@ -50,44 +52,45 @@ void normalize(const float* x, const float* weight, const float* bias, std::int6
   }
 }
 
-/// Tokens [first, first + count) of `width` rows, side by side: token i of row f at
-/// out[f * out_stride + i]. Writes up to kLanes - 1 floats more than `count` of a row.
+/// Copies tokens [first, first + count) of `width` rows from panels: token i of row f goes to
+/// out[f * out_stride + i]. Up to kLanes - 1 floats behind the last token of a row are written too.
 template <int C>
 void gather_tokens(const PanelRows& from, std::int64_t first, std::int64_t count,
                    std::int64_t width, float* out, std::int64_t out_stride) {
   constexpr std::int64_t kTokens = C * kLanes;
   for (std::int64_t done = 0; done < count;) {
     const std::int64_t lane = (first + done) % kTokens;
-    const std::int64_t some = count - done < kTokens - lane ? count - done : kTokens - lane;
-    const float* panel =
-        from.panels + (first + done) / kTokens * from.panel_size + from.first_row * kTokens + lane;
+    const std::int64_t in_panel = count - done < kTokens - lane ? count - done : kTokens - lane;
+    const float* panel = from.panels + (first + done) / kTokens * from.panel_floats +
+                         from.first_row * kTokens + lane;
     for (std::int64_t f = 0; f < width; ++f) {
-      for (std::int64_t i = 0; i < some; i += kLanes) {
+      for (std::int64_t i = 0; i < in_panel; i += kLanes) {
         store(out + f * out_stride + done + i, load(panel + f * kTokens + i));
       }
     }
-    done += some;
+    done += in_panel;
   }
 }
 
-/// What gather_tokens took, back into rows that are kTokens + kLanes apart. In the order of tokens:
-/// what is written beyond `count` comes before the next token's.
+/// Copies tokens as gather_tokens() left them into panels whose rows are kTokens + kLanes apart. Up
+/// to kLanes - 1 floats behind the last token of a row are written too: sentences must be copied in
+/// their order, so that the next one overwrites these.
 template <int C>
 void scatter_tokens(const float* rows, std::int64_t stride, std::int64_t first, std::int64_t count,
                     std::int64_t width, std::int64_t first_row, float* panels,
-                    std::int64_t panel_size) {
+                    std::int64_t panel_floats) {
   constexpr std::int64_t kTokens = C * kLanes;
   constexpr std::int64_t kRow = kTokens + kLanes;
   for (std::int64_t done = 0; done < count;) {
     const std::int64_t lane = (first + done) % kTokens;
-    const std::int64_t some = count - done < kTokens - lane ? count - done : kTokens - lane;
-    float* panel = panels + (first + done) / kTokens * panel_size + first_row * kRow + lane;
+    const std::int64_t in_panel = count - done < kTokens - lane ? count - done : kTokens - lane;
+    float* panel = panels + (first + done) / kTokens * panel_floats + first_row * kRow + lane;
     for (std::int64_t f = 0; f < width; ++f) {
-      for (std::int64_t i = 0; i < some; i += kLanes) {
+      for (std::int64_t i = 0; i < in_panel; i += kLanes) {
         store(panel + f * kRow + i, load(rows + f * stride + done + i));
       }
     }
-    done += some;
+    done += in_panel;
   }
 }
 
@@ -95,81 +98,118 @@ PYCAT_INLINE const std::uint32_t* words(const float* floats) {
   return reinterpret_cast<const std::uint32_t*>(floats);
 }
 
-/// C lane groups of queries against the first `num_keys` keys; `first_query` is the place of lane 0
-/// in a causal sentence. `weights` holds C * kLanes floats a key.
+/// Queries, keys and values of a block: element i of feature f is at [f * stride + i].
+struct AttentionBlock {
+  const float* queries;
+  std::int64_t query_stride;
+  const float* keys;
+  const float* values;
+  std::int64_t key_stride;
+  std::int64_t num_keys;
+  std::int64_t width;
+  float scale;
+  bool causal;
+  std::int64_t first_query;  // the place in the sentence of lane 0
+};
+
+/// Writes the scaled scores of each key for each query to `weights` (num_keys, C * kLanes), -inf
+/// where the key is masked, and each query's largest score to `max_scores`.
 template <int C>
-void attend_block(const float* queries, std::int64_t query_stride, const float* keys,
-                  const float* values, std::int64_t key_stride, std::int64_t num_keys,
-                  std::int64_t width, float scale, bool causal, std::int64_t first_query,
-                  float* weights, float* out) {
+PYCAT_INLINE void score_keys(const AttentionBlock& block, float* weights, Floats (&max_scores)[C]) {
   constexpr int kKeys = 8;
-  constexpr int kRows = 8;
-  Floats top[C];
 #pragma GCC unroll 8
-  for (int c = 0; c < C; ++c) top[c] = spread(-__builtin_inff());
-  float counted[C * kLanes];
-  for (int i = 0; i < C * kLanes; ++i) counted[i] = static_cast<float>(first_query + i);
-  for (std::int64_t j = 0; j < num_keys; j += kKeys) {
+  for (int c = 0; c < C; ++c) max_scores[c] = broadcast(-__builtin_inff());
+  float places[C * kLanes];
+  for (int i = 0; i < C * kLanes; ++i) places[i] = static_cast<float>(block.first_query + i);
+  for (std::int64_t j = 0; j < block.num_keys; j += kKeys) {
     Floats sums[kKeys][C];
 #pragma GCC unroll 16
     for (int r = 0; r < kKeys; ++r) {
 #pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) sums[r][c] = spread(0.0F);
+      for (int c = 0; c < C; ++c) sums[r][c] = broadcast(0.0F);
     }
-    add_products<FloatDot>(words(keys + j), 1, key_stride, words(queries), query_stride, width,
-                           sums);
-    const bool masked = causal && j + kKeys - 1 > first_query;
+    add_products<FloatDot>(words(block.keys + j), 1, block.key_stride, words(block.queries),
+                           block.query_stride, block.width, sums);
+    const bool masked = block.causal && j + kKeys - 1 > block.first_query;
 #pragma GCC unroll 16
     for (int r = 0; r < kKeys; ++r) {
-      if (j + r >= num_keys) break;
+      if (j + r >= block.num_keys) break;
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c) {
-        Floats score = sums[r][c] * spread(scale);
+        Floats score = sums[r][c] * broadcast(block.scale);
         if (masked) {
-          score = select_above(spread(static_cast<float>(j + r)), load(counted + c * kLanes),
-                               spread(-__builtin_inff()), score);
+          score = select_greater(broadcast(static_cast<float>(j + r)), load(places + c * kLanes),
+                                 broadcast(-__builtin_inff()), score);
         }
-        top[c] = larger(top[c], score);
+        max_scores[c] = max(max_scores[c], score);
         store(weights + ((j + r) * C + c) * kLanes, score);
-      }
-    }
-  }
-  Floats total[C];
-#pragma GCC unroll 8
-  for (int c = 0; c < C; ++c) total[c] = spread(0.0F);
-  for (std::int64_t j = 0; j < num_keys; ++j) {
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) {
-      float* at = weights + (j * C + c) * kLanes;
-      const Floats e = exponential(load(at) - top[c]);
-      total[c] = total[c] + e;
-      store(at, e);
-    }
-  }
-#pragma GCC unroll 8
-  for (int c = 0; c < C; ++c) total[c] = spread(1.0F) / total[c];
-  for (std::int64_t f = 0; f < width; f += kRows) {
-    Floats sums[kRows][C];
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) sums[r][c] = spread(0.0F);
-    }
-    add_products<FloatDot>(words(values + f * key_stride), key_stride, 1, words(weights),
-                           C * kLanes, num_keys, sums);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) {
-        store(out + (f + r) * query_stride + c * kLanes, sums[r][c] * total[c]);
       }
     }
   }
 }
 
+/// Replaces the scores in `weights` by exp(score - max_score), and writes to `inverse_totals` one
+/// over each query's sum of these.
+template <int C>
+PYCAT_INLINE void exponentiate(std::int64_t num_keys, const Floats (&max_scores)[C], float* weights,
+                               Floats (&inverse_totals)[C]) {
+  Floats totals[C];
+#pragma GCC unroll 8
+  for (int c = 0; c < C; ++c) totals[c] = broadcast(0.0F);
+  for (std::int64_t j = 0; j < num_keys; ++j) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) {
+      float* at = weights + (j * C + c) * kLanes;
+      const Floats e = exponential(load(at) - max_scores[c]);
+      totals[c] = totals[c] + e;
+      store(at, e);
+    }
+  }
+#pragma GCC unroll 8
+  for (int c = 0; c < C; ++c) inverse_totals[c] = broadcast(1.0F) / totals[c];
+}
+
+/// Writes the values' means by `weights` to `out`, laid out as the queries are.
+template <int C>
+PYCAT_INLINE void average_values(const AttentionBlock& block, const float* weights,
+                                 const Floats (&inverse_totals)[C], float* out) {
+  constexpr int kRows = 8;
+  for (std::int64_t f = 0; f < block.width; f += kRows) {
+    Floats sums[kRows][C];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) sums[r][c] = broadcast(0.0F);
+    }
+    add_products<FloatDot>(words(block.values + f * block.key_stride), block.key_stride, 1,
+                           words(weights), C * kLanes, block.num_keys, sums);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) {
+        store(out + (f + r) * block.query_stride + c * kLanes, sums[r][c] * inverse_totals[c]);
+      }
+    }
+  }
+}
+
+/// Attention of C lane groups of queries. `weights` holds C * kLanes floats for each key. `out` may
+/// be where the queries are.
+template <int C>
+void attend_block(const AttentionBlock& block, float* weights, float* out) {
+  Floats max_scores[C];
+  Floats inverse_totals[C];
+  score_keys(block, weights, max_scores);
+  exponentiate(block.num_keys, max_scores, weights, inverse_totals);
+  average_values(block, weights, inverse_totals, out);
+}
+
+/// PanelMath::attend: a sentence's queries, keys and values are copied out of their panels, and the
+/// result into its panels.
 template <int C>
 void attend(const AttentionHead& head) {
   constexpr std::int64_t kBlock = 2 * kLanes;
+  // Not round_up() of base/int_math.h: code of one instruction set shares no inline function.
   const auto strided = [](std::int64_t count) { return (count + kBlock - 1) / kBlock * kBlock; };
   const std::int64_t query_stride = strided(head.num_queries + kLanes);
   const std::int64_t key_stride = strided(head.num_keys + kLanes);
@@ -181,19 +221,21 @@ void attend(const AttentionHead& head) {
                    query_stride);
   gather_tokens<C>(head.keys, head.first_key, head.num_keys, head.width, keys, key_stride);
   gather_tokens<C>(head.values, head.first_key, head.num_keys, head.width, values, key_stride);
-  // Each block's result takes the place of its queries.
   for (std::int64_t i = 0; i < head.num_queries;) {
     const std::int64_t left = head.num_queries - i;
     const std::int64_t size = left > kLanes ? kBlock : kLanes;
-    const std::int64_t most = i + (left < size ? left : size);
-    const std::int64_t num_keys = head.causal ? most : head.num_keys;
-    (left > kLanes ? attend_block<2>
-                   : attend_block<1>)(queries + i, query_stride, keys, values, key_stride, num_keys,
-                                      head.width, head.scale, head.causal, i, weights, queries + i);
+    const std::int64_t end = i + (left < size ? left : size);
+    const AttentionBlock block = {queries + i, query_stride,
+                                  keys,        values,
+                                  key_stride,  head.causal ? end : head.num_keys,
+                                  head.width,  head.scale,
+                                  head.causal, i};
+    // The block's result replaces its queries.
+    (left > kLanes ? attend_block<2> : attend_block<1>)(block, weights, queries + i);
     i += size;
   }
   scatter_tokens<C>(queries, query_stride, head.first_query, head.num_queries, head.width,
-                    head.out_row, head.out, head.out_panel_size);
+                    head.out_row, head.out, head.out_panel_floats);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/int_math.h"
 #include "cross_entropy/float_type.h"
 #include "cross_entropy/packing.h"
 
@@ -24,44 +25,45 @@ std::uint32_t bfloat16_bits(float value) {
   return (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
 }
 
-/// A row of a weight as units, and what else a tile says of it.
-struct UnitRow {
-  std::vector<std::uint32_t> units;
-  float scale = 0.0F;
-  std::uint32_t offset = 0;
+/// A row of a weight as words, with what the header of its tile says of it.
+struct PackedRow {
+  std::vector<std::uint32_t> words;
+  float scale = 0.0F;        // int8 only
+  std::uint32_t offset = 0;  // int8 only: what the tokens' offset adds to the row's products
 };
 
-void quantize(const float* row, UnitRow& out) {
-  // Loops over bits, which compilers turn into vector instructions.
-  std::uint32_t most_bits = bits_of(1e-30F);
-  const auto width = static_cast<std::int64_t>(4 * out.units.size());
+/// Rounds a row to signed bytes, with the scale that maps its largest magnitude to 127.
+void quantize(const float* row, PackedRow& out) {
+  // Magnitudes are compared as bits: compilers turn that loop into vector instructions.
+  std::uint32_t max_abs_bits = bits_of(1e-30F);
+  const auto width = static_cast<std::int64_t>(4 * out.words.size());
   for (std::int64_t i = 0; i < width; ++i) {
-    most_bits = std::max(most_bits, bits_of(row[i]) & 0x7FFFFFFFU);
+    max_abs_bits = std::max(max_abs_bits, bits_of(row[i]) & 0x7FFFFFFFU);
   }
-  const float most = float_of_bits(most_bits);
-  const float inverse = 127.0F / most;
-  // Adding 1.5 2^23 rounds to a whole number, which the last bits then are.
+  const float max_abs = float_of_bits(max_abs_bits);
+  const float inverse = 127.0F / max_abs;
+  // Adding 1.5 2^23 rounds to a whole number, which then stands in the last bits.
   constexpr float kRound = 12582912.0F;
   std::uint32_t sum = 0;
-  for (std::size_t u = 0; u < out.units.size(); ++u) {
-    std::uint32_t unit = 0;
+  for (std::size_t u = 0; u < out.words.size(); ++u) {
+    std::uint32_t word = 0;
     for (unsigned i = 0; i < 4; ++i) {
       const std::uint32_t value = bits_of(row[4 * u + i] * inverse + kRound) - bits_of(kRound);
       sum += value;
-      unit |= (value & 0xFFU) << (8 * i);
+      word |= (value & 0xFFU) << (8 * i);
     }
-    out.units[u] = unit;
+    out.words[u] = word;
   }
-  out.scale = most / 127.0F;
-  out.offset = 0U - 128U * sum;  // tokens are offset by 128
+  out.scale = max_abs / 127.0F;
+  out.offset = 0U - 128U * sum;  // int8 tokens are stored with an offset of 128
 }
 
-void to_row(const float* row, const PanelFormat& format, UnitRow& out) {
-  if (format.unit_elements == 1) {
-    std::memcpy(out.units.data(), row, 4 * out.units.size());
-  } else if (format.unit_elements == 2) {
-    for (std::size_t u = 0; u < out.units.size(); ++u) {
-      out.units[u] = bfloat16_bits(row[2 * u]) | bfloat16_bits(row[2 * u + 1]) << 16;
+void convert_row(const float* row, const PanelFormat& format, PackedRow& out) {
+  if (format.elements_per_word == 1) {
+    std::memcpy(out.words.data(), row, 4 * out.words.size());
+  } else if (format.elements_per_word == 2) {
+    for (std::size_t u = 0; u < out.words.size(); ++u) {
+      out.words[u] = bfloat16_bits(row[2 * u]) | bfloat16_bits(row[2 * u + 1]) << 16;
     }
   } else {
     quantize(row, out);
@@ -72,41 +74,39 @@ void to_row(const float* row, const PanelFormat& format, UnitRow& out) {
 
 PackedLinear pack_linear(const LinearWeights& weights, const PanelFormat& format,
                          float missing_bias) {
-  if (weights.width % format.unit_elements != 0) {
+  if (weights.width % format.elements_per_word != 0) {
     throw std::invalid_argument("a linear layer reads " + std::to_string(weights.width) +
                                 " features; expected a multiple of " +
-                                std::to_string(format.unit_elements));
+                                std::to_string(format.elements_per_word));
   }
-  const std::int64_t tile_rows = format.tile_rows;
   PackedLinear linear;
   linear.width = weights.width;
-  linear.num_tiles = (weights.rows + tile_rows - 1) / tile_rows;
-  linear.rows = linear.num_tiles * tile_rows;
-  linear.num_units = weights.width / format.unit_elements;
-  linear.tile_words = tile_rows * (format.header_words + linear.num_units);
+  linear.num_tiles = divide_up(weights.rows, format.tile_rows);
+  linear.rows = linear.num_tiles * format.tile_rows;
+  linear.row_words = weights.width / format.elements_per_word;
+  // Converted rows consist of whole words, which are moved as float32 are.
+  const TileShape shape = {format.tile_rows, format.header_words, linear.row_words,
+                           FloatType::kFloat32, false};
+  linear.tile_words = shape.tile_words();
   linear.tiles = AlignedArray<std::uint32_t>(linear.num_tiles * linear.tile_words);
-  std::vector<UnitRow> rows(static_cast<std::size_t>(tile_rows));
-  std::vector<const char*> starts(rows.size());
-  for (UnitRow& row : rows) row.units.resize(static_cast<std::size_t>(linear.num_units));
-  for (std::int64_t first = 0; first < linear.rows; first += tile_rows) {
-    std::uint32_t* out = linear.tiles.data() + first / tile_rows * linear.tile_words;
-    for (std::int64_t i = 0; i < tile_rows; ++i) {
-      UnitRow& row = rows[static_cast<std::size_t>(i)];
-      const bool exists = first + i < weights.rows;
-      if (exists) to_row(weights.weight + (first + i) * weights.width, format, row);
-      starts[static_cast<std::size_t>(i)] =
-          exists ? reinterpret_cast<const char*>(row.units.data()) : nullptr;
-      float bias = missing_bias;
-      if (exists) bias = weights.bias == nullptr ? 0.0F : weights.bias[first + i];
-      out[i] = bits_of(bias);
-      if (format.header_words > 1) {
-        out[tile_rows + i] = exists ? bits_of(row.scale) : 0;
-        out[2 * tile_rows + i] = exists ? row.offset : 0;
-      }
+  std::vector<PackedRow> tile(static_cast<std::size_t>(format.tile_rows));
+  for (PackedRow& row : tile) row.words.resize(static_cast<std::size_t>(linear.row_words));
+  const auto read_row = [&](std::int64_t row, std::int64_t i, std::uint32_t* header) {
+    PackedRow& packed = tile[static_cast<std::size_t>(i)];
+    const bool exists = row < weights.rows;
+    float bias = missing_bias;
+    if (exists) {
+      convert_row(weights.weight + row * weights.width, format, packed);
+      bias = weights.bias == nullptr ? 0.0F : weights.bias[row];
     }
-    interleave_rows(starts.data(), tile_rows, linear.num_units, FloatType::kFloat32, false,
-                    out + format.header_words * tile_rows);
-  }
+    header[0] = bits_of(bias);
+    if (format.header_words > 1) {
+      header[format.tile_rows] = exists ? bits_of(packed.scale) : 0;
+      header[2 * format.tile_rows] = exists ? packed.offset : 0;
+    }
+    return exists ? reinterpret_cast<const char*>(packed.words.data()) : nullptr;
+  };
+  pack_tiles(shape, 0, linear.num_tiles, read_row, linear.tiles.data());
   return linear;
 }
 

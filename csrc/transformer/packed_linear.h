@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "base/aligned_array.h"
+#include "cross_entropy/linear_panels.h"
 #include "transformer/kernel.h"
 
 namespace pycat {
@@ -15,18 +16,26 @@ struct LinearWeights {
   std::int64_t width;
 };
 
-/// Its rows in tiles, as a PanelFormat describes them.
+/// The rows of a linear layer in tiles, as a PanelFormat describes them.
 struct PackedLinear {
   AlignedArray<std::uint32_t> tiles;
   std::int64_t width = 0;
-  std::int64_t rows = 0;       // with those that fill the last tile
-  std::int64_t num_units = 0;  // a row's
+  std::int64_t rows = 0;  // those that fill the last tile included
+  std::int64_t row_words = 0;
   std::int64_t num_tiles = 0;
   std::int64_t tile_words = 0;
+
+  // As for_each_chunk() asks for.
+  const std::uint32_t* read_tiles(std::int64_t first, std::int64_t /*count*/) const {
+    return tiles.data() + first * tile_words;
+  }
+  ByteRange bytes_of(std::int64_t first, std::int64_t count) const {
+    return {reinterpret_cast<const char*>(read_tiles(first, count)), 4 * count * tile_words};
+  }
 };
 
-/// Rows that fill the last tile have weights 0 and the bias `missing_bias`.
-/// Throws std::invalid_argument for a width that is no whole number of units.
+/// Packs a linear layer. Rows that fill the last tile have weights 0 and the bias `missing_bias`.
+/// Throws std::invalid_argument if the width is not a whole number of words.
 PackedLinear pack_linear(const LinearWeights& weights, const PanelFormat& format,
                          float missing_bias);
 

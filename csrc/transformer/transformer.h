@@ -13,22 +13,22 @@ namespace pycat {
 
 enum class Precision { kFloat32, kBFloat16, kInt8 };
 
-/// A layer norm's weight and bias, both (width); null where there is no norm.
+/// Weight and bias of a layer norm, both (D,); null where the model has no such norm.
 struct NormWeights {
   const float* weight;
   const float* bias;
 };
 
 struct AttentionWeights {
-  LinearWeights query;      // for self-attention: queries, keys and values in one (3 D, D)
-  LinearWeights key_value;  // keys and values of what is attended to (2 D, D); unused for self
-  LinearWeights output;
+  LinearWeights query;      // (D, D); in self-attention queries, keys and values (3 D, D)
+  LinearWeights key_value;  // (2 D, D) in cross-attention, unused in self-attention
+  LinearWeights output;     // (D, D)
   NormWeights norm;
 };
 
 struct FeedForwardWeights {
-  LinearWeights up;
-  LinearWeights down;
+  LinearWeights ff1;  // (F, D)
+  LinearWeights ff2;  // (D, F)
   NormWeights norm;
 };
 
@@ -38,7 +38,7 @@ struct LayerWeights {
   FeedForwardWeights feed_forward;
 };
 
-/// One end of the model that reads tokens.
+/// What turns the tokens of one side into hidden states.
 struct EmbeddingWeights {
   const float* tokens;  // (vocab_size, D)
   std::int64_t vocab_size;
@@ -47,12 +47,12 @@ struct EmbeddingWeights {
   NormWeights norm;
 };
 
-/// An encoder-decoder Transformer. Sublayers are normed before (`norm_first`) or after.
+/// An encoder-decoder Transformer. Norms come before its layers (`norm_first`) or after them.
 struct TransformerWeights {
   std::int64_t d_model;
   std::int64_t num_heads;
   bool norm_first;
-  Finish activation;
+  Epilogue activation;
   float epsilon;
   float embedding_scale;
   EmbeddingWeights source;
@@ -61,11 +61,11 @@ struct TransformerWeights {
   std::vector<LayerWeights> decoder;
   NormWeights encoder_norm;
   NormWeights decoder_norm;
-  LinearWeights head;
-  float head_scale;  // of the last hidden states
+  LinearWeights head;  // (V, D)
+  float head_scale;    // factor of the last hidden states
 };
 
-/// Sequences of one side one after the other.
+/// The sequences of one side, one after the other.
 struct PackedTokens {
   const std::int64_t* tokens;  // (T,)
   std::int64_t num_tokens;
@@ -73,17 +73,19 @@ struct PackedTokens {
   std::int64_t num_sequences;
 };
 
-/// The forward pass of one checkpoint on packed tokens, from ids to the statistics of each target.
-/// Weights are packed for the processor once; embeddings, positions, norms stay where they are and
-/// must outlive this. Calls may run at the same time; each runs on its own thread, whose memory is
-/// kept for the next call.
+/// The forward pass of one checkpoint on packed tokens, from token ids to the statistics of the
+/// targets. The constructor packs the weights of linear layers. Embeddings, positions and norms are
+/// not copied: they must outlive this object. Calls of score() may run at the same time; each runs
+/// on the calling thread, and keeps that thread's memory for the next call.
 class Transformer {
  public:
-  /// Throws std::invalid_argument for sizes it cannot do, or a precision the processor lacks.
+  /// Throws std::invalid_argument for sizes that are not supported, and for a precision that the
+  /// instruction set lacks.
   Transformer(const TransformerWeights& weights, Precision precision, CpuIsa isa);
 
-  /// Statistics of `targets`, which the decoder predicts at each place of `inputs`.
-  /// Throws std::invalid_argument if a token or a position is beyond the model's.
+  /// Statistics of `targets` (T,), each of which the decoder predicts at the same place of `inputs`
+  /// (T,). Throws std::invalid_argument if a token is outside the vocabulary or a sequence has more
+  /// tokens than the model has positions.
   void score(const PackedTokens& source, const std::int64_t* inputs, const TokenTargets& targets,
              SequenceResults& results) const;
 
@@ -98,10 +100,10 @@ class Transformer {
   struct Layer {
     Attention self;
     Attention cross;
-    PackedLinear up;
-    PackedLinear down;
+    PackedLinear ff1;
+    PackedLinear ff2;
   };
-  class Pass;
+  class Pass;  // forward_pass.cpp
 
   Layer pack(const LayerWeights& weights, bool is_decoder) const;
 

@@ -28,10 +28,10 @@ from pycat.proxy.transformer import PRESETS
 from pycat.pruning import prune
 from pycat.runtime.device import DTYPES, SCORING_DTYPES
 from pycat.scores.score_table import ScoreTable
-from pycat.scoring.adapter import own_tokenizer
 from pycat.scoring.engine import STATS, TOO_LONG, score
 from pycat.scoring.external_scorers import MODELS, add_baseline
 from pycat.scoring.line_scores import FORMATS, score_lines
+from pycat.scoring.loading import own_tokenizer
 from pycat.selection.selection import select
 
 _OPEN_OPTIONS = ("split", "languages", "vocab_size", "eos_id", "pad_id", "tokenizer", "layout")

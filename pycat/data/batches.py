@@ -1,4 +1,4 @@
-"""Batches of a corpus, read ahead by threads while the caller computes."""
+"""Batches of a corpus that threads read ahead while the caller computes."""
 
 from collections.abc import Iterator
 from types import TracebackType
@@ -11,17 +11,18 @@ from torch.utils.dlpack import from_dlpack
 from pycat import _core
 from pycat.errors import CorpusError
 
-# Batches that stand ready before the consumer asks: enough to cover one slow read.
+# Batches kept ready for the consumer: enough to cover one slow read.
 PREFETCH = 4
 
 
 class Batch(NamedTuple):
-    """B pairs.
+    """B pairs of sentences, packed or padded.
 
-    Packed: `src_tokens` (S,) holds S source tokens, sentence after sentence, and `src_cu_seqlens`
-    int32 (B + 1,) where each begins, then S; likewise `tgt_*`. Padded: `src_tokens` is (B, longest)
-    with each sentence in a row, filled up on the right; the boundaries are the same. Tokens are
-    int64 unless asked for as int32; `pair_ids` int64 (B,). Every sequence ends with EOS.
+    Packed: `src_tokens` (S,) holds the S source tokens, sentence after sentence;
+    `src_cu_seqlens` int32 (B + 1,) holds where each sentence begins, then S. Padded: `src_tokens`
+    (B, longest) holds a sentence a row, padded on the right; `src_cu_seqlens` is the same.
+    `tgt_tokens` and `tgt_cu_seqlens` likewise. Tokens are int64 unless asked for as int32;
+    `pair_ids` int64 (B,). Every sequence ends with EOS.
     """
 
     src_tokens: Tensor
@@ -31,27 +32,27 @@ class Batch(NamedTuple):
     pair_ids: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`; the copy is done on return."""
+        """Copy the batch to `device`; the copy is complete on return."""
         return Batch(*(tensor.to(device) for tensor in self))
 
 
 def length_mask(tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Which tokens of a padded batch (B, longest) are real ones: bool (B, longest)."""
+    """Mask of a padded batch's tokens (B, longest): True where a token is no padding."""
     columns = torch.arange(tokens.shape[1], device=tokens.device)
     mask: Tensor = columns < cu_seqlens.diff()[:, None]
     return mask
 
 
 def from_capsules(capsules: tuple[Any, ...]) -> Batch:
-    """The batch that the extension describes; copies nothing."""
+    """Wrap the arrays of the extension as a batch, without copies."""
     return Batch(*map(from_dlpack, capsules))
 
 
 class BatchStream(Iterator[Batch]):
     """Batches of one epoch for one rank.
 
-    Close it, or leave its `with` block, to stop reading ahead. Batches stay valid as long as they
-    are referenced; their memory is used again once they are not.
+    Close it, or leave its `with` block, to stop reading ahead. A batch stays valid as long as it is
+    referenced; then its memory is reused.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class BatchStream(Iterator[Batch]):
         num_threads: int,
         pin_memory: bool,
     ) -> None:
-        self._facts = {"plan": f"{plan.fingerprint:016x}", "seed": seed, "epoch": epoch}
+        self._identity = {"plan": f"{plan.fingerprint:016x}", "seed": seed, "epoch": epoch}
         self._num_batches = plan.num_batches(rank)
         self._stream = _core.BatchStream(
             src,
@@ -89,18 +90,18 @@ class BatchStream(Iterator[Batch]):
     def _step_of(self, state: dict[str, Any] | None) -> int:
         if state is None:
             return 0
-        known = {name: state.get(name) for name in self._facts}
+        known = {name: state.get(name) for name in self._identity}
         step = state.get("step")
-        if known != self._facts or not isinstance(step, int) or step < 0:
+        if known != self._identity or not isinstance(step, int) or step < 0:
             raise CorpusError(
-                f"the state {state} belongs to other batches; expected one with {self._facts}: "
+                f"the state {state} belongs to other batches; expected one with {self._identity}: "
                 "resume with the corpus, batch_tokens, padded, world_size, seed and epoch it was "
                 "taken with"
             )
         return step
 
     def __len__(self) -> int:
-        """Batches of the whole epoch, whatever has been read of it."""
+        """Number of batches in the whole epoch, those already read included."""
         return self._num_batches
 
     def __next__(self) -> Batch:
@@ -111,12 +112,12 @@ class BatchStream(Iterator[Batch]):
 
     @property
     def state(self) -> dict[str, Any]:
-        """What `Corpus.batches(state=...)` needs to go on after the last batch returned.
+        """What `Corpus.batches(state=...)` needs to resume after the last batch returned.
 
-        A few numbers, the same on every rank as long as all have equally many batches (which only
-        fewer pairs than ranks prevent); batches read ahead do not count.
+        A few numbers; batches read ahead do not count. The state is the same on every rank while
+        all ranks have equally many batches, as they do unless there are fewer pairs than ranks.
         """
-        return {**self._facts, "step": self._stream.step}
+        return {**self._identity, "step": self._stream.step}
 
     def close(self) -> None:
         """Stop the threads."""
@@ -135,8 +136,8 @@ class BatchStream(Iterator[Batch]):
 
 
 def _pinned_buffers(plan: _core.BatchPlan, num_threads: int) -> list[Any]:
-    """Memory that a CUDA device copies from at full speed, for all batches in flight."""
+    """Pinned memory, from which a CUDA device copies at full speed, for all batches in flight."""
     return [
-        torch.empty(plan.most_bytes, dtype=torch.uint8, pin_memory=True).numpy()
+        torch.empty(plan.max_bytes, dtype=torch.uint8, pin_memory=True).numpy()
         for _ in range(PREFETCH + num_threads + 2)
     ]

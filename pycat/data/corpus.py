@@ -1,9 +1,9 @@
-"""A tokenized corpus, opened.
+"""Tokenized corpora, memory-mapped.
 
 A corpus folder holds `corpus.json`, the tokenizer, `src` and `tgt` as MMIDIDX files (EOS ends every
-sequence), and `skipped.tsv`: the lines that are not in the corpus, and why. Pair ids count the
-pairs that are in it, from 0; `Corpus.lines` gives their line numbers. What other tools binarised
-opens too: `fairseq` and `megatron` find its files and say what its ids mean.
+sequence), and `skipped.tsv`, which lists the lines that are not in the corpus, with reasons. Pair
+ids count the pairs of the corpus from 0; `Corpus.lines` gives their line numbers. Data that fairseq
+or Megatron binarised opens too: the modules `fairseq` and `megatron` find its files and vocabulary.
 """
 
 import copy
@@ -41,18 +41,18 @@ _PREFIX_OPTIONS = ("languages", "vocab_size", "eos_id", "pad_id", "tokenizer", "
 class Corpus:
     """A tokenized corpus of N pairs, memory-mapped; or a view of some of them.
 
-    `len`, `corpus[i]` and `corpus[first:last]` count the pairs of the view. What is read is what
-    was on the disk when the corpus was opened: files that change after that are an error.
+    `len`, `corpus[i]` and `corpus[first:last]` count the pairs of the view. A file that changes
+    after the corpus was opened is an error.
 
     Attributes:
-        path: the folder; of two prefixes, the one that holds both.
+        path: the folder; of two prefixes, the folder that holds both.
         languages: source and target.
         vocab_size: token ids lie below it.
-        src_vocab_size: bound on the ids of the source, where its ids mean other pieces than those
-            of the target; None where both share the vocabulary.
+        src_vocab_size: bound on source ids where source and target have vocabularies of their own;
+            None where they share one.
         eos_id: the token that ends every sequence.
-        pad_id: fills padded batches up.
-        options: what `open_corpus` needs beside `path` to open others' data again.
+        pad_id: the token that pads batches.
+        options: arguments of `open_corpus`, beside `path`, that open data of other tools again.
     """
 
     def __init__(
@@ -112,13 +112,13 @@ class Corpus:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What `corpus.json` says; of others' data the facts that it would, with `id`.
+        """The content of `corpus.json`; for data of other tools the same entries, with `id`.
 
-        Others' data have no id and no checksums on record, so the first use reads all of it: each
-        token is checked, as by `verify`, and the files are hashed.
+        Data of other tools have no id and no checksums on record, so the first use reads all of it:
+        each token is checked, as by `verify`, and the files are hashed.
 
         Raises:
-            CorpusError: others' data hold a bad token, or a sequence that does not end with EOS.
+            CorpusError: data of another tool hold a bad token, or a sequence that lacks EOS.
         """
         if "id" not in self._facts:
             self.verify()
@@ -127,13 +127,13 @@ class Corpus:
                 for file in (self._src, self._tgt)
                 for suffix in (".idx", ".bin")
             ]
-            _ = self._src.lengths(), self._tgt.lengths()  # hashed is what was opened
+            _ = self._src.lengths(), self._tgt.lengths()  # refuses files changed since opening
             self._facts["id"] = digest([files, self._facts["tokenizer_sha256"]])
         return self._facts
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 over tokens, tokenizer and, in a view, pair ids; the same wherever it stands."""
+        """SHA-256 over tokens, tokenizer and, in a view, pair ids; the path does not change it."""
         whole: str = self.manifest["id"]
         if self._view is None:
             return whole
@@ -146,7 +146,7 @@ class Corpus:
 
     @property
     def files(self) -> tuple[_core.IndexedFile, _core.IndexedFile, NDArray[np.int64] | None]:
-        """The mapped files of source and target, and the ids of a view's pairs, None for all."""
+        """Mapped files of source and target, and pair ids of a view (None for all pairs)."""
         return self._src, self._tgt, self._view
 
     @cached_property
@@ -158,8 +158,8 @@ class Corpus:
     def lengths(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Source and target tokens of each pair, EOS counted: int32 (N,) each, read-only.
 
-        Of a whole corpus these are views of the mapped files, which numpy reads although they are
-        not aligned in memory.
+        For a whole corpus these are views of the mapped files, which numpy reads although they
+        are not aligned.
         """
         src, tgt = self._src.lengths(), self._tgt.lengths()
         return (src, tgt) if self._view is None else (src[self._view], tgt[self._view])
@@ -179,7 +179,7 @@ class Corpus:
         """The corpus's own tokenizer.
 
         Raises:
-            CorpusError: others' data, opened without one.
+            CorpusError: data of another tool, opened without a tokenizer.
         """
         if self.options and "tokenizer" not in self.options:
             raise CorpusError(
@@ -193,7 +193,7 @@ class Corpus:
         return Tokenizer(self.path / self.options.get("tokenizer", TOKENIZER_FILE))
 
     def subset(self, pair_ids: NDArray[np.int64]) -> "Corpus":
-        """A view of those pairs of this corpus; copies no tokens."""
+        """A view of the pairs with those ids, ascending; copies no tokens."""
         wanted = np.unique(np.asarray(pair_ids, dtype=np.int64))
         if len(wanted) == 0:
             raise CorpusError(f"{self.path}: the subset is empty; expected at least one pair")
@@ -220,24 +220,24 @@ class Corpus:
     ) -> BatchStream:
         """One epoch of batches, every pair exactly once over all ranks.
 
-        Pairs are sorted by target and source length, and cut so that neither side of a batch
-        computes more than `batch_tokens` tokens; only a longer pair stands alone. Where the cuts
-        lie depends on lengths, `batch_tokens`, `padded` and `world_size` alone.
+        Pairs are sorted by target and source length, then cut into batches so that neither side
+        computes more than `batch_tokens` tokens; a longer pair is a batch of its own. The cuts
+        depend on lengths, `batch_tokens`, `padded` and `world_size` alone.
 
         Args:
-            batch_tokens: bound on the tokens of each side, padding counted where there is any.
+            batch_tokens: max tokens of each side, padding included where there is any.
             seed: shuffles pairs of equal lengths, then batches; None reads from short to long.
-            epoch: each has an order of its own.
-            padded: give rectangles instead of packed tokens.
-            dtype: int64 or int32, of the tokens.
-            rank, world_size: of `world_size` neighbouring batches, of like cost, each rank gets
-                one.
-            state: `BatchStream.state` of an earlier stream, to go on after its last batch.
-            num_threads: that read ahead; with 0 each batch is read when it is asked for. The
+            epoch: each epoch has its own order.
+            padded: pad the batches instead of packing them.
+            dtype: of the tokens, int64 or int32.
+            rank, world_size: each rank gets one of `world_size` consecutive batches, which cost
+                about the same.
+            state: `BatchStream.state` of an earlier stream, to resume after its last batch.
+            num_threads: threads that read ahead; with 0 each batch is read on request. The
                 batches are the same.
-            pin_memory: read into memory from which CUDA devices copy faster. Copy by `Batch.to`,
-                which waits, or keep the batch until the copy is done: its memory is used again as
-                soon as it is gone.
+            pin_memory: read into pinned memory, from which CUDA devices copy faster. Copy by
+                `Batch.to`, which waits, or keep the batch until the copy is complete: the memory of
+                a batch without references is reused.
 
         Raises:
             CorpusError: the files are damaged or changed; `state` belongs to other batches.
@@ -278,14 +278,14 @@ class Corpus:
     def verify(self) -> None:
         """Check every byte: the index, each token, the recorded checksums.
 
-        Tokens must lie in the vocabulary, and each sequence end with EOS; but a source only where
-        the model's own template does not end it otherwise.
+        Tokens must lie in the vocabulary, and each sequence must end with EOS, except sources
+        that the model's template ends with other tokens.
 
         Raises:
-            CorpusError: with the first file that is not as it was written.
+            CorpusError: names the first file that is not as it was written.
         """
-        ends = self.template.src_tail == 1
-        self._src.verify(eos_id=self.eos_id if ends else None)
+        src_ends_with_eos = self.template.src_tail == 1
+        self._src.verify(eos_id=self.eos_id if src_ends_with_eos else None)
         self._tgt.verify(eos_id=self.eos_id)
         for name, recorded in self._facts.get("sha256", {}).items():
             found = file_sha256(self.path / name)
@@ -296,9 +296,9 @@ class Corpus:
                 )
 
     def write_megatron_index(self) -> tuple[Path, Path]:
-        """Write `src.mcore.idx` and `tgt.mcore.idx`, so that Megatron opens what lies here.
+        """Write `src.mcore.idx` and `tgt.mcore.idx`, with which Megatron opens this corpus.
 
-        Each stands beside a link `.mcore.bin` to the tokens, which are not copied, and appears
+        Beside each is a link `.mcore.bin` to the tokens, which are not copied. Each index appears
         complete or not at all.
 
         Returns:
@@ -328,7 +328,7 @@ class Corpus:
 
     @property
     def kept_lines(self) -> NDArray[np.bool_]:
-        """Whether each line of the text is in the corpus, of a view in the whole one."""
+        """Whether each line of the text is in the whole corpus, bool (lines,)."""
         self._require_text()
         kept = np.ones(self.manifest["num_lines"], dtype=bool)
         with (self.path / SKIPPED_FILE).open(encoding="utf-8") as file:
@@ -383,7 +383,7 @@ class Corpus:
             )
 
     def _rows(self, pair_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where in this view those pairs are."""
+        """Rows of this view that hold those pairs."""
         if self._view is None:
             rows = pair_ids
             unknown = pair_ids[(pair_ids < 0) | (pair_ids >= len(self))]
@@ -412,25 +412,26 @@ def open_corpus(
 ) -> Corpus:
     """Open a corpus folder, or data that fairseq or Megatron binarised.
 
-    Reading is ready at once, whatever the size: a small index is verified here, a large one before
-    the first pair is read. Others' data hold tokens only: what needs text refuses them, and pair
-    ids count their sequences.
+    Opening takes no longer for a large corpus: a small index is verified here, a large one before
+    the first pair is read. Data of other tools hold tokens only: pair ids count their sequences,
+    and whatever needs text refuses them.
 
-    Where fairseq's dictionaries of source and target differ, one id means two pieces. Each side is
-    then checked against its own, and a proxy trained on it has an embedding for each; otherwise,
-    as for all other corpora, both sides share one.
+    Where fairseq's dictionaries of source and target differ, each side is checked against its own,
+    and a proxy trained on the corpus has an embedding for each side. All other corpora share one
+    vocabulary and one embedding.
 
     Args:
         path: a folder made by `tokenize`; a folder made by `fairseq-preprocess`; or the prefixes
             (files without `.idx` and `.bin`) of source and target.
-        split: of fairseq's folder; "train" by default. Shards such as "train1" are splits.
-        languages: source and target. Of fairseq's folder those to open, either way round, needed
-            only where there are several; of prefixes their names.
-        vocab_size, eos_id: of prefixes: the bound on token ids of both sides, and the id that
+        split: for fairseq's folder; "train" by default. Shards such as "train1" are splits.
+        languages: source and target. For fairseq's folder the direction to open, either way round,
+            needed only where there are several; for prefixes their names.
+        vocab_size, eos_id: for prefixes: the bound on token ids of both sides, and the id that
             ends each sequence.
-        pad_id: of prefixes: the id that fills padded batches up; `eos_id` by default.
-        tokenizer: of prefixes, instead of both: the SentencePiece model they were made with.
-        layout: of prefixes: "fairseq" or "megatron"; by default told by the size of the index.
+        pad_id: for prefixes: the id that pads batches; `eos_id` by default.
+        tokenizer: for prefixes, instead of `vocab_size` and `eos_id`: the SentencePiece model they
+            were made with.
+        layout: for prefixes: "fairseq" or "megatron"; by default the size of the index tells.
 
     Raises:
         CorpusError: not a complete corpus folder, or a file of it is damaged.
@@ -466,23 +467,29 @@ def open_corpus(
     return Corpus(folder, manifest, *sides)
 
 
+def as_corpus(corpus: Corpus | str | PathLike[str]) -> Corpus:
+    """The corpus itself, or opened by its path."""
+    return corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+
+
 def reopen_corpus(folder: Path, options: Mapping[str, Any]) -> Corpus:
-    """Open what a folder recorded as a corpus's `path` and `options`."""
-    left = dict(options)
-    if "tokenizer" in left:
-        left["tokenizer"] = folder / left["tokenizer"]
-    if "prefixes" not in left:
-        return open_corpus(folder, **left)
-    src, tgt = left.pop("prefixes")
-    return open_corpus((folder / src, folder / tgt), **left)
+    """Open a corpus again by its recorded folder and `Corpus.options`."""
+    given = dict(options)
+    if "tokenizer" in given:
+        given["tokenizer"] = folder / given["tokenizer"]
+    if "prefixes" not in given:
+        return open_corpus(folder, **given)
+    src, tgt = given.pop("prefixes")
+    return open_corpus((folder / src, folder / tgt), **given)
 
 
 def _refuse_options(
-    path: object, kind: str, given: Mapping[str, Any], fitting: Sequence[str]
+    path: object, kind: str, given: Mapping[str, Any], allowed: Sequence[str]
 ) -> None:
-    strangers = [name for name, value in given.items() if value is not None and name not in fitting]
-    if strangers:
+    """Refuse options that do not belong to this kind of corpus."""
+    refused = [name for name, value in given.items() if value is not None and name not in allowed]
+    if refused:
         raise PycatError(
-            f"{path}: {', '.join(strangers)} given to open {kind}, expected "
-            f"{', '.join(fitting) or 'no options'}; leave the others out"
+            f"{path}: {', '.join(refused)} given to open {kind}, expected "
+            f"{', '.join(allowed) or 'no options'}; leave the others out"
         )

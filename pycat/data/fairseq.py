@@ -1,8 +1,9 @@
 """Data that fairseq binarised: a folder of MMIDIDX files with a dictionary for each language.
 
-Of each split and direction the files are `train.de-en.de.idx`, `.bin` and `train.de-en.en.idx`,
-`.bin`, and of each language `dict.de.txt`. Ids 0 to 3 are `<s>`, `<pad>`, `</s>` and `<unk>`, which
-the dictionary does not list; line k of it, from 0, is id k + 4. EOS ends every sequence.
+Each split and direction has the files `train.de-en.de.idx`, `.bin` and `train.de-en.en.idx`,
+`.bin`; each language has a dictionary `dict.de.txt`. Ids 0 to 3 are `<s>`, `<pad>`, `</s>` and
+`<unk>`, which the dictionary does not list; its line k, counted from 0, is id k + 4. EOS ends every
+sequence.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ _OVERWRITE = " #fairseq:overwrite"
 
 
 class Direction(NamedTuple):
-    """What the name of a file says: its split, and source and target of that split."""
+    """The parts of a file name: a split, and its source and target languages."""
 
     split: str
     src: str
@@ -29,18 +30,18 @@ class Direction(NamedTuple):
 
 
 def is_data_bin(folder: Path) -> bool:
-    """Whether there is anything of fairseq's in the folder."""
+    """Whether the folder holds any file of fairseq's."""
     return bool(_directions(folder)) or any(folder.glob("dict.*.txt"))
 
 
 def open_data_bin(
     folder: Path, split: str, languages: tuple[str, str] | None
 ) -> tuple[dict[str, Any], IndexedFile, IndexedFile]:
-    """One split of a folder, and the facts that a corpus needs.
+    """Open one split of a folder: the manifest that a corpus needs, source and target.
 
     Args:
-        split: the first part of the file names. A further shard such as `train1` is a split.
-        languages: source and target, either way round; None where the folder leaves no choice.
+        split: the first part of the file names; a shard such as `train1` is a split.
+        languages: source and target, either way round; None if the folder has one direction.
 
     Raises:
         CorpusError: the folder lacks that split, those languages or a dictionary, holds more
@@ -71,25 +72,25 @@ def open_data_bin(
 
 
 def _directions(folder: Path) -> set[Direction]:
-    """All that the names of the index files tell; one of the two sides is enough."""
-    found = set()
+    """Splits and directions of the index files, of which either side is enough."""
+    directions = set()
     for path in folder.glob("*.*-*.*.idx"):
         if len(parts := path.name.split(".")) != 4:
             continue
         split, pair, language, _ = parts
         if pair.startswith(f"{language}-"):
-            found.add(Direction(split, language, pair.removeprefix(f"{language}-")))
+            directions.add(Direction(split, language, pair.removeprefix(f"{language}-")))
         elif pair.endswith(f"-{language}"):
-            found.add(Direction(split, pair.removesuffix(f"-{language}"), language))
-    return found
+            directions.add(Direction(split, pair.removesuffix(f"-{language}"), language))
+    return directions
 
 
 def _choose(folder: Path, split: str, languages: tuple[str, str] | None) -> Direction:
-    """The files to open: those of `languages`, as named or else the other way round."""
-    found = _directions(folder)
-    of_split = sorted(direction for direction in found if direction.split == split)
+    """The direction to open: that of `languages`, or else the reverse."""
+    directions = _directions(folder)
+    of_split = sorted(direction for direction in directions if direction.split == split)
     if not of_split:
-        splits = ", ".join(sorted({direction.split for direction in found})) or "none"
+        splits = ", ".join(sorted({direction.split for direction in directions})) or "none"
         raise CorpusError(
             f"{folder}: holds no split {split!r} ({split}.SRC-TGT.SRC.idx); it holds {splits}: "
             "name one with split"
@@ -114,8 +115,8 @@ class _Dictionary:
     """The pieces of one language, in the order of their ids.
 
     Attributes:
-        vocab_size: ids lie below it: four, and one for each line.
-        sha256: of the pieces alone; their counts mean nothing to the ids.
+        vocab_size: bound on the ids: four, and one a line.
+        sha256: of the pieces without their counts, which do not affect the ids.
     """
 
     def __init__(self, folder: Path, language: str) -> None:
@@ -152,7 +153,7 @@ class _Dictionary:
 
 
 def _piece(path: Path, number: int, line: str, places: dict[str, int]) -> str:
-    """The piece of one line; notes in `places` where it stands."""
+    """The piece of one line; records its line in `places`."""
     entry = line.removesuffix(_OVERWRITE)
     match = re.fullmatch(r"(.*) (-?\d+)", entry, re.DOTALL)
     if match is None:

@@ -1,13 +1,13 @@
-"""Text to ids by the tokenizer that belongs to a Hugging Face model.
+"""Tokenizers of Hugging Face models.
 
-Encoder-decoder models: the source is stored as the encoder takes it, with all its special tokens.
-Labels are `tgt_before`, the sentence, EOS, `tgt_after`, such as `deu_Latn X </s>` (NLLB),
-`<s> X </s>` (BART) or `X </s> de_DE` (mBART): the target is stored as the sentence and EOS alone,
-so that only these are scored, and what stands around them is kept in the manifest (`Template`).
+Encoder-decoder models: the source is stored as the encoder reads it, with all its special tokens.
+Labels consist of `tgt_before`, the sentence, EOS and `tgt_after`, such as `deu_Latn X </s>` (NLLB),
+`<s> X </s>` (BART) or `X </s> de_DE` (mBART). The target is stored as the sentence and EOS alone,
+so that only these are scored; the manifest keeps the special tokens around them (`Template`).
 
-Causal models: the source is the prompt, the target what follows it, and EOS. Both are tokenized as
-one text, as they were in training; the target begins with the first token that reaches beyond the
-prompt.
+Causal models: the source is the prompt; the target is the text after it, and EOS. Both are
+tokenized as one text, as in training. The target begins with the first token that reaches beyond
+the prompt.
 """
 
 import json
@@ -21,14 +21,20 @@ from typing import Any
 from pycat.errors import TokenizerError
 from pycat.runtime.output import digest, file_sha256
 
-# Files that are a tokenizer, any of them, and the vocabularies of those written in Python.
+# A folder with any of the first files holds a tokenizer. The others are the vocabularies of
+# tokenizers that are written in Python.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _VOCABULARY_FILES = ("*.spm", "*.model", "*.bpe", "vocab*.txt", "merges.txt", "bpe.codes")
 
 
 @dataclass(frozen=True)
 class Template:
-    """Special tokens around the sentences: source + `src_tail` of them, labels as above."""
+    """Special tokens around the sentences.
+
+    Attributes:
+        tgt_before, tgt_after: ids before the target, and after its EOS.
+        src_tail: number of special tokens at the end of the source.
+    """
 
     tgt_before: tuple[int, ...] = ()
     tgt_after: tuple[int, ...] = ()
@@ -36,7 +42,7 @@ class Template:
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> "Template":
-        """That of a corpus, by its manifest; of one that has none, EOS ends both sides."""
+        """The template in a corpus's manifest; without one, EOS alone ends both sides."""
         known = manifest.get("template")
         if known is None:
             return cls()
@@ -55,9 +61,9 @@ class HuggingFaceTokenizer:
         vocab_size: ids lie below it.
         eos_id: ends every target.
         sha256: of vocabulary and rules; the same for every folder that holds this tokenizer.
-        options: `src_lang`, `tgt_lang` and `prompt`, those given.
+        options: `src_lang`, `tgt_lang` and `prompt`, as far as given.
         template: special tokens around the sentences.
-        shortest: tokens of a source and a target that hold any text.
+        shortest: min tokens of a source and of a target that are not empty.
     """
 
     def __init__(
@@ -73,17 +79,17 @@ class HuggingFaceTokenizer:
         Args:
             path: the folder.
             src_lang, tgt_lang: language codes, for a tokenizer that needs them, such as "eng_Latn".
-            prompt: for causal models: text before the target, with `{src}` for the source, such
+            prompt: for causal models, the text before the target, with `{src}` for the source, such
                 as "Translate English to German: {src}\n".
 
         Raises:
-            TokenizerError: transformers or the tokenizer is missing or damaged, or the options do
-                not go with it.
+            TokenizerError: transformers is missing, the tokenizer is missing or damaged, or the
+                options do not belong to it.
         """
         self.path = path
         self._tokenizer = _load(path)
-        # One caller at a time: switching between source and target changes the object, and those
-        # written in Rust use all cores within a call.
+        # One caller at a time, because a switch between source and target changes the object. No
+        # speed is lost: tokenizers written in Rust use all cores within a call.
         self._lock = threading.Lock()
         given = {"src_lang": src_lang, "tgt_lang": tgt_lang, "prompt": prompt}
         self.options = {name: value for name, value in given.items() if value is not None}
@@ -111,29 +117,29 @@ class HuggingFaceTokenizer:
     def encode_pairs(
         self, src: Sequence[str | bytes], tgt: Sequence[str | bytes]
     ) -> tuple[list[list[int]], list[list[int]]]:
-        """Ids of sources and targets: a blank source is empty, a blank target EOS alone."""
+        """Ids of sources and targets; a blank source is empty, a blank target is EOS alone."""
         with self._lock:
             if self._prompt is not None:
                 return self._encode_prompts(_texts(src), _texts(tgt), self._prompt)
             sources = self._ids(_texts(src))
             targets = self._ids(_texts(tgt), target=True)
         sources = [[] if row == self._blank_src else row for row in sources]
-        return sources, [self._bare(row) for row in targets]
+        return sources, [self._without_template(row) for row in targets]
 
     def encode(self, lines: Sequence[str | bytes]) -> list[list[int]]:
-        """Ids of each source; a blank one is EOS alone."""
+        """Ids of each source; a blank source is EOS alone."""
         sources, _ = self.encode_pairs(lines, [""] * len(lines))
         return [row or [self.eos_id] for row in sources]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Text of each row of ids; special tokens are dropped."""
+        """Text of each row of ids, without special tokens."""
         with self._lock:
             return [
                 str(self._tokenizer.decode(list(row), skip_special_tokens=True)) for row in rows
             ]
 
     def pieces(self, row: Sequence[int]) -> list[str]:
-        """The tokens of a row of ids as they are spelled in the vocabulary."""
+        """Pieces of the vocabulary that a row of ids stands for."""
         return [str(piece) for piece in self._tokenizer.convert_ids_to_tokens(list(row))]
 
     def save(self, folder: Path) -> None:
@@ -141,7 +147,7 @@ class HuggingFaceTokenizer:
         self._tokenizer.save_pretrained(folder)
 
     def _ids(self, lines: list[str], *, target: bool = False) -> list[list[int]]:
-        # A tokenizer warns of lines beyond its model's length: skipping them is tokenize's part.
+        # Not verbose: a tokenizer warns of lines beyond its model's length, which `tokenize` skips.
         encoded = (
             self._tokenizer(text_target=lines, verbose=False)
             if target
@@ -150,8 +156,8 @@ class HuggingFaceTokenizer:
         rows: list[list[int]] = encoded["input_ids"]
         return rows
 
-    def _bare(self, row: list[int]) -> list[int]:
-        """A label row without what the template puts around sentence and EOS."""
+    def _without_template(self, row: list[int]) -> list[int]:
+        """A row of labels without the special tokens that the template puts around it."""
         before, after = self.template.tgt_before, self.template.tgt_after
         end = len(row) - len(after)
         if tuple(row[: len(before)]) != before or tuple(row[end:]) != after:
@@ -160,28 +166,28 @@ class HuggingFaceTokenizer:
                 f"not around another ({list(before)} … {list(after)}); pycat does not know this "
                 "tokenizer's way to write labels"
             )
-        bare = row[len(before) : end]
-        return bare if bare and bare[-1] == self.eos_id else [*bare, self.eos_id]
+        ids = row[len(before) : end]
+        return ids if ids and ids[-1] == self.eos_id else [*ids, self.eos_id]
 
     def _find_template(self) -> Template:
-        """The special tokens of labels and source, read off a blank line."""
+        """Find the special tokens of labels and source, from the ids of a blank line."""
         labels = self._ids([""], target=True)[0]
         src = self._blank_src
         tail = len(src) - src.index(self.eos_id) if self.eos_id in src else 0
         if self.eos_id not in labels:
             return Template(tuple(labels), (), tail)
-        # The last of them: where `</s>` also opens the labels, it is not the one that ends them.
+        # The last EOS ends the labels: in some models `</s>` also opens them.
         at = len(labels) - 1 - labels[::-1].index(self.eos_id)
         return Template(tuple(labels[:at]), tuple(labels[at + 1 :]), tail)
 
     def _set_languages(self, src_lang: str | None, tgt_lang: str | None) -> None:
-        takes = hasattr(self._tokenizer, "src_lang")
-        if not takes and (src_lang or tgt_lang):
+        has_codes = hasattr(self._tokenizer, "src_lang")
+        if not has_codes and (src_lang or tgt_lang):
             raise TokenizerError(
                 f"{self.path}: {type(self._tokenizer).__name__} has no language codes; leave "
                 "src_lang and tgt_lang out"
             )
-        if not takes:
+        if not has_codes:
             return
         if src_lang is None or tgt_lang is None:
             raise TokenizerError(
@@ -200,7 +206,7 @@ class HuggingFaceTokenizer:
             if unknown in row or None in row:
                 raise TokenizerError(
                     f"{self.path}: has no language code {name!r}; codes look like "
-                    f"{_some_codes(self._tokenizer)}"
+                    f"{_example_codes(self._tokenizer)}"
                 )
 
     def _check_kind(self) -> None:
@@ -233,14 +239,16 @@ class HuggingFaceTokenizer:
     def _encode_prompts(
         self, src: list[str], tgt: list[str], prompt: str
     ) -> tuple[list[list[int]], list[list[int]]]:
+        """Ids of prompts and targets, tokenized as one text each."""
         prompts = [prompt.replace("{src}", line) for line in src]
-        whole = [first + second for first, second in zip(prompts, tgt, strict=True)]
-        encoded = self._tokenizer(whole, return_offsets_mapping=True, verbose=False)
+        texts = [before + after for before, after in zip(prompts, tgt, strict=True)]
+        encoded = self._tokenizer(texts, return_offsets_mapping=True, verbose=False)
         sources, targets = [], []
-        for text, line, ids, offsets in zip(
+        for before, line, ids, offsets in zip(
             prompts, src, encoded["input_ids"], encoded["offset_mapping"], strict=True
         ):
-            at = next((i for i, (_, end) in enumerate(offsets) if end > len(text)), len(ids))
+            # The target begins with the first token that reaches beyond the prompt.
+            at = next((i for i, (_, stop) in enumerate(offsets) if stop > len(before)), len(ids))
             end = len(ids)
             while end and ids[end - 1] == self.eos_id:
                 end -= 1
@@ -250,7 +258,7 @@ class HuggingFaceTokenizer:
 
 
 def folder_sha256(path: Path) -> str | None:
-    """Hash of the tokenizer of a folder, None if it holds none."""
+    """SHA-256 of the tokenizer in a folder, None if the folder holds none."""
     if not any((path / name).is_file() for name in _TOKENIZER_FILES):
         return None
     return _sha256(_load(path), path)
@@ -275,10 +283,10 @@ def _load(path: Path) -> Any:
 
 
 def _sha256(tokenizer: Any, path: Path) -> str:
-    """Of what decides a line's ids, options aside; not of how a version writes it down."""
+    """SHA-256 of what decides the ids of a line, except options; the file format has no effect."""
     if tokenizer.is_fast:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Special tokens of a call, its languages and lengths are set there.
+        # These depend on the options of a call: languages and lengths.
         for name in ("post_processor", "truncation", "padding"):
             rules.pop(name, None)
         return digest(rules)
@@ -288,12 +296,12 @@ def _sha256(tokenizer: Any, path: Path) -> str:
 
 
 def _texts(lines: Sequence[str | bytes]) -> list[str]:
-    """The lines as str, blank ones empty: some tokenizers make a token of a space alone."""
+    """Lines as str, blank ones empty: some tokenizers make a token of a lone space."""
     texts = (line.decode("utf-8") if isinstance(line, bytes) else line for line in lines)
     return [text if text.strip() else "" for text in texts]
 
 
-def _some_codes(tokenizer: Any) -> str:
+def _example_codes(tokenizer: Any) -> str:
     special = [str(token) for token in tokenizer.get_added_vocab()]
     codes = [token for token in special if re.fullmatch(r"\w+", token)]
     return ", ".join(codes[:3]) or "those of its special tokens"

@@ -1,7 +1,7 @@
-"""Data of Megatron-LM: MMIDIDX files that know of documents, and of no vocabulary.
+"""Data of Megatron-LM: MMIDIDX files with documents and without a vocabulary.
 
-`prefix.idx` may have either layout; the files that Megatron made before it had documents are like
-fairseq's. `write_index` makes what Megatron reads out of a corpus of ours.
+`prefix.idx` may have either layout: before Megatron had documents, its files were like fairseq's.
+`write_index` makes an index that Megatron reads for a corpus of pycat.
 """
 
 import os
@@ -30,11 +30,11 @@ def open_prefixes(
     tokenizer: Path | None,
     layout: str | None,
 ) -> tuple[Path, dict[str, Any], IndexedFile, IndexedFile]:
-    """A pair of prefixes: the folder that holds both, and the facts that a corpus needs.
+    """Open two prefixes: the folder that holds both, the manifest that a corpus needs, both files.
 
     Raises:
-        PycatError: the vocabulary is not known from either `tokenizer` or numbers, or the
-            numbers are out of range.
+        PycatError: not exactly one of `tokenizer` and the two numbers is given, or a number is out
+            of range.
         CorpusError: a file is damaged.
     """
     given = vocab_size is not None or eos_id is not None
@@ -84,8 +84,8 @@ def open_prefixes(
 def write_index(file: IndexedFile) -> Path:
     """Write `prefix.mcore.idx` and the link `prefix.mcore.bin`, which Megatron opens.
 
-    The index says the same as `prefix.idx`, and that all sequences are one document; it is copied
-    in memory constant in their number. Until it is complete, nothing of that name can be opened.
+    The index is that of `prefix.idx` with all sequences as one document. Copying it takes constant
+    memory. Until it is complete, no file of that name exists.
 
     Returns:
         The path without `.idx` and `.bin`.

@@ -1,8 +1,8 @@
-"""SentencePiece training as a process of its own: lines on standard input, the model on output.
+"""SentencePiece training in a process of its own: lines on standard input, the model on output.
 
-`train_tokenizer` runs this file. Training takes minutes in which no signal is heeded and gigabytes
-that are not given back; a process can be killed at Ctrl-C, and its memory goes with it. It imports
-nothing of pycat, whose torch would cost seconds.
+`train_tokenizer` runs this file. Training takes minutes, in which it ignores signals, and
+gigabytes, which it does not free; a process can be killed at Ctrl-C, and frees its memory. This
+file imports nothing of pycat, because importing torch would take seconds.
 """
 
 import io
@@ -14,7 +14,7 @@ import sentencepiece
 
 
 def main() -> None:
-    """Train with the options in the one argument, JSON; on failure, write the reason and exit 1."""
+    """Train with the options in the argument, as JSON; on failure write the reason and exit 1."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     model = io.BytesIO()
     try:

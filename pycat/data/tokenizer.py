@@ -1,4 +1,4 @@
-"""Text to ids and back: a SentencePiece model shared by both languages."""
+"""SentencePiece tokenizers, one model for both languages, and their training."""
 
 import json
 import math
@@ -19,17 +19,17 @@ from pycat.runtime.progress import progress
 
 MODEL_TYPES = ("unigram", "bpe")
 
-# SentencePiece learns from no line of more bytes (its max_sentence_length).
+# SentencePiece ignores longer lines in training (its max_sentence_length).
 MAX_TRAINING_BYTES = 4192
 
-# Unigram training takes 1.6 GB and 75 s (two cores) for a million lines, 67 MB in all: its memory
-# goes with the bytes, so long lines have a bound of their own.
+# Unigram training takes 1.6 GB and 75 s (two cores) for a million lines of 67 MB in all. Its memory
+# grows with the bytes, so there is a bound on them too.
 _SAMPLE_LINES = 1_000_000
 _SAMPLE_BYTES = 128 << 20
 
 _TRAINING_FILE = Path(__file__).with_name("sentencepiece_trainer.py")
 
-# The trained model depends on how EM sums are split over threads, so their number is fixed.
+# The trained model depends on how the sums of EM are split over threads, so their number is fixed.
 _TRAINER_THREADS = 4
 
 
@@ -40,8 +40,8 @@ class Tokenizer:
         path: the `.model` file.
         vocab_size: ids run from 0 to `vocab_size - 1`.
         eos_id: ends every sequence, and starts the decoder.
-        sha256: of the model file; corpora and checkpoints carry it.
-        shortest: tokens of a source and a target that hold any text.
+        sha256: of the model file; corpora and checkpoints record it.
+        shortest: min tokens of a source and of a target that are not empty.
     """
 
     shortest = (2, 2)
@@ -55,7 +55,7 @@ class Tokenizer:
         self.path = Path(path)
         try:
             model = self.path.read_bytes()
-            if not model:  # which SentencePiece takes for no model given
+            if not model:  # SentencePiece would take it for an argument that was not given
                 raise RuntimeError
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except OSError as error:
@@ -78,8 +78,8 @@ class Tokenizer:
     ) -> list[list[int]]:
         """Ids of each line, EOS last. An empty or blank line is EOS alone.
 
-        Lines as UTF-8 bytes are not copied. One thread a call and several callers are faster than
-        several threads a call: only segmenting is without the GIL, making the lists is not.
+        Lines given as UTF-8 bytes are not copied. Several calls of one thread each are faster than
+        one call of several threads, because making the lists of ids holds the GIL.
         """
         rows: list[list[int]] = self._processor.encode(
             list[Any](lines), num_threads=num_threads, add_eos=True
@@ -89,15 +89,15 @@ class Tokenizer:
     def encode_pairs(
         self, src: Sequence[bytes], tgt: Sequence[bytes]
     ) -> tuple[list[list[int]], list[list[int]]]:
-        """Ids of sources and of targets, each as `encode` gives them."""
+        """Ids of sources and of targets, as `encode` gives them."""
         return self.encode(src), self.encode(tgt)
 
     def pieces(self, row: Sequence[int]) -> list[str]:
-        """The tokens of a row of ids as they are spelled in the vocabulary."""
+        """Pieces of the vocabulary that a row of ids stands for."""
         return [self._processor.id_to_piece(token) for token in row]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Text of each row of ids; EOS, if there, is dropped."""
+        """Text of each row of ids, without EOS."""
         plain = [[token for token in row if token != self.eos_id] for row in rows]
         texts: list[str] = self._processor.decode(plain) if plain else []
         return texts
@@ -106,14 +106,14 @@ class Tokenizer:
 def train_tokenizer(
     lines: Iterable[bytes], out: Path, *, vocab_size: int, model_type: str, seed: int = 0
 ) -> Tokenizer:
-    """Train a joint model with byte fallback on at most a million of the lines, and 128 MiB.
+    """Train a joint model with byte fallback on at most a million of the lines and 128 MiB.
 
     Args:
-        lines: text of both languages as UTF-8, no line ends, in any order; read once.
+        lines: text of both languages in UTF-8, without line ends, in any order; read once.
         out: the `.model` file to write.
-        vocab_size: pieces wanted; "unigram" may settle for fewer on little text.
+        vocab_size: number of pieces; "unigram" may find fewer in little text.
         model_type: "unigram" or "bpe".
-        seed: picks the sample where there are more lines.
+        seed: of the sample that is drawn from more text.
 
     Raises:
         TokenizerError: the text is too little for a vocabulary of this size.
@@ -122,7 +122,7 @@ def train_tokenizer(
     """
     if model_type not in MODEL_TYPES:
         raise TokenizerError(f"model_type is {model_type!r}; expected one of {MODEL_TYPES}")
-    sample = _within(_sample(lines, _SAMPLE_LINES, seed), _SAMPLE_BYTES, seed)
+    sample = _limited(_sample(lines, _SAMPLE_LINES, seed), _SAMPLE_BYTES, seed)
     options = {
         "vocab_size": vocab_size,
         "model_type": model_type,
@@ -137,7 +137,7 @@ def train_tokenizer(
     }
     with progress("train tokenizer", None, "pieces"):
         trained = subprocess.run(
-            # -P: the modules beside that file are no modules of its own.
+            # -P: Python must not import the modules beside that file in place of its own.
             [sys.executable, "-P", str(_TRAINING_FILE), json.dumps(options)],
             input=b"\n".join(sample),
             stdout=subprocess.PIPE,
@@ -157,29 +157,32 @@ def train_tokenizer(
 
 
 def _sample(lines: Iterable[bytes], size: int, seed: int) -> list[bytes]:
-    """Reservoir sample: each line is as likely, order kept loosely.
+    """Reservoir sample: every line is equally likely to be in it; most of the order is kept.
 
-    Li 1994, algorithm L: draws how many lines to pass over before the next one that enters, so
-    the other lines cost no random number and no Python code.
+    Algorithm L draws how many lines to skip before the next one that enters the sample, so a
+    skipped line costs no random number and no Python code.
+
+    Source: Li 1994 (ACM TOMS).
     """
     source = iter(lines)
     kept = list(islice(source, size))
     if len(kept) < size:
         return kept
     chooser = random.Random(seed)
-    # Every line has a uniform key and the `size` smallest are kept: this is the largest of them.
+    # Every line has a uniform key, and the lines of the `size` smallest keys are kept. This is the
+    # largest key among them.
     largest = 1.0
     while True:
         largest *= math.exp(-chooser.expovariate(size))
-        passed = math.floor(chooser.expovariate(-math.log1p(-largest)))
-        line = next(islice(source, passed, None), None)
+        num_skipped = math.floor(chooser.expovariate(-math.log1p(-largest)))
+        line = next(islice(source, num_skipped, None), None)
         if line is None:
             return kept
         kept[chooser.randrange(size)] = line
 
 
-def _within(lines: list[bytes], max_bytes: int, seed: int) -> list[bytes]:
-    """Those lines, or as many drawn from them as hold about `max_bytes` together, in order."""
+def _limited(lines: list[bytes], max_bytes: int, seed: int) -> list[bytes]:
+    """The lines, in order; if they exceed `max_bytes`, a random sample of about that size."""
     num_bytes = sum(map(len, lines))
     if num_bytes <= max_bytes:
         return lines

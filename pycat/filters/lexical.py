@@ -70,7 +70,7 @@ def lexical_scores(
         ValueError: `max_sample` or `num_threads` is out of range.
     """
     threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
-    model = _core.LexicalModel(
+    model = _core.IbmModel1(
         *corpus.files, max_sample=max_sample, max_cells=_MAX_CELLS, num_threads=threads
     )
     result = np.empty((2, 2, len(corpus)), np.float32)

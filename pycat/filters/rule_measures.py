@@ -213,10 +213,10 @@ class _Scratch:
 def _group(scratch: _Scratch) -> None:
     """Replace hashes by the least pair id of each group, one column at a time."""
     for side in ("pair", "src", "tgt"):
-        scratch.replace(f"{side}_group", _core.first_of_equal(scratch.take(f"{side}_hash")))
+        scratch.replace(f"{side}_group", _core.first_duplicates(scratch.take(f"{side}_hash")))
     near = np.arange(scratch.num_rows)
     for band in range(4):
-        _core.join_equal(scratch.take(f"band_{band}"), near)
+        _core.join_duplicates(scratch.take(f"band_{band}"), near)
     scratch.replace("near_group", near)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the proxy: one safetensors file each, which says what model it holds."""
+"""Checkpoints of the proxy, one self-describing safetensors file each."""
 
 import json
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from pycat.errors import CheckpointError
 from pycat.proxy.transformer import ModelConfig, Transformer
 from pycat.runtime.output import file_sha256, replacing
 
-# One metadata entry: safetensors writes several in a random order, and equal runs must make equal
+# One metadata entry: safetensors writes several in a random order, but equal runs must make equal
 # files.
 _ENTRY, _FORMAT = "pycat", "pycat.checkpoint.1"
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint file says of itself."""
+    """The header of a checkpoint file."""
 
     path: Path
     config: ModelConfig
@@ -36,7 +36,7 @@ class CheckpointInfo:
 
 
 def save_checkpoint(path: Path, model: Transformer, *, step: int, tokenizer_sha256: str) -> None:
-    """Write float32 weights with shape, update count and tokenizer, complete or not at all."""
+    """Write float32 weights, shape, update count and tokenizer hash, completely or not at all."""
     tensors = {name: value.float().contiguous() for name, value in model.state_dict().items()}
     header = {
         "format": _FORMAT,
@@ -45,12 +45,12 @@ def save_checkpoint(path: Path, model: Transformer, *, step: int, tokenizer_sha2
         "tokenizer_sha256": tokenizer_sha256,
     }
     with replacing(path) as temporary:
-        # Not by save_file, whose errors on a full disk are not OSErrors.
+        # Not by `save_file`: on a full disk it raises no OSError.
         temporary.write_bytes(save(tensors, {_ENTRY: json.dumps(header)}))
 
 
 def read_info(path: str | PathLike[str]) -> CheckpointInfo:
-    """The header of a checkpoint file.
+    """Read the header of a checkpoint file.
 
     Raises:
         CheckpointError: missing, damaged, or not written by pycat.
@@ -79,10 +79,10 @@ def read_info(path: str | PathLike[str]) -> CheckpointInfo:
 
 
 def load_model(info: CheckpointInfo, device: torch.device) -> Transformer:
-    """The model of a checkpoint, in evaluation mode.
+    """Load the model of a checkpoint, in evaluation mode.
 
     Raises:
-        CheckpointError: its tensors are not those of the shape that its header names.
+        CheckpointError: its tensors do not fit the model that its header describes.
     """
     with safe_open(info.path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -99,7 +99,7 @@ def load_model(info: CheckpointInfo, device: torch.device) -> Transformer:
 
 
 def read_infos(paths: Sequence[str | PathLike[str]], corpus: Corpus) -> list[CheckpointInfo]:
-    """The headers of checkpoints that can score this corpus together, in the order given.
+    """Read the headers of checkpoints that can score this corpus together, in the order given.
 
     Raises:
         CheckpointError: of different shapes, or of a tokenizer other than the corpus's.

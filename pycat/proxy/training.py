@@ -1,35 +1,47 @@
-"""Train a proxy on a corpus and keep checkpoints along the way."""
+"""Training of proxies on corpora, with checkpoints along the way."""
 
 import io
 import math
 import pickle
 import time
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from pycat.data.batches import Batch, length_mask
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus, as_corpus
 from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.proxy.checkpoint import save_checkpoint
+from pycat.proxy.packing import PackedBatches
+from pycat.proxy.stacked_step import Capacity, StackedStep
+from pycat.proxy.stacked_transformer import StackedTransformer
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
-from pycat.runtime.device import autocast, choose_device, choose_dtype
+from pycat.runtime.device import choose_device, choose_dtype
 from pycat.runtime.output import OutputFolder, read_manifest, replacing
 from pycat.runtime.progress import progress
 
 SCHEDULES = ("linear", "log")
+RATE_SCHEDULES = ("wsd", "inverse_sqrt")
 
+# A proxy's early checkpoints are what is wanted of it: a large corpus is not read to its end.
+MAX_PROXY_UPDATES = 4000
+
+# Peaks by preset.
+LEARNING_RATES = {"mini": 2e-3, "tiny": 1e-3, "base": 7e-4}
+
+# The share of a run in which "wsd" lets the rate fall.
+_FALL_SHARE = 1 / 3
 _STATE_FILE = "state.pt"
 _STATE_EVERY_S = 60.0
-_BLOCK_LOGITS = 6_000_000
-# The state first: a folder half deleted must not seem one to go on from.
+# On CUDA attention takes an empty block's time for each pair that a batch could hold: so many more
+# than there are of 16 tokens, and a batch of very short pairs is cut instead.
+_CUDA_TOKENS_A_PAIR = 12
+# The state is deleted first: a folder that is half deleted must not look like one to resume.
 _OWNED = (_STATE_FILE, "step-*.safetensors")
 
 
@@ -41,7 +53,8 @@ class Run:
         path: the folder.
         checkpoints: K files in training order.
         steps: the updates after which they were saved.
-        losses: mean training loss since the checkpoint before, nats a token, smoothed labels.
+        losses: mean training loss since the previous checkpoint, nats a token, smoothed labels.
+        manifest: recipe and facts of the run.
     """
 
     path: Path
@@ -60,18 +73,27 @@ class Run:
         return cls(folder, files, steps, tuple(manifest["losses"]), manifest)
 
 
+class Arm(NamedTuple):
+    """One of several models that are trained together."""
+
+    corpus: Corpus
+    seed: int
+    out: Path
+
+
 def train(
     corpus: Corpus | str | PathLike[str],
     *,
     out: str | PathLike[str],
-    preset: str = "tiny",
+    preset: str = "auto",
     checkpoints: int = 5,
     checkpoint_schedule: str = "linear",
     checkpoint_steps: Sequence[int] | None = None,
     epochs: float = 3.0,
     updates: int | None = None,
     batch_tokens: int = 2048,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
+    rate_schedule: str = "inverse_sqrt",
     warmup: int | None = None,
     label_smoothing: float = 0.1,
     dropout: float = 0.1,
@@ -84,24 +106,29 @@ def train(
 
     Args:
         corpus: an open Corpus (or a subset), or the path of one.
-        out: the folder to make. An interrupted run of the same options goes on in it, and a
-            finished one is opened as it is.
-        preset: "tiny" (d=256, 3+3 layers) or "base" (d=512, 6+6 layers).
-        checkpoints: how many to keep, the last one at the end.
-        checkpoint_schedule: "linear" spaces them evenly; "log" doubles the updates from one to
+        out: the folder to make. A run of the same options is resumed if it was interrupted, and
+            opened as it is if finished.
+        preset: "mini" (d=128, 4+4 layers), "tiny" (d=256, 3+3 layers), "base" (d=512, 6+6 layers),
+            or "auto": "mini" below 100,000 pairs, else "tiny".
+        checkpoints: their number; the last is saved at the end of training.
+        checkpoint_schedule: "linear" spaces them evenly; "log" doubles the updates from each to
             the next.
         checkpoint_steps: instead of both, the updates after which to save; training ends with
             the last.
-        epochs: passes over the corpus; `updates`, when given, is used instead.
-        batch_tokens: tokens of the larger side of a batch, padding included.
-        learning_rate: at its peak, after `warmup` updates (a tenth of all by default, at most
-            4,000); then it falls with the inverse square root of the update.
+        epochs: passes over the corpus, but at most 4,000 updates; `updates`, when given, is used
+            instead, without a bound.
+        batch_tokens: most tokens of either side of a batch.
+        learning_rate: its peak; by default that of the preset.
+        rate_schedule: the rate after the peak. "inverse_sqrt" lets it fall with the inverse square
+            root of the update (Vaswani et al. 2017, section 5.3). "wsd" holds it, and lets it fall
+            linearly to zero over the last third (Hägele et al. 2024, arXiv 2405.18392).
+        warmup: updates until the peak (a tenth of all by default, at most 4,000).
         label_smoothing, dropout: probabilities.
-        seed: of initial weights, batch order and dropout; on the CPU, with one number of threads, a
-            run repeats itself bit for bit.
+        seed: of initial weights, batch order and dropout. On the CPU, with the same number of
+            threads, a run repeats bit for bit.
         device: "cpu", "cuda" or "auto".
         dtype: of matrix products: "float32", "bfloat16", or "auto" (bfloat16 where the device
-            has it). Weights and Adam stay float32.
+            has it). Weights and the state of Adam stay float32.
         overwrite: replace a run made with other options.
 
     Returns:
@@ -112,21 +139,370 @@ def train(
         PycatError: an option is out of range, or the loss is not finite.
         OutputError: `out` holds something else, or a run made with other options.
     """
-    corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
-    if preset not in PRESETS:
-        raise PycatError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
-    for name, value, right, expected in (
-        ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "at least 0 and below 1"),
-        ("dropout", dropout, 0 <= dropout <= 0.9, "at least 0 and at most 0.9"),
-        ("learning_rate", learning_rate, 0 < learning_rate < 1, "above 0 and below 1"),
-        ("epochs", epochs, 0 < epochs < 1e6, "above 0 and below a million"),
-        ("updates", updates, updates is None or updates >= 1, "at least 1"),
-        ("warmup", warmup, warmup is None or warmup >= 1, "at least 1"),
-        ("batch_tokens", batch_tokens, batch_tokens >= 1, "at least 1"),
-        ("seed", seed, 0 <= seed < 2**31, "at least 0 and below 2**31"),
-    ):
-        if not right:
-            raise PycatError(f"{name} is {value}; expected {expected}")
+    corpus = as_corpus(corpus)
+    if preset == "auto":
+        preset = auto_preset(len(corpus))
+    _check_options(
+        preset=preset,
+        label_smoothing=label_smoothing,
+        dropout=dropout,
+        learning_rate=learning_rate,
+        rate_schedule=rate_schedule,
+        epochs=epochs,
+        updates=updates,
+        warmup=warmup,
+        batch_tokens=batch_tokens,
+        seed=seed,
+    )
+    _check_size(corpus, batch_tokens)
+    if updates is None:
+        per_epoch = PackedBatches(corpus, batch_tokens, seed=seed).num_batches
+        updates = min(MAX_PROXY_UPDATES, max(1, round(epochs * per_epoch)))
+    steps = _checkpoint_steps(checkpoints, checkpoint_schedule, checkpoint_steps, updates)
+    (run,) = train_together(
+        [Arm(corpus, seed, Path(out))],
+        checkpoint_steps=steps,
+        preset=preset,
+        batch_tokens=batch_tokens,
+        learning_rate=learning_rate,
+        rate_schedule=rate_schedule,
+        warmup=warmup,
+        label_smoothing=label_smoothing,
+        dropout=dropout,
+        device=device,
+        dtype=dtype,
+        overwrite=overwrite,
+    )
+    return run
+
+
+def train_together(
+    arms: Sequence[Arm],
+    *,
+    checkpoint_steps: Sequence[int],
+    preset: str,
+    batch_tokens: int = 2048,
+    learning_rate: float | None = None,
+    rate_schedule: str = "wsd",
+    anneal_each: bool = False,
+    warmup: int | None = None,
+    label_smoothing: float = 0.1,
+    dropout: float = 0.1,
+    device: str = "auto",
+    dtype: str = "auto",
+    overwrite: bool = False,
+) -> list[Run]:
+    """Train models of one shape as one stacked model, each on its own corpus and seed.
+
+    Args:
+        arms: M of them, of one vocabulary. Each becomes the run that it would be alone, up to
+            rounding and dropout masks. Those that are finished are opened; those that were
+            interrupted go on, with those that stand at the same update.
+        checkpoint_steps: ascending updates after which to save; training ends with the last.
+        anneal_each: with "wsd", each of the steps is the end of a budget of its own: the rate falls
+            to zero over the last third before it, in a branch off the run at the constant rate.
+            The run is as long as two thirds of the largest budget, the branches a third of each.
+        preset, batch_tokens, learning_rate, rate_schedule, warmup, label_smoothing, dropout,
+            device, dtype, overwrite: as in `train`; `preset` is not "auto".
+
+    Returns:
+        The M runs.
+
+    Raises:
+        As `train`.
+    """
+    torch_device = choose_device(device)
+    torch_dtype = choose_dtype(dtype, torch_device)
+    steps = list(checkpoint_steps)
+    recipe = {
+        "preset": preset,
+        "checkpoint_steps": steps,
+        "batch_tokens": batch_tokens,
+        "learning_rate": LEARNING_RATES[preset] if learning_rate is None else learning_rate,
+        "rate_schedule": rate_schedule,
+        "warmup": warmup if warmup is not None else min(4000, max(1, steps[-1] // 10)),
+        "label_smoothing": label_smoothing,
+        "dropout": dropout,
+        "device": torch_device.type,
+        "dtype": str(torch_dtype).removeprefix("torch."),
+        **({"anneal_each": True} if anneal_each else {}),
+    }
+    open_runs = []
+    for arm in arms:
+        own = {"corpus": arm.corpus.id, "seed": arm.seed, **recipe}
+        folder = OutputFolder(arm.out, "proxy", own, _OWNED, overwrite)
+        if folder.manifest is None:
+            open_runs.append(_OpenRun(arm, folder))
+    for step in sorted({run.step for run in open_runs}):
+        group = [run for run in open_runs if run.step == step]
+        _Trainer(group, recipe, torch_device, torch_dtype).run()
+    return [Run.open(arm.out) for arm in arms]
+
+
+def auto_preset(num_pairs: int) -> str:
+    """The preset for a corpus of that size."""
+    return "mini" if num_pairs < 100_000 else "tiny"
+
+
+class _OpenRun:
+    """A run that is not finished: its folder, and what `state.pt` says of it."""
+
+    def __init__(self, arm: Arm, folder: OutputFolder) -> None:
+        self.arm, self.folder = arm, folder
+        self.state: dict[str, Any] | None = None
+        path = folder.path / _STATE_FILE
+        if folder.resumes and path.is_file():
+            self.state = _load_state(path)
+        self.step = 0 if self.state is None else int(self.state["step"])
+        self.losses: list[float] = [] if self.state is None else self.state["losses"]
+        self.num_tokens = 0 if self.state is None else int(self.state["num_tokens"])
+        self.loss_steps = 0 if self.state is None else int(self.state["loss_steps"])
+
+
+class _Trainer:
+    """M runs that stand at one update: models, optimizer, and their places in their corpora."""
+
+    def __init__(
+        self,
+        runs: Sequence[_OpenRun],
+        recipe: dict[str, Any],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.runs, self.recipe, self.device = runs, recipe, device
+        self.step = runs[0].step
+        self.stack = StackedTransformer(
+            [_new_model(run.arm, recipe["preset"]).to(device) for run in runs], recipe["dropout"]
+        )
+        self.batches = [
+            PackedBatches(
+                run.arm.corpus,
+                recipe["batch_tokens"],
+                batch_pairs=self._batch_pairs(),
+                seed=run.arm.seed,
+                position=None if run.state is None else run.state["position"],
+            )
+            for run in runs
+        ]
+        self.update = StackedStep(
+            self.stack,
+            eos_id=runs[0].arm.corpus.eos_id,
+            label_smoothing=recipe["label_smoothing"],
+            dtype=dtype,
+            capacity=self._capacity(),
+        )
+        if self.step > 0:
+            self._put_states_back()
+
+    def run(self) -> None:
+        """Train to the last checkpoint, from wherever the state is."""
+        steps = self.recipe["checkpoint_steps"]
+        anneal_each = self.recipe.get("anneal_each", False)
+        devices = [self.device] if self.device.type == "cuda" else []
+        self.saved_at = time.perf_counter()
+        total = sum(_branch_updates(step) for step in steps) if anneal_each else 0
+        total += _trunk_updates(steps[-1]) if anneal_each else steps[-1]
+        with (
+            torch.random.fork_rng(devices),
+            progress("train", total, "updates", self.step) as advance,
+            ExitStack() as closing,
+        ):
+            for batches in self.batches:
+                closing.callback(batches.close)
+            if anneal_each:
+                self._run_branches(steps, advance)
+            else:
+                for _ in self._updates(steps[-1], steps[-1], advance):
+                    if self.step in steps:
+                        self._save_checkpoints(self.step)
+        for m, run in enumerate(self.runs):
+            run.folder.finish(
+                losses=run.losses,
+                num_tokens=run.num_tokens,
+                parameters=sum(value.numel() for value in self.stack.state_dict(m).values()),
+                torch=torch.__version__,
+            )
+            (run.folder.path / _STATE_FILE).unlink(missing_ok=True)
+
+    def _run_branches(self, budgets: Sequence[int], advance: Any) -> None:
+        """One run at the constant rate, and for each budget a branch in which the rate falls."""
+        for budget in budgets:
+            if all(_checkpoint_path(run.folder.path, budget).is_file() for run in self.runs):
+                continue
+            for _ in self._updates(_trunk_updates(budget), 0, advance):
+                pass
+            self._save_states()
+            before = self._snapshot()
+            for _ in self._updates(budget, budget, advance, saves=False):
+                pass
+            self._save_checkpoints(budget)
+            if budget != budgets[-1]:
+                self._restore(before)
+                self._save_states()
+
+    def _updates(
+        self, until: int, total: int, advance: Any, *, saves: bool = True
+    ) -> Iterator[int]:
+        """Update to step `until`; the rate falls towards `total`, or not at all if that is 0."""
+        while self.step < until:
+            # Dropout is seeded by the update, so that a resumed run repeats an uninterrupted one.
+            if self.device.type == "cpu":
+                torch.manual_seed((self.runs[0].arm.seed << 32) + self.step)
+            rate = self.recipe["learning_rate"] * rate_share(
+                self.recipe["rate_schedule"], self.step + 1, self.recipe["warmup"], total
+            )
+            batches = [next(own) for own in self.batches]
+            self.update.update(batches, rate)
+            for run, batch in zip(self.runs, batches, strict=True):
+                run.num_tokens += len(batch.tgt_tokens)
+                run.loss_steps += 1
+            self.step += 1
+            advance(1)
+            yield self.step
+            if saves and time.perf_counter() - self.saved_at > _STATE_EVERY_S:
+                self._save_states()
+
+    def _save_checkpoints(self, step: int) -> None:
+        """Write a checkpoint of each model, and its mean loss since the last one."""
+        sums = self.update.loss_sums.tolist()
+        self.update.loss_sums.zero_()
+        for m, run in enumerate(self.runs):
+            loss = sums[m] / run.loss_steps
+            if not math.isfinite(loss):
+                raise PycatError(
+                    f"{run.folder.path}: the training loss is {loss} at update {step:,}; "
+                    f"lower learning_rate ({self.recipe['learning_rate']}) or lengthen warmup "
+                    f"({self.recipe['warmup']})"
+                )
+            run.losses.append(loss)
+            run.loss_steps = 0
+            save_checkpoint(
+                _checkpoint_path(run.folder.path, step),
+                self.stack.model(m),
+                step=step,
+                tokenizer_sha256=run.arm.corpus.manifest["tokenizer_sha256"],
+            )
+        if not self.recipe.get("anneal_each", False):
+            self._save_states()
+
+    def _snapshot(self) -> dict[str, Any]:
+        """All that an update changes, copied on the device."""
+        return {
+            "parameters": {name: p.detach().clone() for name, p in self.stack.parameters.items()},
+            "optimizer": self.update.optimizer_state(),
+            "step": self.step,
+            "positions": [own.position for own in self.batches],
+        }
+
+    def _restore(self, snapshot: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.stack.parameters.items():
+                parameter.copy_(snapshot["parameters"][name])
+        self.update.load_optimizer_state(snapshot["optimizer"])
+        self.step = snapshot["step"]
+        for own, position in zip(self.batches, snapshot["positions"], strict=True):
+            own.go_to(position)
+
+    def _save_states(self) -> None:
+        """Write what each run needs to go on from here."""
+        optimizer = self.update.optimizer_state()
+        sums = self.update.loss_sums.tolist()
+        for m, run in enumerate(self.runs):
+            state = {
+                "model": self.stack.state_dict(m),
+                "optimizer": {
+                    name: {key: value[m] if value.dim() else value for key, value in own.items()}
+                    for name, own in optimizer.items()
+                },
+                "step": self.step,
+                "losses": run.losses,
+                "loss_sum": sums[m],
+                "loss_steps": run.loss_steps,
+                "num_tokens": run.num_tokens,
+                "position": self.batches[m].position,
+            }
+            # Not straight to the file: torch's errors on a full disk are not OSErrors.
+            buffer = io.BytesIO()
+            torch.save(_on_host(state), buffer)
+            with replacing(run.folder.path / _STATE_FILE) as temporary:
+                temporary.write_bytes(buffer.getbuffer())
+            run.folder.record()
+        self.saved_at = time.perf_counter()
+
+    def _put_states_back(self) -> None:
+        states = [run.state for run in self.runs if run.state is not None]
+        with torch.no_grad():
+            for name, parameter in self.stack.parameters.items():
+                parameter.copy_(torch.stack([state["model"][name] for state in states]))
+        names = states[0]["optimizer"]
+        self.update.load_optimizer_state(
+            {
+                name: {
+                    key: torch.stack([state["optimizer"][name][key] for state in states])
+                    if value.dim()
+                    else value
+                    for key, value in names[name].items()
+                }
+                for name in names
+            }
+        )
+        sums = torch.tensor([state["loss_sum"] for state in states], dtype=torch.float64)
+        self.update.loss_sums.copy_(sums)
+
+    def _batch_pairs(self) -> int | None:
+        if self.device.type != "cuda":
+            return None
+        return max(1, self.recipe["batch_tokens"] // _CUDA_TOKENS_A_PAIR)
+
+    def _capacity(self) -> Capacity:
+        """What no batch of any of the runs exceeds."""
+        corpora = [run.arm.corpus for run in self.runs]
+        src, tgt = (
+            max(int(lengths.max()) for lengths in sides)
+            for sides in (
+                [corpus.num_src_tokens for corpus in corpora],
+                [corpus.num_tokens for corpus in corpora],
+            )
+        )
+        batch_tokens = self.recipe["batch_tokens"]
+        return Capacity(
+            max(batch_tokens, src), max(batch_tokens, tgt), self._batch_pairs() or 0, max(src, tgt)
+        )
+
+
+def _new_model(arm: Arm, preset: str) -> Transformer:
+    """A model with the initial weights of the arm's seed."""
+    config = ModelConfig(
+        vocab_size=arm.corpus.vocab_size,
+        src_vocab_size=arm.corpus.src_vocab_size,
+        **PRESETS[preset],
+    )
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(arm.seed)
+        return Transformer(config)
+
+
+def _check_options(**options: Any) -> None:
+    """Refuse what is out of range, by name."""
+    for name, known in (("preset", PRESETS), ("rate_schedule", RATE_SCHEDULES)):
+        if options[name] not in known:
+            raise PycatError(f"{name} is {options[name]!r}; expected one of {', '.join(known)}")
+    ranges: tuple[tuple[str, Any, str], ...] = (
+        ("label_smoothing", lambda value: 0 <= value < 1, "at least 0 and below 1"),
+        ("dropout", lambda value: 0 <= value <= 0.9, "at least 0 and at most 0.9"),
+        ("learning_rate", lambda value: value is None or 0 < value < 1, "above 0 and below 1"),
+        ("epochs", lambda value: 0 < value < 1e6, "above 0 and below a million"),
+        ("updates", lambda value: value is None or value >= 1, "at least 1"),
+        ("warmup", lambda value: value is None or value >= 1, "at least 1"),
+        ("batch_tokens", lambda value: value >= 1, "at least 1"),
+        ("seed", lambda value: 0 <= value < 2**31, "at least 0 and below 2**31"),
+    )
+    for name, is_right, expected in ranges:
+        if not is_right(options[name]):
+            raise PycatError(f"{name} is {options[name]}; expected {expected}")
+
+
+def _check_size(corpus: Corpus, batch_tokens: int) -> None:
     num_tokens = int(corpus.num_tokens.sum())
     if num_tokens < batch_tokens:
         raise CorpusError(
@@ -134,206 +510,45 @@ def train(
             f"least one batch of {batch_tokens:,}; add text, or lower batch_tokens to "
             f"{max(1, num_tokens // 4):,}"
         )
-    updates_per_epoch = corpus.num_batches(batch_tokens, padded=True)
-    planned = updates if updates is not None else max(1, round(epochs * updates_per_epoch))
-    steps = _checkpoint_steps(checkpoints, checkpoint_schedule, checkpoint_steps, planned)
-    torch_device = choose_device(device)
-    torch_dtype = choose_dtype(dtype, torch_device)
-    recipe = {
-        "corpus": corpus.id,
-        "preset": preset,
-        "checkpoint_steps": steps,
-        "batch_tokens": batch_tokens,
-        "learning_rate": learning_rate,
-        "warmup": warmup if warmup is not None else min(4000, max(1, steps[-1] // 10)),
-        "label_smoothing": label_smoothing,
-        "dropout": dropout,
-        "seed": seed,
-        "device": torch_device.type,
-        "dtype": str(torch_dtype).removeprefix("torch."),
-    }
-    folder = OutputFolder(Path(out), "proxy", recipe, _OWNED, overwrite)
-    if folder.manifest is None:
-        _Trainer(corpus, folder, torch_device, torch_dtype).run()
-    return Run.open(out)
 
 
-class _Trainer:
-    """One run: model, optimizer and the position in it, all of which `state.pt` can restore."""
-
-    def __init__(
-        self, corpus: Corpus, folder: OutputFolder, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.corpus, self.folder, self.device, self.dtype = corpus, folder, device, dtype
-        self.recipe = folder.recipe
-        self.step = 0
-        self.losses: list[float] = []
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self.loss_steps = 0
-        self.num_tokens = 0
-        self.position: dict[str, Any] | None = None  # in the corpus, for the batch after this
-        config = ModelConfig(
-            vocab_size=corpus.vocab_size,
-            src_vocab_size=corpus.src_vocab_size,
-            **PRESETS[self.recipe["preset"]],
-        )
-        with torch.random.fork_rng([]):
-            torch.default_generator.manual_seed(self.recipe["seed"])
-            model = Transformer(config, self.recipe["dropout"])
-        self.model = model.to(device).train()
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=0.0, betas=(0.9, 0.98), eps=1e-9, fused=True
-        )
-        if folder.resumes and (folder.path / _STATE_FILE).is_file():
-            self._load_state()
-
-    def run(self) -> None:
-        """Train from here to the last checkpoint."""
-        steps, seed = self.recipe["checkpoint_steps"], self.recipe["seed"]
-        saved = time.perf_counter()
-        devices = [self.device] if self.device.type == "cuda" else []
-        with (
-            torch.random.fork_rng(devices),
-            progress("train", steps[-1], "updates", self.step) as advance,
-            closing(self._batches()) as batches,
-        ):
-            while self.step < steps[-1]:
-                # Seeded by update, dropout goes on after an interruption as if there was none.
-                torch.manual_seed((seed << 32) + self.step)
-                self.loss_sum += self._update(next(batches).to(self.device))
-                self.loss_steps += 1
-                self.step += 1
-                advance(1)
-                at_checkpoint = self.step in steps
-                now = time.perf_counter()
-                if at_checkpoint:
-                    self._note_loss()
-                    save_checkpoint(
-                        _checkpoint_path(self.folder.path, self.step),
-                        self.model,
-                        step=self.step,
-                        tokenizer_sha256=self.corpus.manifest["tokenizer_sha256"],
-                    )
-                if at_checkpoint or now - saved > _STATE_EVERY_S:
-                    self._save_state()
-                    saved = now
-        self.folder.finish(
-            losses=self.losses,
-            num_tokens=self.num_tokens,
-            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            torch=torch.__version__,
-        )
-        (self.folder.path / _STATE_FILE).unlink(missing_ok=True)
-
-    def _batches(self) -> Generator[Batch, None, None]:
-        """Epoch after epoch, without end."""
-        epoch = 0 if self.position is None else self.position["epoch"]
-        while True:
-            with self.corpus.batches(
-                self.recipe["batch_tokens"],
-                seed=self.recipe["seed"],
-                epoch=epoch,
-                padded=True,
-                state=self.position,
-                pin_memory=self.device.type == "cuda",
-            ) as stream:
-                for batch in stream:
-                    self.position = stream.state
-                    yield batch
-            epoch, self.position = epoch + 1, None
-
-    def _update(self, batch: Batch) -> Tensor:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe["learning_rate"] * _warmup_then_decay(
-                self.step + 1, self.recipe["warmup"]
-            )
-        tgt, mask = batch.tgt_tokens, length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)
-        src_lengths = batch.src_cu_seqlens.diff().long()
-        with autocast(self.device, self.dtype):
-            hidden = self.model(batch.src_tokens, src_lengths, shift_right(tgt, self.corpus.eos_id))
-            loss = self._loss(hidden[mask], tgt[mask])
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.num_tokens += int(batch.tgt_cu_seqlens[-1])
-        return loss.detach()
-
-    def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Mean smoothed cross-entropy of hidden states (T, D).
-
-        On the CPU a block of logits at a time stays below the size that malloc reuses; whole, most
-        of their time goes into page faults.
-        """
-        weight = self.model.output_weight
-        rows = max(1, _BLOCK_LOGITS // len(weight)) if hidden.is_cpu else max(1, len(hidden))
-        losses = [
-            F.cross_entropy(
-                F.linear(block, weight).float(),
-                block_targets,
-                label_smoothing=self.recipe["label_smoothing"],
-                reduction="sum",
-            )
-            for block, block_targets in zip(
-                torch.split(hidden, rows), torch.split(targets, rows), strict=True
-            )
-        ]
-        return torch.stack(losses).sum() / len(targets)
-
-    def _note_loss(self) -> None:
-        value = self.loss_sum.item() / self.loss_steps
-        if not math.isfinite(value):
-            raise PycatError(
-                f"{self.folder.path}: the training loss is {value} at update {self.step:,}; "
-                f"lower learning_rate ({self.recipe['learning_rate']}) or lengthen warmup "
-                f"({self.recipe['warmup']})"
-            )
-        self.losses.append(value)
-        self.loss_sum.zero_()
-        self.loss_steps = 0
-
-    def _save_state(self) -> None:
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "losses": self.losses,
-            "loss_sum": self.loss_sum,
-            "loss_steps": self.loss_steps,
-            "num_tokens": self.num_tokens,
-            "position": self.position,
-        }
-        # Not straight to the file: torch's errors on a full disk are not OSErrors.
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        with replacing(self.folder.path / _STATE_FILE) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
-        self.folder.record()
-
-    def _load_state(self) -> None:
-        path = self.folder.path / _STATE_FILE
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0]
-            raise OutputError(
-                f"{path}: cannot be read ({reason}); delete it, and training starts again"
-            ) from None
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.losses = state["step"], state["losses"]
-        self.loss_sum, self.loss_steps = state["loss_sum"], state["loss_steps"]
-        self.num_tokens, self.position = state["num_tokens"], state["position"]
+def _load_state(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise OutputError(
+            f"{path}: cannot be read ({reason}); delete it, and training starts again"
+        ) from None
+    return state
 
 
-def shift_right(tgt: Tensor, eos_id: int) -> Tensor:
-    """The decoder's input (B, T): EOS, then all of `tgt` but its last column."""
-    return torch.cat((tgt.new_full((len(tgt), 1), eos_id), tgt[:, :-1]), dim=1)
+def _on_host(value: Any) -> Any:
+    """The same, with copies of its tensors in the host's memory."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return {key: _on_host(item) for key, item in value.items()}
+    return value
 
 
-def _warmup_then_decay(step: int, warmup: int) -> float:
-    """Share of the peak rate at update `step` (from 1); Vaswani et al. 2017, section 5.3."""
-    return min(step / warmup, math.sqrt(warmup / step))
+def rate_share(schedule: str, step: int, warmup: int, total: int) -> float:
+    """Share of the peak rate at update `step`, counted from 1, of `total` (0: without an end)."""
+    if schedule == "inverse_sqrt":
+        return min(step / warmup, math.sqrt(warmup / step))
+    fall = max(1, round(total * _FALL_SHARE))
+    share = (total - step + 1) / fall if total else 1.0
+    return min(step / warmup, share, 1.0)
+
+
+def _branch_updates(budget: int) -> int:
+    """Updates of a budget in which the rate falls."""
+    return max(1, round(budget * _FALL_SHARE))
+
+
+def _trunk_updates(budget: int) -> int:
+    """Updates of a budget before the rate falls."""
+    return budget - _branch_updates(budget)
 
 
 def _checkpoint_path(folder: Path, step: int) -> Path:

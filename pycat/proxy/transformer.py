@@ -1,9 +1,9 @@
-"""The proxy: a pre-norm encoder-decoder Transformer with one embedding for all its ends.
+"""The proxy model: a pre-norm encoder-decoder Transformer with tied embeddings.
 
-Source and target share a vocabulary; the embedding matrix is also the output layer. Only a source
-whose ids mean other pieces than the target's has an embedding of its own. Sequences are
-padded on the right and end with EOS; the decoder starts from EOS. Nothing is ever read from a
-padded position, so any id may fill it.
+Source and target share a vocabulary, one embedding matrix and, with it, the output layer. Only a
+source with a vocabulary of its own has an embedding of its own. Sequences are padded on the right
+and end with EOS; the decoder starts from EOS. No result depends on padded positions, so any id may
+pad.
 """
 
 import math
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PRESETS: dict[str, dict[str, int]] = {
+    "mini": {"d_model": 128, "num_heads": 4, "d_ff": 256, "num_layers": 4},
     "tiny": {"d_model": 256, "num_heads": 4, "d_ff": 1024, "num_layers": 3},
     "base": {"d_model": 512, "num_heads": 8, "d_ff": 2048, "num_layers": 6},
 }
@@ -41,9 +42,9 @@ class ModelConfig:
 
 
 class Dropout(nn.Module):
-    """Dropout with the probability rounded to 1/256: it takes one random byte an element.
+    """Dropout from one random byte an element, its probability rounded to 1/256.
 
-    `F.dropout` draws a number an element on one thread of the CPU, which is several times as slow.
+    On the CPU `F.dropout` draws a number an element on one thread: several times as slow.
     """
 
     def __init__(self, probability: float) -> None:
@@ -51,7 +52,7 @@ class Dropout(nn.Module):
         self.threshold = round(256 * probability)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zero each element or scale it up, in training mode; else x itself."""
+        """Zero or scale up each element in training mode; else return x itself."""
         if not self.training or self.threshold == 0:
             return x
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
@@ -77,8 +78,11 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, is_causal: bool = False
     ) -> Tensor:
-        """Attend from x (B, T, D); `mask` is True where a key may be seen."""
-        queries = self._split(self.query(x))
+        """Attend from x (B, T, D) to keys and values (B, heads, S, D / heads): (B, T, D).
+
+        `mask` is True where a key may be seen.
+        """
+        queries = self._split(self.query(x))  # (B, heads, T, D / heads)
         # On the CPU torch's bfloat16 attention is slower than its float32 one.
         slow = x.device.type == "cpu" and queries.dtype == torch.bfloat16
         with torch.autocast(
@@ -98,7 +102,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Two linear layers with a ReLU between."""
+    """Linear layer, ReLU, linear layer."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(
@@ -109,7 +113,7 @@ class FeedForward(nn.Sequential):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each normed before and added after."""
+    """Self-attention and feed-forward, each on a norm of x and added to x."""
 
     def __init__(self, config: ModelConfig, dropout: float) -> None:
         super().__init__()
@@ -119,7 +123,7 @@ class EncoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """X (B, S, D) to the same shape."""
+        """Encode x (B, S, D): (B, S, D); `mask` (B, 1, 1, S) is True at source tokens."""
         normed = self.norms[0](x)
         attended = self.self_attention(normed, *self.self_attention.keys_values(normed), mask)
         x = x + self.dropout(attended)
@@ -128,7 +132,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention, attention over the source, feed-forward."""
+    """Causal self-attention, attention to the source, feed-forward."""
 
     def __init__(self, config: ModelConfig, dropout: float) -> None:
         super().__init__()
@@ -145,10 +149,10 @@ class DecoderLayer(nn.Module):
         memory_mask: Tensor,
         cache: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """X (B, T, D) to the same shape, and the self-attention's keys and values so far.
+        """Decode x (B, T, D): (B, T, D), and keys and values of the self-attention so far.
 
-        Without a cache x is the whole prefix and attention is causal; with one, x is the next
-        position alone and may see all that is cached.
+        Without a cache x is the whole prefix, and attention is causal. With a cache x is the next
+        position alone, and attends to all cached positions.
         """
         normed = self.norms[0](x)
         keys, values = self.self_attention.keys_values(normed)
@@ -162,7 +166,7 @@ class DecoderLayer(nn.Module):
 
 
 def sinusoids(positions: Tensor, d_model: int) -> Tensor:
-    """What is added to the embeddings at integer positions (T,): float32 (T, D)."""
+    """Position embeddings of integer positions (T,): float32 (T, D). Vaswani et al. 2017."""
     rates = torch.exp(
         torch.arange(0, d_model, 2, device=positions.device) * (-math.log(10_000.0) / d_model)
     )
@@ -172,10 +176,13 @@ def sinusoids(positions: Tensor, d_model: int) -> Tensor:
 
 @dataclass
 class DecoderState:
-    """What decoding keeps between steps, for B rows.
+    """State of decoding B rows between two steps.
 
-    `memory`, `cache`: per layer, keys and values (B, heads, length, D / heads) of the source and
-    of the target so far; `memory_mask`: (B, 1, 1, S), True at real source positions.
+    Attributes:
+        memory: per layer, keys and values of the source (B, heads, S, D / heads).
+        memory_mask: (B, 1, 1, S), True at source tokens, False at padding.
+        cache: per layer, keys and values of the target so far (B, heads, T, D / heads).
+        position: T.
     """
 
     memory: list[tuple[Tensor, Tensor]]
@@ -184,7 +191,7 @@ class DecoderState:
     position: int = 0
 
     def reorder(self, rows: Tensor, *, same_source: bool = False) -> None:
-        """Keep `rows` (B',) in that order; with `same_source` the memory need not move."""
+        """Keep `rows` (B',) in that order; `same_source` tells that the memory need not change."""
         self.cache = [pair and (pair[0][rows], pair[1][rows]) for pair in self.cache]
         if not same_source:
             self.memory = [(keys[rows], values[rows]) for keys, values in self.memory]
@@ -192,7 +199,7 @@ class DecoderState:
 
 
 class Transformer(nn.Module):
-    """The proxy model. Vaswani et al. 2017 (arXiv 1706.03762), normed before each sublayer."""
+    """The proxy model: Vaswani et al. 2017, arXiv:1706.03762, with a norm before each sublayer."""
 
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
@@ -212,7 +219,7 @@ class Transformer(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
-        # Tied to the output layer: std D^-1/2 keeps first logits near unit scale.
+        # Tied to the output layer: std D^-1/2 keeps the initial logits near unit scale.
         nn.init.normal_(self.embedding.weight, std=config.d_model**-0.5)
         if self.src_embedding is not None:
             nn.init.normal_(self.src_embedding.weight, std=config.d_model**-0.5)
@@ -234,7 +241,7 @@ class Transformer(nn.Module):
         return self._decode(tgt_in, state)
 
     def start(self, src: Tensor, src_lengths: Tensor) -> DecoderState:
-        """Encode the source: the state before the first target position."""
+        """Encode the source (B, S) of lengths (B,): the state before the first target position."""
         positions = torch.arange(src.shape[1], device=src.device)
         mask = (positions < src_lengths[:, None])[:, None, None, :]
         x = self._embed(src, 0, self.src_embedding or self.embedding)
@@ -246,7 +253,7 @@ class Transformer(nn.Module):
         return DecoderState(memory, mask, [None] * len(self.decoder))
 
     def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
-        """Logits (B, V) after one more token (B,); moves `state` on."""
+        """Logits (B, V) after one more token (B,); advances `state`."""
         hidden = self._decode(tokens[:, None], state)[:, 0]
         state.position += 1
         return F.linear(hidden, self.output_weight)
@@ -265,3 +272,8 @@ class Transformer(nn.Module):
         x = x + sinusoids(positions, d_model).to(x.dtype)
         dropped: Tensor = self.dropout(x)
         return dropped
+
+
+def shift_right(tgt: Tensor, eos_id: int) -> Tensor:
+    """Decoder input (B, T) of targets (B, T): EOS, then all columns but the last."""
+    return torch.cat((tgt.new_full((len(tgt), 1), eos_id), tgt[:, :-1]), dim=1)

@@ -1,7 +1,7 @@
-"""What a criterion agrees with: rank correlations, plain and partial.
+"""Rank correlations of criteria, plain and partial.
 
-Of more than a million pairs every n-th is taken, a million or fewer: the standard error is then
-about 0.001, and no table is held in memory.
+A table of more than a million pairs is sampled: every n-th pair, a million at most. The standard
+error is then about 0.001, and memory holds no whole table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,56 +10,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.ranking.criteria import Criterion, Scores, evaluate_criterion
-from pycat.report.histograms import average_ranks
+from pycat.ranking.criteria import Scores
+from pycat.ranking.ranks import average_ranks
 from pycat.scores.score_table import ScoreTable
 
 _MAX_PAIRS = 1_000_000
 
 
 def sampled_rows(num_pairs: int) -> slice:
-    """Every n-th row, a million or fewer."""
+    """Every n-th row, a million at most."""
     return slice(0, None, max(1, -(-num_pairs // _MAX_PAIRS)))
 
 
 def sampled_column(table: ScoreTable, name: str) -> NDArray[Any]:
-    """The column at `sampled_rows`."""
+    """A column of the table at `sampled_rows`."""
     step = sampled_rows(len(table)).step
     return np.concatenate(
         [chunk.column(name)[-rows.start % step :: step] for rows, chunk in table.chunks()]
     )
 
 
-def rank_correlations(
-    table: ScoreTable, criteria: Sequence[str | Criterion], *, seed: int = 0
-) -> NDArray[np.float64]:
-    """Spearman's rank correlation of each two criteria, (C, C); NaN where all scores are equal.
-
-    Raises:
-        PycatError: as `evaluate_criterion`.
-    """
-    rows = sampled_rows(len(table))
-    return correlations([evaluate_criterion(table, by, seed)[rows] for by in criteria])
-
-
 def correlations(scores: Sequence[Scores]) -> NDArray[np.float64]:
-    """The same of C arrays of scores (N,)."""
+    """Spearman's rank correlations (C, C) of C arrays (N,); NaN where either is constant."""
     ranks = [average_ranks(values) for values in scores]
     centred = [values - values.mean() for values in ranks]
     return np.array([[_correlation(a, b) for b in centred] for a in centred])
 
 
 def explained_by(scores: Scores, properties: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """How much of a ranking properties of the pairs explain, such as length and rarity.
+    """Measure how much of a ranking is explained by properties of the pairs, such as length.
 
     Args:
         scores: (N,).
         properties: (N,) each.
 
     Returns:
-        `spearman`, the rank correlation with each property; `partial`, the same with what the
-        other properties explain taken from both sides; `r2`, the share of the variance of the
-        ranks that all of them explain by least squares. NaN where it is not defined.
+        `spearman`, the rank correlation with each property; `partial`, the partial rank
+        correlation with each property given the others; `r2`, the share of the variance of the
+        ranks that all properties explain by least squares. NaN where undefined.
     """
     ranks = np.stack([average_ranks(values) for values in (scores, *properties.values())])
     ranks -= ranks.mean(axis=1, keepdims=True)
@@ -69,18 +57,18 @@ def explained_by(scores: Scores, properties: Mapping[str, NDArray[Any]]) -> dict
         rest = np.delete(others, i, axis=0)
         spearman[name] = _correlation(score, others[i])
         partial[name] = _correlation(_residuals(score, rest), _residuals(others[i], rest))
-    left = _residuals(score, others)
+    unexplained = _residuals(score, others)
     total = score @ score
-    r2 = 1 - float(left @ left / total) if total > 0 else float("nan")
+    r2 = 1 - float(unexplained @ unexplained / total) if total > 0 else float("nan")
     return {"spearman": spearman, "partial": partial, "r2": r2}
 
 
 def _correlation(a: Scores, b: Scores) -> float:
-    """Of two centred (N,); NaN where either is nothing but rounding of ranks up to N."""
+    """Correlation of two centred arrays of ranks (N,); NaN where either is rounding alone."""
     scale = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / scale) if scale > 1e-9 * len(a) ** 3 / 12 else float("nan")
 
 
 def _residuals(values: Scores, others: NDArray[np.float64]) -> Scores:
-    """What least squares by centred others (M, N) leaves of centred values (N,)."""
+    """Residuals of a least-squares fit of centred values (N,) by centred others (M, N)."""
     return values - others.T @ np.linalg.lstsq(others.T, values)[0]

@@ -1,12 +1,12 @@
-"""Criteria: from a pair's statistics to one number. Higher ranks first.
+"""Criteria: functions from a pair's statistics to one score. The highest score ranks first.
 
-Each is a pure function of arrays: N pairs in pair order, K checkpoints in training order. Unless
-said otherwise an argument (N, K) is a mean over a pair's target tokens, EOS counted: the table's
-sum divided by `num_tokens`. Early and late mean the first and the last half of the checkpoints, at
+Each is a pure function of arrays, with N pairs in pair order and K checkpoints in training order.
+Unless stated otherwise an argument (N, K) is a mean over a pair's target tokens, EOS counted: the
+table's sum divided by `num_tokens`. Early and late checkpoints are the first and the last half, at
 least one, without the middle one of an odd number.
 
-`CRITERIA` holds those that can be asked for by name. All but three are evaluated a chunk of the
-table at a time, so that memory holds one float64 score a pair and no more.
+`CRITERIA` holds the criteria that have names. All but three are evaluated a chunk of the table at a
+time, so that memory holds one float64 score a pair.
 """
 
 import re
@@ -16,17 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.corpus import reopen_corpus
 from pycat.errors import PycatError
 from pycat.ranking import sql
+from pycat.ranking.ranks import average_ranks
+from pycat.ranking.rarity import token_rarity
 from pycat.ranking.top_k import chunked
-from pycat.report.histograms import average_ranks, token_rarity
 from pycat.scores.score_table import ScoreTable
 
 Scores = NDArray[np.float64]
 Criterion = Callable[[ScoreTable], Scores]
 
-# Rows of K = 5 checkpoints that fit into a core's second-level cache with what is made of them.
+# So many rows of K = 5 checkpoints, and their intermediate results, fit into a core's L2 cache.
 _BLOCK_ROWS = 8192
 
 # Share of the pairs whose perplexity `cat_var_clipped` leaves as it is.
@@ -54,7 +54,8 @@ def cat_diff(ppl: Scores) -> Scores:
 def cat_var_log(nll: Scores) -> Scores:
     """Population variance of nll (N, K), the logarithm of perplexity, over checkpoints: (N,).
 
-    CAT-VAR less bound to the height of the first perplexity: a fall by half counts alike anywhere.
+    Depends less than CAT-VAR on the perplexity at the first checkpoint: halving it counts the same
+    at any height.
     """
     return cat_var(nll)
 
@@ -62,15 +63,15 @@ def cat_var_log(nll: Scores) -> Scores:
 def cat_var_rank(nll: Iterable[Scores]) -> Scores:
     """Population variance over checkpoints of a pair's rank among all pairs: (N,).
 
-    The rank at a checkpoint is that of its nll, or perplexity, as a share of N: 1/N the lowest, 1
-    the highest, equals sharing their average. So how far a pair moves among the others counts, and
-    what all pairs learn does not.
+    The rank at a checkpoint is that of the pair's nll, which is that of its perplexity, divided by
+    N: 1/N is the lowest, 1 the highest, and equal values share their average. The score measures
+    how far a pair moves among the others; a fall that all pairs share does not count.
 
     Args:
-        nll: K arrays (N,), read one at a time. Ranking one takes up to 90 bytes a pair.
+        nll: K arrays (N,), read one at a time. Ranking an array takes up to 90 bytes a pair.
     """
     k, mean, squares = 0, np.zeros(1), np.zeros(1)
-    for column in nll:  # not enumerated: that would keep a column while the next one is made
+    for column in nll:  # without enumerate(), which would hold a column while the next is made
         k += 1
         share = average_ranks(column) / len(column)
         difference = share - mean  # Welford's update
@@ -81,10 +82,10 @@ def cat_var_rank(nll: Iterable[Scores]) -> Scores:
 
 
 def cat_var_clipped(ppl: Scores, ceilings: NDArray[np.float64]) -> Scores:
-    """Population variance over checkpoints of perplexity (N, K), none above `ceilings` (K,): (N,).
+    """Population variance over checkpoints of perplexity (N, K) clipped at `ceilings` (K,): (N,).
 
-    By name, the ceiling of a checkpoint is the 95 % quantile of its perplexity, so that the worst
-    of the first checkpoint, where noise lies, are all alike there.
+    The named criterion clips each checkpoint at the 95 % quantile of its perplexity. The highest
+    perplexities of the first checkpoint, among which is noise, then differ no more.
     """
     return cat_var(np.minimum(ppl, ceilings))
 
@@ -98,7 +99,7 @@ def ppl(nll: Scores) -> Scores:
 def confidence(p_target: Scores) -> Scores:
     """Mean over checkpoints of the probability of the target token (N, K): (N,).
 
-    Source: Swayamdipta et al. 2020 (Dataset Cartography, EMNLP), a token in place of a label.
+    Source: Swayamdipta et al. 2020 (Dataset Cartography, EMNLP), with tokens in place of labels.
     """
     mean: Scores = p_target.mean(axis=1)
     return mean
@@ -123,10 +124,10 @@ def correctness(correct: Scores) -> Scores:
 
 
 def forgetting(correct: Scores) -> Scores:
-    """Sum over steps between checkpoints of max(0, fall of `correct` (N, K)): (N,).
+    """Sum over consecutive checkpoints of max(0, fall of `correct` (N, K)): (N,).
 
-    Tokens that were right and then wrong, per token. Sums do not tell which tokens those are, so
-    one learned while another is forgotten hides it: a lower bound of Toneva's count.
+    A lower bound of the forgetting events per token. Sums do not tell tokens apart: a token that is
+    learned hides another that is forgotten at the same checkpoint.
 
     Source: forgetting events, Toneva et al. 2019 (ICLR), adapted to sums.
     """
@@ -166,7 +167,7 @@ def ign(grad_norm_bound: Scores) -> Scores:
 
 
 def entropy(entropy: Scores) -> Scores:
-    """Entropy of the predicted distribution at one checkpoint, nats, of (N,): as it is.
+    """Entropy (N,) of the predicted distribution at one checkpoint, in nats: unchanged.
 
     Source: uncertainty sampling, Lewis and Gale 1994 (SIGIR).
     """
@@ -174,9 +175,9 @@ def entropy(entropy: Scores) -> Scores:
 
 
 def learnability(nll: Scores) -> Scores:
-    """Mean of nll (N, K) over early minus that over late checkpoints, nats a token: (N,).
+    """Mean of nll (N, K) over early minus mean over late checkpoints, in nats a token: (N,).
 
-    Source: the learnability score of Mindermann et al. 2022 (RHO-LOSS, ICML), the late checkpoints
+    Source: the learnability score of Mindermann et al. 2022 (RHO-LOSS, ICML), with late checkpoints
     in place of a model trained on held-out data.
     """
     fall: Scores = _early(nll).mean(axis=1) - _early(nll[:, ::-1]).mean(axis=1)
@@ -189,10 +190,10 @@ def length(num_tokens: NDArray[np.int32]) -> Scores:
 
 
 def rarity(table: ScoreTable) -> Scores:
-    """Mean over target tokens of -log2 of the token's share among all target tokens, bits: (N,).
+    """Mean over target tokens of -log2 of the token's share of all target tokens, in bits: (N,).
 
-    The counts are those of the pairs in the table; EOS counts nowhere. A column `rarity` of the
-    table is taken as it is; without one the corpus is read twice.
+    Counts are over the pairs in the table, without EOS. A column `rarity` of the table is returned
+    as it is; without one the corpus is read twice.
 
     Raises:
         CorpusError: the corpus is gone or damaged.
@@ -200,14 +201,7 @@ def rarity(table: ScoreTable) -> Scores:
     """
     if "rarity" in table.names:
         return table.column("rarity").astype(np.float64)
-    corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
-    if corpus.manifest["id"] != table.manifest["corpus"]:
-        raise PycatError(
-            f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
-        )
-    if len(corpus) != len(table):
-        corpus = corpus.subset(table.pair_ids)
-    return token_rarity(corpus).astype(np.float64)
+    return token_rarity(table.view_of(table.corpus())).astype(np.float64)
 
 
 def random(pair_ids: NDArray[np.int64], seed: int) -> Scores:
@@ -225,10 +219,14 @@ def random(pair_ids: NDArray[np.int64], seed: int) -> Scores:
 
 
 class _Rule(NamedTuple):
-    """How a criterion is had from a table: the statistic it reads, and in what shape.
+    """How a named criterion is evaluated.
 
-    `function` is given, of a chunk, means over tokens (N, K), "trajectory", or (N,), "checkpoint";
-    "perplexity" (N, K); the "chunk" and the seed; or else the whole "table" and checkpoints.
+    Attributes:
+        function: from its argument to scores (N,).
+        statistic: the statistic of the table that it needs.
+        shape: its argument. "trajectory": means over tokens (N, K); "checkpoint": means at one
+            checkpoint (N,); "perplexity": (N, K); "chunk": a chunk of the table, and the seed;
+            "table": the whole table, and the checkpoints.
     """
 
     function: Callable[..., Scores]
@@ -257,7 +255,7 @@ CRITERIA: dict[str, _Rule] = {
     "random": _Rule(lambda chunk, seed: random(chunk.pair_ids, seed), "nll", "chunk"),
 }
 
-# Those that "@k" asks for at checkpoint k; EL2N is otherwise a mean over all of them.
+# Functions of one checkpoint, for "@k". Without "@k" EL2N is a mean over checkpoints.
 _AT_CHECKPOINT: dict[str, Callable[[Scores], Scores]] = {
     "ppl": ppl,
     "entropy": entropy,
@@ -277,19 +275,19 @@ def evaluate_criterion(
 
     Args:
         table: N pairs.
-        by: a name in `CRITERIA`, "ppl", "entropy" and "el2n" also at a checkpoint ("ppl@0", "@-1"
-            the last); a column of the table; "sql: " and an expression over its columns; any of
-            these after a "-", which ranks the lowest first; or a function from the table, all of
-            it, to (N,).
+        by: a name in `CRITERIA`, of which "ppl", "entropy" and "el2n" may name a checkpoint
+            ("ppl@0", "ppl@-1" for the last); a column of the table; "sql: " and an expression over
+            its columns; each of these after a "-", which ranks the lowest first; or a function from
+            the whole table to (N,).
         seed: of "random".
-        checkpoints: those to evaluate criteria in `CRITERIA` on, rising, from 0; all unless given.
-            Others do not heed it, nor does one at a checkpoint, which counts all of them.
+        checkpoints: indices from 0, ascending, that criteria in `CRITERIA` are evaluated on; all
+            unless given. Ignored by other criteria, and by one that names a checkpoint.
 
     Raises:
         PycatError: no such criterion, the table lacks what it needs, or a score is not a number.
     """
     check_criterion(by, table)
-    # What overflows is infinite and ranks so; what is not a number is refused below.
+    # A score that overflows is infinite, and ranks as such. NaN is refused below.
     with np.errstate(over="ignore", invalid="ignore"):
         scores = _evaluate(table, by, seed, checkpoints)
     name = criterion_name(by)
@@ -311,30 +309,30 @@ def evaluate_criterion(
 
 
 def criterion_name(by: str | Criterion) -> str:
-    """What messages and recipes call it."""
+    """Name of a criterion in messages and recipes."""
     return by if isinstance(by, str) else getattr(by, "__name__", "function")
 
 
 def uses_seed(by: str | Criterion) -> bool:
-    """Whether the seed changes its scores."""
+    """Whether the seed changes the scores of a criterion."""
     return not callable(by) and by.removeprefix("-") == "random"
 
 
 def possible(table: ScoreTable) -> list[str]:
-    """Names in `CRITERIA` that the table has the columns of."""
+    """Names in `CRITERIA` whose columns the table has."""
     return [name for name, rule in CRITERIA.items() if f"{rule.statistic}_0" in table.names]
 
 
 def is_known(by: str | Criterion) -> bool:
-    """Whether its name alone says what it computes, unlike a column, function or expression."""
+    """Whether a criterion is named in `CRITERIA`: no function, expression or added column."""
     return not callable(by) and _parsed(by)[0] in CRITERIA
 
 
 def check_criterion(by: str | Criterion, table: ScoreTable | None = None) -> None:
-    """Refuse a criterion that is not known or, given a table, one that it lacks the columns of.
+    """Refuse an unknown criterion or, given a table, a criterion whose columns it lacks.
 
     Raises:
-        PycatError: with what was expected.
+        PycatError: says what was expected.
     """
     if callable(by) or by.removeprefix("-").startswith(_SQL):
         return
@@ -404,11 +402,11 @@ def _evaluate(
 
 
 def _of_chunks(table: ScoreTable, function: Callable[[ScoreTable], NDArray[Any]]) -> Scores:
-    """What `function` makes of the chunks: (N,)."""
+    """Concatenate `function` of each chunk: (N,)."""
     scores = np.empty(len(table))
 
     def fill(rows: slice, chunk: ScoreTable) -> None:
-        with np.errstate(over="ignore", invalid="ignore"):  # a thread has none of the caller's
+        with np.errstate(over="ignore", invalid="ignore"):  # a thread does not inherit it
             scores[rows] = function(chunk)
 
     for _ in table.on_chunks(fill):
@@ -419,11 +417,11 @@ def _of_chunks(table: ScoreTable, function: Callable[[ScoreTable], NDArray[Any]]
 def _of_means(
     table: ScoreTable, statistic: str, ks: Sequence[int], function: Callable[[Scores], Scores]
 ) -> Scores:
-    """What `function` makes of means over tokens (rows, K), which it may change: (N,).
+    """Evaluate `function` on means over tokens (rows, K), which it may overwrite: (N,).
 
-    It is given few rows at a time, checkpoint by checkpoint in memory, so that all it computes
-    stays in the processor's cache: several times as fast as a chunk at once. Never one row alone,
-    of which numpy would add the checkpoints up in another order: equal pairs get equal scores.
+    It gets few rows at a time, in column-major order, so that its intermediate results stay in the
+    cache: several times as fast as a whole chunk. It never gets a single row, because numpy would
+    sum the checkpoints of one row in another order, and equal pairs must get equal scores.
     """
     names = [f"{statistic}_{k}" for k in ks]
 
@@ -461,20 +459,20 @@ def _num_checkpoints(table: ScoreTable) -> int:
 
 
 def _each(table: ScoreTable, checkpoints: Sequence[int]) -> Iterator[Scores]:
-    """Nll per token (N,), checkpoint by checkpoint."""
+    """Yield nll per token (N,), checkpoint by checkpoint."""
     for k in checkpoints:
         yield _of_means(table, "nll", [k], lambda means: means[:, 0])
 
 
 def _clipped(table: ScoreTable, checkpoints: Sequence[int]) -> Scores:
-    """`cat_var_clipped` at the quantile's ceilings; holds one column at a time."""
+    """`cat_var_clipped` with the quantiles as ceilings; holds one column at a time."""
     at = int(np.ceil(_CLIPPED_QUANTILE * len(table))) - 1
     ceilings = []
     for column in _each(table, checkpoints):
         column.partition(at)
         ceilings.append(np.exp(column[at]))
         del column
-    highest = np.array(ceilings)
+    clipped_at = np.array(ceilings)  # (K,)
     return _of_means(
-        table, "nll", checkpoints, lambda means: cat_var_clipped(np.exp(means), highest)
+        table, "nll", checkpoints, lambda means: cat_var_clipped(np.exp(means), clipped_at)
     )

@@ -1,4 +1,4 @@
-"""Criteria written in SQL: an expression over the columns of a score table, through DuckDB."""
+"""Criteria in SQL: expressions over the columns of a score table, evaluated by DuckDB."""
 
 import re
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ _ROW = "pycat_row"
 def evaluate(table: ScoreTable, expression: str) -> NDArray[np.float64]:
     """Values (N,) of an expression such as `nll_0 / num_tokens - ln(num_src_tokens)`.
 
-    Columns stream through DuckDB a chunk at a time. Window functions (`… OVER ()`) see all rows,
-    for which DuckDB holds what they need.
+    Columns stream through DuckDB a chunk at a time. Window functions (`… OVER ()`) see all rows;
+    DuckDB holds what they need in memory.
 
     Raises:
         PycatError: DuckDB is missing or refuses the expression, or a value is NULL.
@@ -29,7 +29,7 @@ def evaluate(table: ScoreTable, expression: str) -> NDArray[np.float64]:
         raise PycatError(
             f"criterion 'sql: {expression}' needs DuckDB; pip install 'pycat-nmt[sql]'"
         ) from None
-    # A column that is used is also mentioned; others are not read.
+    # Read only the columns that the expression mentions.
     used = [name for name in table.names if re.search(rf"\b{name}\b", expression, re.IGNORECASE)]
     batches = _batches(table, used)
     first = next(batches)
@@ -38,10 +38,10 @@ def evaluate(table: ScoreTable, expression: str) -> NDArray[np.float64]:
     try:
         with duckdb.connect() as connection:
             connection.register("scores", stream)
-            found = connection.sql(
+            rows = connection.sql(
                 f"SELECT {_ROW}, CAST(({expression}) AS DOUBLE) AS value FROM scores"
             )
-            for batch in found.to_arrow_reader(1 << 16):
+            for batch in rows.to_arrow_reader(1 << 16):
                 values[batch[_ROW].to_numpy()] = batch["value"].to_numpy(zero_copy_only=False)
     except duckdb.Error as error:
         raise PycatError(

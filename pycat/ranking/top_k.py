@@ -1,8 +1,8 @@
-"""Where a ranking is cut, exactly and without sorting it.
+"""Exact top-k selection by a radix histogram, without sorting.
 
-A ranking goes from the highest score to the lowest, among equals from the lower row to the higher.
-The cut is found as a radix sort finds its buckets, from the leading bits of the scores to the last:
-a few passes over them, a chunk at a time, whatever their number.
+A ranking goes from the highest score to the lowest; among equal scores, from the lower row to the
+higher. The cut is found as in a radix sort, digit by digit from the leading bits of the scores: a
+few passes over them, a chunk at a time, whatever their number.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _MAX_BINS = 1 << 20
 
 
 class Column(Protocol):
-    """Scores (N,) that can be had a slice of rows at a time."""
+    """Scores (N,) that are read a slice of rows at a time."""
 
     def __len__(self) -> int:
         """N."""
@@ -27,59 +27,62 @@ class Column(Protocol):
         """The scores of those rows."""
 
 
-def prefix(
+def top_k_within_budget(
     scores: Column,
     budgets: NDArray[np.int64],
     groups: NDArray[np.integer],
     weights: NDArray[np.integer] | None = None,
 ) -> NDArray[np.bool_]:
-    """The longest prefix of each group's ranking that its budget pays for.
+    """Select of each group's ranking the longest prefix that its budget pays for.
 
     Args:
         scores: (N,), none NaN.
-        budgets: (G,) of each group.
-        groups: (N,) of each row: 0 to G - 1, or below 0 for none.
-        weights: (N,) what each row costs, positive; 1 unless given.
+        budgets: (G,), one a group.
+        groups: (N,) group of each row: 0 to G - 1, or below 0 for none.
+        weights: (N,) cost of each row, positive; 1 unless given.
 
     Returns:
-        bool (N,). Beside it memory holds a few chunks, whatever N.
+        bool (N,), the selected rows. Beside it memory holds a few chunks, whatever N.
     """
     num_groups = len(budgets)
-    most_bits = max(1, min(16, (_MAX_BINS // num_groups).bit_length() - 1))
-    left = budgets.astype(np.int64)
-    keys = np.zeros(num_groups, dtype=np.uint64)
-    whole = np.zeros(num_groups, dtype=bool)
+    max_digit_bits = max(1, min(16, (_MAX_BINS // num_groups).bit_length() - 1))
+    left = budgets.astype(np.int64)  # (G,) what the digits so far leave of each budget
+    keys = np.zeros(num_groups, dtype=np.uint64)  # (G,) leading bits of the score at the cut
+    whole = np.zeros(num_groups, dtype=bool)  # (G,) whether the budget pays for the whole group
     known_bits = 0
     while known_bits < 64:
-        digit_bits = min(most_bits, 64 - known_bits)
+        digit_bits = min(max_digit_bits, 64 - known_bits)
         last = (1 << digit_bits) - 1
+        # Cost of the rows of each group that share `keys`, by their next digit.
         sums = np.zeros(num_groups << digit_bits, dtype=np.int64)
         for rows in chunked(len(scores)):
             ranked = _ranked(scores, groups, weights, rows)
-            _core.sum_digits(*ranked, keys, known_bits=known_bits, digit_bits=digit_bits, sums=sums)
-        falling = sums.reshape(num_groups, last + 1)[:, ::-1].cumsum(axis=1)
+            _core.radix_histogram(
+                *ranked, keys, prefix_bits=known_bits, digit_bits=digit_bits, histogram=sums
+            )
+        falling = sums.reshape(num_groups, last + 1)[:, ::-1].cumsum(axis=1)  # (G, digits)
         if known_bits == 0:
             whole = falling[:, -1] <= left
-        # Digits that fit whole, from the highest; the one after them holds the cut.
-        fitting = np.minimum((falling <= left[:, None]).sum(axis=1), last)
-        left -= np.where(fitting > 0, falling[np.arange(num_groups), fitting - 1], 0)
-        keys = (keys << np.uint64(digit_bits)) | (last - fitting).astype(np.uint64)
+        # The budget pays for the highest digits in full; the next digit holds the cut.
+        num_paid = np.minimum((falling <= left[:, None]).sum(axis=1), last)
+        left -= np.where(num_paid > 0, falling[np.arange(num_groups), num_paid - 1], 0)
+        keys = (keys << np.uint64(digit_bits)) | (last - num_paid).astype(np.uint64)
         known_bits += digit_bits
     taken = np.empty(len(scores), dtype=bool)
     for rows in chunked(len(scores)):
         ranked = _ranked(scores, groups, weights, rows)
-        _core.take_above(*ranked, keys, whole=whole, left=left, taken=taken[rows])
+        _core.select_above(*ranked, keys, take_all=whole, budgets=left, selected=taken[rows])
     return taken
 
 
 def highest(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Rows of the `count` highest scores, ascending; among equals the lower row is in."""
+    """Rows of the `count` highest scores, ascending; of equal scores the lower rows come first."""
     groups = np.zeros(len(scores), dtype=np.int8)
-    return np.flatnonzero(prefix(scores, np.array([count]), groups))
+    return np.flatnonzero(top_k_within_budget(scores, np.array([count]), groups))
 
 
 def chunked(num_rows: int) -> Iterator[slice]:
-    """The rows, so many at a time that what is computed of them stays in the cache."""
+    """Slices that cover all rows; what is computed for one slice stays in the cache."""
     for first in range(0, num_rows, _CHUNK_ROWS):
         yield slice(first, min(first + _CHUNK_ROWS, num_rows))
 
@@ -90,6 +93,6 @@ def _ranked(
     weights: NDArray[np.integer] | None,
     rows: slice,
 ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.int64] | None]:
-    """Scores, groups and costs of some rows, as the extension reads them."""
+    """Scores, groups and costs of a slice of rows, in the types that the extension reads."""
     costs = None if weights is None else weights[rows].astype(np.int64)
     return np.ascontiguousarray(scores[rows]), groups[rows].astype(np.int32), costs

@@ -1,4 +1,4 @@
-"""What a selection follows, and what other criteria would have chosen: figures of the report."""
+"""Comparison of a selection with other criteria, and its share of domains, rules and flags."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,25 +11,26 @@ from pycat.errors import OutputError, PycatError
 from pycat.filters.rules import RuleTable
 from pycat.ranking.correlations import correlations
 from pycat.ranking.criteria import Scores, confidence, evaluate_criterion, possible, variability
-from pycat.ranking.top_k import prefix
+from pycat.ranking.top_k import top_k_within_budget
 from pycat.scores.score_table import ScoreTable
 from pycat.selection.stability import chance, shared, without_checkpoint
 
-_MOST_DOMAINS = 15
+_MAX_DOMAINS = 15
 
-# Columns of booleans that the data map marks.
+# Boolean columns whose pairs the data map marks.
 _FLAGS = ("hard", "noisy")
 
 
 @dataclass(frozen=True)
 class DataMap:
-    """N pairs by how probable their target tokens were, and how much that moved.
+    """Dataset cartography of N pairs: the probability of their target tokens over training.
 
     Attributes:
-        confidence, variability: mean and deviation over checkpoints of that probability, (N,).
-        flags: columns of the table that say "hard" or "noisy", (N,) each.
-        geometric: the probability is the geometric mean over tokens, exp(-nll / num_tokens), as
-            the table holds no `p_target`.
+        confidence, variability: mean and standard deviation of that probability over the
+            checkpoints, (N,).
+        flags: the table's boolean columns "hard" and "noisy", (N,), where it has them.
+        geometric: the probability of a pair is the geometric mean of its tokens',
+            exp(-nll / num_tokens); otherwise it is their mean, from the column `p_target`.
     """
 
     confidence: Scores
@@ -40,16 +41,16 @@ class DataMap:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far other criteria would have chosen as this selection did.
+    """Agreement of a selection with other criteria.
 
     Attributes:
         names: C criteria, that of the selection first.
         correlations: Spearman's rank correlation of each two, (C, C); NaN where not defined.
-        overlaps: Jaccard overlap of the kept pairs with as many of the highest by each of the
-            others; empty where all pairs or none were kept.
-        without_checkpoint: of the highest by the selection's own criterion with those that it
-            gives without one checkpoint, in their order; may be empty.
-        chance: what two random parts of that size share on average.
+        overlaps: for each other criterion, the Jaccard overlap of the kept pairs with as many of
+            its highest; empty where all pairs or none were kept.
+        without_checkpoint: for each checkpoint in order, the Jaccard overlap of the criterion's
+            highest pairs with its highest pairs when that checkpoint is left out; may be empty.
+        chance: expected Jaccard overlap of two random selections of that size.
     """
 
     names: list[str]
@@ -61,7 +62,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Part:
-    """Pairs that have something in common, and how many of them were kept."""
+    """A named part of the pairs, such as a domain, and how many of its pairs were kept."""
 
     name: str
     num_pairs: int
@@ -69,12 +70,12 @@ class Part:
 
     @property
     def share(self) -> float:
-        """Share kept; NaN of no pairs."""
+        """Share of the pairs that was kept; NaN where there are none."""
         return self.num_kept / self.num_pairs if self.num_pairs else float("nan")
 
 
 def data_map(table: ScoreTable) -> DataMap:
-    """Dataset cartography (Swayamdipta et al. 2020, EMNLP) of the pairs."""
+    """Place the pairs on a data map (Swayamdipta et al. 2020, arXiv:2009.10795)."""
     num_tokens = table.num_tokens[:, None]
     geometric = "p_target" not in table.statistics
     probability = (
@@ -92,22 +93,22 @@ def data_map(table: ScoreTable) -> DataMap:
 def agreement(
     table: ScoreTable, by: str, values: Scores, rarity: Scores, kept: NDArray[np.bool_], seed: int
 ) -> Agreement:
-    """Compare a selection with what the table's other criteria rank highest.
+    """Compare a selection with the highest pairs of every other criterion that the table allows.
 
     Args:
         table: N pairs.
         by: the selection's criterion.
-        values: its scores (N,).
-        rarity: of each pair (N,), read from the corpus already.
-        kept: the selection (N,).
-        seed: of the selection.
+        values: scores by that criterion (N,).
+        rarity: rarity of each pair (N,), which the table need not hold.
+        kept: whether each pair was kept (N,).
+        seed: seed of the selection.
     """
     scores = {by: values}
     for name in possible(table):
         if name == "rarity":
             scores.setdefault(name, rarity)
         elif name not in (by, "random"):
-            # What is not a number for some pair, of infinite perplexity, ranks nothing.
+            # A criterion that is NaN for some pair, such as one of infinite perplexity, is skipped.
             try:
                 scores[name] = evaluate_criterion(table, name, seed)
             except PycatError:
@@ -119,7 +120,7 @@ def agreement(
         list(scores),
         correlations(list(scores.values())),
         {
-            name: shared(kept, prefix(other, np.array([count]), groups))
+            name: shared(kept, top_k_within_budget(other, np.array([count]), groups))
             for name, other in scores.items()
             if compared and name != by
         },
@@ -129,7 +130,7 @@ def agreement(
 
 
 def by_domain(table: ScoreTable, kept: NDArray[np.bool_]) -> list[Part]:
-    """Kept pairs of each value of the column `domain`, if there is one: the largest ones first."""
+    """Pairs and kept pairs of each domain, the largest first; empty without a column `domain`."""
     if "domain" not in table.names:
         return []
     domains = table.column("domain").astype(str)
@@ -137,17 +138,17 @@ def by_domain(table: ScoreTable, kept: NDArray[np.bool_]) -> list[Part]:
     num_kept = np.bincount(at[kept], minlength=len(names))
     order = np.argsort(-sizes, kind="stable")
     parts = [
-        Part(str(names[i]), int(sizes[i]), int(num_kept[i])) for i in order[:_MOST_DOMAINS].tolist()
+        Part(str(names[i]), int(sizes[i]), int(num_kept[i])) for i in order[:_MAX_DOMAINS].tolist()
     ]
-    if len(rest := order[_MOST_DOMAINS:]):
+    if len(others := order[_MAX_DOMAINS:]):
         parts.append(
-            Part(f"{len(rest):,} others", int(sizes[rest].sum()), int(num_kept[rest].sum()))
+            Part(f"{len(others):,} others", int(sizes[others].sum()), int(num_kept[others].sum()))
         )
     return parts
 
 
 def by_rule(corpus: Corpus, kept_ids: NDArray[np.int64]) -> Sequence[Part] | None:
-    """Pairs of the corpus that break each rule; None if not measured, or damaged."""
+    """Pairs that break each rule, and how many were kept; None where no rules can be read."""
     if not (corpus.path / RULES_FILE).is_file():
         return None
     kept = np.zeros(len(corpus), dtype=bool)
@@ -157,5 +158,5 @@ def by_rule(corpus: Corpus, kept_ids: NDArray[np.int64]) -> Sequence[Part] | Non
             Part(rule, int(np.count_nonzero(hit)), int(np.count_nonzero(hit & kept)))
             for rule, hit in RuleTable.open(corpus).each_hit()
         ]
-    except OutputError:  # the next selection with rules measures them again, or says what is wrong
+    except OutputError:  # a damaged file: the next selection by rules reports or replaces it
         return None

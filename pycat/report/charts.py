@@ -1,7 +1,7 @@
-"""The report's pictures: SVG text to stand in an HTML page, coloured by the page's own variables.
+"""Charts of the report, as SVG text for an HTML page.
 
-Needs matplotlib. Colours below are names: in the finished text each becomes a CSS variable,
-so that one picture serves light, dark and paper.
+Needs matplotlib. The colours below are placeholders. In the finished SVG each becomes a CSS
+variable of the page, so that the same chart fits light, dark and print.
 """
 
 import io
@@ -50,12 +50,12 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
 }
 
-# Perplexity, which may be infinite, is drawn up to here: margins and ticks stay within float64.
-_MOST = 1e100
+# Perplexity may be infinite. It is drawn up to here, so that margins and ticks stay in float64.
+_MAX_PPL = 1e100
 
 
 def score_picture(counts: Histogram, threshold: float, criterion: str) -> str:
-    """Stacked histogram of scores, kept on dropped, and the threshold."""
+    """Draw the histogram of scores, kept pairs stacked on dropped ones, and the threshold."""
     with _style("score"):
         figure = Figure(figsize=(9, 2.9), layout="constrained")
         axes = figure.add_subplot()
@@ -96,10 +96,16 @@ def trajectory_picture(
     bands: Mapping[str, NDArray[np.float64]],
     lines: Mapping[str, NDArray[np.float64]],
 ) -> str:
-    """Perplexity over checkpoints: quantile bands (5, K) and single pairs (n, K) of each group."""
+    """Draw perplexity over checkpoints, with a panel for each group.
+
+    Args:
+        steps: the K checkpoints, in updates.
+        bands: quantiles 0.1, 0.25, 0.5, 0.75 and 0.9 of each group's perplexity, (5, K).
+        lines: perplexity of single pairs of each group, (n, K).
+    """
     ascending = list(steps) == sorted(set(steps))
     x = list(steps) if ascending else list(range(1, len(steps) + 1))
-    drawn = {name: np.minimum(band, _MOST) for name, band in bands.items()}
+    drawn = {name: np.minimum(band, _MAX_PPL) for name, band in bands.items()}
     low = min(band.min() for band in drawn.values())
     high = max(band.max() for band in drawn.values())
     margin = max((high / low) ** 0.15, 1.1)
@@ -110,7 +116,7 @@ def trajectory_picture(
         for axes, (name, band) in zip(panels, drawn.items(), strict=True):
             colour = _COLOURS[name]
             for line in lines[name]:
-                axes.plot(x, np.minimum(line, _MOST), color=_INK, linewidth=0.5, alpha=0.35)
+                axes.plot(x, np.minimum(line, _MAX_PPL), color=_INK, linewidth=0.5, alpha=0.35)
             axes.fill_between(x, band[0], band[4], color=colour, alpha=0.2, linewidth=0)
             axes.fill_between(x, band[1], band[3], color=colour, alpha=0.35, linewidth=0)
             axes.plot(x, band[2], color=colour, linewidth=2.2, marker="o", markersize=3.5)
@@ -129,7 +135,7 @@ def trajectory_picture(
 def group_picture(
     histograms: Mapping[str, Histogram], tenths: Mapping[str, Sequence[Tenth]], share: float
 ) -> str:
-    """Target length and word rarity: distributions of both groups, and share kept by tenths."""
+    """Draw target length and word rarity: distributions of both groups, share kept by tenths."""
     labels = {"length": "target tokens", "rarity": "word rarity, bits a token"}
     with _style("groups"):
         figure = Figure(figsize=(9, 4.6), layout="constrained")
@@ -151,6 +157,7 @@ def group_picture(
             top.set_ylim(0)
             top.set_xlabel(label)
             top.set_ylabel("% of its group")
+            top.yaxis.set_major_formatter(FuncFormatter(_tick))
             top.legend(loc="upper right")
             at = range(len(tenths[name]))
             bottom.bar(at, [100 * tenth.share for tenth in tenths[name]], 0.8, color=_KEPT)
@@ -170,7 +177,13 @@ def map_picture(
     kept: NDArray[np.bool_],
     flags: Mapping[str, NDArray[np.bool_]],
 ) -> str:
-    """Data map, a point a pair: kept and dropped, and beside it those that each flag marks."""
+    """Draw the data map with a point for each of N pairs: kept and dropped, and then each flag.
+
+    Args:
+        confidence, variability: coordinates (N,).
+        kept: whether each pair was kept (N,).
+        flags: for each flag, the pairs that it marks (N,); without flags there is one panel.
+    """
     panels: list[dict[str, NDArray[np.bool_]]] = [{"dropped": ~kept, "kept": kept}]
     if flags:
         neither = ~np.logical_or.reduce(list(flags.values()))
@@ -199,7 +212,7 @@ def map_picture(
 
 
 def correlation_picture(names: Sequence[str], correlations: NDArray[np.float64]) -> str:
-    """Heat map of rank correlations: the deeper the colour, the nearer to 1 or to -1."""
+    """Draw rank correlations (C, C) as a heat map: a deeper colour is nearer to 1 or to -1."""
     count = len(names)
     with _style("correlations"):
         figure = Figure(figsize=(9, 1.4 + 0.32 * count), layout="constrained")
@@ -233,22 +246,22 @@ def correlation_picture(names: Sequence[str], correlations: NDArray[np.float64])
 def overlap_picture(
     criteria: Mapping[str, float], without_checkpoint: Mapping[str, float], chance: float
 ) -> str:
-    """Jaccard overlaps, in percent, and that of two random selections."""
+    """Draw Jaccard overlaps in percent, and a line at that of two random selections."""
     titles = {
-        "kept, and as many by another criterion": criteria,
-        "by the criterion, and without the checkpoint at update": without_checkpoint,
+        "kept pairs and as many by another criterion": criteria,
+        "by the criterion, with and without the checkpoint at update": without_checkpoint,
     }
     panels = {title: overlaps for title, overlaps in titles.items() if overlaps}
     with _style("overlaps"):
-        most = max(map(len, panels.values()))
-        figure = Figure(figsize=(9, 0.9 + 0.24 * most), layout="constrained")
+        num_bars = max(map(len, panels.values()))
+        figure = Figure(figsize=(9, 0.9 + 0.24 * num_bars), layout="constrained")
         row = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (title, overlaps) in zip(row, panels.items(), strict=True):
             at = range(len(overlaps))
             axes.barh(at, [100 * value for value in overlaps.values()], 0.7, color=_KEPT)
             axes.axvline(100 * chance, color=_INK, linewidth=1.2, linestyle=(0, (4, 2)))
             axes.set_yticks(at, list(overlaps))
-            axes.set_ylim(most - 0.5, -0.5)
+            axes.set_ylim(num_bars - 0.5, -0.5)
             axes.set_xlim(0, 100)
             axes.grid(visible=False)
             axes.set_xlabel("% shared; dashed: two random selections")
@@ -257,6 +270,7 @@ def overlap_picture(
 
 
 def _range(tenth: Tenth) -> str:
+    """Label of a tenth: its lowest and highest value."""
     low, high = (
         f"{value:,.0f}" if value % 1 == 0 else f"{value:.1f}" for value in (tenth.low, tenth.high)
     )
@@ -264,29 +278,35 @@ def _range(tenth: Tenth) -> str:
 
 
 def _style(salt: str) -> AbstractContextManager[None]:
-    """Matplotlib's own defaults, not the user's, under `_STYLE`; ids differ between pictures."""
-    elsewhere = ("backend", "toolbar", "interactive", "timezone", "webagg", "date")
+    """Apply `_STYLE` over matplotlib's defaults instead of the user's settings.
+
+    `salt` makes the SVG ids of one chart differ from those of another on the same page.
+    """
+    unrelated = ("backend", "toolbar", "interactive", "timezone", "webagg", "date")
     rc: Any = {
         name: value
         for name, value in matplotlib.rcParamsDefault.items()
-        if not name.startswith(elsewhere)
+        if not name.startswith(unrelated)
     }
     rc |= _STYLE | {"svg.hashsalt": salt}
     return matplotlib.rc_context(rc)
 
 
 def _count_axis(axes: Axes, label: str) -> None:
+    """Give the y axis whole-number ticks."""
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_ylabel(label)
 
 
 def _tick(value: float, _: object = None) -> str:
+    """Label of a tick: the number without trailing zeros."""
     text = number(value)
     return re.sub(r"\.?0+$", "", text) if "." in text else text
 
 
 def _log_axis(axis: Axis, set_scale: Any, low: float, high: float) -> None:
+    """Make an axis logarithmic, with ticks at round values."""
     set_scale("log")
     axis.set_minor_locator(NullLocator())
     axis.set_major_locator(FixedLocator(_log_ticks(low, high)))
@@ -294,7 +314,7 @@ def _log_axis(axis: Axis, set_scale: Any, low: float, high: float) -> None:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """At most eight round values between two positive ones, so that a narrow axis has some too."""
+    """Two to eight round values between two positive ones, however close those are."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
     for steps in ((1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 5), (1,)):
@@ -309,9 +329,10 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _svg(figure: Figure, label: str) -> str:
+    """SVG element of a figure, without metadata, for the page's colours and screen readers."""
     buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<g id=\"[^\"]*\"", "<g", text)

@@ -1,4 +1,4 @@
-"""Pairs to read, chosen by their place in the ranking."""
+"""Example pairs of a selection: from both ends of its ranking, at the threshold, and at random."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from pycat.data.corpus import Corpus
 from pycat.errors import TextError
 from pycat.ranking.criteria import Scores
-from pycat.ranking.top_k import prefix
-from pycat.report.histograms import perplexity
+from pycat.ranking.ranks import perplexity
+from pycat.ranking.top_k import top_k_within_budget
 from pycat.scores.sampling import take
 from pycat.scores.score_table import ScoreTable
 
-MAX_CHARS = 400
+MAX_CHARS = 400  # shown of a sentence
 NUM_EXTREMES = 20
 NUM_EXAMPLES = 10
 
@@ -21,18 +21,19 @@ NUM_EXAMPLES = 10
 def examples(
     corpus: Corpus, scores: ScoreTable, values: Scores, kept: NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """Pairs from both ends of the ranking, around its threshold and at random.
+    """Choose example pairs and read their sentences.
 
     Args:
-        corpus: of the table's N pairs.
+        corpus: view of the table's N pairs.
         scores: the table.
-        values, kept: the score of each pair (N,), and whether it was kept.
+        values, kept: score of each pair (N,), and whether it was kept (N,).
 
     Returns:
-        Lists of pairs ready to show: "highest" and "lowest", which never share one, and of each
-        group "kept_threshold", "kept_random", "dropped_threshold" (none above the lowest score
-        kept; may be empty), "dropped_random"; besides, "problem": why the sentences come from
-        tokens and not from the text, or None.
+        Lists of pairs as the page shows them. "highest" and "lowest" are the ends of the ranking
+        and share no pair. "kept_threshold" and "dropped_threshold" are next to the threshold; the
+        latter holds only pairs that score no higher than the lowest kept, and may be empty.
+        "kept_random" and "dropped_random" are drawn from each group. The key "problem" holds the
+        reason where sentences come from tokens and not from the text, or None.
     """
     half = len(values) // 2
     rng = np.random.default_rng(0)
@@ -42,17 +43,17 @@ def examples(
         "highest": _first(values, everywhere, min(NUM_EXTREMES, len(values) - half)),
         "lowest": _last(values, everywhere, min(NUM_EXTREMES, half)),
         "kept_threshold": _last(values, kept, NUM_EXAMPLES)[::-1],
-        # Not those that other steps than the cut left out above it.
+        # Pairs above the threshold were dropped by other steps than the cut.
         "dropped_threshold": _first(values, ~kept & (values <= lowest), NUM_EXAMPLES),
-        "kept_random": _some(values, kept, rng),
-        "dropped_random": _some(values, ~kept, rng),
+        "kept_random": _drawn(values, kept, rng),
+        "dropped_random": _drawn(values, ~kept, rng),
     }
     rows = np.unique(np.concatenate(list(chosen.values())))
-    few = take(scores, rows)
-    texts, problem = texts_of(corpus, few.pair_ids)
+    shown = take(scores, rows)
+    texts, problem = texts_of(corpus, shown.pair_ids)
     lines = corpus.lines[rows] + 1
-    num_src_tokens, num_tokens = few.num_src_tokens, few.num_tokens
-    ppl = perplexity(few.nll / num_tokens[:, None])
+    num_src_tokens, num_tokens = shown.num_src_tokens, shown.num_tokens
+    ppl = perplexity(shown.nll / num_tokens[:, None])
     pairs = {
         row: {
             "rank": _rank(values, row),
@@ -67,29 +68,30 @@ def examples(
         }
         for i, row in enumerate(rows.tolist())
     }
-    tables = {name: [pairs[row] for row in some.tolist()] for name, some in chosen.items()}
+    tables = {name: [pairs[row] for row in rows.tolist()] for name, rows in chosen.items()}
     return {**tables, "problem": problem}
 
 
 def _first(values: Scores, among: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-    """Of the rows `among` the `count` first of the ranking: highest, then lowest row, first."""
-    rows = np.flatnonzero(prefix(values, np.array([count]), among.astype(np.int8) - 1))
+    """The first `count` rows of the ranking of `among`: highest score first, then lowest row."""
+    rows = np.flatnonzero(top_k_within_budget(values, np.array([count]), among.astype(np.int8) - 1))
     return rows[np.argsort(-values[rows], kind="stable")]
 
 
 def _last(values: Scores, among: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-    """The `count` last of the ranking, the very last first."""
+    """The last `count` rows of the ranking of `among`, from the last upwards."""
     return len(values) - 1 - _first(-values[::-1], among[::-1], count)
 
 
-def _some(values: Scores, among: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+def _drawn(values: Scores, among: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+    """A few rows drawn from `among` at random, in the order of the ranking."""
     rows = np.flatnonzero(among)
     drawn = np.sort(rng.choice(rows, min(NUM_EXAMPLES, len(rows)), replace=False, shuffle=False))
     return drawn[np.argsort(-values[drawn], kind="stable")]
 
 
 def _rank(values: Scores, row: int) -> int:
-    """From 1, the highest; among equals the lower row comes first."""
+    """Rank of a row, from 1 for the highest score; of equal scores the lower row comes first."""
     higher = np.count_nonzero(values > values[row])
     return 1 + int(higher + np.count_nonzero(values[:row] == values[row]))
 
@@ -97,10 +99,13 @@ def _rank(values: Scores, row: int) -> int:
 def texts_of(
     corpus: Corpus, pair_ids: NDArray[np.int64]
 ) -> tuple[list[tuple[str, str]], str | None]:
-    """Both sides of those pairs; from the tokens, with the reason, where the text is not there.
+    """Source and target sentence of each pair, and the reason where they come from tokens.
+
+    The reason is None where the sentences are the original text. Where that is gone or changed,
+    the tokenizer decodes the corpus's tokens.
 
     Raises:
-        CorpusError: there is no tokenizer either.
+        CorpusError: there is neither text nor a tokenizer.
     """
     problem = "the corpus was not made from text"
     if corpus.has_text:
@@ -122,6 +127,6 @@ def texts_of(
 
 
 def _cut(text: str) -> tuple[str, int]:
-    """What is shown of a text, control characters made visible, and how long all of it is."""
+    """The shown part of a text, with control characters made visible, and the text's length."""
     shown = text if len(text) <= MAX_CHARS else text[:MAX_CHARS].rstrip() + "…"
     return shown.translate({code: 0x2400 + code for code in range(32)}), len(text)

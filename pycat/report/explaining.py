@@ -1,4 +1,4 @@
-"""Why a pair was kept or dropped: its text, its scores among all others', and the deciding step."""
+"""Explanation of one pair: its text, its rank by every criterion, and the step that decided."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,24 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from pycat.data.corpus import RULES_FILE, Corpus, reopen_corpus
+from pycat.data.corpus import RULES_FILE, Corpus
 from pycat.errors import OutputError, PycatError
 from pycat.filters.noise import NOISE_SCORE, has_signals, noise_signals
 from pycat.filters.rules import RuleTable, recorded_rules
 from pycat.ranking.criteria import evaluate_criterion, possible
+from pycat.ranking.ranks import perplexity
 from pycat.report.examples import texts_of
 from pycat.report.formatting import number
-from pycat.report.histograms import perplexity
 from pycat.runtime.output import digest
 from pycat.scores.sampling import evenly, take
-from pycat.scores.score_table import ScoreTable
-from pycat.selection.recipe import Recipe, choose
+from pycat.scores.score_table import ScoreTable, as_table
+from pycat.selection.recipe import Choice, Recipe, choose
 from pycat.selection.selection import Selection, kept_by_rules
 
-# Up to here every pair is ranked. Of more, so many: percentiles are then right to about 0.1.
+# Percentiles are taken among at most so many pairs, evenly drawn. They are then right to about 0.1.
 _MAX_PAIRS = 250_000
 
-# What is followed over the checkpoints, a mean over target tokens each.
+# Statistics shown at every checkpoint, each as a mean over target tokens.
 _TRAJECTORIES = ("p_target", "el2n", "margin", "entropy")
 
 
@@ -41,10 +41,10 @@ class Decision:
     """What a selection did with a pair.
 
     Attributes:
-        kept: whether it is in the selection.
-        step: what decided: "rules", "guard", "drop CRITERION", "cap", "range", "cut"; "not known"
-            where the selection cannot be made again.
-        reason: in words, with the pair's score and the threshold.
+        kept: the pair is in the selection.
+        step: the step that decided: "rules", "guard", "drop CRITERION", "cap", "range" or "cut";
+            "not known" where the selection cannot be made again.
+        reason: the decision in words, with the pair's score and the threshold.
     """
 
     kept: bool
@@ -54,24 +54,27 @@ class Decision:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All that is known of a pair.
+    """A pair's text, statistics, ranks, and what a selection did with it.
 
     Attributes:
-        pair: its id.
-        line: of the text, from 1; None where the corpus was not made from text.
-        text: source and target; None where neither text nor tokenizer is there.
-        text_problem: why the sentences come from tokens, or are missing; None for the text itself.
-        num_src_tokens, num_tokens: EOS counted.
-        steps: updates of the K checkpoints.
-        trajectory: "ppl", and those of "p_target", "el2n", "margin" and "entropy" that the table
-            has: K values, means over target tokens.
-        criteria: every criterion that the table allows, and its own further columns of numbers.
-        num_ranked: pairs that the percentiles were taken from: all, or every n-th of a large table.
-        decision: of the selection; None without one.
-        rules: names of the rules that the pair breaks among the table's pairs; None where they
-            were not measured or cannot be read.
-        default_rules: those are at default thresholds, since no selection, or one without rules,
-            was given.
+        pair: id of the pair.
+        line: its line in the text, from 1; None where the corpus was not made from text.
+        text: source and target sentence; None where neither text nor tokenizer can be read.
+        text_problem: why the sentences come from tokens, or why there are none; None where they
+            are the original text.
+        num_src_tokens, num_tokens: source and target tokens, EOS counted.
+        steps: the K checkpoints, in updates.
+        trajectory: K values for each of "ppl" and, where the table holds them, "p_target", "el2n",
+            "margin" and "entropy": means over target tokens.
+        criteria: value and percentile by every criterion that the table allows, and by every
+            column of numbers that was added to the table.
+        num_ranked: number of pairs that the percentiles were taken among: all, or every n-th of a
+            large table.
+        decision: what the selection did; None where no selection was given.
+        rules: names of the rules that the pair breaks; None where rules were not measured or
+            cannot be read.
+        default_rules: `rules` holds at the default thresholds, since the selection has no rules or
+            none was given.
     """
 
     pair: int
@@ -89,9 +92,9 @@ class Explanation:
     default_rules: bool
 
     def json(self) -> dict[str, Any]:
-        """The same as JSON values; null for numbers that are not finite."""
-        plain: dict[str, Any] = _finite(asdict(self))
-        return plain
+        """All attributes as JSON values; a number that is not finite becomes null."""
+        values: dict[str, Any] = _finite(asdict(self))
+        return values
 
 
 def explain(
@@ -100,90 +103,94 @@ def explain(
     *,
     selection: Selection | str | PathLike[str] | None = None,
 ) -> Explanation:
-    """Gather what a score table, its corpus and a selection say of one pair.
+    """Gather what a score table, its corpus and a selection say about one pair.
 
-    Reads the text once, the table by columns, and with a selection makes that choice again.
+    The text is read once and the table by columns. A selection is made again, to see which of its
+    steps decided.
 
     Args:
-        scores: an open ScoreTable, or the path of one.
-        pair: its id.
-        selection: made from that table, or the path of one.
+        scores: an open ScoreTable, or its path.
+        pair: id of the pair.
+        selection: a Selection made from that table, or its path.
+
+    Returns:
+        The explanation; `decision` is None without a selection.
 
     Raises:
-        PycatError: the table has no such pair, or the selection is of another table.
+        PycatError: the table holds no such pair, or the selection was made from another table.
         CorpusError: the corpus is gone or damaged.
     """
-    table = scores if isinstance(scores, ScoreTable) else ScoreTable.open(scores)
+    table = as_table(scores)
     pair_ids = table.pair_ids
     row = int(np.searchsorted(pair_ids, pair))
     if row == len(pair_ids) or pair_ids[row] != pair:
         raise PycatError(
-            f"pair {pair:,}: {table.path or 'the score table'} holds {len(table):,} pairs with ids "
-            f"{pair_ids[0]:,} to {pair_ids[-1]:,}, and this is none of them"
+            f"pair {pair:,}: {table.path or 'the score table'} has no pair of this id; expected "
+            f"one of its {len(table):,} ids, which run from {pair_ids[0]:,} to {pair_ids[-1]:,}"
         )
-    corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
-    if corpus.manifest["id"] != table.manifest["corpus"]:
-        raise PycatError(
-            f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
-        )
-    chosen = (
-        selection
-        if selection is None or isinstance(selection, Selection)
-        else Selection.open(selection)
-    )
-    decision = None if chosen is None else _decision(table, row, pair, chosen)
-    thresholds = None if chosen is None else chosen.manifest["recipe"].get("rules")
-    view = corpus if len(corpus) == len(table) else corpus.subset(pair_ids)
+    corpus = table.corpus()
+    if selection is not None and not isinstance(selection, Selection):
+        selection = Selection.open(selection)
+    decision = None if selection is None else _decision(table, row, pair, selection)
+    thresholds = None if selection is None else selection.manifest["recipe"].get("rules")
     rows = np.union1d(evenly(len(table), _MAX_PAIRS), [row])
-    sampled = take(table, rows)
-    at = int(np.searchsorted(rows, row))
-    num_tokens = int(sampled.num_tokens[at])
+    sample = take(table, rows)
+    sample_row = int(np.searchsorted(rows, row))
     text, problem = _text(corpus, pair)
-    trajectory = {"ppl": perplexity(sampled.nll[at] / num_tokens).tolist()}
-    for name in _TRAJECTORIES:
-        if name in table.statistics:
-            trajectory[name] = (sampled.column(name)[at] / num_tokens).tolist()
     return Explanation(
         pair=pair,
         line=int(corpus.lines[pair]) + 1 if corpus.has_text else None,
         text=text,
         text_problem=problem,
-        num_src_tokens=int(sampled.num_src_tokens[at]),
-        num_tokens=num_tokens,
+        num_src_tokens=int(sample.num_src_tokens[sample_row]),
+        num_tokens=int(sample.num_tokens[sample_row]),
         steps=table.steps,
-        trajectory=trajectory,
-        criteria={name: _standing(sampled, name, at) for name in _rankable(sampled)},
+        trajectory=_trajectory(sample, sample_row),
+        criteria={name: _standing(sample, name, sample_row) for name in _rankable(sample)},
         num_ranked=len(rows),
         decision=decision,
-        rules=_broken_rules(view, row, thresholds),
+        rules=_broken_rules(table.view_of(corpus), row, thresholds),
         default_rules=thresholds is None,
     )
 
 
+def _trajectory(table: ScoreTable, row: int) -> dict[str, list[float]]:
+    """Perplexity and the table's further statistics of one pair, at each checkpoint."""
+    num_tokens = int(table.num_tokens[row])
+    trajectory = {"ppl": perplexity(table.nll[row] / num_tokens).tolist()}
+    for name in _TRAJECTORIES:
+        if name in table.statistics:
+            trajectory[name] = (table.column(name)[row] / num_tokens).tolist()
+    return trajectory
+
+
 def _rankable(table: ScoreTable) -> list[str]:
-    """Criteria that the table allows, without chance, and columns of numbers that were added."""
+    """Criteria that the table allows, except "random", and added columns of numbers."""
     criteria = [name for name in possible(table) if name != "random"]
-    stated = [f"{name}_{k}" for name in table.statistics for k in range(table.num_checkpoints)]
-    known = {"pair", "num_src_tokens", "num_tokens", *stated, *criteria}
+    recorded = [f"{name}_{k}" for name in table.statistics for k in range(table.num_checkpoints)]
+    known = {"pair", "num_src_tokens", "num_tokens", *recorded, *criteria}
     added = [name for name in table.names if name not in known]
     return [*criteria, *(name for name in added if table.column(name).dtype.kind in "iuf")]
 
 
-def _standing(table: ScoreTable, name: str, at: int) -> Standing:
+def _standing(table: ScoreTable, name: str, row: int) -> Standing:
+    """The pair's value by a criterion, and its percentile among the values that are not NaN."""
     with np.errstate(over="ignore"):
         values = (
             table.column(name).astype(np.float64)
             if name in table.names
             else evaluate_criterion(table, name)
         )
-    there = values[~np.isnan(values)]
-    lower = np.count_nonzero(there < values[at]) / len(there) if len(there) else np.nan
-    return Standing(
-        float(values[at]), 100 * float(lower) if not np.isnan(values[at]) else float("nan")
-    )
+    value = float(values[row])
+    if np.isnan(value):
+        return Standing(value, float("nan"))
+    num_compared = np.count_nonzero(~np.isnan(values))
+    num_lower = np.count_nonzero(values < value)
+    return Standing(value, 100 * num_lower / num_compared)
 
 
 def _text(corpus: Corpus, pair: int) -> tuple[tuple[str, str] | None, str | None]:
+    """Both sentences, or None; and the reason where they are not the original text."""
     try:
         texts, problem = texts_of(corpus, np.array([pair]))
     except PycatError as error:
@@ -194,92 +201,119 @@ def _text(corpus: Corpus, pair: int) -> tuple[tuple[str, str] | None, str | None
 def _broken_rules(
     corpus: Corpus, row: int, thresholds: Mapping[str, float | None] | None
 ) -> list[str] | None:
+    """Rules that the pair breaks at the given thresholds, or None where that cannot be read."""
     if not (corpus.path / RULES_FILE).is_file():
         return None
     rules = None if thresholds is None else recorded_rules(thresholds)
     try:
         return RuleTable.open(corpus).broken_by(row, rules)
-    except OutputError:  # the next selection with rules measures them again, or says what is wrong
+    except OutputError:  # a damaged file: the next selection by rules reports or replaces it
         return None
 
 
-def _most_suspect(table: ScoreTable, corpus: Corpus, row: int) -> str:
-    """What made the guard suspect a pair most; nothing where that cannot be told any more."""
+def _strongest_signals(table: ScoreTable, corpus: Corpus, row: int) -> str:
+    """The two noise signals that rank the pair highest; empty where they cannot be computed."""
     if not has_signals(table):
         return ""
     try:
         if corpus.has_text:
-            RuleTable.open(corpus)  # else all its text would be measured for one pair
-        found = {name: float(signal[row]) for name, signal in noise_signals(table, corpus)}
+            RuleTable.open(corpus)  # without it, the whole text would be measured for one pair
+        signals = {name: float(signal[row]) for name, signal in noise_signals(table, corpus)}
     except OutputError:
         return ""
-    first, second = sorted(found, key=lambda name: -found[name])[:2]
+    first, second = sorted(signals, key=lambda name: -signals[name])[:2]
+    # A signal is -ln of the share of pairs that are at least as suspect.
     return (
-        f"; of pairs of like length {-np.expm1(-found[first]):.1%} are less suspect by {first}, "
-        f"{-np.expm1(-found[second]):.1%} by {second}"
+        f"; among pairs of similar length it is more suspect than {-np.expm1(-signals[first]):.1%} "
+        f"by {first}, and than {-np.expm1(-signals[second]):.1%} by {second}"
     )
 
 
-def _decision(table: ScoreTable, row: int, pair: int, chosen: Selection) -> Decision:
-    """Whether the pair was kept, and the step of the recipe that settled it."""
-    check_made_from(chosen, table)
-    recorded = chosen.manifest["recipe"]
-    kept = bool(np.isin(pair, chosen.pair_ids))
-    state = "kept" if kept else "dropped"
+def _decision(table: ScoreTable, row: int, pair: int, selection: Selection) -> Decision:
+    """What the selection did with the pair, and the step of its recipe that decided."""
+    check_made_from(selection, table)
+    recorded = selection.manifest["recipe"]
     recipe = Recipe.from_json(recorded)
-    by = recorded["criterion"]
+    kept = bool(np.isin(pair, selection.pair_ids))
+    state = "kept" if kept else "dropped"
     try:
         recipe.check(table)
-        corpus = chosen.corpus()
-        view = corpus if len(corpus) == len(table) else corpus.subset(table.pair_ids)
+        view = table.view_of(selection.corpus())
         by_rules, _ = kept_by_rules(view, recipe.rules)
         choice = choose(table, recipe, by_rules)
     except PycatError as error:
-        return Decision(kept, "not known", f"{state}; it cannot be chosen again: {error}")
+        return Decision(kept, "not known", f"{state}; the selection cannot be made again: {error}")
     if choice.recipe != {name: value for name, value in recorded.items() if name != "scores"}:
         return Decision(
-            kept, "not known", f"{state}; a column that it was chosen by holds other values now"
+            kept,
+            "not known",
+            f"{state}; a column that the selection used holds other values now",
         )
     left_out = int(choice.left_out[row])
-    step = choice.steps[left_out - 1] if left_out else None
+    if left_out and choice.steps[left_out - 1] != "range":
+        step, reason = _left_out(table, view, row, recipe, choice)
+    else:
+        step, reason = _at_the_cut(table, row, recipe, selection, kept, above=left_out > 0)
+    return Decision(kept, step, f"{state}: {reason}")
+
+
+def _left_out(
+    table: ScoreTable, corpus: Corpus, row: int, recipe: Recipe, choice: Choice
+) -> tuple[str, str]:
+    """Name and reason of the step before the cut that left the pair out."""
+    left_out = int(choice.left_out[row])
+    step = choice.steps[left_out - 1]
     if step == "rules":
-        return Decision(kept, "rules", f"{state}: it breaks a rule")
+        return step, "it breaks a rule"
     if step == "guard":
         value = number(table.column(NOISE_SCORE)[row])
-        reason = f"the guard took it for noise; its {NOISE_SCORE} is {value}"
-        return Decision(kept, "guard", f"{state}: {reason}{_most_suspect(table, view, row)}")
+        signals = _strongest_signals(table, corpus, row)
+        return step, f"the noise filter dropped it; its {NOISE_SCORE} is {value}{signals}"
     if step == "drop":
         drops = list((recipe.drop or {}).items())
-        drop, share = drops[left_out - 1 - choice.steps.index("drop")]
-        value = evaluate_criterion(table, str(drop), recipe.seed)[row]
-        reason = (
-            f"among the {share:.1%} of the {recipe.unit} with the highest {drop}, which were left "
-            f"out first; its {drop} is {number(value)}"
+        criterion, share = drops[left_out - 1 - choice.steps.index("drop")]
+        value = number(evaluate_criterion(table, criterion, recipe.seed)[row])
+        return f"drop {criterion}", (
+            f"it is among the {share:.1%} of the {recipe.unit} with the highest {criterion}, "
+            f"which were dropped before the cut; its {criterion} is {value}"
         )
-        return Decision(kept, f"drop {drop}", f"{state}: {reason}")
-    value = number(evaluate_criterion(table, by, recipe.seed)[row])
-    if recipe.cap is not None and step == "cap":
-        column, most = recipe.cap
-        group = table.column(column)[row]
-        reason = f"{most:,} of its group ({column} {group}) rank higher by {by}; it has {value}"
-        return Decision(kept, "cap", f"{state}: {reason}")
-    facts = chosen.manifest
-    span = f"those kept have {number(facts['threshold'])} to {number(facts['highest'])}"
-    if step == "range":
-        return Decision(kept, "range", f"{state}: its {by} is {value}, {span}")
-    within = {None: "", "score": " and was drawn at random in its step of the score"}.get(
-        recipe.strata, f", ranked among the pairs of its {recipe.strata}"
+    assert step == "cap" and recipe.cap is not None
+    column, max_pairs = recipe.cap
+    group = table.column(column)[row]
+    value = number(evaluate_criterion(table, recipe.by, recipe.seed)[row])
+    return step, (
+        f"{max_pairs:,} pairs of its group ({column} {group}) rank higher by {recipe.by}; "
+        f"its {recipe.by} is {value}"
     )
-    if not kept and recipe.strata == "score":
-        within = " and was not drawn in its step of the score"
-    return Decision(kept, "cut", f"{state}: its {by} is {value}{within}; {span}")
+
+
+def _at_the_cut(
+    table: ScoreTable, row: int, recipe: Recipe, selection: Selection, kept: bool, above: bool
+) -> tuple[str, str]:
+    """Step and reason of a pair that was ranked: its score, and those of the kept pairs.
+
+    `above` says that the pair stands above the range, or above the middle, that is kept.
+    """
+    by = recipe.by
+    value = number(evaluate_criterion(table, by, recipe.seed)[row])
+    low, high = (number(selection.manifest[name]) for name in ("threshold", "highest"))
+    span = f"kept pairs have {low} to {high}"
+    if above:
+        return "range", f"its {by} is {value}; {span}"
+    if recipe.strata is None:
+        ranked = ""
+    elif recipe.strata == "score":
+        ranked = f", and it was {'' if kept else 'not '}drawn at random in its stratum by score"
+    else:
+        ranked = f", and it was ranked among the pairs of its {recipe.strata}"
+    return "cut", f"its {by} is {value}{ranked}; {span}"
 
 
 def check_made_from(selection: Selection, table: ScoreTable) -> None:
-    """Refuse a selection of another table.
+    """Refuse a selection that was made from another table.
 
     Raises:
-        PycatError: with both names.
+        PycatError: the message names both.
     """
     if selection.manifest["recipe"]["scores"] != digest(table.manifest["recipe"]):
         raise PycatError(
@@ -289,6 +323,7 @@ def check_made_from(selection: Selection, table: ScoreTable) -> None:
 
 
 def _finite(value: Any) -> Any:
+    """The value with None for every number in it that is not finite."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Values as people read them."""
+"""Formatting of numbers, durations and options for people to read."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def number(value: float) -> str:
-    """Three significant digits, or all before the point; powers of ten far from 1."""
+    """Format with three significant digits or all whole ones, and far from 1 by a power of ten."""
     if np.isnan(value):
         return "–"
     if np.isinf(value):
@@ -23,36 +23,39 @@ def number(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """A share, to a tenth of a percent."""
+    """Format a share with a tenth of a percent."""
     return f"{100 * value:.1f}%"
 
 
 def duration(seconds: float) -> str:
-    """Milliseconds, seconds, minutes or hours, whichever fits."""
+    """Format a time as milliseconds, seconds, minutes or hours, by its size."""
     if seconds < 0.1:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 100:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, whole_seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {whole_seconds:02} s"
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A difference or correlation, plus sign included; a dash for NaN."""
+    """Format a difference or a correlation with its sign; zero has none, and NaN is a dash."""
     if np.isnan(value):
         return "–"
-    return f"{value:+.{digits}f}".replace("-", "−")
+    text = f"{value:+.{digits}f}"
+    if float(text) == 0:
+        return text[1:]
+    return text.replace("-", "−")
 
 
 def series(steps: Sequence[int]) -> str:
-    """All of a few numbers, the ends of many."""
+    """List up to six numbers in full, and of more the first two and the last."""
     texts = [f"{step:,}" for step in steps]
     return ", ".join(texts) if len(texts) <= 6 else f"{texts[0]}, {texts[1]}, … {texts[-1]}"
 
 
 def option(value: object) -> str:
-    """An option's JSON value without its brackets."""
+    """Format an option's JSON value, without brackets."""
     if isinstance(value, bool) or value is None:
         return {None: "–", True: "yes", False: "no"}[value]
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""How scores and properties of pairs are distributed: ranks, rarity, histograms, tenths."""
+"""Distributions of scores and properties over kept and dropped pairs."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,20 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.corpus import Corpus
-
 _NUM_BINS = 48
-_BLOCK_PAIRS = 8192
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """N pairs in corpus order, their scores, and which of them were kept.
+    """Scores of N pairs in corpus order, and which of the pairs were kept.
 
     Attributes:
-        values: float64 (N,), one score a pair.
-        kept: bool (N,).
-        surprise: float64 (N, K), mean nll in nats a token: finite where perplexity may not be.
+        values: score of each pair, float64 (N,).
+        kept: whether each pair was kept, bool (N,).
+        surprise: mean nll in nats a token at each checkpoint, float64 (N, K). It stays finite
+            where perplexity overflows.
     """
 
     values: NDArray[np.float64]
@@ -29,22 +27,25 @@ class Ranking:
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
-        """Rows from the highest score to the lowest, among equals the lower row first."""
+        """Rows from the highest score to the lowest; of equal scores the lower row comes first."""
         return np.argsort(-self.values, kind="stable")
 
     @cached_property
     def groups(self) -> dict[str, NDArray[np.int64]]:
-        """Rows of the kept and of the dropped, in that order."""
+        """Rows of the "kept" and of the "dropped" pairs, each in the order of the ranking."""
         kept = self.kept[self.order]
         return {"kept": self.order[kept], "dropped": self.order[~kept]}
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of kept and dropped pairs between `edges` (bins + 1,).
+    """Histogram of kept and of dropped pairs.
 
-    The first and the last bin hold everything beyond them, infinities too; `log` says that the
-    edges are evenly spaced in the logarithm.
+    Attributes:
+        edges: bounds of the bins, (bins + 1,).
+        kept, dropped: pairs in each bin, (bins,). The first and the last bin also count the values
+            beyond them, infinite ones included.
+        log: the edges are evenly spaced in the logarithm.
     """
 
     edges: NDArray[np.float64]
@@ -55,7 +56,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Tenth:
-    """The pairs between two values, both included: about a tenth, equal values together."""
+    """About a tenth of the pairs: those between two values, both included."""
 
     low: float
     high: float
@@ -64,82 +65,28 @@ class Tenth:
 
     @property
     def share(self) -> float:
-        """Share kept."""
+        """Share of the pairs that was kept."""
         return self.num_kept / self.num_pairs
 
 
-def perplexity(surprise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Perplexity of a mean nll in nats a token; infinite above 709."""
-    with np.errstate(over="ignore"):
-        return np.exp(surprise)
-
-
-def token_rarity(corpus: Corpus) -> NDArray[np.float32]:
-    """How rare the target tokens of each pair are, in bits a token.
-
-    Args:
-        corpus: an open Corpus, or a view, of N pairs.
-
-    Returns:
-        float32 (N,): mean over a pair's target tokens of -log2 of the token's share among all
-        target tokens of this corpus. EOS counts nowhere; a pair of EOS alone has 0. The corpus is
-        read twice, a block of pairs at a time.
-    """
-    counts = np.zeros(corpus.vocab_size, dtype=np.int64)
-    blocks = [
-        corpus.pair_ids[first : first + _BLOCK_PAIRS]
-        for first in range(0, len(corpus), _BLOCK_PAIRS)
-    ]
-    for ids in blocks:
-        counts += np.bincount(corpus.read(ids).tgt_tokens.numpy(), minlength=len(counts))
-    counts[corpus.eos_id] = 0
-    bits = np.log2(max(1, counts.sum())) - np.log2(np.maximum(counts, 1))
-    bits[corpus.eos_id] = 0.0
-    rarity = np.empty(len(corpus), dtype=np.float32)
-    first = 0
-    for ids in blocks:
-        batch = corpus.read(ids)
-        tokens, lengths = batch.tgt_tokens.numpy(), batch.tgt_cu_seqlens.diff().numpy()
-        rows = np.repeat(np.arange(len(ids)), lengths)
-        sums = np.bincount(rows, weights=bits[tokens], minlength=len(ids))
-        nums = np.bincount(rows, weights=tokens != corpus.eos_id, minlength=len(ids))
-        rarity[first : first + len(ids)] = sums / np.maximum(nums, 1)
-        first += len(ids)
-    return rarity
-
-
-def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Spearman's rank correlation of two (N,) arrays, equal values sharing their average rank.
-
-    NaN where all values of either are equal.
-    """
-    x, y = (average_ranks(values) for values in (a, b))
-    x, y = x - x.mean(), y - y.mean()
-    scale = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / scale if scale > 0 else float("nan")
-
-
-def average_ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Ranks (N,) from 1, the lowest value's, to N; equal values share their average."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    average: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2
-    return average[inverse]
-
-
 def histogram(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> Histogram:
-    """Count kept and dropped pairs by value, on a log scale where the upper tail is heavy."""
-    # Beyond 1e300 a bin's width would leave float64; there a value counts as infinite.
+    """Count kept and dropped pairs by value (N,), on a log scale where the upper tail is heavy."""
+    # Values beyond 1e300 are taken as infinite, since the width of a bin would overflow.
     finite = values[np.abs(values) <= 1e300]
     if len(finite) == 0:
         finite = np.zeros(1)
     low, middle, high = np.quantile(finite, (0.001, 0.5, 0.999), method="nearest").tolist()
     log = low > 0 and high > 8 * middle
+    whole = high < 1e6 and bool(np.all(finite == np.rint(finite)))
     if np.isclose(low, high, rtol=1e-9, atol=0):
         margin = abs(low) / 2 or 0.5
         edges = np.array([low - margin, low + margin])
+    elif log and whole:
+        # Between whole numbers, and half as many, so that no bin of small values stays empty.
+        edges = np.unique(np.rint(np.geomspace(low, high + 1, _NUM_BINS // 2 + 1))) - 0.5
     elif log:
         edges = np.geomspace(low, high, _NUM_BINS + 1)
-    elif high < 1e6 and np.all(finite == np.rint(finite)):
+    elif whole:
         width = max(1.0, np.ceil((high - low) / _NUM_BINS))
         edges = np.arange(low - 0.5, high + width, width)
     else:
@@ -150,7 +97,7 @@ def histogram(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> Histogram
 
 
 def by_tenths(values: NDArray[Any], kept: NDArray[np.bool_]) -> list[Tenth]:
-    """Count kept pairs in about ten groups of equal size by value; equal values stay together."""
+    """Count kept pairs in about ten equal groups by value (N,); equal values stay together."""
     ordered = np.sort(values)
     bounds = np.unique(ordered[[len(ordered) * i // 10 for i in range(1, 10)]])
     groups = np.searchsorted(bounds, values, side="right")

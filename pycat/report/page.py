@@ -1,23 +1,24 @@
-"""One self-contained HTML page about a selection: what was kept, by what rule, and how it reads."""
+"""Self-contained HTML page about a selection: its figures, example pairs and provenance."""
 
 import os
 import platform
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
-from pycat.evaluation.evaluation import Evaluation, EvaluationRow
-from pycat.proxy.training import Run
 from pycat.ranking.correlations import explained_by
 from pycat.ranking.criteria import evaluate_criterion
+from pycat.ranking.ranks import perplexity, spearman
+from pycat.ranking.rarity import token_rarity
 from pycat.report.audit import Agreement, DataMap, Part, agreement, by_domain, by_rule, data_map
 from pycat.report.examples import MAX_CHARS, examples
 from pycat.report.explaining import check_made_from
@@ -28,28 +29,30 @@ from pycat.report.histograms import (
     Tenth,
     by_tenths,
     histogram,
-    perplexity,
-    spearman,
-    token_rarity,
 )
 from pycat.runtime.output import replacing
 from pycat.scores.sampling import evenly, take
 from pycat.scores.score_table import ScoreTable
 from pycat.selection.selection import Selection
 
-# The page stays below a megabyte whatever the corpus: nothing on it grows with the pairs.
-_NUM_LINES = 15
-_NUM_POINTS = 800
-# Charts are drawn from so many pairs at most.
+if TYPE_CHECKING:  # both import torch, which a report does not need
+    from pycat.evaluation.evaluation import Evaluation, EvaluationRow
+    from pycat.proxy.training import Run
+
+# Sizes of the charts. They keep the page below a megabyte for a corpus of any size.
+_NUM_LINES = 15  # single pairs drawn over each group's perplexity
+_NUM_POINTS = 800  # pairs on the data map
+_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of perplexity, in each group
+
+# Charts and correlations are computed from at most so many pairs, evenly drawn.
 _MAX_PAIRS = 100_000
-_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 _CAT_CAUTION = (
-    "A pair also scores high when the proxy was very wrong about it at first, so copied lines, "
-    "the wrong language and other noise can be kept: read the highest-scoring pairs below before "
-    "you train on them."
+    "A pair also scores high when the proxy was very wrong about it at first. Copied lines, text "
+    "in the wrong language and other noise can therefore be kept. Before you train, read the kept "
+    "pairs among the highest scores below."
 )
-# What keeping the highest of each criterion means, what to look out for, and where it comes from.
+# By criterion: what keeping its highest pairs means, a caution, and the arXiv number of its source.
 _MEANINGS: dict[str, tuple[str, str, str | None]] = {
     "cat_var": (
         "CAT-VAR keeps the pairs whose perplexity varies most over the checkpoints of a small "
@@ -65,39 +68,63 @@ _MEANINGS: dict[str, tuple[str, str, str | None]] = {
     ),
     "length": (
         "The pairs with the most target tokens are kept.",
-        "This is a baseline: it knows nothing about what the pairs say.",
+        "This is a baseline: it ignores what the pairs say.",
         None,
     ),
     "random": (
         "The pairs are drawn at random.",
-        "This is a baseline: kept and dropped should look alike everywhere on this page.",
+        "This is a baseline: kept and dropped pairs should look alike everywhere on this page.",
         None,
     ),
 }
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """Numbers behind the tables and charts, all of the same sample of N pairs.
+
+    Attributes:
+        ranking: scores, kept pairs, and mean nll at each of the K checkpoints.
+        num_tokens, rarity: target tokens, and their mean rarity in bits, (N,).
+        histograms: of "score", "length" and "rarity".
+        tenths: of "length" and "rarity".
+        bands: for "kept" and "dropped", where not empty, quantiles of perplexity (5, K).
+        data_map: confidence and variability of each pair.
+        agreement: the selection compared with other criteria.
+    """
+
+    ranking: Ranking
+    num_tokens: NDArray[np.int32]
+    rarity: NDArray[np.float64]
+    histograms: dict[str, Histogram]
+    tenths: dict[str, list[Tenth]]
+    bands: dict[str, NDArray[np.float64]]
+    data_map: DataMap
+    agreement: Agreement
 
 
 def write_report(
     out: str | PathLike[str],
     selection: Selection,
     scores: ScoreTable,
-    run: Run | None = None,
+    run: "Run | None" = None,
     *,
     timings: Mapping[str, float],
-    evaluation: Evaluation | None = None,
+    evaluation: "Evaluation | None" = None,
 ) -> Path:
-    """Write the HTML page of a selection, with example pairs and, given matplotlib, pictures.
+    """Write the HTML page of a selection, with example pairs and, given matplotlib, charts.
 
-    Of a large table memory holds each pair's score, and of 100,000 pairs, evenly drawn, all
-    columns: those are what charts and correlations show. Pairs of a corpus that was not made from
-    text are not shown.
+    Memory holds the score of each pair, and all columns of at most 100,000 pairs, evenly drawn.
+    Charts and correlations are computed from those. A corpus that was not made from text has no
+    example pairs.
 
     Args:
         out: the file to write; it appears complete or not at all.
-        selection: of a criterion known by name.
-        scores: the table the selection was made from.
-        run: the proxy's training, where pycat did it.
+        selection: the Selection to show; its criterion must be known by name.
+        scores: the table that the selection was made from.
+        run: the proxy's training, where pycat trained it.
         timings: seconds of each stage, in order.
-        evaluation: BLEU and chrF of the arms, where they were trained.
+        evaluation: BLEU and chrF of the retrained arms, where there are any.
 
     Returns:
         Path of the page. Apart from `timings`, equal input gives equal bytes.
@@ -107,85 +134,29 @@ def write_report(
         CorpusError: the corpus is gone or damaged.
     """
     page = Path(out)
-    recipe = selection.manifest["recipe"]
     check_made_from(selection, scores)
     corpus = selection.corpus().subset(scores.pair_ids)
-    seed = recipe["seed"] or 0
+    recipe = selection.manifest["recipe"]
     with np.errstate(over="ignore"):
-        all_values = evaluate_criterion(scores, recipe["criterion"], seed)
-    all_kept = np.zeros(len(scores), dtype=bool)
-    all_kept[np.searchsorted(scores.pair_ids, selection.pair_ids)] = True
+        values = evaluate_criterion(scores, recipe["criterion"], recipe["seed"] or 0)
+    kept = np.zeros(len(scores), dtype=bool)
+    kept[np.searchsorted(scores.pair_ids, selection.pair_ids)] = True
     rows = evenly(len(scores), _MAX_PAIRS)
-    some = take(scores, rows)
-    values, kept = all_values[rows], all_kept[rows]
-    num_tokens = some.num_tokens
-    ranking = Ranking(values, kept, some.nll / num_tokens[:, None])
-    rarity = (
-        some.column("rarity")
-        if "rarity" in some.names
-        else token_rarity(corpus.subset(some.pair_ids))
-    ).astype(np.float64)
-    histograms = {
-        "score": histogram(values, kept),
-        "length": histogram(num_tokens.astype(np.float64), kept),
-        "rarity": histogram(rarity, kept),
-    }
-    tenths = {"length": by_tenths(num_tokens, kept), "rarity": by_tenths(rarity, kept)}
-    bands = {
-        name: perplexity(np.quantile(ranking.surprise[rows], _QUANTILES, axis=0))
-        for name, rows in ranking.groups.items()
-        if len(rows)
-    }
-    mapped = data_map(some)
-    agreeing = agreement(some, recipe["criterion"], values, rarity, kept, seed)
-    meaning, caution, arxiv = _meaning(recipe)
-    facts = selection.manifest
+    sample = take(scores, rows)
+    figures = _figures(sample, corpus, recipe, values[rows], kept[rows])
     html = _template().render(
-        facts=facts,
-        recipe=recipe,
-        corpus=corpus,
-        meaning=meaning,
-        caution=caution,
-        arxiv=arxiv,
-        max_chars=MAX_CHARS,
-        all_equal=bool(np.all(all_values == all_values[0])),
-        num_drawn=len(rows),
-        steps=scores.steps,
-        properties=_properties(ranking, num_tokens, rarity),
-        explained=explained_by(values, {"length": num_tokens, "rarity": rarity}),
-        map=mapped,
-        map_flags=_flag_counts(mapped, kept),
-        domains=by_domain(some, kept),
-        agreement=agreeing,
+        **_headline(corpus, selection, scores, values, len(rows)),
+        **_figure_tables(sample, figures),
         rules=by_rule(corpus, selection.pair_ids),
         evaluation=_evaluation_table(evaluation),
-        score_bins=_coarse(histograms["score"]),
-        histograms=histograms,
-        tenths=tenths,
-        bands=bands,
         losses=run.losses if run is not None and list(run.steps) == scores.steps else None,
-        pictures=_pictures(
-            selection, scores.steps, ranking, histograms, tenths, bands, mapped, agreeing
-        ),
-        examples=examples(corpus, scores, all_values, all_kept) if corpus.has_text else None,
-        names=[Path(row["path"]).name for row in corpus.manifest.get("text", ())]
-        or [corpus.path.name],
-        languages=_languages(corpus),
+        pictures=_pictures(selection, scores.steps, figures),
+        examples=examples(corpus, scores, values, kept) if corpus.has_text else None,
         recipes=_recipes(corpus, run, scores, selection, evaluation),
-        hashes=_hashes(corpus, scores),
+        hashes=_hashes(corpus, scores, selection),
         versions=_versions(run, scores),
         timings=timings,
-        outputs={
-            name: os.path.relpath(path, page.parent)
-            for name, path in (
-                ("corpus", corpus.path),
-                ("proxy", run.path if run else None),
-                ("scores", scores.path),
-                ("selection", selection.path),
-                ("evaluation", evaluation.path if evaluation else None),
-            )
-            if path is not None
-        },
+        outputs=_outputs(page, corpus, run, scores, selection, evaluation),
     )
     page.parent.mkdir(parents=True, exist_ok=True)
     with replacing(page) as temporary:
@@ -193,9 +164,117 @@ def write_report(
     return page
 
 
+def _figures(
+    sample: ScoreTable,
+    corpus: Corpus,
+    recipe: Mapping[str, Any],
+    values: NDArray[np.float64],
+    kept: NDArray[np.bool_],
+) -> _Figures:
+    """Compute every figure; `values` and `kept` (N,) are those of the sample's pairs."""
+    num_tokens = sample.num_tokens
+    rarity = (
+        sample.column("rarity")
+        if "rarity" in sample.names
+        else token_rarity(corpus.subset(sample.pair_ids))
+    ).astype(np.float64)
+    ranking = Ranking(values, kept, sample.nll / num_tokens[:, None])
+    return _Figures(
+        ranking=ranking,
+        num_tokens=num_tokens,
+        rarity=rarity,
+        histograms={
+            "score": histogram(values, kept),
+            "length": histogram(num_tokens.astype(np.float64), kept),
+            "rarity": histogram(rarity, kept),
+        },
+        tenths={"length": by_tenths(num_tokens, kept), "rarity": by_tenths(rarity, kept)},
+        bands={
+            name: perplexity(np.quantile(ranking.surprise[rows], _QUANTILES, axis=0))
+            for name, rows in ranking.groups.items()
+            if len(rows)
+        },
+        data_map=data_map(sample),
+        agreement=agreement(sample, recipe["criterion"], values, rarity, kept, recipe["seed"] or 0),
+    )
+
+
+def _headline(
+    corpus: Corpus,
+    selection: Selection,
+    scores: ScoreTable,
+    values: NDArray[np.float64],
+    num_sampled: int,
+) -> dict[str, Any]:
+    """Template variables of the head of the page, and of what every section refers to."""
+    recipe = selection.manifest["recipe"]
+    meaning, caution, arxiv = _meaning(recipe)
+    texts = [Path(row["path"]).name for row in corpus.manifest.get("text", ())]
+    return {
+        "selection": selection.manifest,
+        "recipe": recipe,
+        "corpus": corpus,
+        "names": texts or [corpus.path.name],
+        "languages": _languages(corpus),
+        "steps": scores.steps,
+        "meaning": meaning,
+        "caution": caution,
+        "arxiv": arxiv,
+        "all_equal": bool(np.all(values == values[0])),
+        "num_sampled": num_sampled,
+        "max_chars": MAX_CHARS,
+    }
+
+
+def _figure_tables(sample: ScoreTable, figures: _Figures) -> dict[str, Any]:
+    """Template variables of the tables that state the figures in numbers."""
+    kept = figures.ranking.kept
+    columns: dict[str, NDArray[Any]] = {"length": figures.num_tokens, "rarity": figures.rarity}
+    return {
+        "properties": _properties(figures),
+        "explained": explained_by(figures.ranking.values, columns),
+        "histograms": figures.histograms,
+        "score_bins": _coarse(figures.histograms["score"]),
+        "tenths": figures.tenths,
+        "bands": figures.bands,
+        "map": figures.data_map,
+        "map_flags": _flag_counts(figures.data_map, kept),
+        "domains": by_domain(sample, kept),
+        "agreement": figures.agreement,
+    }
+
+
+def _outputs(
+    page: Path,
+    corpus: Corpus,
+    run: "Run | None",
+    scores: ScoreTable,
+    selection: Selection,
+    evaluation: "Evaluation | None",
+) -> dict[str, str]:
+    """Folder of each stage, relative to that of the page; without what is only in memory."""
+    paths = {
+        "corpus": corpus.path,
+        "proxy": run.path if run else None,
+        "scores": scores.path,
+        "selection": selection.path,
+        "evaluation": evaluation.path if evaluation else None,
+    }
+    return {
+        stage: os.path.relpath(path, page.parent)
+        for stage, path in paths.items()
+        if path is not None
+    }
+
+
 def _template() -> jinja2.Template:
+    """The page's template; a variable that is missing from it raises."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "count": lambda value: f"{value:,}",
@@ -207,39 +286,40 @@ def _template() -> jinja2.Template:
         "series": series,
     }
     environment.globals["zip"] = zip
-    return environment.from_string(
-        Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8")
-    )
+    return environment.get_template("page.html.jinja")
 
 
 def _meaning(recipe: Mapping[str, Any]) -> tuple[str, str, str | None]:
-    """What is kept, in a sentence; a caution, and the paper's number where there is one."""
+    """What is kept, in a sentence; a caution; and the source's arXiv number, or None."""
     by, keep, part = recipe["criterion"], recipe["keep"], recipe.get("part", "top")
     strata = recipe.get("strata")
     if strata == "score":
-        step = f"each of {recipe['num_strata']:,} equally wide steps of {by}"
-        return f"About equally many pairs are kept of {step}, drawn at random.", "", None
+        each = f"each of {recipe['num_strata']:,} strata of equal width in {by}"
+        return f"About equally many pairs are drawn at random from {each}.", "", None
     if isinstance(keep, list):
         ends = " to ".join(map(percent, keep))
         return f"The pairs from {ends} of the ranking by {by}, highest first, are kept.", "", None
     if part == "middle":
         return f"The pairs in the middle of the ranking by {by} are kept.", "", None
     if part == "bottom":
-        return f"The pairs of lowest {by} are kept.", "", None
-    meaning, caution, arxiv = _MEANINGS.get(by, (f"The pairs of highest {by} are kept.", "", None))
+        return f"The pairs with the lowest {by} are kept.", "", None
+    meaning, caution, arxiv = _MEANINGS.get(
+        by, (f"The pairs with the highest {by} are kept.", "", None)
+    )
     if strata is not None:
-        meaning += f" Pairs are ranked within strata by {strata}, of which each keeps its share."
+        meaning += (
+            f" Pairs are ranked within strata by {strata}; each stratum keeps the same share."
+        )
     return meaning, caution, arxiv
 
 
-def _properties(
-    ranking: Ranking, num_tokens: NDArray[np.int32], rarity: NDArray[np.float64]
-) -> list[dict[str, Any]]:
-    """What else the score follows: rank correlation, and medians of kept and of dropped."""
+def _properties(figures: _Figures) -> list[dict[str, Any]]:
+    """For each property of a pair: rank correlation with the score, and medians of both groups."""
+    ranking = figures.ranking
     columns: dict[str, NDArray[Any]] = {
         "first-checkpoint perplexity": ranking.surprise[:, 0],
-        "target length, tokens": num_tokens,
-        "word rarity, bits a token": rarity,
+        "target length, tokens": figures.num_tokens,
+        "word rarity, bits a token": figures.rarity,
     }
     rows: list[dict[str, Any]] = []
     for name, column in columns.items():
@@ -248,22 +328,23 @@ def _properties(
             float(np.median(column[group])) if len(group) else float("nan")
             for group in ranking.groups.values()
         ]
-        rows.append({"name": name, "rho": rho, "words": _strength(rho), "medians": medians})
-    # Ranks and medians in nats are those of perplexity, and stay finite where it does not.
+        rows.append({"name": name, "rho": rho, "strength": _strength(rho), "medians": medians})
+    # Ranks and medians of nll per token are those of perplexity, which may be infinite.
     rows[0]["medians"] = perplexity(np.array(rows[0]["medians"])).tolist()
     return rows
 
 
 def _strength(rho: float) -> str:
+    """A rank correlation in words."""
     if np.isnan(rho):
         return "not defined: all values are equal"
-    words = ((0.9, "nearly the same order"), (0.7, "closely"), (0.4, "partly"), (0.2, "weakly"))
-    strength = next((word for least, word in words if abs(rho) >= least), "hardly at all")
-    return f"{strength}, reversed" if rho <= -0.2 else strength
+    words = ((0.9, "very strong"), (0.7, "strong"), (0.4, "moderate"), (0.2, "weak"))
+    strength = next((word for low, word in words if abs(rho) >= low), "negligible")
+    return f"{strength}, negative" if rho <= -0.2 else strength
 
 
-def _evaluation_table(evaluation: Evaluation | None) -> dict[str, Any] | None:
-    """The rows as arms by tests, with the difference from the random arm."""
+def _evaluation_table(evaluation: "Evaluation | None") -> dict[str, Any] | None:
+    """The evaluation's rows as a table of arms by test sets."""
     if evaluation is None:
         return None
     tests = list(dict.fromkeys(row.test for row in evaluation.rows))
@@ -280,7 +361,7 @@ def _evaluation_table(evaluation: Evaluation | None) -> dict[str, Any] | None:
 
 
 def _coarse(counts: Histogram) -> list[tuple[float, float, int, int]]:
-    """At most a dozen rows of a histogram: from, to, kept, dropped."""
+    """The histogram in at most a dozen rows: from, to, kept, dropped."""
     step = -(-len(counts.kept) // 12)
     return [
         (
@@ -293,55 +374,48 @@ def _coarse(counts: Histogram) -> list[tuple[float, float, int, int]]:
     ]
 
 
-def _pictures(
-    selection: Selection,
-    steps: list[int],
-    ranking: Ranking,
-    histograms: Mapping[str, Histogram],
-    tenths: Mapping[str, list[Tenth]],
-    bands: Mapping[str, NDArray[np.float64]],
-    mapped: DataMap,
-    agreeing: Agreement,
-) -> dict[str, str]:
-    """SVG of each figure; none without matplotlib."""
+def _pictures(selection: Selection, steps: list[int], figures: _Figures) -> dict[str, str]:
+    """The charts as SVG text; empty without matplotlib."""
     try:
         from pycat.report import charts
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("matplotlib"):
             raise
         return {}
+    manifest, ranking, others = selection.manifest, figures.ranking, figures.agreement
     lines = {
         name: perplexity(ranking.surprise[_spread(rows, _NUM_LINES)])
         for name, rows in ranking.groups.items()
     }
     points = evenly(len(ranking.values), _NUM_POINTS)
-    facts = selection.manifest
-    share = facts["num_kept"] / facts["num_pairs"]
     pictures = {
         "score": charts.score_picture(
-            histograms["score"], facts["threshold"], facts["recipe"]["criterion"]
+            figures.histograms["score"], manifest["threshold"], manifest["recipe"]["criterion"]
         ),
-        "trajectories": charts.trajectory_picture(steps, bands, lines),
-        "groups": charts.group_picture(histograms, tenths, share),
+        "trajectories": charts.trajectory_picture(steps, figures.bands, lines),
+        "groups": charts.group_picture(
+            figures.histograms, figures.tenths, manifest["num_kept"] / manifest["num_pairs"]
+        ),
         "map": charts.map_picture(
-            mapped.confidence[points],
-            mapped.variability[points],
+            figures.data_map.confidence[points],
+            figures.data_map.variability[points],
             ranking.kept[points],
-            {name: flag[points] for name, flag in mapped.flags.items()},
+            {name: flag[points] for name, flag in figures.data_map.flags.items()},
         ),
-        "correlations": charts.correlation_picture(agreeing.names, agreeing.correlations),
+        "correlations": charts.correlation_picture(others.names, others.correlations),
     }
-    if agreeing.overlaps:
+    if others.overlaps:
+        updates = map("{:,}".format, steps)
         pictures["overlaps"] = charts.overlap_picture(
-            agreeing.overlaps,
-            dict(zip(map("{:,}".format, steps), agreeing.without_checkpoint, strict=False)),
-            agreeing.chance,
+            others.overlaps,
+            dict(zip(updates, others.without_checkpoint, strict=False)),
+            others.chance,
         )
     return pictures
 
 
 def _flag_counts(mapped: DataMap, kept: NDArray[np.bool_]) -> list[Part]:
-    """How many of the pairs of each flag were kept."""
+    """The pairs that each flag of the data map marks, and how many of them were kept."""
     return [
         Part(name, int(np.count_nonzero(flag)), int(np.count_nonzero(flag & kept)))
         for name, flag in mapped.flags.items()
@@ -355,7 +429,7 @@ def _spread(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 def _languages(corpus: Corpus) -> list[tuple[str, str | None]]:
-    """Name of each side, and its `lang` attribute where the name can be one."""
+    """Name of each side, and the same as an HTML language tag, or None where it cannot be one."""
     return [
         (name, tag if re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", tag) else None)
         for name, default in zip(corpus.languages, ("src", "tgt"), strict=True)
@@ -365,12 +439,12 @@ def _languages(corpus: Corpus) -> list[tuple[str, str | None]]:
 
 def _recipes(
     corpus: Corpus,
-    run: Run | None,
+    run: "Run | None",
     scores: ScoreTable,
     selection: Selection,
-    evaluation: Evaluation | None,
+    evaluation: "Evaluation | None",
 ) -> dict[str, dict[str, Any]]:
-    """Options of every stage; input hashes are shown beside them, by `_hashes`."""
+    """Options of every stage, without the hashes of its input: `_hashes` has those."""
     manifests: Iterable[tuple[str, Mapping[str, Any]]] = (
         *((("tokenize", corpus.manifest),) if corpus.has_text else ()),
         *((("train", run.manifest),) if run is not None else ()),
@@ -378,7 +452,7 @@ def _recipes(
         ("select", selection.manifest),
         *((("evaluate", evaluation.manifest),) if evaluation is not None else ()),
     )
-    hidden = ("text", "corpus", "checkpoints", "scores", "arms", "tests")
+    hidden = ("text", "corpus", "checkpoints", "scores", "arms", "tests", "hashes")
     recipes = {
         stage: {name: value for name, value in manifest["recipe"].items() if name not in hidden}
         for stage, manifest in manifests
@@ -388,7 +462,8 @@ def _recipes(
     return recipes
 
 
-def _hashes(corpus: Corpus, scores: ScoreTable) -> list[tuple[str, str]]:
+def _hashes(corpus: Corpus, scores: ScoreTable, selection: Selection) -> list[tuple[str, str]]:
+    """SHA-256 of text, tokenizer, corpus, checkpoints, and what the selection read of a table."""
     return [
         *((f"text {row['path']}", row["sha256"]) for row in corpus.manifest.get("text", ())),
         *(
@@ -403,10 +478,15 @@ def _hashes(corpus: Corpus, scores: ScoreTable) -> list[tuple[str, str]]:
                 scores.steps, scores.manifest["recipe"]["checkpoints"], strict=True
             )
         ),
+        *(
+            (f"values read by select: {role}", sha256)
+            for role, sha256 in selection.manifest["recipe"].get("hashes", {}).items()
+        ),
     ]
 
 
-def _versions(run: Run | None, scores: ScoreTable) -> dict[str, str]:
+def _versions(run: "Run | None", scores: ScoreTable) -> dict[str, str]:
+    """Versions of the programs that made the stages and this page."""
     versions = {
         "pycat": version("pycat-nmt"),
         "Python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Which device computes, in which precision."""
+"""The device that computes, and the precision of its matrix products."""
 
 import ctypes
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 from pycat.errors import PycatError
 
 DTYPES = ("auto", "float32", "bfloat16")
-# Training and translating have no use for int8.
+# Training and translating do not run in int8.
 SCORING_DTYPES = (*DTYPES, "int8")
 
 # glibc's mallopt: https://www.gnu.org/software/libc/manual/html_node/Malloc-Tunable-Parameters.html
@@ -22,7 +22,7 @@ def choose_device(device: str) -> torch.device:
     """The device of that name; "auto" is CUDA where there is one, else the CPU.
 
     Raises:
-        PycatError: a named device that this machine has not; nothing is substituted.
+        PycatError: this machine lacks the named device; none is substituted.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,7 +40,11 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device, allowed: Sequence[str] = DTYPES) -> torch.dtype:
-    """The dtype of matrix products; "auto" is bfloat16 where the device multiplies in it."""
+    """The dtype of matrix products; "auto" is bfloat16 where the device multiplies in it.
+
+    Raises:
+        PycatError: `dtype` is none of those `allowed`.
+    """
     if dtype not in allowed:
         raise PycatError(f"dtype is {dtype!r}; expected one of {', '.join(allowed)}")
     if dtype == "auto":
@@ -70,9 +74,9 @@ def _cpu_bfloat16() -> bool:
 
 @cache
 def _keep_freed_memory() -> None:
-    """Let glibc keep freed blocks of up to 32 MiB, its limit, for the next batch.
+    """Let glibc reuse freed blocks of up to 32 MiB, which is its limit, for the next batch.
 
-    By default it maps and unmaps each large tensor, and page faults take a large share of the
+    By default glibc maps and unmaps each large tensor, and page faults take a large share of the
     time of a batch.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -1,4 +1,4 @@
-"""SHA-256 of large files, with a bar: at the speed of the disk 100 million lines take a minute."""
+"""SHA-256 of large files, with a progress bar: 100 million lines can take a minute."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 def hash_files(paths: Sequence[Path], description: str) -> list[str]:
-    """SHA-256 of each file's bytes, with one bar over all of them."""
+    """SHA-256 of each file's bytes, as hex digits; one progress bar covers all files."""
     if not paths:
         return []
     hashes = []

@@ -1,8 +1,8 @@
-"""Output folders: one manifest each, written by rename, never overwritten unasked.
+"""Output folders with a manifest, written by rename and never overwritten unasked.
 
 A folder belongs to one verb. Its manifest `<kind>.json` holds the recipe (options and input hashes)
-it was made with and whether it is complete, so a second call can tell finished from interrupted
-work and say which option changed.
+it was made with, and whether it is complete. A later call can so tell finished from interrupted
+work, and name the option that changed.
 """
 
 import errno
@@ -22,10 +22,10 @@ FORMAT_VERSION = 1
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes `path` on success and vanishes on failure.
+    """Yield a temporary sibling that becomes `path` on success and vanishes on failure.
 
     Raises:
-        OSError: as in the block, naming `path` where it named no file or the temporary one.
+        OSError: that of the block; if it named no file or the temporary one, it names `path`.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path, temporary: Path) -> Iterator[None]:
-    """Let an OSError that names no file, or `temporary`, name `path`: write() knows no names."""
+    """Make an OSError name `path` if it names `temporary` or, as those of write(), no file."""
     try:
         yield
     except OSError as error:
@@ -50,13 +50,13 @@ def naming(path: Path, temporary: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write `value` so that `path` holds either its old bytes or all of the new ones."""
+    """Write `value`: `path` holds either its old bytes or all of the new ones."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
 
 
 def digest(value: object) -> str:
-    """SHA-256 of a JSON value: the identity of a recipe."""
+    """SHA-256 of a JSON value, such as a recipe."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -70,7 +70,7 @@ def read_manifest(folder: Path, kind: str, error: type[PycatError] = OutputError
     """The manifest of a complete folder of this kind.
 
     Raises:
-        error: the folder is missing, of something else, incomplete, or of a newer format.
+        error: the folder is missing, of another kind, incomplete, or of a newer format.
     """
     path = folder / f"{kind}.json"
     if not path.is_file():
@@ -106,15 +106,14 @@ class OutputFolder:
         path: the folder; made when missing.
         kind: "corpus", "proxy", "scores", "selection", "evaluation" or "prune".
         recipe: options and input hashes, JSON values; equal recipes make equal folders.
-        owned: glob patterns of the files this kind writes; all that overwriting may delete.
+        owned: glob patterns of the files this kind writes; overwriting deletes no others.
         overwrite: whether a folder made by another recipe may be replaced.
-        started: `time.perf_counter()` when the work began, if it did before.
+        started: `time.perf_counter()` when the work began, if that was before this call.
 
     Attributes:
         manifest: the finished manifest, or None while there is work to do.
-        resumes: whether an interrupted run of the same recipe left work to go on from.
-        elapsed_s: seconds of work so far, those of interrupted runs up to their last `record`
-            included.
+        resumes: whether an interrupted run of the same recipe left work to resume.
+        elapsed_s: seconds of work so far, including interrupted runs up to their last `record`.
 
     Raises:
         OutputError: the folder holds something else, or was made by another recipe.
@@ -154,32 +153,32 @@ class OutputFolder:
                 self._remove_temporaries(owned)
                 return
             files = [file for pattern in owned for file in path.glob(pattern)]
-            # A run that failed before it made anything leaves nothing to protect.
+            # A folder without files of its kind, left by a run that failed early, may be replaced.
             if not overwrite and (manifest.get("complete") or files):
                 changed = "; ".join(changes(manifest.get("recipe", {}), self.recipe))
                 raise OutputError(
                     f"{path}: this {kind} folder was made with other options ({changed}); pass "
                     "--overwrite (overwrite=True) to replace it, or choose another folder"
                 )
-            # Killed from here on, the folder is still known as an unfinished one of this kind.
+            # If the process is killed from here on, the folder remains an unfinished one.
             write_json(self._file, {**manifest, "complete": False})
             for file in files:
                 file.unlink()
             self._remove_temporaries(owned)
-        elif strangers := {*path.iterdir()} - {*path.glob(f".{kind}.json.*.tmp")}:
-            some = ", ".join(sorted(entry.name for entry in strangers)[:3])
+        elif others := {*path.iterdir()} - {*path.glob(f".{kind}.json.*.tmp")}:
+            names = ", ".join(sorted(entry.name for entry in others)[:3])
             raise OutputError(
                 f"{path}: expected an empty folder or one made by pycat ({kind}.json), found "
-                f"{some}; choose another folder"
+                f"{names}; choose another folder"
             )
         self._write(complete=False)
 
     @property
-    def elapsed_s(self) -> float:  # noqa: D102 - with the attributes above
+    def elapsed_s(self) -> float:  # noqa: D102 - documented with the attributes
         return self._earlier_s + time.perf_counter() - self._started
 
     def record(self) -> None:
-        """Note the time spent so far, for a run that goes on after an interruption."""
+        """Write the time spent so far, which a resumed run adds to its own."""
         self._write(complete=False, elapsed_s=round(self.elapsed_s, 3))
 
     def finish(self, **facts: Any) -> dict[str, Any]:
@@ -187,7 +186,7 @@ class OutputFolder:
         return self._write(complete=True, **facts, elapsed_s=round(self.elapsed_s, 3))
 
     def _remove_temporaries(self, owned: Sequence[str]) -> None:
-        """Delete what killed runs left half-written."""
+        """Delete files that killed runs left half-written."""
         for pattern in (*owned, f"{self.kind}.json"):
             for name in (f".{pattern}.*.tmp", f"{pattern}.tmp*"):
                 for file in self.path.glob(name):

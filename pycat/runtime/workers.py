@@ -1,4 +1,4 @@
-"""Work on a stream of items by several threads, in order."""
+"""A pool of threads that works on a stream of items and keeps their order."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -12,10 +12,10 @@ _Out = TypeVar("_Out")
 def on_workers(
     work: Callable[[_In], _Out], items: Iterable[_In], num_workers: int
 ) -> Generator[_Out, None, None]:
-    """Results of `work` in the order of the items, a few items ahead, on threads of their own.
+    """Yield `work` of each item, in order; threads work up to 2 `num_workers` items ahead.
 
-    An error of `work` or `items` comes where its result would. When no more results are asked for,
-    as after Ctrl-C, only what has begun is finished.
+    An error of `work` or `items` is raised in place of its result. If the caller stops early, as
+    after Ctrl-C, items that no thread has begun are dropped.
     """
     if num_workers == 1:
         yield from map(work, items)
@@ -37,7 +37,7 @@ def on_workers(
 def _submitted(
     pool: ThreadPoolExecutor, work: Callable[[_In], _Out], items: Iterable[_In]
 ) -> Iterator[Future[_Out]]:
-    """A future for each item, and one for the error that ends them."""
+    """Yield a future for each item, and one more for an error of `items`."""
     try:
         for item in items:
             yield pool.submit(work, item)

@@ -1,4 +1,4 @@
-"""Some of a table's pairs, in memory: what charts and percentiles of large tables show."""
+"""Samples of a score table in memory, for charts and percentiles of large tables."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,16 +7,13 @@ from numpy.typing import NDArray
 from pycat.scores.score_table import ScoreTable
 
 
-def evenly(num_rows: int, most: int) -> NDArray[np.int64]:
-    """Every n-th row, at most `most` of them; all rows where they are no more."""
-    return np.arange(0, num_rows, max(1, -(-num_rows // most)), dtype=np.int64)
+def evenly(num_rows: int, max_rows: int) -> NDArray[np.int64]:
+    """Every n-th row, `max_rows` at most; all rows where there are no more."""
+    return np.arange(0, num_rows, max(1, -(-num_rows // max_rows)), dtype=np.int64)
 
 
 def take(table: ScoreTable, rows: NDArray[np.int64]) -> ScoreTable:
-    """A table in memory of those rows, ascending, added columns included.
-
-    The parts that hold them are read one at a time.
-    """
+    """Read ascending rows (n,) into a table in memory, with added columns, part by part."""
     pieces = []
     for part, chunk in table.chunks():
         first, end = np.searchsorted(rows, [part.start, part.stop])

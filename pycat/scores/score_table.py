@@ -1,16 +1,15 @@
-"""The score table: per pair and checkpoint the raw sums that every criterion is made of.
+"""Score tables: for each pair and checkpoint, the raw sums that every criterion is made of.
 
 A folder of Parquet parts, rows in pair order, and `scores.json`. Columns: `pair` int64,
 `num_src_tokens` and `num_tokens` int32 (EOS counted), and per statistic and checkpoint k the sum
 over target tokens: `nll_k` float64, -log p in nats, and those of `pycat.score(stats="all")`. A
-column added later is a file of its own beside each part. Any Parquet reader opens all of them
-without pycat. Here the files stay closed until a column is asked for.
+column added later has a file of its own beside each part. Any Parquet reader opens these files
+without pycat.
 """
 
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -18,61 +17,58 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
+from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.errors import OutputError, PycatError
 from pycat.kernels.reference import STAT_NAMES
-from pycat.runtime.output import read_manifest, replacing, write_json
+from pycat.runtime.output import read_manifest, write_json
 from pycat.runtime.workers import on_workers
+from pycat.scores.parts import (
+    PAIR_COLUMNS,
+    PART_PAIRS,
+    Part,
+    column_names,
+    column_path,
+    part_path,
+    read_schema,
+    write_part,
+)
 
-# Pairs of one Parquet part: what an interrupted run can lose, and what streaming holds.
-PART_PAIRS = 65_536
-
-# What a scores folder may hold beside its manifest.
-SCORE_FILES = ("part-*.parquet", "column-*.parquet", "exact.parquet")
-
-# Beyond so many, threads would wait for each other: a part of the work is Python's.
+# More threads would wait for each other: a part of reading a column holds the GIL.
 _MAX_WORKERS = 8
 
-_PAIR_COLUMNS = ("pair", "num_src_tokens", "num_tokens")
+# Names of criteria: no added column takes one, except that "rarity" stands in for its criterion.
+CRITERION_NAMES = (
+    "cat_var",
+    "cat_diff",
+    "cat_var_log",
+    "cat_var_rank",
+    "cat_var_clipped",
+    "ppl",
+    "confidence",
+    "variability",
+    "correctness",
+    "forgetting",
+    "aum",
+    "el2n",
+    "ign",
+    "entropy",
+    "learnability",
+    "length",
+    "rarity",
+    "random",
+)
+
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Rows that lie together: in memory, or in files that are read when asked for."""
-
-    num_rows: int
-    table: pa.Table | None = None
-    path: Path | None = None
-
-    def read(self, names: Sequence[str], added: Sequence[str]) -> pa.Table:
-        """The columns `names`, of which those in `added` have files of their own."""
-        if self.table is not None:
-            return self.table.select(names)
-        assert self.path is not None
-        own = [name for name in names if name not in added]
-        files = [(self.path, own)] if own else []
-        files += [(column_path(self.path, name), [name]) for name in names if name in added]
-        columns: dict[str, pa.ChunkedArray] = {}
-        for file, there in files:
-            read = read_part(file, there)
-            if read.num_rows != self.num_rows:
-                raise OutputError(
-                    f"{file}: found {read.num_rows:,} rows of {there[0]}, expected "
-                    f"{self.num_rows:,}; delete the table's folder and run 'pycat score' again"
-                )
-            columns |= dict(zip(there, read.columns, strict=True))
-        return pa.table({name: columns[name] for name in names})
 
 
 class ScoreTable:
     """Statistics of N pairs under K checkpoints, in pair order.
 
-    Opening reads no column, and each use of one reads it anew: keep what is used twice. `chunks`
-    streams tables that do not fit into memory.
+    Opening reads no column. Each access to a column reads it from the disk again, so keep an array
+    that is used twice. `chunks` streams tables that do not fit into memory.
 
     Attributes:
         manifest: hashes of corpus, tokenizer and checkpoints, dtype, device, versions.
@@ -81,13 +77,13 @@ class ScoreTable:
 
     def __init__(
         self,
-        parts: Sequence[_Part],
+        parts: Sequence[Part],
         names: Sequence[str],
         manifest: Mapping[str, Any],
         path: Path | None = None,
     ) -> None:
-        """Tables come from `score`, `open`, `from_arrow` and `merge`."""
-        self._parts, self._own_names = list(parts), tuple(names)
+        """Tables come from `score`, `open`, `from_arrow` and `merge_scores`."""
+        self._parts, self._base_names = list(parts), tuple(names)
         self.manifest, self.path = manifest, path
         self._num_pairs = sum(part.num_rows for part in parts)
 
@@ -100,17 +96,17 @@ class ScoreTable:
     @property
     def names(self) -> tuple[str, ...]:
         """Of all columns: `pair`, `num_src_tokens`, `num_tokens`, `nll_0`, …, then added ones."""
-        return (*self._own_names, *self._added)
+        return (*self._base_names, *self._added)
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """Bare names of what was summed under every checkpoint: `nll`, and with it maybe more."""
-        return tuple(name for name in STAT_NAMES if f"{name}_0" in self._own_names)
+        """Names, without `_k`, of the sums that the table holds: `nll`, or `nll` and others."""
+        return tuple(name for name in STAT_NAMES if f"{name}_0" in self._base_names)
 
     @property
     def num_checkpoints(self) -> int:
         """K."""
-        return sum(_is_of(name, "nll") for name in self._own_names)
+        return sum(_is_of(name, "nll") for name in self._base_names)
 
     def column(self, name: str) -> NDArray[Any]:
         """A column (N,), or a statistic of all checkpoints (N, K) by its bare name.
@@ -119,7 +115,7 @@ class ScoreTable:
             name: one of `names` or `statistics`.
 
         Returns:
-            In the type stored; text as Python strings (dtype object).
+            In the stored type; text as Python strings (dtype object).
 
         Raises:
             PycatError: no such column.
@@ -128,7 +124,7 @@ class ScoreTable:
         names = self._columns_of(name)
         values: NDArray[Any] | None = None
         first = 0
-        read_names = partial(_Part.read, names=names, added=self._added)
+        read_names = partial(Part.read, names=names, added=self._added)
         reads = on_workers(read_names, self._parts, _num_workers(len(self._parts)))
         for part, read in zip(self._parts, reads, strict=True):
             if values is None:
@@ -141,7 +137,7 @@ class ScoreTable:
         return values if name not in self.names else values[:, 0]
 
     def chunks(self) -> Iterator[tuple[slice, "ScoreTable"]]:
-        """Each part in pair order: its rows of this table, and a table of them alone."""
+        """Yield each part in pair order: its rows in this table, and a table of these alone."""
         first = 0
         for part in self._parts:
             if part.table is None:
@@ -149,22 +145,22 @@ class ScoreTable:
             else:
                 starts = range(0, part.num_rows, PART_PAIRS)
                 tables = [part.table.slice(start, PART_PAIRS) for start in starts]
-                pieces = [_Part(table.num_rows, table) for table in tables]
+                pieces = [Part(table.num_rows, table) for table in tables]
             for piece in pieces:
                 rows = slice(first, first + piece.num_rows)
-                yield rows, ScoreTable([piece], self._own_names, self.manifest, self.path)
+                yield rows, ScoreTable([piece], self._base_names, self.manifest, self.path)
                 first = rows.stop
 
     def on_chunks(self, work: Callable[[slice, "ScoreTable"], _Result]) -> Iterator[_Result]:
-        """What `work` makes of each of `chunks`, in pair order, by a thread for each core.
+        """Yield `work` of each of `chunks`, in pair order, computed by one thread a core.
 
-        Columns are read where `work` asks for them: Arrow and numpy let other threads run then.
+        Each thread reads the columns it needs: Arrow and numpy release the GIL meanwhile.
         """
         num_workers = _num_workers(-(-len(self) // PART_PAIRS))
         return on_workers(lambda chunk: work(*chunk), self.chunks(), num_workers)
 
     def rows(self, names: Sequence[str], first: int, end: int) -> pa.Table:
-        """Rows first to end of columns in `names`; reads the parts that hold them."""
+        """Rows `first` to `end` of the columns `names`; reads only the parts that hold them."""
         read, start = [], 0
         for part in self._parts:
             lower, upper = max(first - start, 0), min(end - start, part.num_rows)
@@ -211,9 +207,28 @@ class ScoreTable:
         recorded = Path(self.manifest["corpus_path"])
         return recorded if self.path is None else (self.path / recorded).resolve()
 
+    def corpus(self) -> Corpus:
+        """Open the whole corpus that was scored; `view_of` limits it to the pairs of the table.
+
+        Raises:
+            CorpusError: the corpus is gone or damaged.
+            PycatError: another corpus stands in its place.
+        """
+        corpus = reopen_corpus(self.corpus_path, self.manifest.get("corpus_options", {}))
+        if corpus.manifest["id"] != self.manifest["corpus"]:
+            raise PycatError(
+                f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' "
+                "again"
+            )
+        return corpus
+
+    def view_of(self, corpus: Corpus) -> Corpus:
+        """View of the pairs of `corpus` that are in the table; all of it where none is missing."""
+        return corpus if len(corpus) == len(self) else corpus.subset(self.pair_ids)
+
     @classmethod
     def open(cls, path: str | PathLike[str]) -> "ScoreTable":
-        """Open a folder; reads what the parts say of themselves, and no column.
+        """Open a folder; reads the schemas of the parts, and no column.
 
         Raises:
             OutputError: not a complete table, or a part is missing or damaged.
@@ -221,11 +236,11 @@ class ScoreTable:
         folder = Path(path)
         manifest = read_manifest(folder, "scores")
         num_checkpoints = len(manifest["steps"])
-        parts: list[_Part] = []
+        parts: list[Part] = []
         expected: list[str] = []
         for i in range(manifest["num_parts"]):
             file = part_path(folder, i)
-            names, num_rows = _read_schema(file)
+            names, num_rows = read_schema(file)
             if not expected:
                 stats = [name for name in STAT_NAMES if name == "nll" or f"{name}_0" in names]
                 expected = column_names(stats, num_checkpoints)
@@ -235,14 +250,14 @@ class ScoreTable:
                     "delete the table's folder and run 'pycat score' again"
                 )
             for name in manifest.get("columns", ()):
-                found = _read_schema(column_path(file, name))
+                found = read_schema(column_path(file, name))
                 if found != (["pair", name], num_rows):
                     raise OutputError(
                         f"{column_path(file, name)}: found columns {', '.join(found[0])} and "
                         f"{found[1]:,} rows, expected pair, {name} and {num_rows:,}; it belongs to "
                         f"another table: take {name} out of the manifest's columns and add it again"
                     )
-            parts.append(_Part(num_rows, path=file))
+            parts.append(Part(num_rows, path=file))
         table = cls(parts, expected, manifest, folder)
         if len(table) != manifest["num_pairs"]:
             raise OutputError(
@@ -253,45 +268,15 @@ class ScoreTable:
 
     @classmethod
     def from_arrow(cls, table: pa.Table, manifest: Mapping[str, Any]) -> "ScoreTable":
-        """The table that these columns are, in memory."""
-        return cls([_Part(table.num_rows, table)], table.column_names, manifest)
-
-    @classmethod
-    def merge(
-        cls,
-        tables: Sequence["ScoreTable | str | PathLike[str]"],
-        *,
-        out: str | PathLike[str] | None = None,
-        overwrite: bool = False,
-    ) -> "ScoreTable":
-        """One table of several: other pairs of a corpus, or other checkpoints on the same pairs.
-
-        With the same checkpoints no pair may be in two tables; the rows are put in pair order. With
-        other checkpoints the pairs must be the same; the checkpoints are put in the order of their
-        updates, equal ones as given. Added columns are left behind.
-
-        Args:
-            tables: two or more, or their paths.
-            out: the folder to make; without one, the table is in memory. Holds the pair ids and a
-                few parts at a time.
-            overwrite: replace a table made from other input.
-
-        Raises:
-            PycatError: fewer than two, of different corpora, dtypes or statistics, or pairs and
-                checkpoints fit neither way.
-            OutputError: `out` holds something else, or a table made from other input.
-        """
-        from pycat.scores.merge import merge  # which makes tables
-
-        opened = [table if isinstance(table, ScoreTable) else cls.open(table) for table in tables]
-        return merge(opened, None if out is None else Path(out), overwrite)
+        """Make a table in memory of these columns."""
+        return cls([Part(table.num_rows, table)], table.column_names, manifest)
 
     def add(self, name: str, values: ArrayLike) -> int:
-        """Add a column: of a table on the disk as a file beside each part, all or none of them.
+        """Add a column: on the disk a file beside each part, and all of the files or none.
 
         Args:
-            name: letters, digits and `_`; not that of a column or statistic, nor of a criterion but
-                "rarity", which such a column stands in for.
+            name: letters, digits and `_`; not the name of a column, statistic or criterion, except
+                "rarity": a column of that name replaces the criterion.
             values: (N,) numbers, booleans or text, in the order of the pairs.
 
         Returns:
@@ -312,8 +297,8 @@ class ScoreTable:
         if self.path is None:
             [part] = self._parts
             assert part.table is not None
-            self._parts = [_Part(part.num_rows, part.table.append_column(name, values))]
-            self._own_names = (*self._own_names, name)
+            self._parts = [Part(part.num_rows, part.table.append_column(name, values))]
+            self._base_names = (*self._base_names, name)
         else:
             if len(self) != manifest["num_pairs"]:
                 raise PycatError(
@@ -326,20 +311,18 @@ class ScoreTable:
         return int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0
 
     def check_name(self, name: str) -> dict[str, Any]:
-        """Refuse a name that `add` refuses; returns the manifest as it is now.
+        """Refuse a name that `add` refuses; return the manifest as it is now.
 
         Raises:
             PycatError: the name is taken or not allowed.
         """
-        from pycat.ranking.criteria import CRITERIA  # which reads tables
-
         if not _NAME.fullmatch(name):
             raise PycatError(f"column {name!r}: expected a letter, then letters, digits and '_'")
-        # Read again: another process may have added one since.
+        # Another process may have added a column since the table was opened.
         manifest = dict(self.manifest if self.path is None else read_manifest(self.path, "scores"))
         if (
-            name in (*self._own_names, *manifest.get("columns", ()))
-            or (name in CRITERIA and name != "rarity")
+            name in (*self._base_names, *manifest.get("columns", ()))
+            or (name in CRITERION_NAMES and name != "rarity")
             or name in STAT_NAMES
             or any(_is_of(name, stat) for stat in STAT_NAMES)
         ):
@@ -348,7 +331,7 @@ class ScoreTable:
 
     @property
     def _added(self) -> Sequence[str]:
-        """Columns in files of their own."""
+        """Columns that were added: each has its own file beside every part."""
         added: Sequence[str] = () if self.path is None else self.manifest.get("columns", ())
         return added
 
@@ -366,7 +349,7 @@ class ScoreTable:
             remedy = "score again with --stats all (stats='all')"
         raise PycatError(
             f"{self.path or 'score table'}: found no column {name!r}, only "
-            f"{', '.join((*self.statistics, *_PAIR_COLUMNS, *self._added))}; {remedy}"
+            f"{', '.join((*self.statistics, *PAIR_COLUMNS, *self._added))}; {remedy}"
         )
 
     def _write_column(self, name: str, values: pa.Array, manifest: Mapping[str, Any]) -> None:
@@ -381,7 +364,7 @@ class ScoreTable:
                 first += part.num_rows
             write_json(self.path / "scores.json", manifest)
         except BaseException:
-            # Stopped right after the manifest was renamed, the column is there.
+            # An interruption after the manifest was renamed comes too late: the column is there.
             if name not in read_manifest(self.path, "scores").get("columns", ()):
                 for file in files:
                     file.unlink(missing_ok=True)
@@ -389,7 +372,7 @@ class ScoreTable:
 
 
 def _arrow(name: str, column: NDArray[Any]) -> pa.Array:
-    """The values of an added column as they are stored; only text may be None."""
+    """Values of an added column in their stored type; only text may be None."""
     try:
         values = pa.array(column)
     except pa.ArrowException as error:
@@ -403,93 +386,9 @@ def _arrow(name: str, column: NDArray[Any]) -> pa.Array:
     return values
 
 
-def column_names(stats: Sequence[str], num_checkpoints: int) -> list[str]:
-    """Columns of a table of these statistics, in order."""
-    return [*_PAIR_COLUMNS, *(f"{stat}_{k}" for stat in stats for k in range(num_checkpoints))]
-
-
-def part_path(folder: Path, index: int) -> Path:
-    """Where part `index` of a table lies."""
-    return folder / f"part-{index:05}.parquet"
-
-
-def column_path(part: Path, name: str) -> Path:
-    """Where an added column of the pairs of `part` lies."""
-    return part.with_name(part.name.replace("part", f"column-{name}", 1))
-
-
-def statistic_columns(sums: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
-    """The columns of sums (S, K, N): `nll_0` and so on, each in its type."""
-    dtypes: dict[str, type] = {"nll": np.float64, "correct": np.int32}
-    return {
-        f"{stat}_{k}": values.astype(dtypes.get(stat, np.float32))
-        for stat, rows in zip(STAT_NAMES, sums, strict=False)
-        for k, values in enumerate(rows)
-    }
-
-
-def write_part(table: pa.Table, path: Path) -> None:
-    """Write a part so that it appears complete or not at all."""
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, **file_options(table.schema))
-
-
-def file_options(schema: pa.Schema) -> dict[str, Any]:
-    """How files of these columns are written, for `pyarrow.parquet.ParquetWriter`.
-
-    Sums hardly repeat, so a dictionary only adds to them; split into streams of their first bytes,
-    second bytes and so on, what is alike in them lies together. Pair ids and lines are stored as
-    their differences. Against dictionaries and zstd, a real table of nll has 0.65 of the bytes and
-    is read in 0.22 of the time; one of all statistics 0.72 and 0.33.
-    """
-    split = [field.name for field in schema if pa.types.is_floating(field.type)]
-    rising = [
-        field.name
-        for field in schema
-        if field.name in ("pair", "line") and pa.types.is_integer(field.type)
-    ]
-    encodings = dict.fromkeys(split, "BYTE_STREAM_SPLIT")
-    return {
-        "compression": "lz4",
-        "use_dictionary": [name for name in schema.names if name not in (*split, *rising)],
-        "column_encoding": encodings | dict.fromkeys(rising, "DELTA_BINARY_PACKED"),
-        "write_page_checksum": True,
-    }
-
-
-def read_part(path: Path, names: Sequence[str] | None = None) -> pa.Table:
-    """Read a part, or these columns of it.
-
-    Raises:
-        OutputError: missing or damaged.
-    """
-    try:
-        # Not read_table, which looks for a data set around the file first.
-        # On the thread that asks, as several do at a time, and a column at a time: a fifth faster.
-        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-            table = file.read(None if names is None else list(names), use_threads=False)
-        table.column_names  # noqa: B018  damaged names decode on first use
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from None
-    if names is not None and table.column_names != list(names):
-        raise _unreadable(path, KeyError(", ".join(names)))
-    return table
-
-
-def _read_schema(path: Path) -> tuple[list[str], int]:
-    """Names of the columns and number of rows of a part."""
-    try:
-        with pq.ParquetFile(path) as file:
-            return list(file.schema_arrow.names), file.metadata.num_rows
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> OutputError:
-    return OutputError(
-        f"{path}: this part of the score table cannot be read ({error}); delete the table's "
-        "folder and run 'pycat score' again"
-    )
+def as_table(scores: ScoreTable | str | PathLike[str]) -> ScoreTable:
+    """The table itself, or opened by its path."""
+    return scores if isinstance(scores, ScoreTable) else ScoreTable.open(scores)
 
 
 def _num_workers(num_chunks: int) -> int:

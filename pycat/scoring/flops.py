@@ -1,4 +1,4 @@
-"""Arithmetic of a forward pass, and the rate at which the device does matrix products."""
+"""Floating-point operations of a forward pass, and the device's rate of matrix products."""
 
 import time
 from typing import Any
@@ -11,27 +11,27 @@ from torch import nn
 from pycat.proxy.transformer import ModelConfig
 from pycat.scoring.adapter import Adapter, ProxyAdapter
 
-# Seconds of products that are measured, after one that is not; and their size.
+# Seconds of measured products, which follow one that is not measured; and their size.
 _MEASURE_S = 0.2
 _CPU_SIZE, _CUDA_SIZE = 2048, 8192
 
 
 def model_flops(adapter: Adapter, src: NDArray[np.int32], tgt: NDArray[np.int32]) -> int:
-    """Floating-point operations of scoring pairs under one checkpoint, padding left out.
+    """Floating-point operations of scoring pairs under one checkpoint, without padding.
 
-    Two for each multiply-add of the matrix products: linear layers, attention and output layer. A
-    proxy's are counted from its shape, causal attention as half a square. Of other modules only
-    weights are known, attention is left out: each weight matrix that is no embedding counts once a
-    source token if it lies in a submodule named `encoder`, once a target token if in one named
-    `decoder` (keys and values of the source too), and else once a token of either side; the output
-    layer counts once a target token.
+    Each multiply-add of the matrix products counts two: linear layers, attention and output layer.
+    A proxy's are counted from its shape, causal attention as half a square. Other modules are
+    counted from their weights, without attention: each weight matrix that is no embedding counts
+    once a source token in a submodule named `encoder`, once a target token in a submodule named
+    `decoder` (even for keys and values of the source), and elsewhere once a token of either side.
+    The output layer counts once a target token.
 
     Args:
         adapter: the checkpoint.
         src, tgt: int32 (N,), tokens of each pair.
     """
     if isinstance(adapter, ProxyAdapter):
-        return 2 * _proxy_products(adapter.model.config, src.astype(float), tgt.astype(float))
+        return 2 * proxy_products(adapter.model.config, src.astype(float), tgt.astype(float))
     num_src, num_tgt = int(src.sum()), int(tgt.sum())
     products = adapter.head.weight.numel() * num_tgt
     for name, module in adapter.module.named_modules():
@@ -50,23 +50,23 @@ def model_flops(adapter: Adapter, src: NDArray[np.int32], tgt: NDArray[np.int32]
     return 2 * products
 
 
-def _proxy_products(config: ModelConfig, src: NDArray[Any], tgt: NDArray[Any]) -> int:
-    """Multiply-adds of `model.Transformer` and its output layer."""
+def proxy_products(config: ModelConfig, src: NDArray[Any], tgt: NDArray[Any]) -> int:
+    """Multiply-adds of a proxy `Transformer` and its output layer, for pairs of lengths (N,)."""
     width, layers = config.d_model, config.num_layers
     linear = 4 * width * width + 2 * width * config.d_ff
-    # Per source token the encoder, and keys and values for each decoder layer; per target token
-    # the decoder with queries and output of its attention over the source.
+    # A source token passes the encoder, and becomes keys and values of each decoder layer. A target
+    # token passes the decoder, with queries and output of the attention to the source.
     tokens = src.sum() * layers * (linear + 2 * width * width)
     tokens += tgt.sum() * (layers * (linear + 2 * width * width) + width * config.vocab_size)
-    # Two products each: queries x keys, weights x values.
+    # Attention: two products each, queries x keys and weights x values.
     squares = 2 * src @ src + tgt @ tgt + 2 * src @ tgt
     return int(tokens + layers * width * squares)
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a large square product, the best of 0.2 s, with the threads in use.
+    """Operations a second of a large square product: the best within 0.2 s, with torch's threads.
 
-    In place of int8, which torch has no such product of, bfloat16.
+    For int8, of which torch has no such product, the rate of bfloat16.
     """
     dtype = torch.bfloat16 if dtype == torch.int8 else dtype
     size = _CPU_SIZE if device.type == "cpu" else _CUDA_SIZE
@@ -77,7 +77,7 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
         square @ square
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if begin is None:  # the first one also loads what it needs
+        if begin is None:  # the first product is not measured: it also loads libraries
             begin = time.perf_counter()
             continue
         best = min(best, time.perf_counter() - started)

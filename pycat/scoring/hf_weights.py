@@ -1,7 +1,7 @@
-"""Models of Hugging Face's transformers as plain arrays, for the extension's forward pass.
+"""Weights of Hugging Face models as plain arrays, for the extension's forward pass.
 
-BART's family: Marian, BART, mBART, and M2M-100 with NLLB. They differ in where their norms stand
-and in how positions are counted; all else has the same names.
+The family of BART is supported: Marian, BART, mBART, and M2M-100 with NLLB. Its models differ in
+the place of their norms and in how they count positions; all other parts have the same names.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "silu", "silu": "silu"}
 def encoder_decoder_weights(
     model: Any, head: Head, prefix: tuple[int, ...]
 ) -> TransformerWeights | None:
-    """The weights of an encoder-decoder model; None for one that is made otherwise.
+    """The weights of an encoder-decoder model; None for a model outside the family.
 
     Args:
         model: of `AutoModelForSeq2SeqLM`.
         head: its output layer.
-        prefix: what its decoder reads before the first target token.
+        prefix: tokens that its decoder reads before the first target token.
     """
     config = model.config
     activation = _ACTIVATIONS.get(str(getattr(config, "activation_function", None)))
@@ -33,7 +33,8 @@ def encoder_decoder_weights(
         return None
     encoder, decoder = model.get_encoder(), model.get_decoder()
     heads = {config.encoder_attention_heads, config.decoder_attention_heads}
-    # Widths that the extension's loops cannot do, or two of heads at once: PyTorch's forward can.
+    # PyTorch runs what the extension does not support: encoder and decoder heads of different
+    # numbers, or such widths.
     if len(heads) > 1 or config.d_model // max(heads) % 8:
         return None
     if config.encoder_ffn_dim % 4 or config.decoder_ffn_dim % 4:
@@ -45,7 +46,7 @@ def encoder_decoder_weights(
         arrays[f"{side}.tokens"] = as_array(stack.embed_tokens.weight)
         arrays[f"{side}.positions"] = _positions(stack.embed_positions)
         if len(arrays[f"{side}.positions"]) < config.max_position_embeddings:
-            return None  # a table that grows
+            return None  # a table of positions that grows with the sentence
         if hasattr(stack, "layernorm_embedding"):
             arrays.update(norm(f"{side}.norm", stack.layernorm_embedding))
     for name, stack in (("encoder", encoder), ("decoder", decoder)):
@@ -67,9 +68,11 @@ def encoder_decoder_weights(
 
 
 def _layer(name: str, layer: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    own = layer.self_attn
-    yield from linear(f"{name}.self.query_key_value", own.q_proj, own.k_proj, own.v_proj)
-    yield from linear(f"{name}.self.output", own.out_proj)
+    attention = layer.self_attn
+    yield from linear(
+        f"{name}.self.query_key_value", attention.q_proj, attention.k_proj, attention.v_proj
+    )
+    yield from linear(f"{name}.self.output", attention.out_proj)
     yield from norm(f"{name}.self.norm", layer.self_attn_layer_norm)
     if hasattr(layer, "encoder_attn"):
         cross = layer.encoder_attn
@@ -77,13 +80,13 @@ def _layer(name: str, layer: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
         yield from linear(f"{name}.cross.key_value", cross.k_proj, cross.v_proj)
         yield from linear(f"{name}.cross.output", cross.out_proj)
         yield from norm(f"{name}.cross.norm", layer.encoder_attn_layer_norm)
-    yield from linear(f"{name}.up", layer.fc1)
-    yield from linear(f"{name}.down", layer.fc2)
+    yield from linear(f"{name}.ff1", layer.fc1)
+    yield from linear(f"{name}.ff2", layer.fc2)
     yield from norm(f"{name}.feed_forward.norm", layer.final_layer_norm)
 
 
 def _positions(module: Any) -> NDArray[np.float32]:
-    """One row a position of a sentence, from its first token on."""
-    if hasattr(module, "weights"):  # M2M-100: made on the fly, padding's row before the first
+    """Position embeddings (positions, D), from a sentence's first token on."""
+    if hasattr(module, "weights"):  # M2M-100: computed; the row of padding precedes the first
         return as_array(module.weights)[module.padding_idx + 1 :]
     return as_array(module.weight)[getattr(module, "offset", 0) :]

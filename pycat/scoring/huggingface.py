@@ -1,12 +1,12 @@
-"""Checkpoints that Hugging Face's transformers saved, as adapters.
+"""Adapters of checkpoints that Hugging Face's transformers saved.
 
-Only what makes the hidden states runs: encoder and decoder, or the causal model below its head. The
-head is known by its parts (`Head`): they are verified on loading against the model's own logits for
-a small batch, and a model whose head is made otherwise is refused.
+Only the parts that compute hidden states run: encoder and decoder, or the causal model below its
+head. The head is rebuilt from its parts (`Head`) and verified on loading against the model's own
+logits for a small batch; a model with another kind of head is refused.
 
-The decoder of an encoder-decoder model reads its start token, then the tokens that its labels begin
-with (a language tag, `<s>`: `Template.tgt_before`), then the target; of these only the target is
-counted. A causal model reads the source, which is its prompt, and the target as one sequence.
+The decoder of an encoder-decoder model reads its start token, then the special tokens before its
+labels (a language tag, `<s>`: `Template.tgt_before`), then the target; only the target counts. A
+causal model reads the source, which is its prompt, and the target as one sequence.
 """
 
 import json
@@ -33,13 +33,13 @@ from pycat.scoring.transformer_weights import TransformerWeights
 
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.index.json")
 
-# How far head(hidden) may be from the model's own logits, relative to the largest of them. Both are
-# float32 products of the same numbers in an order of their own.
+# Max difference of head(hidden) and the model's own logits, relative to the largest logit. Both are
+# float32 products of the same numbers, in different orders.
 _TOLERANCE = 1e-5
 
 
 class _HuggingFaceAdapter(Adapter):
-    """What both kinds share."""
+    """A model of transformers, of either kind."""
 
     def __init__(self, model: Any, path: Path, step: int, **limits: int | None) -> None:
         self.model = model
@@ -54,7 +54,7 @@ class _HuggingFaceAdapter(Adapter):
 
     @property
     def src_vocab_size(self) -> int:
-        """Of the embedding that reads the source."""
+        """Bound on source ids: that of the embedding that reads the source."""
         reader = self.model.get_encoder() if self.model.config.is_encoder_decoder else self.model
         return int(reader.get_input_embeddings().num_embeddings)
 
@@ -65,7 +65,7 @@ class EncoderDecoderAdapter(_HuggingFaceAdapter):
     def __init__(self, model: Any, path: Path, step: int, template: Template, eos_id: int) -> None:
         config = model.config
         if config.model_type == "mbart" and template.tgt_after:
-            start = template.tgt_after[-1]  # its labels end with the language tag
+            start = template.tgt_after[-1]  # the language tag, with which its labels end
         elif config.model_type == "mbart":
             start = eos_id
         else:
@@ -77,23 +77,23 @@ class EncoderDecoderAdapter(_HuggingFaceAdapter):
             )
         self.template, self.eos_id = template, eos_id
         self._prefix = [start, *template.tgt_before]
-        most = getattr(config, "max_position_embeddings", None)
+        positions = getattr(config, "max_position_embeddings", None)
         super().__init__(
             model,
             path,
             step,
-            max_src_tokens=most,
-            max_tgt_tokens=None if most is None else most - len(template.tgt_before),
+            max_src_tokens=positions,
+            max_tgt_tokens=None if positions is None else positions - len(template.tgt_before),
         )
 
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states (T, H)."""
-        tgt = batch.tgt_tokens
+        tgt = batch.tgt_tokens  # (B, longest)
         prefix = tgt.new_tensor(self._prefix).expand(len(tgt), -1)
         src_mask = length_mask(batch.src_tokens, batch.src_cu_seqlens).long()
         encoder, decoder = self.model.get_encoder(), self.model.get_decoder()
         memory = encoder(input_ids=batch.src_tokens, attention_mask=src_mask).last_hidden_state
-        # No mask for the decoder: nothing attends to what comes later, and padding does.
+        # The decoder needs no mask: padding comes last, and no token attends to later ones.
         states: Tensor = decoder(
             input_ids=torch.cat((prefix, tgt[:, :-1]), dim=1),
             encoder_hidden_states=memory,
@@ -103,7 +103,7 @@ class EncoderDecoderAdapter(_HuggingFaceAdapter):
         return states[:, len(self._prefix) - 1 :][length_mask(tgt, batch.tgt_cu_seqlens)]
 
     def transformer_weights(self, num_positions: int) -> TransformerWeights | None:
-        """Of the models that `hf_weights` knows, if the extension finds the same nll by them."""
+        """Weights of a model that `hf_weights` supports, if the extension computes the same nll."""
         weights = encoder_decoder_weights(self.model, self.head, tuple(self._prefix))
         if weights is None:
             return None
@@ -111,49 +111,48 @@ class EncoderDecoderAdapter(_HuggingFaceAdapter):
         sides = ((probe.src_tokens, probe.src_cu_seqlens), (probe.tgt_tokens, probe.tgt_cu_seqlens))
         src, tgt = (tokens[length_mask(tokens, ends)] for tokens, ends in sides)
         packed = probe._replace(src_tokens=src, tgt_tokens=tgt)
-        found = CpuForward([weights], "float32", per_token=True).score(packed).nll_per_token
+        nll = CpuForward([weights], "float32", per_token=True).score(packed).nll_per_token
         with torch.inference_mode():
             logits = self.head.logits(self.hidden(probe))
         expected = nn.functional.cross_entropy(logits, tgt, reduction="none").numpy()
-        return (
-            weights if found is not None and np.allclose(found[0], expected, 1e-4, 1e-4) else None
-        )
+        return weights if nll is not None and np.allclose(nll[0], expected, 1e-4, 1e-4) else None
 
-    def own_logits(self, batch: Batch) -> Tensor:
-        """The logits (T, V) of the model itself, which makes its decoder's input from labels."""
+    def model_logits(self, batch: Batch) -> Tensor:
+        """Logits (T, V) of the whole model, which makes its decoder's input from labels."""
         before, after = self.template.tgt_before, self.template.tgt_after
         lengths = batch.tgt_cu_seqlens.diff().tolist()
         labels = torch.full(
             (len(lengths), len(before) + max(lengths) + len(after)), -100, dtype=torch.int64
         )
         for row, length in enumerate(lengths):
-            whole = [*before, *batch.tgt_tokens[row, :length].tolist(), *after]
-            labels[row, : len(whole)] = torch.tensor(whole)
+            row_labels = [*before, *batch.tgt_tokens[row, :length].tolist(), *after]
+            labels[row, : len(row_labels)] = torch.tensor(row_labels)
         src_mask = length_mask(batch.src_tokens, batch.src_cu_seqlens).long()
         logits: Tensor = self.model(
             input_ids=batch.src_tokens, attention_mask=src_mask, labels=labels, use_cache=False
         ).logits
-        mine = logits[:, len(before) : len(before) + max(lengths)]
-        return mine[length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)]
+        of_targets = logits[:, len(before) : len(before) + max(lengths)]
+        return of_targets[length_mask(batch.tgt_tokens, batch.tgt_cu_seqlens)]
 
 
 class CausalAdapter(_HuggingFaceAdapter):
     """GPT-2, Llama, Qwen, Gemma and their like: the source is the prompt."""
 
     def __init__(self, model: Any, path: Path, step: int) -> None:
-        most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        # The last target token is predicted, not read.
-        super().__init__(model, path, step, max_tokens=None if most is None else most + 1)
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        # One more than it has positions for: it does not read the last target token.
+        max_tokens = None if positions is None else positions + 1
+        super().__init__(model, path, step, max_tokens=max_tokens)
 
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states (T, H)."""
         ids, predicts = _one_sequence(batch)
-        # Padding stands on the right, where nothing that counts attends to it.
+        # Padding comes last, so that no token attends to it.
         states: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return states[predicts]
 
-    def own_logits(self, batch: Batch) -> Tensor:
-        """The logits (T, V) of the model itself, padding masked."""
+    def model_logits(self, batch: Batch) -> Tensor:
+        """Logits (T, V) of the whole model, padding masked."""
         ids, predicts = _one_sequence(batch)
         lengths = batch.src_cu_seqlens.diff() + batch.tgt_cu_seqlens.diff() - 1
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
@@ -162,7 +161,7 @@ class CausalAdapter(_HuggingFaceAdapter):
 
 
 def _one_sequence(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Source and target joined without the last token, (B, W); and where a target token is next."""
+    """Join source and target without the last token (B, W); mask positions before target tokens."""
     src, tgt = batch.src_tokens, batch.tgt_tokens
     src_lengths = batch.src_cu_seqlens.diff().long()[:, None]
     tgt_lengths = batch.tgt_cu_seqlens.diff().long()[:, None]
@@ -175,17 +174,17 @@ def _one_sequence(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def load_hugging_face(path: Path, corpus: Corpus, *, position: int) -> Adapter:
-    """The model of a folder, in float32 on the CPU, its head verified.
+    """Load the model of a folder, in float32 on the CPU, and verify its head.
 
     Args:
         path: the folder, with `config.json` and weights.
-        corpus: what it is to score; says which special tokens stand around its targets.
-        position: of the folder among the checkpoints given, from 1: its step, where neither
-            `trainer_state.json` nor the folder's name says one.
+        corpus: the corpus to score; its template has the special tokens around the targets.
+        position: of the folder among the checkpoints given, from 1; stands for the updates where
+            neither `trainer_state.json` nor the folder's name tells them.
 
     Raises:
         CheckpointError: transformers is missing or cannot load it, weights are missing or not
-            finite, its head is not known, or its tokenizer is not the corpus's.
+            finite, its head is unknown, or its tokenizer is not that of the corpus.
     """
     if (path / "adapter_config.json").is_file():
         raise CheckpointError(
@@ -220,15 +219,15 @@ def load_hugging_face(path: Path, corpus: Corpus, *, position: int) -> Adapter:
 
 @torch.inference_mode()
 def _verified_head(adapter: EncoderDecoderAdapter | CausalAdapter, eos_id: int) -> Head:
-    """The head that gives the model's own logits for a small batch.
+    """Find the head that yields the model's own logits for a small batch.
 
     Raises:
-        CheckpointError: none of those known does.
+        CheckpointError: no known head does, or the model does not run.
     """
     model, path = adapter.model, adapter.name
     batch = _probe(adapter.vocab_size, eos_id, model.config)
     try:
-        hidden, expected = adapter.hidden(batch), adapter.own_logits(batch).float()
+        hidden, expected = adapter.hidden(batch), adapter.model_logits(batch).float()
     except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise CheckpointError(
             f"{path}: {type(model).__name__} does not run as other models of its kind do "
@@ -250,7 +249,7 @@ def _verified_head(adapter: EncoderDecoderAdapter | CausalAdapter, eos_id: int) 
 
 
 def _heads(model: Any) -> Iterator[Head]:
-    """Heads that a model may have by what its configuration says, the likeliest first."""
+    """Yield heads that the model's configuration allows, the likeliest first."""
     layer, config = model.get_output_embeddings(), model.config.get_text_config()
     bias = layer.bias
     if (added := getattr(model, "final_logits_bias", None)) is not None and bool(added.any()):
@@ -258,7 +257,7 @@ def _heads(model: Any) -> Iterator[Head]:
     softcap = getattr(config, "final_logit_softcapping", None)
     scales = [1.0]
     if getattr(config, "d_model", None):
-        scales.append(config.d_model**-0.5)  # T5 with one matrix for embedding and head
+        scales.append(config.d_model**-0.5)  # T5 with tied embeddings
     if getattr(config, "logit_scale", None):
         scales.append(float(config.logit_scale))  # Cohere
     if getattr(config, "logits_scaling", None):
@@ -268,7 +267,7 @@ def _heads(model: Any) -> Iterator[Head]:
 
 
 def _probe(vocab_size: int, eos_id: int, config: Any) -> Batch:
-    """Two padded pairs of unequal lengths, EOS at their ends."""
+    """A padded batch of two pairs of unequal lengths, with EOS at their ends."""
     special = {getattr(config, name, None) for name in ("pad_token_id", "decoder_start_token_id")}
     plain = [i for i in range(min(vocab_size, 64)) if i not in special | {eos_id}]
     numbers = torch.randint(len(plain), (2, 10), generator=torch.Generator().manual_seed(0))
@@ -318,7 +317,7 @@ def _load(path: Path) -> Any:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No bars and warnings of transformers' own inside the block."""
+    """Silence progress bars and warnings of transformers inside the block."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -334,7 +333,7 @@ def quiet_transformers() -> Iterator[None]:
 
 def _check_tokenizer(path: Path, corpus: Corpus) -> None:
     if "prefixes" in corpus.options and "tokenizer" not in corpus.options:
-        return  # ids alone: what made them is not on record
+        return  # ids without a tokenizer on record
     expected = corpus.manifest["tokenizer_sha256"]
     found = folder_sha256(path)
     if found is not None and expected is not None and found != expected:
@@ -354,7 +353,7 @@ def _step(path: Path, position: int) -> int:
 
 
 def _folder_weights_sha256(path: Path) -> str:
-    """Identity of configuration and weights; other files of the folder do not change scores."""
+    """SHA-256 of configuration and weights; other files of the folder do not change scores."""
     files = sorted({file for pattern in _WEIGHTS for file in path.glob(pattern)})
     return digest([[file.name, file_sha256(file)] for file in (path / "config.json", *files)])
 

@@ -1,4 +1,4 @@
-"""Scores as other scorers write them, line by line in the order of the text.
+"""Scores in the formats of other scorers, line by line in the order of the text.
 
 Formats, with n target tokens of a pair, EOS counted, and p_t the probability of the t-th:
 
@@ -8,9 +8,9 @@ Formats, with n target tokens of a pair, EOS counted, and p_t the probability of
     jsonl    an object a line of the text: `line` (from 1), `pair`, `num_tokens`, `nll` (nats, a
              number a checkpoint), and with per_token `token_nll`, a list a checkpoint
 
-A line that is not in the corpus is `nan` (marian), left out (fairseq, whose ids show the gap), or
-`{"line": …, "pair": null, "skipped": "<reason>"}` (jsonl): line i of the output, or the lines of id
-i, always belong to line i of the text.
+A line that is not in the corpus becomes `nan` (marian), is left out (fairseq, whose ids show the
+gap), or becomes `{"line": …, "pair": null, "skipped": "<reason>"}` (jsonl). Line i of the output,
+or the lines of id i, always belong to line i of the text.
 """
 
 import json
@@ -20,19 +20,21 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.corpus import SKIPPED_FILE, Corpus, open_corpus
+from pycat.data.corpus import SKIPPED_FILE, Corpus, as_corpus
 from pycat.errors import CorpusError, OutputError, PycatError, TokenizerError
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
 from pycat.runtime.output import replacing
 from pycat.runtime.progress import progress
-from pycat.scoring.adapter import Adapter, Checkpoint, KeptLengths, load_adapters
+from pycat.scoring.adapter import Adapter
 from pycat.scoring.engine import batch_sums, check_too_long, make_forward
-from pycat.scoring.torch_forward import Forward
+from pycat.scoring.forward import Forward
+from pycat.scoring.loading import Checkpoint, load_adapters
+from pycat.scoring.truncation import KeptLengths
 
 FORMATS = ("fairseq", "marian", "jsonl")
 
@@ -55,15 +57,15 @@ def score_lines(
     too_long: str = "refuse",
     overwrite: bool = False,
 ) -> tuple[Path, ...]:
-    """Write the log-probability of each target as fairseq, Marian or JSON lines have it.
+    """Write the log-probability of each target as fairseq or Marian does, or as JSON lines.
 
     Args:
         corpus: an open Corpus, or the path of one.
         checkpoints: one or more, as for `score`.
         format: "fairseq", "marian" or "jsonl".
-        out: the file to write, None for standard output. With several checkpoints, fairseq and
-            marian write a file each, the update count in its name: `scores-1000.txt`.
-        per_token: scores of single tokens, in jsonl; fairseq always has them.
+        out: the file to write, None for standard output. For several checkpoints, fairseq and
+            marian write a file each, with the update count in its name: `scores-1000.txt`.
+        per_token: write scores of single tokens in jsonl; fairseq always has them.
         batch_tokens, device, dtype, too_long: as for `score`.
         overwrite: replace files that exist.
 
@@ -81,11 +83,12 @@ def score_lines(
             "marian-scorer writes no scores of tokens; for those use format jsonl or fairseq"
         )
     check_too_long(too_long)
-    corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+    corpus = as_corpus(corpus)
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device, SCORING_DTYPES)
     models = [
-        adapter.to(torch_device) for adapter in load_adapters(checkpoints, corpus, at_least=1)
+        adapter.to(torch_device)
+        for adapter in load_adapters(checkpoints, corpus, min_checkpoints=1)
     ]
     kept = KeptLengths.of(corpus, models, too_long)
     num_files = 1 if format == "jsonl" else len(models)
@@ -96,10 +99,10 @@ def score_lines(
                 f"{path}: exists; pass --overwrite (overwrite=True) to replace it, or choose "
                 "another name"
             )
-    pieces = _piece_writer(corpus) if format == "fairseq" else None
-    lines = _Lines(corpus)
-    with_tokens = per_token or format == "fairseq"
-    forward = make_forward(models, kept, torch_device, torch_dtype, per_token=with_tokens)
+    writer = _Writer(corpus, format, per_token)
+    forward = make_forward(
+        models, kept, torch_device, torch_dtype, per_token=writer.needs_token_scores
+    )
     with (
         progress("score", int(kept.tgt.sum()) * len(models), "tokens") as advance,
         ExitStack() as stack,
@@ -114,38 +117,17 @@ def score_lines(
         for first in range(0, len(corpus), _PART_PAIRS):
             part = corpus[first : first + _PART_PAIRS]
             lengths = kept.rows(first, len(part))
-            tokens, starts, nll = _part_nll(
+            scores = _part_scores(
                 part,
                 models,
                 lengths,
                 forward,
                 batch_tokens,
                 advance,
-                per_token=with_tokens,
+                per_token=writer.needs_token_scores,
             )
-            for row in range(len(part)):
-                some = None if tokens is None else tokens[:, starts[row] : starts[row + 1]]
-                gaps, line = lines.up_to(first + row)
-                if format == "jsonl":
-                    files[0].writelines(_skipped_json(number, why) for number, why in gaps)
-                    length = int(lengths.tgt[row])
-                    files[0].write(
-                        _json(line, int(part.pair_ids[row]), length, nll[:, row], some, per_token)
-                    )
-                    continue
-                for k, file in enumerate(files):
-                    if format == "marian":
-                        file.write("nan\n" * len(gaps) + f"{-nll[k, row]:.6f}\n")
-                    elif pieces is not None and some is not None:
-                        src, tgt = part[row]
-                        texts = pieces(src), pieces(tgt[: lengths.tgt[row]])
-                        file.write(_fairseq(line, *texts, some[k]))
-        rest, _ = lines.up_to(len(corpus))
-        if format == "jsonl":
-            files[0].writelines(_skipped_json(number, why) for number, why in rest)
-        elif format == "marian":
-            for file in files:
-                file.write("nan\n" * len(rest))
+            writer.write(files, first, part, lengths, scores)
+        writer.finish(files)
     return paths
 
 
@@ -171,7 +153,21 @@ def _paths(
     return paths
 
 
-def _part_nll(
+class _PartScores(NamedTuple):
+    """Nll of a part of N pairs with T target tokens under K checkpoints.
+
+    Attributes:
+        nll: float64 (K, N), in nats.
+        nll_per_token: float64 (K, T), pair after pair; None unless asked for.
+        starts: int64 (N + 1,), where the tokens of each pair begin, then T.
+    """
+
+    nll: NDArray[np.float64]
+    nll_per_token: NDArray[np.float64] | None
+    starts: NDArray[np.int64]
+
+
+def _part_scores(
     part: Corpus,
     models: Sequence[Adapter],
     lengths: KeptLengths,
@@ -180,25 +176,79 @@ def _part_nll(
     advance: Callable[[int], None],
     *,
     per_token: bool,
-) -> tuple[NDArray[np.float64] | None, NDArray[np.int64], NDArray[np.float64]]:
-    """Nll of tokens (K, T) if asked for, where each pair's begin (N + 1,), and of pairs (K, N)."""
+) -> _PartScores:
+    """Score a part of the corpus, and put batches back into the order of its pairs."""
     starts = np.concatenate(([0], np.cumsum(lengths.tgt, dtype=np.int64)))
     nll = np.empty((len(models), len(part)))
     tokens = np.empty((len(models), starts[-1])) if per_token else None
-    for rows, found in batch_sums(part, models, lengths, forward, batch_tokens, advance):
-        values, boundaries = found.nll_per_token, found.tgt_cu_seqlens
-        if tokens is None or values is None:
-            nll[:, rows] = found.sums[0]
+    for rows, batch in batch_sums(part, models, lengths, forward, batch_tokens, advance):
+        if tokens is None or batch.nll_per_token is None:
+            nll[:, rows] = batch.sums[0]
             continue
+        ends = batch.tgt_cu_seqlens
         for i, row in enumerate(rows.tolist()):
-            own = values[:, boundaries[i] : boundaries[i + 1]]
-            tokens[:, starts[row] : starts[row + 1]] = own
-            nll[:, row] = own.sum(axis=1)
-    return tokens, starts, nll
+            pair_nll = batch.nll_per_token[:, ends[i] : ends[i + 1]]  # (K, tokens)
+            tokens[:, starts[row] : starts[row + 1]] = pair_nll
+            nll[:, row] = pair_nll.sum(axis=1)
+    return _PartScores(nll, tokens, starts)
+
+
+class _Writer:
+    """Writes scores of pairs in one of the formats, and the lines between that have no pair.
+
+    Attributes:
+        needs_token_scores: whether the format has scores of single tokens.
+    """
+
+    def __init__(self, corpus: Corpus, format: str, per_token: bool) -> None:
+        self._format, self._num_pairs = format, len(corpus)
+        self._lines = _Lines(corpus)
+        self._pieces = _piece_writer(corpus) if format == "fairseq" else None
+        self.needs_token_scores = per_token or format == "fairseq"
+
+    def write(
+        self,
+        files: Sequence[TextIO],
+        first: int,
+        part: Corpus,
+        lengths: KeptLengths,
+        scores: _PartScores,
+    ) -> None:
+        """Write a part of the corpus that begins with row `first`, in order."""
+        starts = scores.starts.tolist()
+        for row in range(len(part)):
+            gaps, line = self._lines.up_to(first + row)
+            self._write_gaps(files, gaps)
+            tokens = None
+            if scores.nll_per_token is not None:
+                tokens = scores.nll_per_token[:, starts[row] : starts[row + 1]]
+            if self._format == "jsonl":
+                pair, length = int(part.pair_ids[row]), int(lengths.tgt[row])
+                files[0].write(_json(line, pair, length, scores.nll[:, row], tokens))
+                continue
+            for k, file in enumerate(files):
+                if self._format == "marian":
+                    file.write(f"{-scores.nll[k, row]:.6f}\n")
+                elif self._pieces is not None and tokens is not None:
+                    src, tgt = part[row]
+                    texts = self._pieces(src), self._pieces(tgt[: lengths.tgt[row]])
+                    file.write(_fairseq(line, *texts, tokens[k]))
+
+    def finish(self, files: Sequence[TextIO]) -> None:
+        """Write the lines after the last pair."""
+        gaps, _ = self._lines.up_to(self._num_pairs)
+        self._write_gaps(files, gaps)
+
+    def _write_gaps(self, files: Sequence[TextIO], gaps: Sequence[tuple[int, str]]) -> None:
+        for file in files:
+            if self._format == "jsonl":
+                file.writelines(_skipped_json(number, reason) for number, reason in gaps)
+            elif self._format == "marian":
+                file.write("nan\n" * len(gaps))
 
 
 class _Lines:
-    """Which line of the text each pair is, and why the lines between have none."""
+    """Line of the text of each pair, and the reasons why lines between them have none."""
 
     def __init__(self, corpus: Corpus) -> None:
         self._reasons: dict[int, str] = {}
@@ -207,15 +257,15 @@ class _Lines:
             with (corpus.path / SKIPPED_FILE).open(encoding="utf-8") as file:
                 next(file)
                 for row in file:
-                    number, why = row.rstrip("\n").split("\t", 1)
-                    self._reasons[int(number) - 1] = why
+                    number, reason = row.rstrip("\n").split("\t", 1)
+                    self._reasons[int(number) - 1] = reason
         else:
             self._lines = corpus.pair_ids
             self._num_lines = int(corpus.manifest.get("num_pairs", self._lines[-1] + 1))
         self._next = 0
 
     def up_to(self, row: int) -> tuple[list[tuple[int, str]], int]:
-        """Lines without a pair since the last call, with reasons, and the line of pair `row`."""
+        """Lines without a pair since the last call, with reasons; and the line of row `row`."""
         line = int(self._lines[row]) if row < len(self._lines) else self._num_lines
         gaps = [
             (number, self._reasons.get(number, "not in this view of the corpus"))
@@ -226,7 +276,7 @@ class _Lines:
 
 
 def _piece_writer(corpus: Corpus) -> _Pieces:
-    """A sentence's tokens as spelled in the vocabulary, and its text; ids where none is known."""
+    """Make a function from ids to pieces and text; to ids again if the corpus has no tokenizer."""
     try:
         tokenizer = corpus.tokenizer
     except (CorpusError, TokenizerError):
@@ -261,10 +311,9 @@ def _json(
     num_tokens: int,
     nll: NDArray[np.float64],
     tokens: NDArray[np.float64] | None,
-    per_token: bool,
 ) -> str:
     record = {"line": line + 1, "pair": pair, "num_tokens": num_tokens, "nll": nll.tolist()}
-    if per_token and tokens is not None:
+    if tokens is not None:
         record["token_nll"] = tokens.tolist()
     return json.dumps(record) + "\n"
 

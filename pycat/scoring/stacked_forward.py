@@ -1,7 +1,7 @@
-"""Batches of a corpus through the stacked proxies, with copies hidden behind the computing.
+"""Forward pass of stacked proxies over batches, with copies that overlap computation.
 
-While the device computes one batch, the next is copied to it on a stream of its own, and results
-of the one before are on their way back: its queue is empty only at the ends of a corpus.
+While the device computes one batch, another stream copies the next batch to it, and the results of
+the previous batch return. The device's queue is empty only at the ends of a corpus.
 """
 
 from collections import deque
@@ -18,10 +18,10 @@ from torch import Tensor
 from pycat.data.batches import Batch
 from pycat.kernels.ops import cat_linear_cross_entropy
 from pycat.kernels.reference import STAT_NAMES, Stats
+from pycat.proxy.packed_attention import Side
 from pycat.scoring.adapter import ProxyAdapter
-from pycat.scoring.packed_attention import Side
+from pycat.scoring.forward import BatchSums
 from pycat.scoring.stacked_proxies import StackedProxies
-from pycat.scoring.torch_forward import BatchSums
 
 
 class StackedForward:
@@ -29,10 +29,10 @@ class StackedForward:
 
     Args:
         models: K, on `device`.
-        device: "cuda", or the CPU, where nothing is hidden.
-        dtype: of what matrix products read.
+        device: "cuda", or the CPU, where nothing overlaps.
+        dtype: of the operands of matrix products.
         stats: "nll" or "all".
-        per_token: whether nll of single tokens is wanted too.
+        per_token: also nll of single tokens.
     """
 
     padded = False
@@ -52,23 +52,24 @@ class StackedForward:
         self._proxies = StackedProxies([item.model for item in models], models[0].eos_id, dtype)
 
     def run(self, batches: Iterable[Batch]) -> Iterator[BatchSums]:
-        """The sums of packed batches, in their order.
+        """Yield the sums of packed batches, in their order.
+
+        On CUDA a target beyond the vocabulary makes its pair NaN.
 
         Args:
-            batches: in pinned memory for CUDA; each stays as it is until the next is asked for.
-                There a target beyond the vocabulary makes its pair NaN.
+            batches: for CUDA in pinned memory; each must stay valid until the next is asked for.
         """
-        under_way: deque[_UnderWay] = deque()
+        pending: deque[_PendingResult] = deque()
         with closing(copied_ahead(batches, self._device)) as copies:
             for host, batch in copies:
-                under_way.append(self._begin(host, batch))
-                if len(under_way) > 1:
-                    yield under_way.popleft().wait()
-        while under_way:
-            yield under_way.popleft().wait()
+                pending.append(self._begin(host, batch))
+                if len(pending) > 1:
+                    yield pending.popleft().wait()
+        while pending:
+            yield pending.popleft().wait()
 
     @torch.inference_mode()
-    def _begin(self, host: Batch, batch: Batch) -> "_UnderWay":
+    def _begin(self, host: Batch, batch: Batch) -> "_PendingResult":
         scored = cat_linear_cross_entropy(
             self._proxies.hidden(*sides(host, batch)),
             self._proxies.head,
@@ -76,7 +77,7 @@ class StackedForward:
             batch.tgt_cu_seqlens,
             stats=self._stats,
             per_token=self._per_token,
-            check=self._device.type != "cuda",  # there it would wait
+            check=self._device.type != "cuda",  # the check would wait for the device
         )
         columns = [getattr(scored, name) for name in STAT_NAMES]
         sums = _to_host(torch.stack([column for column in columns if column is not None]))
@@ -84,13 +85,13 @@ class StackedForward:
         done = None
         if batch.pair_ids.is_cuda:
             done = torch.cuda.current_stream(batch.pair_ids.device).record_event()
-        # Copied: the stream reads another batch into this memory.
+        # Copied, because the stream reads another batch into this memory.
         pair_ids, cu_seqlens = host.pair_ids.numpy().copy(), host.tgt_cu_seqlens.numpy().copy()
-        return _UnderWay(pair_ids, sums, tokens, cu_seqlens, done)
+        return _PendingResult(pair_ids, sums, tokens, cu_seqlens, done)
 
 
 def sides(host: Batch, batch: Batch) -> tuple[Side, Side]:
-    """The two sides of a packed batch, given on the host and on the device."""
+    """Source and target of a packed batch, which is both on the host and on the device."""
     src, tgt = (
         cu_seqlens.diff().numpy().astype(np.int64)
         for cu_seqlens in (host.src_cu_seqlens, host.tgt_cu_seqlens)
@@ -104,9 +105,9 @@ def sides(host: Batch, batch: Batch) -> tuple[Side, Side]:
 def copied_ahead(
     batches: Iterable[Batch], device: torch.device
 ) -> Generator[tuple[Batch, Batch], None, None]:
-    """Each batch and its copy on the device, the next one's copy begun already.
+    """Yield each batch and its copy on the device, after the copy of the next one has begun.
 
-    The batch on the host stays as it is until the next one is asked for.
+    Each batch on the host must stay valid until the next one is asked for.
     """
     if device.type != "cuda":
         for batch in batches:
@@ -127,18 +128,18 @@ def copied_ahead(
                 computing = torch.cuda.current_stream(device)
                 computing.wait_event(copied)
                 for tensor in copy:
-                    # The allocator must not give it to the next copy while it is computed on.
+                    # The allocator must not reuse this memory while the copy is computed on.
                     tensor.record_stream(computing)
                 yield batch, copy
-                # Long done; now the stream may read another batch into that memory.
+                # By now the copy is complete, and the host may reuse the memory of the batch.
                 copied.synchronize()
             current = following
     finally:
         copying.synchronize()
 
 
-class _UnderWay(NamedTuple):
-    """Results on their way to the host, there once `done` has happened."""
+class _PendingResult(NamedTuple):
+    """Results that are being copied to the host; complete once the event `done` has happened."""
 
     pair_ids: NDArray[np.int64]
     sums: Tensor
@@ -156,6 +157,6 @@ class _UnderWay(NamedTuple):
 def _to_host(tensor: Tensor) -> Tensor:
     if not tensor.is_cuda:
         return tensor
-    # Into pageable memory a copy would wait.
+    # A copy into pageable memory would wait for the device.
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return pinned.copy_(tensor, non_blocking=True)

@@ -4,20 +4,20 @@ Parameters of the K checkpoints are stacked [K, ...]; a linear layer is one batc
 [K, T, D] of packed tokens. Each batch is read once. Before they are stacked, layers are simplified
 in float64, which changes results by rounding alone:
 
-    gain and shift of a norm    go into the linear layers that read it, but for the last norm
-    bias of the values          goes into the bias behind the heads: weights of a head sum to 1
-    bias of the keys            is left out: it adds the same to all scores of a query
+    gain and shift of a norm    are folded into the linear layers that read it, except the last norm
+    bias of the values          is folded into the bias of the output: weights of a head sum to 1
+    bias of the keys            is dropped: it adds the same to all scores of a query
 
-What is left between the products is one pass over memory each (`kernels/residual.py`); `baddbmm`
-would write the bias to memory and read it again. The residual stream is float32, products are in
-the dtype asked for.
+The elementwise work between two products is one pass over memory (`kernels/residual.py`);
+`baddbmm` would write the bias to memory and read it again. The residual stream is float32; products
+are in the dtype asked for.
 
 Memory for T target and S source tokens: K T (4 D + s max(6 D, 2 D + F)) + K S s D bytes, with s
 bytes an element and feed-forward layers F wide; the fused kernel adds a few bytes per token and
-part of the vocabulary. Nothing is K x T x V.
+split of the vocabulary. No tensor is K x T x V.
 
-CUDA graphs and torch.compile are left out: every batch has a shape of its own, which a graph would
-be recorded for anew, and what a compiler would fuse is fused.
+CUDA graphs and torch.compile are not used: a graph would have to be recorded for the shape of every
+batch, and the operations that a compiler would fuse are fused already.
 """
 
 import math
@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pycat.kernels.ops import PackedWeight, pack_weight
+from pycat.proxy.packed_attention import Attend, Side, attention, has_varlen
 from pycat.proxy.transformer import (
     Attention,
     DecoderLayer,
@@ -37,11 +38,13 @@ from pycat.proxy.transformer import (
     Transformer,
     sinusoids,
 )
-from pycat.scoring.packed_attention import Attend, Side, attention, has_varlen
 
 
 class _SelfAttention(NamedTuple):
-    """Stacked: weights (K, out, in) in the dtype of products, biases (K, 1, out) float32."""
+    """Stacked weights (K, out, in), in the dtype of products, and biases (K, 1, out), float32.
+
+    The same holds for the two classes below.
+    """
 
     queries_keys_values: Tensor
     query_bias: Tensor
@@ -68,23 +71,23 @@ class StackedProxies:
     """K proxies of one shape on one device, as one model.
 
     Attributes:
-        head: the output layer of all, as the fused kernel reads it.
+        head: the output layers of all checkpoints, in the layout of the fused kernel.
     """
 
     head: PackedWeight
 
     @torch.inference_mode()
     def __init__(self, models: Sequence[Transformer], eos_id: int, dtype: torch.dtype) -> None:
-        """Stack copies of the models' parameters, where those are.
+        """Stack copies of the models' parameters, on the device of the models.
 
         Args:
             models: K >= 1, of one shape.
-            eos_id: what the decoder starts from.
-            dtype: of what products read: float32, or bfloat16; float64 as a reference.
+            eos_id: the token that the decoder starts from.
+            dtype: of the operands of products: float32 or bfloat16; float64 as a reference.
         """
         first = models[0]
         self._num_checkpoints, self._eos_id, self._dtype = len(models), eos_id, dtype
-        # Of the residual stream and of sums.
+        # The dtype of the residual stream and of sums.
         self._wide = torch.promote_types(dtype, torch.float32)
         self._num_heads = first.config.num_heads
         self._width = first.config.d_model
@@ -107,28 +110,26 @@ class StackedProxies:
             )
             for i in layers
         ]
-        # Not put into the head: the bound on the gradient needs the model's own hidden states.
+        # Not folded into the head: the bound on the gradient needs the model's own hidden states.
         norms = [(model.decoder_norm.weight, model.decoder_norm.bias) for model in models]
         gain, shift = self._stack(norms)
         self._last_norm = gain, shift
-        # Looked up in full precision, which costs no time; rounded, every token would be off.
+        # Looked up in full precision, which costs no time; rounding would shift every token.
         self._embedding = torch.stack([model.embedding.weight for model in models]).to(self._wide)
         self._src_embedding = self._embedding
         if first.src_embedding is not None:
-            own = [cast(nn.Embedding, model.src_embedding).weight for model in models]
-            self._src_embedding = torch.stack(own).to(self._wide)
+            tables = [cast(nn.Embedding, model.src_embedding).weight for model in models]
+            self._src_embedding = torch.stack(tables).to(self._wide)
         if dtype != torch.float64:
             self.head = pack_weight(self._embedding.to(dtype))
 
     @torch.inference_mode()
     def hidden(self, src: Side, tgt: Side, *, varlen: bool | None = None) -> Tensor:
-        """Hidden states (K, T, D) that predict each target token.
-
-        Waits for nothing that the device does.
+        """Hidden states (K, T, D) that predict each target token; does not wait for the device.
 
         Args:
             src, tgt: the two sides of B pairs, on the device of the models.
-            varlen: attention by `varlen_attn` or not; by default wherever it can be.
+            varlen: whether to use `varlen_attn`; by default wherever `has_varlen` allows it.
         """
         if varlen is None:
             varlen = has_varlen(self._device, self._dtype, self._width // self._num_heads)
@@ -138,6 +139,7 @@ class StackedProxies:
                 queries, keys, self._num_checkpoints, is_causal=is_causal, varlen=varlen
             )
 
+        # Encoder: residual stream x (K, S, D).
         attend = over(src, src)
         x = self._embed(src.tokens, src, self._src_embedding)
         normed = self._add_norm(x)
@@ -146,6 +148,7 @@ class StackedProxies:
             normed = self._add_norm(x, *self._feed(normed, feed))
         memory = normed
 
+        # Decoder: residual stream x (K, T, D).
         attend, attend_source = over(tgt, tgt, is_causal=True), over(tgt, src)
         x = self._embed(self._shift_right(tgt), tgt, self._embedding)
         normed = self._add_norm(x)
@@ -168,10 +171,12 @@ class StackedProxies:
         ]
 
     def _shift_right(self, tgt: Side) -> Tensor:
+        """Decoder input (T,): each packed target begins with EOS and loses its last token."""
         shifted = tgt.tokens.roll(1)
         return shifted.index_fill_(0, tgt.cu_seqlens[:-1].long(), self._eos_id)
 
     def _embed(self, tokens: Tensor, side: Side, table: Tensor) -> Tensor:
+        """Embeddings (K, T, D) of tokens (T,) at the positions of `side`, by a table (K, V, D)."""
         num_checkpoints, vocab_size, width = table.shape
         firsts = vocab_size * torch.arange(num_checkpoints, device=tokens.device)
         x = F.embedding(firsts[:, None] + tokens, table.flatten(0, 1)) * math.sqrt(width)
@@ -203,7 +208,7 @@ class StackedProxies:
         return _linear(inner, weights.outer), weights.outer_bias
 
     def _heads(self, products: Tensor, count: int) -> tuple[Tensor, ...]:
-        """Views (K T, heads, width) of `count` parts of (K, T, count D)."""
+        """Views (K T, heads, width) of the `count` parts of products (K, T, count D)."""
         num_checkpoints, num_tokens, _ = products.shape
         shape = (num_checkpoints * num_tokens, count, self._num_heads, -1)
         return products.view(shape).unbind(1)
@@ -269,14 +274,14 @@ def _feed_forward(layer: nn.Module) -> tuple[Tensor, ...]:
 
 
 def _behind_norm(linear: nn.Linear, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias, float64, for what the norm gives before its own gain and shift."""
+    """Weight and bias, float64, of a layer that reads the norm without its gain and shift."""
     norm = cast(nn.LayerNorm, norm)
     weight = linear.weight.double()
     return weight * norm.weight.double(), linear.bias.double() + weight @ norm.bias.double()
 
 
 def _keys_values(parts: Attention, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight of keys and values without a bias, and the output's bias with theirs, float64."""
+    """Weight of keys and values, without bias, and the output's bias that includes it, float64."""
     weight, bias = _behind_norm(parts.key_value, norm)
     output = parts.output
     value_bias = bias[len(bias) // 2 :]

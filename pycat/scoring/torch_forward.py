@@ -1,11 +1,8 @@
-"""What runs models over batches: `Forward`, and the one that runs any of them, in torch."""
+"""The forward pass of any adapter, in PyTorch."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pycat.data.batches import Batch, length_mask
@@ -18,45 +15,11 @@ from pycat.kernels.ops import (
 from pycat.kernels.reference import STAT_NAMES, Stats
 from pycat.runtime.device import autocast
 from pycat.scoring.adapter import Adapter, Head
+from pycat.scoring.forward import BatchSums
 
-# Logits of a capped head made at a time: in float32 they stay below what malloc reuses (32 MiB).
+# Logits of a capped head are made so many at a time: in float32 malloc reuses their memory (up to
+# 32 MiB).
 _BLOCK_LOGITS = 4_000_000
-
-
-class BatchSums(NamedTuple):
-    """What K checkpoints make of a batch of B pairs with T target tokens.
-
-    Attributes:
-        pair_ids: int64 (B,).
-        sums: float64 (S, K, B), over the target tokens of each pair: the statistics of
-            `kernels.reference.STAT_NAMES` in that order, or nll alone. `grad_norm_bound` of a head
-            with a soft cap leaves out the cap's slope, which is at most 1: a bound still.
-        nll_per_token: float64 (K, T), pair after pair, where asked for.
-        tgt_cu_seqlens: int32 (B + 1,): where the tokens of each pair begin, then T.
-    """
-
-    pair_ids: NDArray[np.int64]
-    sums: NDArray[np.float64]
-    nll_per_token: NDArray[np.float64] | None
-    tgt_cu_seqlens: NDArray[np.int32]
-
-
-class Forward(Protocol):
-    """K checkpoints, made ready once for many batches.
-
-    Attributes:
-        padded: whether the batches it takes are padded, or packed.
-        pinned: whether they should be in pinned memory, which lasts until the next is asked for.
-        batch_tokens: tokens of the larger side of a batch that it is fastest with.
-    """
-
-    padded: bool
-    pinned: bool
-    batch_tokens: int
-
-    def run(self, batches: Iterable[Batch]) -> Iterator[BatchSums]:
-        """The sums of batches as they come from the corpus, in their order."""
-        ...
 
 
 class TorchForward:
@@ -65,9 +28,9 @@ class TorchForward:
     Args:
         models: K, on `device`.
         device: where they compute.
-        dtype: of what matrix products read.
+        dtype: of the operands of matrix products.
         stats: "nll" or "all".
-        per_token: whether nll of single tokens is wanted too.
+        per_token: also nll of single tokens.
     """
 
     padded = True
@@ -89,7 +52,7 @@ class TorchForward:
         self._heads = [self._pack(model.head) for model in models]
 
     def run(self, batches: Iterable[Batch]) -> Iterator[BatchSums]:
-        """The sums of padded batches, one after the other."""
+        """Yield the sums of padded batches, in their order."""
         return map(self._score, batches)
 
     @torch.inference_mode()
@@ -100,9 +63,9 @@ class TorchForward:
         sums, tokens = [], []
         for model, packed in zip(self._models, self._heads, strict=True):
             with autocast(self._device, self._dtype):
-                hidden = model.hidden(batch)
+                hidden = model.hidden(batch)  # (T, H)
             if packed is None:
-                values = self._by_logits(model.head, hidden, targets)
+                values = self._by_logits(model.head, hidden, targets)  # (S, T)
                 sums.append(_sums(values, batch.tgt_cu_seqlens))
                 tokens.append(values[0])
                 continue
@@ -120,27 +83,30 @@ class TorchForward:
             sums.append(torch.stack([getattr(stats, name)[0] for name in self._names]))
             if stats.nll_per_token is not None:
                 tokens.append(stats.nll_per_token[0].double())
-        of_tokens = torch.stack(tokens).cpu().numpy() if self._per_token else None
-        return BatchSums(pair_ids, torch.stack(sums, dim=1).cpu().numpy(), of_tokens, ends)
+        nll_per_token = torch.stack(tokens).cpu().numpy() if self._per_token else None
+        return BatchSums(pair_ids, torch.stack(sums, dim=1).cpu().numpy(), nll_per_token, ends)
 
     def _pack(self, head: Head) -> PackedWeight | None:
-        """The head as the fused kernel reads it; None for one with a soft cap, made of logits."""
+        """The head in the layout of the fused kernel; None for a head with a soft cap."""
         if head.softcap is not None:
             return None
         bias = None if head.bias is None else head.bias.float()[None]
         return pack_weight(head.weight.to(self._dtype)[None], bias)
 
     def _by_logits(self, head: Head, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Statistics (S, T) of tokens by way of logits, a block of tokens at a time."""
+        """Statistics (S, T) of hidden states (T, H) through logits, a block of tokens at a time."""
         size = max(1, _BLOCK_LOGITS // len(head.weight))
-        # A token's own values are the sums of a sequence of one.
-        ones = torch.arange(len(targets) + 1, dtype=torch.int32, device=targets.device)
+        # Sums over sequences of one token are the statistics of the tokens.
+        starts = torch.arange(len(targets) + 1, dtype=torch.int32, device=targets.device)
         blocks = []
         pieces = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
-        for rows, some in pieces:
+        for rows, block_targets in pieces:
             states = rows.float()
             stats = cat_cross_entropy(
-                head.logits(states)[None], some, ones[: len(some) + 1], stats=self._stats
+                head.logits(states)[None],
+                block_targets,
+                starts[: len(block_targets) + 1],
+                stats=self._stats,
             )
             if stats.el2n is not None:
                 norm = head.scale * states.double().norm(dim=1)
@@ -150,7 +116,7 @@ class TorchForward:
 
 
 def _sums(values: Tensor, boundaries: Tensor) -> Tensor:
-    """Of the tokens (S, T) of each sequence: (S, B)."""
+    """Sums (S, B) of statistics (S, T) over the tokens of each sequence."""
     lengths = boundaries.diff().long()
     rows = torch.repeat_interleave(torch.arange(len(lengths), device=values.device), lengths)
     return values.new_zeros(len(values), len(lengths)).index_add_(1, rows, values)

@@ -1,4 +1,4 @@
-"""Encoder-decoder Transformers as plain arrays, which the extension's forward pass reads."""
+"""Weights of encoder-decoder Transformers as plain arrays, for the extension's forward pass."""
 
 import math
 from collections.abc import Iterator
@@ -21,12 +21,12 @@ class TransformerWeights:
         arrays: float32, by the names that `_core.Transformer` asks for: `source.tokens`,
             `encoder.0.self.query_key_value.weight` and so on.
         num_heads: of every attention.
-        norm_first: whether a sublayer is normed before it (else after).
+        norm_first: whether norms precede the sublayers, or follow them.
         activation: "relu", "silu" or "gelu".
         epsilon: of every norm.
         embedding_scale: of token embeddings, before positions are added.
         head_scale: of the last hidden states.
-        prefix: what the decoder reads before the first target token.
+        prefix: tokens that the decoder reads before the first target token.
     """
 
     arrays: dict[str, NDArray[np.float32]]
@@ -84,13 +84,13 @@ def _layer(
     yield from linear(f"{name}.self.query_key_value", attention.query, attention.key_value)
     yield from linear(f"{name}.self.output", attention.output)
     yield from norm(f"{name}.self.norm", norms[0])
-    yield from linear(f"{name}.up", cast(nn.Linear, up))
-    yield from linear(f"{name}.down", cast(nn.Linear, down))
+    yield from linear(f"{name}.ff1", cast(nn.Linear, up))
+    yield from linear(f"{name}.ff2", cast(nn.Linear, down))
     yield from norm(f"{name}.feed_forward.norm", norms[-1])
 
 
 def linear(name: str, *layers: nn.Linear) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Weight and bias of linear layers of the same input, one above the other."""
+    """Yield weight and bias of linear layers of one input, concatenated by rows."""
     yield f"{name}.weight", as_array(*(layer.weight for layer in layers))
     if any(layer.bias is not None for layer in layers):
         biases = (
@@ -101,13 +101,13 @@ def linear(name: str, *layers: nn.Linear) -> Iterator[tuple[str, NDArray[np.floa
 
 
 def norm(name: str, layer: nn.LayerNorm) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Weight and bias of a layer norm."""
+    """Yield weight and bias of a layer norm."""
     yield f"{name}.weight", as_array(layer.weight)
     yield f"{name}.bias", as_array(layer.bias)
 
 
 def as_array(*tensors: Tensor) -> NDArray[np.float32]:
-    """Tensors one above the other, float32; the memory of a single one where it can be."""
-    whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-    array: NDArray[np.float32] = whole.detach().float().contiguous().numpy()
+    """Concatenate tensors by rows as float32; a single tensor shares its memory where it can."""
+    joined = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+    array: NDArray[np.float32] = joined.detach().float().contiguous().numpy()
     return array

@@ -21,7 +21,7 @@ from pycat.ranking.criteria import (
     is_known,
     uses_seed,
 )
-from pycat.ranking.top_k import chunked, prefix
+from pycat.ranking.top_k import chunked, top_k_within_budget
 from pycat.scores.score_table import ScoreTable
 from pycat.selection import strata
 
@@ -223,11 +223,14 @@ def choose(table: ScoreTable, recipe: Recipe, by_rules: NDArray[np.bool_] | None
     if recipe.guard:
         noise = evaluate_criterion(table, NOISE_SCORE)
         hashes["guard"] = sha256(noise.data).hexdigest()
-        leave_out(prefix(noise, np.array([_guarded(recipe, total, most)]), codes, weights), "guard")
+        leave_out(
+            top_k_within_budget(noise, np.array([_guarded(recipe, total, most)]), codes, weights),
+            "guard",
+        )
         del noise
     for i, (by, share) in enumerate((recipe.drop or {}).items()):
         sizes = np.array([round(share * total)])
-        leave_out(prefix(scores_of(by, f"drop_{i}"), sizes, codes, weights), "drop")
+        leave_out(top_k_within_budget(scores_of(by, f"drop_{i}"), sizes, codes, weights), "drop")
     crowded = _crowded(table, recipe.cap, codes, hashes)
     scores = scores_of(recipe.by, "by")
     if recipe.part == "bottom":
@@ -307,12 +310,12 @@ def _window(
     if recipe.part == "middle":
         first = (left - size) // 2
     if first:
-        above = prefix(scores, np.array([first]), codes, weights)
+        above = top_k_within_budget(scores, np.array([first]), codes, weights)
         codes[above] = above_code
         if recipe.part != "middle":
             # So ranges that meet share no pair and leave none out, in tokens too.
             size -= _size(above, weights)
-    return prefix(scores, np.array([size]), codes, weights)
+    return top_k_within_budget(scores, np.array([size]), codes, weights)
 
 
 def _of_strata(
@@ -338,8 +341,8 @@ def _of_strata(
     sizes = strata.sizes(codes, num_strata, weights)
     if recipe.strata == "score":
         quotas = strata.coverage_centric(sizes, budget)
-        return prefix(strata.Drawn(table, recipe.seed), quotas, codes, weights)
-    return prefix(scores, strata.proportional(sizes, budget), codes, weights)
+        return top_k_within_budget(strata.Drawn(table, recipe.seed), quotas, codes, weights)
+    return top_k_within_budget(scores, strata.proportional(sizes, budget), codes, weights)
 
 
 def _crowded(

@@ -21,7 +21,11 @@ from pycat.filters.rule_measures import measure_rules
 from pycat.filters.rules import complete_rules, read_rules, recorded_rules
 from pycat.ranking.criteria import Criterion
 from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing
-from pycat.scores.score_table import PART_PAIRS, ScoreTable, file_options
+from pycat.scores.parts import (
+    PART_PAIRS,
+    file_options,
+)
+from pycat.scores.score_table import ScoreTable, as_table
 from pycat.selection.recipe import Recipe, choose
 
 _KEPT_FILE = "kept.parquet"
@@ -238,14 +242,10 @@ def select(
     changed = read_rules(rules)
     thresholds = None if changed is None else complete_rules(changed)
     recipe = Recipe(keep, by, part, unit, drop, strata, num_strata, cap, seed, thresholds, guard)
-    table = scores if isinstance(scores, ScoreTable) else ScoreTable.open(scores)
+    table = as_table(scores)
     recipe.check(table)
-    corpus = reopen_corpus(table.corpus_path, table.manifest.get("corpus_options", {}))
-    if corpus.manifest["id"] != table.manifest["corpus"]:
-        raise PycatError(
-            f"{corpus.path}: the corpus was made anew since it was scored; run 'pycat score' again"
-        )
-    view = corpus if len(corpus) == len(table) else corpus.subset(table.pair_ids)
+    corpus = table.corpus()
+    view = table.view_of(corpus)
     by_rules, found = kept_by_rules(view, thresholds)
     if guard:
         measure_noise(table, view)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from pycat.errors import PycatError
 from pycat.ranking.criteria import Criterion, criterion_name, evaluate_criterion, is_known
-from pycat.ranking.top_k import prefix
-from pycat.scores.score_table import ScoreTable
+from pycat.ranking.top_k import top_k_within_budget
+from pycat.scores.score_table import ScoreTable, as_table
 from pycat.selection.selection import Selection
 
 
@@ -55,10 +55,7 @@ def stability(
     Raises:
         PycatError: a table has other pairs; or as `evaluate_criterion`.
     """
-    table, *others = (
-        each if isinstance(each, ScoreTable) else ScoreTable.open(each)
-        for each in (scores, *tables)
-    )
+    table, *others = map(as_table, (scores, *tables))
     count = max(1, round(keep * len(table)))
     kept = _top(table, by, count, seed)
     for other in others:
@@ -86,7 +83,7 @@ def _top(
     checkpoints: Sequence[int] | None = None,
 ) -> NDArray[np.bool_]:
     scores = evaluate_criterion(table, by, seed, checkpoints=checkpoints)
-    return prefix(scores, np.array([count]), np.zeros(len(table), np.int8))
+    return top_k_within_budget(scores, np.array([count]), np.zeros(len(table), np.int8))
 
 
 def without_checkpoint(

@@ -27,7 +27,7 @@
 #if defined(__SANITIZE_THREAD__)
 // To ThreadSanitizer, mapping pages is writing them, and the handler maps zeros while other threads
 // read. That is intended: the loss is noted before, and readers look for it after they have read.
-extern "C" const char* __tsan_default_suppressions() { return "race:put_zeros\n"; }
+extern "C" const char* __tsan_default_suppressions() { return "race:map_zeros\n"; }
 #endif
 
 namespace pycat {

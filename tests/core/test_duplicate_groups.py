@@ -4,28 +4,28 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pycat._core import copies_before, first_of_equal, join_equal
+from pycat._core import copies_before, first_duplicates, join_duplicates
 
 
 def joined(*hashes: NDArray[np.uint64]) -> list[int]:
     roots = np.arange(len(hashes[0]))
     for column in hashes:
-        join_equal(column, roots)
+        join_duplicates(column, roots)
     return roots.tolist()
 
 
-def test_first_of_equal_is_the_lowest_row() -> None:
-    assert first_of_equal(np.array([7, 3, 7, 3, 9], np.uint64)).tolist() == [0, 1, 0, 1, 4]
-    assert first_of_equal(np.array([], np.uint64)).tolist() == []
+def test_first_duplicates_are_the_lowest_rows() -> None:
+    assert first_duplicates(np.array([7, 3, 7, 3, 9], np.uint64)).tolist() == [0, 1, 0, 1, 4]
+    assert first_duplicates(np.array([], np.uint64)).tolist() == []
 
 
 @pytest.mark.parametrize("shift", [0, 32, 60])
-def test_first_of_equal_on_many_rows(shift: int) -> None:
+def test_first_duplicates_of_many_rows(shift: int) -> None:
     # Small numbers differ in no high bit, which the table goes by; others in few.
     rng = np.random.default_rng(shift)
     hashes = rng.integers(0, 2000, 5000).astype(np.uint64) << np.uint64(shift)
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-    assert first_of_equal(hashes).tolist() == first[group].tolist()
+    assert first_duplicates(hashes).tolist() == first[group].tolist()
 
 
 def test_rows_are_joined_by_hashes_of_every_kind() -> None:
@@ -50,10 +50,12 @@ def test_long_chains_and_random_graphs() -> None:
 
 def test_rows_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="3 hashes of 2 rows; expected as many"):
-        join_equal(np.zeros(3, np.uint64), np.arange(2))
+        join_duplicates(np.zeros(3, np.uint64), np.arange(2))
     for roots in ([1, 1], [-1, 0]):
-        with pytest.raises(ValueError, match=r"root -?1 of row 0 is not one before it, or itself"):
-            join_equal(np.zeros(2, np.uint64), np.array(roots))
+        with pytest.raises(
+            ValueError, match=r"root -?1 of row 0 is not the row itself or one before it"
+        ):
+            join_duplicates(np.zeros(2, np.uint64), np.array(roots))
 
 
 def test_copies_before_by_hand() -> None:

@@ -300,7 +300,7 @@ def test_given_buffers_are_read_into(
 ) -> None:
     order = PairOrder(*sentences, np.arange(2000), scratch_folder=tmp_path)
     plan = BatchPlan(order, batch_tokens=2000, padded=True)
-    buffers = [np.zeros(plan.most_bytes, dtype=np.uint8) for _ in range(9)]
+    buffers = [np.zeros(plan.max_bytes, dtype=np.uint8) for _ in range(9)]
     ranges = [(buffer.ctypes.data, buffer.ctypes.data + buffer.nbytes) for buffer in buffers]
     stream = CoreStream(*sentences, plan, prefetch=4, num_threads=2, buffers=buffers)
     del buffers  # the stream holds them

@@ -11,7 +11,7 @@ import sentencepiece
 from helpers import FileSizeLimit, toy_pairs
 
 import pycat.data.tokenizer
-from pycat.data.tokenizer import Tokenizer, _sample, _within, train_tokenizer
+from pycat.data.tokenizer import Tokenizer, _limited, _sample, train_tokenizer
 from pycat.errors import TokenizerError
 
 LINES = [line for pair in toy_pairs(300) for line in pair]
@@ -192,9 +192,9 @@ def test_the_sample_is_uniform_and_repeats(size: int) -> None:
 
 def test_a_sample_of_long_lines_is_thinned_in_order() -> None:
     lines = [b"%04d" % i for i in range(1000)]
-    assert _within(lines, 4000, seed=0) == lines
-    thinned = _within(lines, 400, seed=0)
-    assert thinned == sorted(thinned) == _within(lines, 400, seed=0)
+    assert _limited(lines, 4000, seed=0) == lines
+    thinned = _limited(lines, 400, seed=0)
+    assert thinned == sorted(thinned) == _limited(lines, 400, seed=0)
     assert len(set(thinned)) == 100
     assert int(thinned[0]) < 100 and int(thinned[-1]) >= 900
 

@@ -1,4 +1,4 @@
-"""The demonstration hands the right text and options to `prune`."""
+"""The demonstration passes text and options to `prune`."""
 
 from pathlib import Path
 from typing import Any

@@ -64,7 +64,7 @@ def test_checkpoints(tmp_path: Path) -> None:
 def test_scores(
     toy_corpus: Corpus, tmp_path: Path, stats: Stats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_LEAST_UTILIZATION_S", 0.0)
+    monkeypatch.setattr(engine, "_MIN_UTILIZATION_S", 0.0)
     steps = [1, 2]
     run = train(toy_corpus, out=tmp_path / "proxy", checkpoint_steps=steps, device="cpu")
     out = tmp_path / "scores"

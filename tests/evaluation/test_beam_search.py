@@ -13,7 +13,7 @@ EOS = 2
 
 
 def _model(vocab_size: int, seed: int = 0) -> Transformer:
-    """Random weights large enough that what comes next depends on what came before."""
+    """A model with random weights, large enough that the next token depends on the prefix."""
     torch.manual_seed(seed)
     config = ModelConfig(vocab_size=vocab_size, d_model=16, num_heads=2, d_ff=32, num_layers=1)
     model = Transformer(config).eval()
@@ -24,7 +24,7 @@ def _model(vocab_size: int, seed: int = 0) -> Transformer:
 
 
 def _log_probs(model: Transformer, source: list[int], prefix: list[int]) -> torch.Tensor:
-    """Of the next token, from the whole prefix at once."""
+    """Log probabilities of the next token (V,), with the whole prefix computed at once."""
     hidden = model(
         torch.tensor([source]), torch.tensor([len(source)]), torch.tensor([[EOS, *prefix]])
     )
@@ -33,6 +33,7 @@ def _log_probs(model: Transformer, source: list[int], prefix: list[int]) -> torc
 
 @torch.inference_mode()
 def _slow_beam_search(model: Transformer, source: list[int], beam: int, alpha: float) -> list[int]:
+    """The same search for one source, by lists and without a cache."""
     alive: list[tuple[float, list[int]]] = [(0.0, [])]
     finished: list[tuple[float, list[int]]] = []
     for length in range(1, 2 * len(source) + 11):
@@ -59,17 +60,17 @@ def _slow_beam_search(model: Transformer, source: list[int], beam: int, alpha: f
 def test_batched_cached_search_equals_the_slow_one(beam: int, alpha: float) -> None:
     model = _model(12, seed=10 if beam == 2 else 0)
     sources = [[5, 6, EOS], [7, EOS], [3, 4, 5, 6, 7, 8, EOS], [9, 9, 9, EOS]]
-    found = beam_search(model, sources, EOS, beam, alpha)
-    assert found == [_slow_beam_search(model, source, beam, alpha) for source in sources]
-    assert len(set(map(len, found))) > 1
+    targets = beam_search(model, sources, EOS, beam, alpha)
+    assert targets == [_slow_beam_search(model, source, beam, alpha) for source in sources]
+    assert len(set(map(len, targets))) > 1
 
 
 @torch.inference_mode()
 def test_a_wide_beam_finds_the_best_of_all_sequences() -> None:
-    # With 4 tokens and a beam of 4³ nothing up to length 3 is ever pruned.
+    # With 4 tokens and a beam of 4³, no prefix up to length 3 is pruned.
     model = _model(4, seed=4)
     source = [3, 1, EOS]
-    [found] = beam_search(model, [source], EOS, 64, 0.0)
+    [target] = beam_search(model, [source], EOS, 64, 0.0)
 
     def log_prob(ids: tuple[int, ...]) -> float:
         return sum(
@@ -79,8 +80,8 @@ def test_a_wide_beam_finds_the_best_of_all_sequences() -> None:
     words = [token for token in range(4) if token != EOS]
     every = [(*prefix, EOS) for n in range(4) for prefix in itertools.product(words, repeat=n)]
     best = max(every, key=log_prob)
-    assert 1 <= len(found) <= 3
-    assert tuple(found) == best[:-1]
+    assert 1 <= len(target) <= 3
+    assert tuple(target) == best[:-1]
 
 
 def test_a_source_alone_translates_as_in_a_batch() -> None:

@@ -42,25 +42,25 @@ def test_arms_are_trained_and_scored_as_sacrebleu_does(
     selection: Selection, toy_text: ToyText, tmp_path: Path
 ) -> None:
     src, ref = toy_text(12, seed=9, name="test")
-    found = evaluate(selection, tests={"toy": (src, ref)}, out=tmp_path / "out", **FAST)
-    assert [row.arm for row in found.rows] == ["full", "random", "cat_var"]
-    assert [row.num_pairs for row in found.rows] == [300, 150, 150]
-    assert {row.updates for row in found.rows} == {3}
+    evaluated = evaluate(selection, tests={"toy": (src, ref)}, out=tmp_path / "out", **FAST)
+    assert [row.arm for row in evaluated.rows] == ["full", "random", "cat_var"]
+    assert [row.num_pairs for row in evaluated.rows] == [300, 150, 150]
+    assert {row.updates for row in evaluated.rows} == {3}
     references = ref.read_text("utf-8").splitlines()
-    for row in found.rows:
-        hypotheses = (found.path / row.arm / "toy.hyp.txt").read_text("utf-8").split("\n")[:-1]
+    for row in evaluated.rows:
+        hypotheses = (evaluated.path / row.arm / "toy.hyp.txt").read_text("utf-8").split("\n")[:-1]
         assert len(hypotheses) == 12
         assert row.bleu == sacrebleu.corpus_bleu(hypotheses, [references]).score
         assert row.chrf == sacrebleu.corpus_chrf(hypotheses, [references]).score
-    assert found.bleu_signature.startswith("nrefs:1|case:mixed")
-    assert found.chrf_signature.startswith("nrefs:1|case:mixed")
-    assert Evaluation.open(found.path).rows == found.rows
+    assert evaluated.bleu_signature.startswith("nrefs:1|case:mixed")
+    assert evaluated.chrf_signature.startswith("nrefs:1|case:mixed")
+    assert Evaluation.open(evaluated.path).rows == evaluated.rows
 
 
 def test_perfect_and_useless_translations_score_100_and_near_0(
     selection: Selection, toy_text: ToyText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Sentences of four and more words, since BLEU counts 4-grams.
+    # BLEU counts 4-grams, so sentences need four words or more.
     src = tmp_path / "test.en"
     src.write_text("".join(f"a b c d e {i}\n" for i in range(9)), "utf-8")
     for copied, expected in ((True, 100.0), (False, 0.0)):
@@ -71,15 +71,15 @@ def test_perfect_and_useless_translations_score_100_and_near_0(
                 sources if copied else ["x y z v w"] * len(sources)
             ),
         )
-        found = evaluate(
+        evaluated = evaluate(
             selection,
             tests={"toy": (src, src)},
             out=tmp_path / f"out{copied}",
             baselines=(),
             **FAST,
         )
-        assert [row.arm for row in found.rows] == ["cat_var"]
-        assert found.rows[0].bleu == pytest.approx(expected, abs=1e-6)
+        assert [row.arm for row in evaluated.rows] == ["cat_var"]
+        assert evaluated.rows[0].bleu == pytest.approx(expected, abs=1e-6)
 
 
 def test_interrupted_evaluation_keeps_what_was_finished(
@@ -116,8 +116,8 @@ def test_changed_decoding_translates_again_but_trains_nothing(
     greedy = {**FAST, "beam": 1}
     with pytest.raises(OutputError, match="beam was 2, now 1"):
         evaluate(selection, tests=tests, out=tmp_path / "out", **greedy)
-    found = evaluate(selection, tests=tests, out=tmp_path / "out", overwrite=True, **greedy)
-    assert found.manifest["recipe"]["beam"] == 1
+    evaluated = evaluate(selection, tests=tests, out=tmp_path / "out", overwrite=True, **greedy)
+    assert evaluated.manifest["recipe"]["beam"] == 1
     assert (tmp_path / "out/full/step-0000003.safetensors").stat().st_mtime_ns == weights
 
 

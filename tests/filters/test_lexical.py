@@ -10,7 +10,7 @@ from helpers import toy_pairs
 from numpy.typing import NDArray
 
 import pycat
-from pycat._core import IndexedFile, IndexedWriter, LexicalModel
+from pycat._core import IbmModel1, IndexedFile, IndexedWriter
 from pycat.data.tokenizing import tokenize
 from pycat.errors import CorpusError
 from pycat.filters.lexical import lexical_scores
@@ -108,7 +108,7 @@ def oracle(
     return tgt, src, tgt_gap, src_gap
 
 
-def scores_of(model: LexicalModel, num_pairs: int) -> list[NDArray[np.float32]]:
+def scores_of(model: IbmModel1, num_pairs: int) -> list[NDArray[np.float32]]:
     for round_ in range(NUM_ROUNDS):
         if round_ > 0:
             model.start_round()
@@ -143,7 +143,7 @@ def test_scores_are_model_1_without_the_pair_itself(
     sides = write_sides(tmp_path, pairs, vocab_sizes)
     results = []
     for num_threads in (1, 2, 3):
-        model = LexicalModel(
+        model = IbmModel1(
             *sides, None, max_sample=max_sample, max_cells=max_cells, num_threads=num_threads
         )
         results.append(scores_of(model, len(pairs)))
@@ -155,7 +155,7 @@ def test_scores_are_model_1_without_the_pair_itself(
 def test_long_sides_are_cut(tmp_path: Path) -> None:
     pairs = random_pairs(40, (50, 40), most=300)
     assert max(len(pair[0]) for pair in pairs) > 2 * MAX_TOKENS
-    model = LexicalModel(
+    model = IbmModel1(
         *write_sides(tmp_path, pairs, (50, 40)),
         None,
         max_sample=1000,
@@ -175,7 +175,7 @@ def test_a_gap_is_the_worst_run(tmp_path: Path) -> None:
         if row % 2:
             tgt[2:5] = rng.choice(np.setdiff1d(np.arange(3, 63), src), 3, replace=False)
         pairs.append((src.tolist(), tgt.tolist()))
-    model = LexicalModel(
+    model = IbmModel1(
         *write_sides(tmp_path, pairs, (63, 63)),
         None,
         max_sample=2000,
@@ -194,7 +194,7 @@ def test_what_repeats_in_a_pair_explains_nothing(tmp_path: Path) -> None:
     wrong = [rng.integers(3, 63, 6).tolist() for _ in range(2)]
     pairs = [*zip(good, good, strict=True), ([*wrong[0], *[63] * 3], [*wrong[1], *[64] * 3])]
     sides = write_sides(tmp_path, pairs, (65, 65))
-    model = LexicalModel(*sides, None, max_sample=2001, max_cells=1 << 20, num_threads=1)
+    model = IbmModel1(*sides, None, max_sample=2001, max_cells=1 << 20, num_threads=1)
     tgt, src, tgt_gap, src_gap = scores_of(model, len(pairs))
     assert max(tgt[-1], src[-1]) < min(np.quantile(tgt, 0.01), np.quantile(src, 0.01))
     assert min(tgt_gap[-1], src_gap[-1]) > max(
@@ -208,7 +208,7 @@ def test_views_and_chunks_do_not_matter(
     view = toy_corpus.subset(np.arange(5, 300, 3))
     pairs = [(view[i][0][:-1].tolist(), view[i][1][:-1].tolist()) for i in range(len(view))]
     src, tgt, ids = view.files
-    model = LexicalModel(src, tgt, ids, max_sample=1000, max_cells=1 << 24, num_threads=1)
+    model = IbmModel1(src, tgt, ids, max_sample=1000, max_cells=1 << 24, num_threads=1)
     sizes = (view.vocab_size, view.vocab_size)
     whole = lexical_scores(view)
     assert_close(whole, oracle(pairs, sizes, model.num_cells))
@@ -249,7 +249,7 @@ def test_misaligned_pairs_score_low(tmp_path: Path, toy_tokenizer: Path) -> None
 def test_tokens_that_the_sample_never_saw_leave_no_nan(tmp_path: Path) -> None:
     pairs, sizes = random_pairs(600, (900, 900)), (900, 900)
     sides = write_sides(tmp_path, pairs, sizes)
-    model = LexicalModel(*sides, None, max_sample=20, max_cells=1 << 12, num_threads=1)
+    model = IbmModel1(*sides, None, max_sample=20, max_cells=1 << 12, num_threads=1)
     found = scores_of(model, 600)
     assert all(np.isfinite(side).all() for side in found)
     assert_close(found, oracle(pairs, sizes, model.num_cells, 20))
@@ -257,11 +257,11 @@ def test_tokens_that_the_sample_never_saw_leave_no_nan(tmp_path: Path) -> None:
 
 def test_pairs_of_nothing_but_eos_are_at_zero(tmp_path: Path) -> None:
     sides = write_sides(tmp_path, [((), ()), ((), (3,)), ((3,), ())], (5, 5))
-    model = LexicalModel(*sides, None, max_sample=10, max_cells=1 << 10, num_threads=3)
+    model = IbmModel1(*sides, None, max_sample=10, max_cells=1 << 10, num_threads=3)
     tgt, src, tgt_gap, src_gap = scores_of(model, 3)
     assert tgt[[0, 2]].tolist() == src[[0, 1]].tolist() == [0, 0]
     assert tgt_gap[[0, 2]].tolist() == src_gap[[0, 1]].tolist() == [0, 0]
-    none = LexicalModel(
+    none = IbmModel1(
         *sides, np.array([], np.int64), max_sample=10, max_cells=1 << 10, num_threads=3
     )
     assert [array.tolist() for array in scores_of(none, 0)] == [[]] * 4
@@ -271,16 +271,16 @@ def test_damage_and_bad_arguments_are_refused(tmp_path: Path) -> None:
     src, tgt = write_sides(tmp_path, [((1, 3), (4, 1))] * 400, (5, 5))
     options = {"max_sample": 400, "max_cells": 1 << 10, "num_threads": 2}
     low = IndexedFile(tmp_path / "tgt", vocab_size=4)
-    for use in (LexicalModel.count, LexicalModel.score):
+    for use in (IbmModel1.count, IbmModel1.score):
         with pytest.raises(
             CorpusError, match=r"tgt.bin: token 0 of sequence 7 is 4, expected .* 4"
         ):
-            use(LexicalModel(src, low, None, **options), 7, 400)
+            use(IbmModel1(src, low, None, **options), 7, 400)
     with pytest.raises(ValueError, match="src was opened without a vocab_size, which bounds"):
-        LexicalModel(IndexedFile(tmp_path / "src"), tgt, None, **options)
+        IbmModel1(IndexedFile(tmp_path / "src"), tgt, None, **options)
     with pytest.raises(IndexError, match=r"ids\[0\] is 400, expected 0 or more and below 400"):
-        LexicalModel(src, tgt, np.array([3, 400]), **options)
-    model = LexicalModel(src, tgt, None, **options)
+        IbmModel1(src, tgt, np.array([3, 400]), **options)
+    model = IbmModel1(src, tgt, None, **options)
     for read in (model.count, model.score):
         with pytest.raises(IndexError, match=r"begin is 3 and end 401, expected .* <= 400"):
             read(3, 401)
@@ -290,7 +290,7 @@ def test_damage_and_bad_arguments_are_refused(tmp_path: Path) -> None:
         ("num_threads", 0, "1 to 4096"),
     ):
         with pytest.raises(ValueError, match=f"{name} is {value}, expected {expected}"):
-            LexicalModel(src, tgt, None, **{**options, name: value})
+            IbmModel1(src, tgt, None, **{**options, name: value})
 
 
 def test_sides_with_vocabularies_of_their_own(tmp_path: Path) -> None:
@@ -305,6 +305,6 @@ def test_sides_with_vocabularies_of_their_own(tmp_path: Path) -> None:
         rows = "".join(f"piece{i} 1\n" for i in range(sizes[side] - 4))
         (tmp_path / f"dict.{language}.txt").write_text(rows)
     corpus = pycat.open_corpus(tmp_path)
-    model = LexicalModel(*corpus.files, max_sample=200, max_cells=1 << 24, num_threads=1)
+    model = IbmModel1(*corpus.files, max_sample=200, max_cells=1 << 24, num_threads=1)
     assert corpus.src_vocab_size == 40
     assert_close(lexical_scores(corpus), oracle(pairs, sizes, model.num_cells))

@@ -651,7 +651,7 @@ def test_custom_ops_are_sound() -> None:
     options = (-100, True, True)
     torch.library.opcheck(
         torch.ops.pycat.cat_linear_cross_entropy.default,
-        (case.hidden, case.weight, case.targets, case.cu_seqlens, case.bias, *options),
+        (case.hidden, case.weight, case.bias, case.targets, case.cu_seqlens, *options),
     )
     torch.library.opcheck(
         torch.ops.pycat.cat_cross_entropy.default,

@@ -23,10 +23,16 @@ from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.evaluation.beam_search import translate
 from pycat.proxy import training
 from pycat.proxy.checkpoint import load_model, read_info
-from pycat.proxy.training import Run, train
+from pycat.proxy.packing import PackedBatches
+from pycat.proxy.training import Arm, Run, train, train_together
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
 
-FAST: dict[str, Any] = {"batch_tokens": 128, "device": "cpu", "dtype": "float32"}
+FAST: dict[str, Any] = {
+    "preset": "tiny",
+    "batch_tokens": 128,
+    "device": "cpu",
+    "dtype": "float32",
+}
 
 
 def test_a_model_overfits_twenty_pairs_and_translates_them_back(
@@ -59,7 +65,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
 ) -> None:
     steps = [3, 7, 9]
     whole = train(toy_corpus, out=tmp_path / "whole", checkpoint_steps=steps, **FAST)
-    save = training._Trainer._save_state
+    save = training._Trainer._save_states
     monkeypatch.setattr(training, "_STATE_EVERY_S", 0.0)
 
     def save_then_stop(trainer: Any) -> None:
@@ -67,10 +73,10 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
         if trainer.step == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._Trainer, "_save_state", save_then_stop)
+    monkeypatch.setattr(training._Trainer, "_save_states", save_then_stop)
     with pytest.raises(KeyboardInterrupt):
         train(toy_corpus, out=tmp_path / "cut", checkpoint_steps=steps, **FAST)
-    monkeypatch.setattr(training._Trainer, "_save_state", save)
+    monkeypatch.setattr(training._Trainer, "_save_states", save)
     with pytest.raises(OutputError, match="incomplete"):
         Run.open(tmp_path / "cut")
     cut = train(toy_corpus, out=tmp_path / "cut", checkpoint_steps=steps, **FAST)
@@ -88,7 +94,8 @@ def test_a_killed_process_loses_at_most_what_followed_its_last_state(
         return [
             *(sys.executable, "-m", "pycat", "train", "--corpus", str(toy_corpus.path)),
             *("--out", str(tmp_path / out), "--checkpoint-steps", "2,12,14"),
-            *("--batch-tokens", "128", "--device", "cpu", "--dtype", "float32"),
+            *("--preset", "tiny", "--batch-tokens", "128", "--device", "cpu"),
+            *("--dtype", "float32"),
         ]
 
     subprocess.run(command("whole"), cwd=tmp_path, check=True, capture_output=True)
@@ -192,7 +199,7 @@ def test_loss_is_the_smoothed_cross_entropy_of_real_tokens(
     torch.manual_seed(3)
     model = Transformer(ModelConfig(vocab_size=toy_corpus.vocab_size, **PRESETS["tiny"]))
     losses = []
-    first = next(toy_corpus.batches(FAST["batch_tokens"], seed=3, padded=True))
+    first = next(PackedBatches(toy_corpus, FAST["batch_tokens"], seed=3))
     for pair_id in first.pair_ids:
         pair = toy_corpus.read(np.array([pair_id]))
         tgt = pair.tgt_tokens
@@ -233,14 +240,20 @@ def test_checkpoint_steps(
 
 
 def test_rate_rises_linearly_then_falls_with_the_root() -> None:
-    rates = [training._warmup_then_decay(step, 100) for step in (1, 50, 100, 400)]
+    rates = [training.rate_share("inverse_sqrt", step, 100, 400) for step in (1, 50, 100, 400)]
     assert rates == pytest.approx([0.01, 0.5, 1.0, 0.5])
+
+
+def test_rate_is_held_then_falls_to_zero_in_the_last_third() -> None:
+    rates = [training.rate_share("wsd", step, 10, 300) for step in (1, 10, 200, 201, 251, 300)]
+    assert rates == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.5, 0.01])
+    assert training.rate_share("wsd", 10_000, 10, 0) == 1.0
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "huge"}, "preset is 'huge'; expected one of tiny, base"),
+        ({"preset": "huge"}, "preset is 'huge'; expected one of mini, tiny, base"),
         ({"dropout": 0.95}, "dropout is 0.95; expected at least 0 and at most 0.9"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0; expected at least 0 and below 1"),
         ({"learning_rate": math.inf}, "learning_rate is inf; expected above 0 and below 1"),
@@ -279,7 +292,7 @@ def test_a_corpus_smaller_than_one_batch_is_refused(tmp_path: Path, toy_corpus: 
 def test_a_diverging_loss_is_reported(
     tmp_path: Path, toy_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_warmup_then_decay", lambda *_: math.inf)
+    monkeypatch.setattr(training, "rate_share", lambda *_: math.inf)
     with pytest.raises(PycatError, match=r"training loss is (nan|inf) at update \d+; lower learn"):
         train(
             toy_corpus,
@@ -287,3 +300,63 @@ def test_a_diverging_loss_is_reported(
             checkpoint_steps=[10, 20],
             **FAST,
         )
+
+
+def test_each_budget_is_annealed_in_a_branch_of_its_own(tmp_path: Path, toy_corpus: Corpus) -> None:
+    options: dict[str, Any] = {**FAST, "dropout": 0.0, "warmup": 2}
+    both, short = (
+        train_together(
+            [Arm(toy_corpus, 0, tmp_path / name)],
+            checkpoint_steps=steps,
+            anneal_each=True,
+            **options,
+        )[0]
+        for name, steps in (("both", [6, 12]), ("short", [6]))
+    )
+    alone = train(
+        toy_corpus,
+        out=tmp_path / "alone",
+        checkpoint_steps=[9, 12],
+        rate_schedule="wsd",
+        **options,
+    )
+    assert both.checkpoints[0].read_bytes() == short.checkpoints[0].read_bytes()
+    for name, value in load_file(both.checkpoints[1]).items():
+        torch.testing.assert_close(value, load_file(alone.checkpoints[1])[name], msg=name)
+
+
+def test_a_branched_run_goes_on_where_it_was_cut(
+    tmp_path: Path, toy_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"checkpoint_steps": [6, 12], "anneal_each": True, **FAST}
+    (whole,) = train_together([Arm(toy_corpus, 0, tmp_path / "whole")], **options)
+    update = training.StackedStep.update
+    for stop_after in (5, 4):  # in the first branch, then behind it
+        calls = iter(range(stop_after))
+
+        def stopping(*arguments: Any, calls: Any = calls) -> None:
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            update(*arguments)
+
+        monkeypatch.setattr(training.StackedStep, "update", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train_together([Arm(toy_corpus, 0, tmp_path / "cut")], **options)
+    monkeypatch.setattr(training.StackedStep, "update", update)
+    (cut,) = train_together([Arm(toy_corpus, 0, tmp_path / "cut")], **options)
+    for one, other in zip(whole.checkpoints, cut.checkpoints, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert cut.losses == whole.losses
+
+
+def test_runs_trained_together_are_those_trained_alone(tmp_path: Path, toy_corpus: Corpus) -> None:
+    options: dict[str, Any] = {"checkpoint_steps": [2, 4], "dropout": 0.0, **FAST}
+    half = toy_corpus.subset(toy_corpus.pair_ids[::2])
+    arms = [(toy_corpus, 0), (half, 0), (half, 1)]
+    together = train_together(
+        [Arm(corpus, seed, tmp_path / f"m{m}") for m, (corpus, seed) in enumerate(arms)], **options
+    )
+    for m, (corpus, seed) in enumerate(arms):
+        (alone,) = train_together([Arm(corpus, seed, tmp_path / f"alone{m}")], **options)
+        assert together[m].losses == pytest.approx(alone.losses, rel=1e-4)
+        assert together[m].manifest["num_tokens"] == alone.manifest["num_tokens"]

@@ -6,8 +6,9 @@ import pytest
 from helpers import MakeScores
 
 import pycat
-from pycat.ranking.correlations import explained_by, rank_correlations, sampled_column, sampled_rows
-from pycat.report.histograms import spearman
+from pycat.ranking.correlations import correlations, explained_by, sampled_column, sampled_rows
+from pycat.ranking.criteria import evaluate_criterion
+from pycat.ranking.ranks import spearman
 from pycat.scores.score_table import ScoreTable
 
 
@@ -42,7 +43,8 @@ def test_what_is_not_defined_is_nan() -> None:
 
 def test_criteria_against_each_other(toy_corpus: pycat.Corpus, make_scores: MakeScores) -> None:
     table = make_scores(toy_corpus, np.random.default_rng(0).uniform(1, 50, (300, 3)))
-    matrix = rank_correlations(table, ["cat_var", "-cat_var", "ppl", "length"])
+    criteria = ["cat_var", "-cat_var", "ppl", "length"]
+    matrix = correlations([evaluate_criterion(table, by) for by in criteria])
     scores = [table.ppl.var(axis=1), -table.ppl.var(axis=1), table.ppl[:, 2], table.num_tokens]
     expected = [[spearman(a, b) for b in scores] for a in scores]
     np.testing.assert_allclose(matrix, expected, atol=1e-12)

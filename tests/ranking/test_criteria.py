@@ -15,8 +15,8 @@ from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
 from pycat.ranking import criteria
 from pycat.ranking.criteria import CRITERIA, cat_diff, cat_var, evaluate_criterion, length, random
-from pycat.report.histograms import token_rarity
-from pycat.scores.score_table import ScoreTable
+from pycat.ranking.rarity import token_rarity
+from pycat.scores.score_table import CRITERION_NAMES, ScoreTable
 
 
 def table(nll: NDArray[np.float64], num_tokens: list[int], first_pair: int = 0) -> ScoreTable:
@@ -37,6 +37,10 @@ def table(nll: NDArray[np.float64], num_tokens: list[int], first_pair: int = 0) 
 PPL = np.array([[10.0, 4.0, 1.0], [3.0, 3.0, 3.0], [2.0, 8.0, 5.0]])
 VARIANCES = [14.0, 0.0, 6.0]
 DIFFERENCES = [9.0, 0.0, -3.0]
+
+
+def test_no_added_column_takes_the_name_of_a_criterion() -> None:
+    assert tuple(CRITERIA) == CRITERION_NAMES
 
 
 def test_cat_var_is_the_population_variance_over_checkpoints() -> None:

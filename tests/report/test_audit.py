@@ -1,4 +1,4 @@
-"""Figures about a selection: the data map, domains, rules, and what others would choose."""
+"""Figures about a selection: data map, domains, rules, and agreement with other criteria."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from helpers import MakeScores
 
 import pycat
 from pycat.ranking.criteria import evaluate_criterion, possible
+from pycat.ranking.ranks import spearman
 from pycat.report.audit import Part, agreement, by_domain, by_rule, data_map
-from pycat.report.histograms import spearman
 from pycat.selection.selection import select
 from pycat.selection.stability import jaccard, stability
 
@@ -35,7 +35,7 @@ def test_map_of_nll_alone_and_of_probabilities(table: pycat.ScoreTable) -> None:
         columns = columns.append_column(f"p_target_{k}", pa.array(sums[:, k]))
     more = pycat.ScoreTable.from_arrow(columns, table.manifest)
     more.add("noisy", np.arange(300) < 20)
-    more.add("hard", np.arange(300))  # numbers, no flag
+    more.add("hard", np.arange(300))  # a column of numbers is no flag
     mapped = data_map(more)
     assert not mapped.geometric
     assert mapped.confidence == pytest.approx(evaluate_criterion(more, "confidence"))
@@ -48,19 +48,19 @@ def test_agreement_is_that_of_the_selections(table: pycat.ScoreTable) -> None:
     kept = select(table, keep=0.3)
     values = evaluate_criterion(table, "cat_var")
     rarity = evaluate_criterion(table, "rarity")
-    found = agreement(table, "cat_var", values, rarity, np.isin(table.pair_ids, kept.pair_ids), 0)
-    assert found.names[0] == "cat_var"
-    assert {*found.names} == {*possible(table)} - {"random"}
-    assert found.overlaps.keys() == {*found.names} - {"cat_var"}
-    for name, overlap in found.overlaps.items():
+    agreed = agreement(table, "cat_var", values, rarity, np.isin(table.pair_ids, kept.pair_ids), 0)
+    assert agreed.names[0] == "cat_var"
+    assert {*agreed.names} == {*possible(table)} - {"random"}
+    assert agreed.overlaps.keys() == {*agreed.names} - {"cat_var"}
+    for name, overlap in agreed.overlaps.items():
         assert overlap == jaccard(kept, select(table, keep=0.3, by=name))
-        i = found.names.index(name)
+        i = agreed.names.index(name)
         expected = spearman(values, evaluate_criterion(table, name))
-        assert found.correlations[0, i] == pytest.approx(expected)
+        assert agreed.correlations[0, i] == pytest.approx(expected)
     expected_stability = stability(table, keep=0.3)
-    assert found.without_checkpoint == expected_stability.without_checkpoint
-    assert len(found.without_checkpoint) == 4
-    assert found.chance == pytest.approx(expected_stability.chance)
+    assert agreed.without_checkpoint == expected_stability.without_checkpoint
+    assert len(agreed.without_checkpoint) == 4
+    assert agreed.chance == pytest.approx(expected_stability.chance)
 
 
 def test_agreement_where_nothing_can_be_compared(
@@ -70,14 +70,14 @@ def test_agreement_where_nothing_can_be_compared(
     everything = agreement(table, "length", zeros, zeros, np.ones(300, bool), 0)
     assert everything.overlaps == {}
     assert everything.without_checkpoint == []
-    # An infinite perplexity at two checkpoints has no variance: such criteria are left out.
+    # Criteria of a pair with infinite perplexity at two checkpoints are NaN, and are left out.
     nll = table.nll
     nll[3, :2] = np.inf
     infinite = make_scores(toy_corpus, nll)
-    found = agreement(infinite, "length", zeros, zeros, np.arange(300) < 90, 0)
-    assert "cat_var" not in found.names
-    assert {"ppl", "rarity"} <= {*found.names}
-    assert np.isnan(found.correlations[0]).all()
+    agreed = agreement(infinite, "length", zeros, zeros, np.arange(300) < 90, 0)
+    assert "cat_var" not in agreed.names
+    assert {"ppl", "rarity"} <= {*agreed.names}
+    assert np.isnan(agreed.correlations[0]).all()
 
 
 def test_domains_from_the_largest_with_the_rest_together(table: pycat.ScoreTable) -> None:

@@ -1,4 +1,4 @@
-"""Why a pair was kept or dropped, and where it stands among the others."""
+"""Explanations of a pair: its text and ranks, and the step that kept or dropped it."""
 
 import io
 import json
@@ -38,26 +38,28 @@ def percentile(values: NDArray[Any], row: int) -> float:
 def test_text_trajectory_and_standing(toy_corpus: pycat.Corpus, table: pycat.ScoreTable) -> None:
     table.add("quality", np.arange(300, 0, -1))
     table.add("label", np.array(["a", "b", "c"] * 100))
-    found = explain(table, PAIR)
-    assert found.pair == PAIR
-    assert found.line == PAIR + 1
-    assert found.text == toy_corpus.sentences([PAIR])[0]
-    assert found.text_problem is None
-    assert found.num_tokens == toy_corpus.num_tokens[PAIR]
-    assert found.num_src_tokens == toy_corpus.num_src_tokens[PAIR]
-    assert found.steps == [10, 20, 30]
-    assert found.trajectory == {"ppl": pytest.approx(table.ppl[PAIR])}
+    explanation = explain(table, PAIR)
+    assert explanation.pair == PAIR
+    assert explanation.line == PAIR + 1
+    assert explanation.text == toy_corpus.sentences([PAIR])[0]
+    assert explanation.text_problem is None
+    assert explanation.num_tokens == toy_corpus.num_tokens[PAIR]
+    assert explanation.num_src_tokens == toy_corpus.num_src_tokens[PAIR]
+    assert explanation.steps == [10, 20, 30]
+    assert explanation.trajectory == {"ppl": pytest.approx(table.ppl[PAIR])}
     variance = cat_var(table.ppl)
-    assert found.criteria["cat_var"].value == pytest.approx(variance[PAIR])
-    assert found.criteria["cat_var"].percentile == pytest.approx(percentile(variance, PAIR))
-    assert found.criteria["length"].percentile == pytest.approx(percentile(table.num_tokens, PAIR))
-    assert found.criteria["quality"].value == 283
-    assert found.criteria["quality"].percentile == pytest.approx(100 * 282 / 300)
-    assert {"rarity", "cat_var_rank", "learnability"} <= found.criteria.keys()
-    assert not {"random", "label", "el2n", "nll_0"} & found.criteria.keys()
-    assert found.num_ranked == 300
-    assert found.decision is None
-    assert found.rules is None
+    assert explanation.criteria["cat_var"].value == pytest.approx(variance[PAIR])
+    assert explanation.criteria["cat_var"].percentile == pytest.approx(percentile(variance, PAIR))
+    assert explanation.criteria["length"].percentile == pytest.approx(
+        percentile(table.num_tokens, PAIR)
+    )
+    assert explanation.criteria["quality"].value == 283
+    assert explanation.criteria["quality"].percentile == pytest.approx(100 * 282 / 300)
+    assert {"rarity", "cat_var_rank", "learnability"} <= explanation.criteria.keys()
+    assert not {"random", "label", "el2n", "nll_0"} & explanation.criteria.keys()
+    assert explanation.num_ranked == 300
+    assert explanation.decision is None
+    assert explanation.rules is None
 
 
 def test_more_statistics_are_followed(
@@ -70,22 +72,22 @@ def test_more_statistics_are_followed(
         .append_column("p_target_2", [np.full(300, 4.0)]),
         {**table.manifest, "corpus_path": str(table.corpus_path)},
     )
-    found = explain(table, PAIR)
+    explanation = explain(table, PAIR)
     expected = np.array([2, 3, 4]) / toy_corpus.num_tokens[PAIR]
-    assert found.trajectory["p_target"] == pytest.approx(expected)
-    assert found.criteria["confidence"].value == pytest.approx(expected.mean())
+    assert explanation.trajectory["p_target"] == pytest.approx(expected)
+    assert explanation.criteria["confidence"].value == pytest.approx(expected.mean())
 
 
 def test_of_many_pairs_every_nth_is_ranked_with_this_one(
     table: pycat.ScoreTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(explaining, "_MAX_PAIRS", 30)
-    found = explain(table, PAIR)
+    explanation = explain(table, PAIR)
     rows = sorted({*range(0, 300, 10), PAIR})
-    assert found.num_ranked == len(rows) == 31
+    assert explanation.num_ranked == len(rows) == 31
     values = cat_var(table.ppl)[rows]
     expected = percentile(values, rows.index(PAIR))
-    assert found.criteria["cat_var"].percentile == pytest.approx(expected)
+    assert explanation.criteria["cat_var"].percentile == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -121,21 +123,21 @@ def test_each_pair_is_told_the_step_that_settled_it(
             dropped_at[pair] = f"drop {by}"
         left = np.sort(order[round(300 * share) :])
     for pair in range(0, 300, 7):
-        found = explain(table, pair, selection=selection).decision
-        assert found is not None
-        assert found.kept == (pair in kept)
-        assert found.reason.startswith("kept: " if found.kept else "dropped: ")
+        decision = explain(table, pair, selection=selection).decision
+        assert decision is not None
+        assert decision.kept == (pair in kept)
+        assert decision.reason.startswith("kept: " if decision.kept else "dropped: ")
         if pair in dropped_at:
-            assert found.step == dropped_at[pair]
-        elif "cap" in options and not found.kept and found.step != "cut":
+            assert decision.step == dropped_at[pair]
+        elif "cap" in options and not decision.kept and decision.step != "cut":
             rivals = [p for p in left if p // 50 == pair // 50]
             better = sum(scores["cat_var"][p] > scores["cat_var"][pair] for p in rivals)
-            assert found.step == "cap"
+            assert decision.step == "cap"
             assert better >= options["cap"][1]
         else:
-            assert found.step in ("cut", "range")
-            if found.kept:
-                assert found.step == "cut"
+            assert decision.step in ("cut", "range")
+            if decision.kept:
+                assert decision.step == "cut"
 
 
 def test_above_a_range_is_told_apart_from_below(table: pycat.ScoreTable) -> None:
@@ -149,10 +151,10 @@ def test_above_a_range_is_told_apart_from_below(table: pycat.ScoreTable) -> None
     ]
 
 
-def test_rules_and_guard_are_named(
+def test_rules_and_noise_filter_are_named(
     toy_corpus: pycat.Corpus, make_scores: MakeScores, tmp_path: Path
 ) -> None:
-    copytree(toy_corpus.path, tmp_path / "corpus")  # what rules measure is written beside it
+    copytree(toy_corpus.path, tmp_path / "corpus")  # rules are written beside the corpus
     nll = np.random.default_rng(5).uniform(1, 6, (300, 3)) * toy_corpus.num_tokens[:, None]
     table = make_scores(pycat.open_corpus(tmp_path / "corpus"), nll, tmp_path / "scores")
     noise = np.random.default_rng(0).permutation(300) / 300
@@ -161,20 +163,21 @@ def test_rules_and_guard_are_named(
     by_rules, _ = kept_by_rules(selection.corpus(), selection.manifest["recipe"]["rules"])
     assert by_rules is not None and 0 < (~by_rules).sum() < 150
     left = np.sort(noise[by_rules])[::-1]
-    at_most = left[selection.manifest["dropped"]["guard"]]  # the first that the guard left
+    num_noisy = selection.manifest["dropped"]["guard"]
+    max_noise_kept = left[num_noisy]
     for pair in range(0, 300, 5):
-        found = explain(table, pair, selection=selection).decision
-        assert found is not None
+        decision = explain(table, pair, selection=selection).decision
+        assert decision is not None
         if not by_rules[pair]:
-            assert (found.step, found.reason) == ("rules", "dropped: it breaks a rule")
-        elif noise[pair] > at_most:
-            assert found.step == "guard"
-            assert "the guard took it for noise; its noise_score is 0." in found.reason
+            assert (decision.step, decision.reason) == ("rules", "dropped: it breaks a rule")
+        elif noise[pair] > max_noise_kept:
+            assert decision.step == "guard"
+            assert "the noise filter dropped it; its noise_score is 0." in decision.reason
         else:
-            assert found.step == "cut"
+            assert decision.step == "cut"
 
 
-def test_what_the_guard_suspects_is_named(
+def test_the_strongest_noise_signals_are_named(
     toy_corpus: pycat.Corpus, make_scores: MakeScores, tmp_path: Path
 ) -> None:
     copytree(toy_corpus.path, tmp_path / "corpus")
@@ -183,18 +186,21 @@ def test_what_the_guard_suspects_is_named(
     table = make_scores(corpus, nll, tmp_path / "scores")
     selection = select(table, keep=0.4, guard=0.5)
     worst = int(np.argmax(table.column("noise_score")))
-    found = explain(table, worst, selection=selection).decision
-    assert found is not None and found.step == "guard"
+    decision = explain(table, worst, selection=selection).decision
+    assert decision is not None and decision.step == "guard"
     signals = {name: values[worst] for name, values in noise_signals(table, corpus)}
     first, second = sorted(signals, key=lambda name: -signals[name])[:2]
     share = 1 - np.exp(-signals[first])
-    assert f"of pairs of like length {share:.1%} are less suspect by {first}," in found.reason
-    assert found.reason.endswith(f" by {second}")
-    rules = corpus.path / "rules.parquet"  # which tells how long the text is
+    assert (
+        f"among pairs of similar length it is more suspect than {share:.1%} by {first}, and than "
+        in decision.reason
+    )
+    assert decision.reason.endswith(f" by {second}")
+    rules = corpus.path / "rules.parquet"  # one signal reads lengths in characters from it
     rules.write_bytes(b"damaged")
     for _ in range(2):
-        found = explain(table, worst, selection=selection).decision
-        assert found is not None and "less suspect" not in found.reason
+        decision = explain(table, worst, selection=selection).decision
+        assert decision is not None and "more suspect" not in decision.reason
         rules.unlink(missing_ok=True)
     assert not rules.exists()
 
@@ -209,10 +215,10 @@ def test_the_reason_holds_score_and_threshold(table: pycat.ScoreTable) -> None:
         if (decision := explain(table, pair, selection=selection).decision)
     ]
     assert reasons == [
-        "kept: its quality is 285; those kept have 270 to 299",
-        "dropped: its quality is 200; those kept have 270 to 299",
-        "dropped: among the 50.0% of the pairs with the highest -quality, which were left out "
-        "first; its -quality is −3",
+        "kept: its quality is 285; kept pairs have 270 to 299",
+        "dropped: its quality is 200; kept pairs have 270 to 299",
+        "dropped: it is among the 50.0% of the pairs with the highest -quality, which were dropped "
+        "before the cut; its -quality is −3",
     ]
 
 
@@ -223,7 +229,7 @@ def test_what_cannot_be_chosen_again_says_so(table: pycat.ScoreTable) -> None:
     decision = explain(table, 3, selection=select(table, by=mine)).decision
     assert decision is not None
     assert decision.step == "not known"
-    assert "cannot be chosen again: criterion 'mine' is not known" in decision.reason
+    assert "cannot be made again: criterion 'mine' is not known" in decision.reason
     table.add("quality", np.arange(300.0))
     selection = select(table, by="quality")
     other = pycat.ScoreTable.from_arrow(
@@ -233,7 +239,7 @@ def test_what_cannot_be_chosen_again_says_so(table: pycat.ScoreTable) -> None:
     other.add("quality", np.zeros(300))
     decision = explain(other, 3, selection=selection).decision
     assert decision is not None
-    assert decision.reason == "dropped; a column that it was chosen by holds other values now"
+    assert decision.reason == "dropped; a column that the selection used holds other values now"
 
 
 def test_rules_that_a_pair_breaks(tmp_path: Path, make_scores: MakeScores) -> None:
@@ -256,13 +262,13 @@ def test_rules_that_a_pair_breaks(tmp_path: Path, make_scores: MakeScores) -> No
     clean = explain(scores, 8).rules
     assert clean is not None
     assert "copied" not in clean
-    # A selection's own thresholds, and of a view the row, not the pair.
+    # A selection's own thresholds are used; in a view, rows and pair ids differ.
     assert explain(scores, 7).default_rules
     loose = select(scores, rules={"copied": None})
-    found = explain(scores, 7, selection=loose)
-    assert found.rules is not None
-    assert "copied" not in found.rules
-    assert not found.default_rules
+    explanation = explain(scores, 7, selection=loose)
+    assert explanation.rules is not None
+    assert "copied" not in explanation.rules
+    assert not explanation.default_rules
     plain = explain(scores, 7, selection=select(scores))
     assert (plain.rules, plain.default_rules) == (copied, True)
     rest = corpus.subset(np.arange(5, 60))
@@ -285,10 +291,10 @@ def test_text_that_is_gone_comes_from_tokens(tmp_path: Path, make_scores: MakeSc
     )
     scores = make_scores(corpus, np.ones((40, 2)))
     (tmp_path / "t.de").unlink()
-    found = explain(scores, 4)
-    assert found.text == ("word 4", "Wort 4")
-    assert found.text_problem is not None
-    assert "the text of" in found.text_problem
+    explanation = explain(scores, 4)
+    assert explanation.text == ("word 4", "Wort 4")
+    assert explanation.text_problem is not None
+    assert "the text of" in explanation.text_problem
 
 
 def test_tokens_without_a_tokenizer_have_no_text(
@@ -298,18 +304,19 @@ def test_tokens_without_a_tokenizer_have_no_text(
     bare = pycat.open_corpus(prefixes, vocab_size=toy_corpus.vocab_size, eos_id=toy_corpus.eos_id)
     scores = make_scores(bare, np.ones((300, 2)))
     scores.manifest = {**scores.manifest, "corpus_options": bare.options}
-    found = explain(scores, 4)
-    assert found.line is None
-    assert found.text is None
-    assert found.text_problem is not None
-    assert "no tokenizer is known" in found.text_problem
+    explanation = explain(scores, 4)
+    assert explanation.line is None
+    assert explanation.text is None
+    assert explanation.text_problem is not None
+    assert "no tokenizer is known" in explanation.text_problem
 
 
 def test_refused(table: pycat.ScoreTable, make_scores: MakeScores) -> None:
     with pytest.raises(PycatError) as caught:
         explain(table, 300)
     assert str(caught.value) == (
-        f"pair 300: {table.path} holds 300 pairs with ids 0 to 299, and this is none of them"
+        f"pair 300: {table.path} has no pair of this id; expected one of its 300 ids, which run "
+        "from 0 to 299"
     )
     selection = select(table)
     table.manifest = {**table.manifest, "recipe": {"corpus": "other"}}
@@ -324,10 +331,10 @@ def test_command_prints_json_and_words(
     words = ["explain", "--scores", str(table.path), "--pair", str(PAIR)]
     words += ["--selection", str(tmp_path / "selection")]
     assert main([*words, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    parsed = json.loads(capsys.readouterr().out)
     expected = explain(table, PAIR, selection=tmp_path / "selection")
-    assert found == expected.json()
-    assert found["criteria"]["cat_var"]["value"] == expected.criteria["cat_var"].value
+    assert parsed == expected.json()
+    assert parsed["criteria"]["cat_var"]["value"] == expected.criteria["cat_var"].value
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert f"Pair {PAIR}, line {PAIR + 1} of the text" in shown

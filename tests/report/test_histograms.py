@@ -1,79 +1,13 @@
-"""Ranks, rarity, histograms and tenths against cases worked by hand."""
-
-import math
-from pathlib import Path
+"""Histograms and tenths against cases worked by hand."""
 
 import numpy as np
 import pytest
-import sentencepiece
 
-import pycat
-from pycat.data.corpus import Corpus
 from pycat.report.histograms import (
     Ranking,
     by_tenths,
     histogram,
-    perplexity,
-    spearman,
-    token_rarity,
 )
-
-
-@pytest.fixture
-def word_corpus(tmp_path: Path) -> Corpus:
-    """Three pairs whose target tokens are whole words: 4 x mo, 2 x ka, 1 x ri, 1 x su."""
-    src, tgt = ["a b", "a", "b"], ["mo mo ka", "mo ri", "ka su mo"]
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(src + tgt),
-        model_prefix=str(tmp_path / "word"),
-        model_type="word",
-        vocab_size=9,
-        minloglevel=2,
-    )
-    for name, lines in (("t.xx", src), ("t.yy", tgt)):
-        (tmp_path / name).write_text("\n".join(lines) + "\n", "utf-8")
-    return pycat.tokenize(
-        tmp_path / "t.xx",
-        tmp_path / "t.yy",
-        out=tmp_path / "corpus",
-        tokenizer=tmp_path / "word.model",
-    )
-
-
-def test_rarity_is_the_mean_surprisal_in_bits(word_corpus: Corpus) -> None:
-    # Of 8 tokens mo is 1/2 (1 bit), ka 1/4 (2 bits), ri and su 1/8 (3 bits); EOS counts nowhere.
-    rarity = token_rarity(word_corpus)
-    assert rarity.dtype == np.float32
-    np.testing.assert_allclose(rarity, [(1 + 1 + 2) / 3, (1 + 3) / 2, (2 + 3 + 1) / 3], rtol=1e-6)
-
-
-def test_rarity_of_a_view_counts_the_view_alone(word_corpus: Corpus) -> None:
-    # mo, ri, ka, su, mo: 2/5 for mo and 1/5 for the others.
-    mo, other = -math.log2(2 / 5), -math.log2(1 / 5)
-    rarity = token_rarity(word_corpus.subset(np.array([1, 2])))
-    np.testing.assert_allclose(rarity, [(mo + other) / 2, (mo + 2 * other) / 3], rtol=1e-6)
-
-
-def test_rarity_does_not_depend_on_the_block(
-    word_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = token_rarity(word_corpus)
-    monkeypatch.setattr("pycat.report.histograms._BLOCK_PAIRS", 2)
-    np.testing.assert_array_equal(token_rarity(word_corpus), whole)
-
-
-def test_spearman_by_hand() -> None:
-    # Ranks 1 2 3 4 5 against 2 1 4 3 5: 1 - 6 (1 + 1 + 1 + 1) / (5 * 24) = 0.8.
-    assert spearman(np.array([1, 2, 3, 4, 5]), np.array([20, 10, 40, 30, 50])) == pytest.approx(0.8)
-    # Ties share ranks: 1.5 1.5 3 against 1 2 3; centred (-.5 -.5 1) and (-1 0 1).
-    expected = 1.5 / math.sqrt(1.5 * 2)
-    assert spearman(np.array([7.0, 7.0, 9.0]), np.array([1, 2, 3])) == pytest.approx(expected)
-    assert spearman(np.arange(9), -np.exp(np.arange(9.0))) == pytest.approx(-1)
-
-
-def test_spearman_of_infinite_and_of_equal_values() -> None:
-    assert spearman(np.array([1.0, np.inf, 2.0]), np.array([1, 3, 2])) == pytest.approx(1)
-    assert math.isnan(spearman(np.ones(4), np.arange(4)))
 
 
 def test_ranking_puts_the_lower_row_first_among_equals() -> None:
@@ -107,6 +41,18 @@ def test_histogram_of_small_integers_has_a_bin_for_each() -> None:
     assert counts.dropped.tolist() == [1, 1, 0, 0]
 
 
+def test_logarithmic_bins_of_integers_hold_one_or_more_each() -> None:
+    values = np.array([1.0, 1, 1, 1, 2, 3, 5, 100])
+    counts = histogram(values, values != 2)
+    assert counts.log
+    assert counts.edges[:6].tolist() == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+    assert counts.edges[-1] == 100.5
+    assert counts.kept[:5].tolist() == [4, 0, 1, 0, 1]
+    assert counts.dropped[:5].tolist() == [0, 1, 0, 0, 0]
+    assert counts.kept[-1] == 1
+    assert counts.kept.sum() + counts.dropped.sum() == 8
+
+
 @pytest.mark.parametrize("value", [0.0, 5.0, -1e-9, 1e17, np.inf])
 def test_histogram_of_equal_values_is_one_bin(value: float) -> None:
     counts = histogram(np.full(4, value), np.array([True, True, False, False]))
@@ -130,9 +76,3 @@ def test_tenths_keep_equal_values_together() -> None:
         (6, 6, 3),
         (9, 9, 2),
     ]
-
-
-def test_perplexity_may_be_infinite() -> None:
-    assert perplexity(np.array([0.0, math.log(3), 800.0])).tolist() == pytest.approx(
-        [1, 3, math.inf]
-    )

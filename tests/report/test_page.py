@@ -1,4 +1,4 @@
-"""The report's page: numbers, order, escaping, and every odd selection it must survive."""
+"""The report's page: numbers, order and escaping, for every kind of selection."""
 
 import importlib
 import math
@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 import pycat
+from pycat import report
 from pycat.cli.main import main
 from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
@@ -39,7 +40,7 @@ Made = tuple[Corpus, ScoreTable]
 
 
 class Page(HTMLParser):
-    """Checks that every element is closed in its turn; gathers tables, attributes and ids."""
+    """Parser of a page: checks that every element is closed, and gathers tables and attributes."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -276,7 +277,7 @@ def test_nothing_dropped(tmp_path: Path, make: Callable[..., Made]) -> None:
 def test_equal_scores_keep_the_earlier_pairs(tmp_path: Path, make: Callable[..., Made]) -> None:
     _, scores = make(invented(10), np.full((10, 3), 40.0))
     text = write(tmp_path, select(scores, keep=0.3), scores)
-    assert "All pairs score the same" in text
+    assert "All pairs have the same score" in text
     page = Page(text)
     assert page.table("property of a pair")[1][1:3] == ["–", "not defined: all values are equal"]
     assert ranks(page.all_tables("source and target")[0]) == [1, 2, 3, 4, 5]
@@ -354,7 +355,7 @@ def test_evaluation_table(tmp_path: Path, make: Callable[..., Made]) -> None:
     ).split("|")
     assert cells[3] == ["random", "20", "700", "60", "21.0", "44.0", "23.0", "46.0"]
     assert cells[4][4:] == ["19.5 −1.5", "44.2 +0.2", "21.5 −1.5", "46.2 +0.2"]
-    assert "one seed is one seed" in text.replace("\n", " ")
+    assert "trained once, with one seed" in " ".join(text.split())
     assert "The arms differ in updates" in text
     assert "bleu|sig" in text
     assert "chrf|sig" in text
@@ -382,12 +383,12 @@ def test_without_matplotlib_the_numbers_stay(
     selection = select(scores, keep=0.5)
     with_pictures = Page(write(tmp_path, selection, scores))
     assert "svg" in with_pictures.tags
-    monkeypatch.delattr(pycat, "charts", raising=False)
+    monkeypatch.delattr(report, "charts", raising=False)
     monkeypatch.delitem(sys.modules, "pycat.report.charts", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = write(tmp_path, selection, scores)
     page = Page(text)
-    assert "install pycat-nmt[plot] for the pictures" in text
+    assert 'pip install "pycat-nmt[plot]"' in unescape(text)
     assert "svg" not in page.tags
     assert page.tables == with_pictures.tables
     for name in ("cat_var from", "target tokens from", "rarity, bits from"):
@@ -400,7 +401,7 @@ def test_a_broken_charts_module_is_not_taken_for_a_missing_matplotlib(
     tmp_path: Path, make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, scores = make(invented(4))
-    monkeypatch.delattr(pycat, "charts", raising=False)
+    monkeypatch.delattr(report, "charts", raising=False)
     monkeypatch.setitem(sys.modules, "pycat.report.charts", None)
     with pytest.raises(ModuleNotFoundError):
         write(tmp_path, select(scores, keep=0.5), scores)
@@ -495,9 +496,9 @@ def test_what_else_would_be_kept(tmp_path: Path, make: Callable[..., Made]) -> N
             part = kept[rows]
             share = f"{100 * part.mean():.1f}%"
             assert [name, str(len(part)), str(part.sum()), share] in page.table(heading)
-    assert "the table holds no more than nll" in " ".join(text.split())
+    assert "since the table holds only nll" in " ".join(text.split())
     assert 'href="#rules"' not in text
-    assert "evenly drawn from the" not in text
+    assert "evenly drawn from all" not in " ".join(text.split())
 
 
 def test_rules_where_they_were_measured(tmp_path: Path, make: Callable[..., Made]) -> None:
@@ -527,7 +528,7 @@ def test_the_threshold_shows_none_that_other_steps_left_out(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"part": "bottom"}, "The pairs of lowest cat_var are kept."),
+        ({"part": "bottom"}, "The pairs with the lowest cat_var are kept."),
         ({"part": "middle"}, "The pairs in the middle of the ranking by cat_var are kept."),
         (
             {"keep": (0.2, 0.5)},
@@ -535,13 +536,13 @@ def test_the_threshold_shows_none_that_other_steps_left_out(
         ),
         (
             {"strata": "score", "num_strata": 4},
-            "About equally many pairs are kept of each of 4 equally wide steps of cat_var, drawn "
-            "at random.",
+            "About equally many pairs are drawn at random from each of 4 strata of equal width in "
+            "cat_var.",
         ),
         (
             {"strata": "length"},
-            "of a small proxy model. Pairs are ranked within strata by length, of which each keeps "
-            "its share.",
+            "of a small proxy model. Pairs are ranked within strata by length; each stratum keeps "
+            "the same share.",
         ),
         (
             {"rules": dict.fromkeys(DEFAULT_RULES), "drop": {"length": 0.2}},
@@ -562,7 +563,7 @@ def test_the_recipe_is_said_as_it_was_followed(
     assert (f"<p>Pairs dropped by each step, in order: {counts}.</p>" in text) == (len(steps) > 1)
 
 
-def test_charts_of_a_large_table_show_some_pairs_and_say_so(
+def test_charts_of_a_large_table_show_a_sample_and_say_so(
     tmp_path: Path, make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, scores = make(invented(400))
@@ -570,16 +571,16 @@ def test_charts_of_a_large_table_show_some_pairs_and_say_so(
     everything = Page(write(tmp_path, selection, scores))
     monkeypatch.setattr(report_page, "_MAX_PAIRS", 100)
     text = write(tmp_path, selection, scores)
-    assert "are of 100 pairs, evenly drawn from the 400" in " ".join(text.split())
+    assert "are computed from 100 pairs, evenly drawn from all 400." in " ".join(text.split())
     assert "<h1>Kept 200 of 400 pairs (50.0%)</h1>" in text
     page = Page(text)
     assert sum(int(row[2]) for row in page.table("target tokens from")[1:]) == 100
-    for some, of_all in zip(
+    for shown, expected in zip(
         page.all_tables("source and target")[:4],
         everything.all_tables("source and target")[:4],
         strict=True,
     ):
-        assert some == of_all
+        assert shown == expected
 
 
 def test_tokens_without_text(tmp_path: Path, make: Callable[..., Made]) -> None:
@@ -649,3 +650,4 @@ def test_durations_and_series() -> None:
     assert series([1, 2000]) == "1, 2,000"
     assert series(list(range(10, 90, 10))) == "10, 20, … 80"
     assert (signed(-0.25, 2), signed(math.nan)) == ("−0.25", "–")
+    assert (signed(-0.004, 2), signed(0.004, 2), signed(0.04)) == ("0.00", "0.00", "0.0")

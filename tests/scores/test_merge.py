@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pycat.data.corpus import Corpus
 from pycat.errors import OutputError, PycatError
 from pycat.scores import merge, score_table
+from pycat.scores.merge import merge_scores
 from pycat.scores.score_table import ScoreTable
 
 NLL = np.random.default_rng(0).uniform(1, 50, (300, 4))
@@ -51,7 +52,7 @@ def test_other_pairs_come_in_pair_order(
         monkeypatch.setattr(module, "PART_PAIRS", 64)
     shards = [make(EVERY[rank::3], [0, 1], device="cpu") for rank in (2, 0, 1)]
     out = tmp_path / "merged" if on_disk else None
-    merged = ScoreTable.merge(shards, out=out)
+    merged = merge_scores(shards, out=out)
     whole = make(EVERY, [0, 1])
     for name in whole.names:
         assert merged.column(name).tolist() == whole.column(name).tolist()
@@ -62,7 +63,7 @@ def test_other_pairs_come_in_pair_order(
     assert merged.corpus_path == whole.corpus_path
     if out is not None:
         assert len([*out.glob("part-*.parquet")]) == 5
-        again = ScoreTable.merge(shards[::-1], out=out)  # known again, in whatever order
+        again = merge_scores(shards[::-1], out=out)  # known again, in whatever order
         assert again.manifest == merged.manifest
 
 
@@ -72,7 +73,7 @@ def test_other_checkpoints_come_in_the_order_of_their_updates(
 ) -> None:
     monkeypatch.setattr(merge, "PART_PAIRS", 64)
     out = tmp_path / "merged" if on_disk else None
-    merged = ScoreTable.merge([make(EVERY, [1, 3]), make(EVERY, [0, 2])], out=out)
+    merged = merge_scores([make(EVERY, [1, 3]), make(EVERY, [0, 2])], out=out)
     assert merged.nll.tolist() == NLL.tolist()
     assert merged.steps == [100, 200, 300, 400]
     assert merged.manifest["recipe"]["checkpoints"] == ["sha 0", "sha 1", "sha 2", "sha 3"]
@@ -94,7 +95,7 @@ def test_what_was_measured_of_one_table_is_said_of_it_alone(make: Make, tmp_path
             "tokens_per_s": 3.0,
             "corpus_options": {"eos_id": 2, "opened": torch},  # either opens the same corpus
         }
-    merged = ScoreTable.merge(shards, out=tmp_path / "merged").manifest
+    merged = merge_scores(shards, out=tmp_path / "merged").manifest
     assert not merged.keys() & {"rank_agreement", "exact_cut", "torch", "tokens_per_s"}
     assert (merged["tokenizer_sha256"], merged["model_flops"]) == ("t", 20)
     assert merged["corpus_options"]["eos_id"] == 2
@@ -112,7 +113,7 @@ def test_what_was_measured_of_one_table_is_said_of_it_alone(make: Make, tmp_path
         for spearman, torch in ((0.998, "2.2"), (0.999, "2.1"))
     ]
     more = make(EVERY, [2])
-    again = ScoreTable.merge([ScoreTable.open(tmp_path / "merged"), more]).manifest
+    again = merge_scores([ScoreTable.open(tmp_path / "merged"), more]).manifest
     nested = [each["inputs"] for each in again["inputs"] if "inputs" in each]
     assert nested == [merged["inputs"]]
     assert "model_flops" not in again  # of the other table it is not known
@@ -137,16 +138,16 @@ def test_tables_that_do_not_belong_together_are_refused(make: Make) -> None:
         ([make(EVERY[:200], [1, 2])], "a checkpoint is in two of the tables"),
     ):
         with pytest.raises(PycatError, match=message):
-            ScoreTable.merge([first, *others])
+            merge_scores([first, *others])
 
 
 def test_the_folder_of_an_input_is_no_place_for_the_result(make: Make, tmp_path: Path) -> None:
     shards = [make(EVERY[rank::2], [0, 1]) for rank in range(2)]
-    ScoreTable.merge(shards, out=tmp_path / "one")
+    merge_scores(shards, out=tmp_path / "one")
     one = ScoreTable.open(tmp_path / "one")
     other = make(EVERY, [2, 3])
     with pytest.raises(OutputError, match="one: is one of the tables to merge; name another"):
-        ScoreTable.merge([one, other], out=tmp_path / "one", overwrite=True)
+        merge_scores([one, other], out=tmp_path / "one", overwrite=True)
     assert len(ScoreTable.open(tmp_path / "one").nll) == 300
 
 
@@ -156,4 +157,4 @@ def test_pairs_cut_to_other_lengths_are_refused(make: Make) -> None:
     at = columns.column_names.index("num_tokens")
     cut = columns.set_column(at, "num_tokens", pa.array(np.minimum(other.num_tokens, 3)))
     with pytest.raises(PycatError, match="num_tokens differs from that in table in memory, as"):
-        ScoreTable.merge([one, ScoreTable.from_arrow(cut, other.manifest)])
+        merge_scores([one, ScoreTable.from_arrow(cut, other.manifest)])

@@ -22,14 +22,8 @@ from pycat.errors import OutputError, PycatError
 from pycat.ranking.criteria import evaluate_criterion
 from pycat.runtime.output import OutputFolder, write_json
 from pycat.scores import score_table
-from pycat.scores.score_table import (
-    SCORE_FILES,
-    ScoreTable,
-    column_path,
-    part_path,
-    read_part,
-    write_part,
-)
+from pycat.scores.parts import SCORE_FILES, column_path, part_path, read_part, write_part
+from pycat.scores.score_table import ScoreTable
 
 
 def random_nll(num_pairs: int = 300, num_checkpoints: int = 3) -> NDArray[np.float64]:

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 import pycat
-from pycat.data.batches import Batch, length_mask
+from pycat.data.batches import Batch
 from pycat.errors import CheckpointError
-from pycat.scoring.adapter import Head, cut_packed, cut_padded
+from pycat.scoring.adapter import Head
 
 
 class Bigrams(nn.Module):
@@ -102,21 +101,3 @@ def test_adapters_that_do_not_belong_together_are_refused(toy_corpus: pycat.Corp
     small = [adapter(200, seed) for seed in (1, 2)]
     with pytest.raises(pycat.CorpusError, match="is beyond the 200 that bigrams 1 knows"):
         pycat.score(toy_corpus, small, device="cpu")
-
-
-def test_packed_batches_are_cut_as_padded_ones(toy_corpus: pycat.Corpus) -> None:
-    some = toy_corpus[:20]
-    sides = [torch.from_numpy(lengths) for lengths in some.lengths]
-    src, tgt = (torch.clamp(lengths, max=6) for lengths in sides)
-    whole = some.read(some.pair_ids)
-    rows = [
-        pad_sequence(list(torch.split(tokens, lengths.tolist())), batch_first=True)
-        for tokens, lengths in zip(whole[0:4:2], sides, strict=True)
-    ]
-    padded = cut_padded(whole._replace(src_tokens=rows[0], tgt_tokens=rows[1]), src, tgt, 2)
-    packed = cut_packed(whole, src, tgt, 2)
-    assert len(packed.src_tokens) < len(whole.src_tokens)
-    for side in (0, 2):
-        np.testing.assert_array_equal(packed[side + 1], padded[side + 1])
-        kept = length_mask(padded[side], padded[side + 1])
-        np.testing.assert_array_equal(packed[side], padded[side][kept])

@@ -25,10 +25,11 @@ from pycat.proxy.training import Run, train
 from pycat.ranking.criteria import cat_var
 from pycat.scores.score_table import ScoreTable, write_part
 from pycat.scoring import engine, reduced_precision
-from pycat.scoring.adapter import Adapter, Head, ProxyAdapter, load_adapters
+from pycat.scoring.adapter import Adapter, Head, ProxyAdapter
 from pycat.scoring.engine import score
 from pycat.scoring.flops import model_flops
-from pycat.scoring.rank_agreement import sample_rows
+from pycat.scoring.loading import load_adapters
+from pycat.scoring.reduced_precision import sample_rows
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ def test_the_time_of_interrupted_runs_adds_up(
 
 
 def test_facts_about_speed(toy_corpus: Corpus, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_LEAST_UTILIZATION_S", 1e9)
+    monkeypatch.setattr(engine, "_MIN_UTILIZATION_S", 1e9)
     facts = score(toy_corpus, run.checkpoints, device="cpu").manifest
     assert facts["tokens_per_s"] * facts["elapsed_s"] == pytest.approx(
         3 * int(toy_corpus.num_tokens.sum()), rel=0.05

@@ -26,9 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import pycat
 from pycat.errors import CheckpointError, CorpusError
 from pycat.scoring import huggingface
-from pycat.scoring.adapter import load_adapters
 from pycat.scoring.cpu_forward import CpuForward
 from pycat.scoring.flops import model_flops
+from pycat.scoring.loading import load_adapters
 
 TEMPLATES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "bart": ((0,), ()),  # <s> X </s>
@@ -84,7 +84,7 @@ def test_the_extension_runs_the_bart_family(
     corpus = make_corpus(tmp_path / "corpus", src, tgt, eos_id=eos_id)
     model = make_model(family, **settings)
     model.save_pretrained(tmp_path / "model")
-    [adapter] = load_adapters(tmp_path / "model", corpus, at_least=1)
+    [adapter] = load_adapters(tmp_path / "model", corpus, min_checkpoints=1)
     weights = adapter.transformer_weights(POSITIONS)
     assert weights is not None
     batch = corpus.read(np.arange(9))
@@ -109,7 +109,7 @@ def test_others_are_left_to_pytorch(family: str, settings: dict[str, Any], tmp_p
     rows = random_rows(3, eos_id, seed=1)
     corpus = make_corpus(tmp_path / "corpus", rows, rows, eos_id=eos_id)
     make_model(family, **settings).save_pretrained(tmp_path / "model")
-    [adapter] = load_adapters(tmp_path / "model", corpus, at_least=1)
+    [adapter] = load_adapters(tmp_path / "model", corpus, min_checkpoints=1)
     assert adapter.transformer_weights(POSITIONS) is None
 
 

@@ -17,11 +17,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pycat
 from pycat.data.corpus import Corpus
+from pycat.proxy import packed_attention
+from pycat.proxy.packed_attention import Side, has_varlen
 from pycat.proxy.training import train
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
-from pycat.scoring import engine, packed_attention, stacked_forward
-from pycat.scoring.adapter import ProxyAdapter, load_adapters
-from pycat.scoring.packed_attention import Side, has_varlen
+from pycat.scoring import engine, stacked_forward
+from pycat.scoring.adapter import ProxyAdapter
+from pycat.scoring.loading import load_adapters
 from pycat.scoring.stacked_forward import StackedForward, copied_ahead, sides
 from pycat.scoring.stacked_proxies import StackedProxies
 
@@ -164,13 +166,13 @@ def varlen_in_python(
     return out
 
 
-@pytest.mark.parametrize("most_sequences", [65_535, 10, 1])
-def test_both_ways_of_attention_agree(most_sequences: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("max_sequences", [65_535, 10, 1])
+def test_both_ways_of_attention_agree(max_sequences: int, monkeypatch: pytest.MonkeyPatch) -> None:
     models, (src, tgt) = make_models(SEPARATE, 3), make_sides(SEPARATE)
     proxies = StackedProxies(models, EOS, torch.float64)
     expected = proxies.hidden(src, tgt, varlen=False)
     monkeypatch.setattr(packed_attention, "_varlen_attn", lambda: varlen_in_python)
-    monkeypatch.setattr(packed_attention, "_MOST_SEQUENCES", most_sequences)
+    monkeypatch.setattr(packed_attention, "_MAX_SEQUENCES", max_sequences)
     for varlen in (True, False):
         found = proxies.hidden(src, tgt, varlen=varlen)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pycat.errors import PycatError
 from pycat.filters.rules import DEFAULT_RULES
 from pycat.ranking.criteria import random
-from pycat.report.histograms import spearman
+from pycat.ranking.ranks import spearman
 from pycat.scores.score_table import ScoreTable
 from pycat.selection.recipe import Recipe, choose
 

@@ -1,8 +1,9 @@
 """Attention over packed sequences of K checkpoints at once.
 
-On CUDA in 16-bit types by `torch.nn.attention.varlen`, which reads the packed tokens as they stand,
-with the checkpoints' sequences one after another (K B sequences). Elsewhere by
-`scaled_dot_product_attention` over sequences of like lengths, padded to the longest of them.
+On CUDA in 16-bit types, `torch.nn.attention.varlen` reads the packed tokens without padding, with
+the sequences of all checkpoints one after another (K B sequences). Elsewhere,
+`scaled_dot_product_attention` runs over groups of sequences of similar lengths, each group padded
+to its longest sequence.
 """
 
 import inspect
@@ -16,22 +17,24 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Queries (K Tq, heads, width), keys and values (K Tk, heads, width) to the shape of the queries.
+# From queries (K Tq, heads, width), keys and values (K Tk, heads, width) to (K Tq, heads, width).
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# What FlashAttention takes: https://docs.pytorch.org/docs/2.11/nn.attention.varlen.html
+# Bounds of FlashAttention: https://docs.pytorch.org/docs/2.11/nn.attention.varlen.html
 _VARLEN_DTYPES = (torch.bfloat16, torch.float16)
-_VARLEN_WIDEST_HEAD = 256
+_VARLEN_MAX_HEAD_WIDTH = 256
 
-# Of one launch: they are a dimension of CUDA's grid.
-_MOST_SEQUENCES = 65_535
+# Sequences of one launch: they are a dimension of CUDA's grid.
+_MAX_SEQUENCES = 65_535
 
 
 class Side(NamedTuple):
     """B packed sequences.
 
-    `tokens` int64 (T,) and `cu_seqlens` int32 (B + 1,) on the device; `lengths` int64 (B,) on the
-    host, so that nobody needs to wait for the device to know them.
+    Attributes:
+        tokens: int64 (T,), on the device.
+        cu_seqlens: int32 (B + 1,), on the device.
+        lengths: int64 (B,), on the host, where reading them does not wait for the device.
     """
 
     tokens: Tensor
@@ -42,50 +45,83 @@ class Side(NamedTuple):
 def attention(
     queries: Side, keys: Side, num_checkpoints: int, *, is_causal: bool, varlen: bool
 ) -> Attend:
-    """Attention of each sequence of `queries` over the one of the same place in `keys`.
+    """Prepare attention of sequence b of `queries` to sequence b of `keys`, for all layers.
 
-    Prepared once for all layers of a batch; waits for nothing.
+    Does not wait for the device.
 
     Args:
         queries, keys: B sequences each.
         num_checkpoints: K.
-        is_causal: position t sees those up to t; lengths are equal then.
-        varlen: by `varlen_attn`, where `has_varlen` allows it.
+        is_causal: position t attends to positions up to t; lengths are equal then.
+        varlen: use `varlen_attn`, which `has_varlen` must allow.
     """
     if not varlen:
         buckets = _buckets(queries, keys, num_checkpoints, is_causal)
         return partial(_padded, num_checkpoints, len(queries.tokens), buckets)
     calls = list(zip(*(_calls(side, num_checkpoints) for side in (queries, keys)), strict=True))
     longest = int(queries.lengths.max()), int(keys.lengths.max())
-    # Causal: none to the right.
+    # A window of 0 positions to the right is causal; -1 is unbounded.
     return partial(_packed, calls, longest, (-1, 0) if is_causal else (-1, -1))
 
 
 def has_varlen(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
-    """Whether `varlen_attn` can be used: torch 2.11 or newer, on CUDA, in a 16-bit type."""
+    """Whether `varlen_attn` is usable: torch 2.11 or newer, on CUDA, in a 16-bit type."""
     return (
         device.type == "cuda"
         and torch.version.hip is None
         and dtype in _VARLEN_DTYPES
         and head_width % 8 == 0
-        and head_width <= _VARLEN_WIDEST_HEAD
+        and head_width <= _VARLEN_MAX_HEAD_WIDTH
         and _varlen_attn() is not None
     )
 
 
 @cache
 def _varlen_attn() -> Any:
-    # Not at the top: it brings torch._dynamo, which takes seconds.
+    # Imported late: it imports torch._dynamo, which takes seconds.
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    # torch 2.10 has it, with causality as another argument.
+    # In torch 2.10 the argument for causality is another one.
     return varlen_attn if "window_size" in inspect.signature(varlen_attn).parameters else None
 
 
+def varlen_attention(
+    query_ends: Tensor,
+    key_ends: Tensor,
+    longest_query: int,
+    longest_key: int,
+    *,
+    is_causal: bool = False,
+) -> Attend:
+    """Attention by `varlen_attn` over sequences that only the device knows.
+
+    Args:
+        query_ends, key_ends: int32 (B + 1,), `cu_seqlens` of both sides.
+        longest_query, longest_key: bounds on their lengths.
+        is_causal: position t sees those up to t.
+    """
+    window_size = (-1, 0) if is_causal else (-1, -1)
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        out: Tensor = _varlen_attn()(
+            queries,
+            keys,
+            values,
+            query_ends,
+            key_ends,
+            longest_query,
+            longest_key,
+            window_size=window_size,
+        )
+        return out
+
+    return attend
+
+
 class _Call(NamedTuple):
-    """Sequences of one call, of whatever checkpoints: `cu_seqlens` counts from `first`."""
+    """Sequences of one call: tokens `first` to `last`; `cu_seqlens` counts from `first`."""
 
     first: int
     last: int
@@ -93,7 +129,7 @@ class _Call(NamedTuple):
 
 
 def _calls(side: Side, num_checkpoints: int) -> list[_Call]:
-    """The sequences of all checkpoints one after another, cut into calls."""
+    """Split the sequences of all checkpoints, one after another, into calls."""
     num_tokens, starts = len(side.tokens), side.cu_seqlens[:-1]
     firsts = num_tokens * torch.arange(num_checkpoints, dtype=starts.dtype, device=starts.device)
     cu_seqlens = F.pad(
@@ -101,8 +137,8 @@ def _calls(side: Side, num_checkpoints: int) -> list[_Call]:
     )
     on_host = np.tile(side.lengths, num_checkpoints).cumsum()
     calls, first = [], 0
-    for at in range(0, len(on_host), _MOST_SEQUENCES):
-        ends = on_host[at : at + _MOST_SEQUENCES]
+    for at in range(0, len(on_host), _MAX_SEQUENCES):
+        ends = on_host[at : at + _MAX_SEQUENCES]
         calls.append(_Call(first, int(ends[-1]), cu_seqlens[at : at + len(ends) + 1] - first))
         first = int(ends[-1])
     return calls
@@ -116,6 +152,7 @@ def _packed(
     keys: Tensor,
     values: Tensor,
 ) -> Tensor:
+    """`Attend` by `varlen_attn`."""
     outs = [
         _varlen_attn()(
             queries[q.first : q.last],
@@ -132,12 +169,16 @@ def _packed(
 
 
 class _Bucket(NamedTuple):
-    """Sequences of like lengths, as rows of a rectangle.
+    """b sequences of similar lengths, padded to a rectangle.
 
-    `queries` (b, Lq) and `keys` (b, Lk): which packed token stands in each cell, the row's first
-    in those that pad. `mask` (b, 1, 1, Lk): true where a key is real; None where all are, or
-    causality hides the others. `cells`, `tokens`: cells of the queries that are real, counted row
-    by row, and the packed tokens in them.
+    Attributes:
+        queries: (b, Lq), the packed token of each cell; in padding cells the row's first token.
+        keys: (b, Lk), likewise.
+        mask: (b, 1, 1, Lk), True at keys that are no padding; None where there is no padding, or
+            causality hides it.
+        cells: (n,), the cells of `queries`, counted row by row, that are no padding.
+        tokens: (n,), the packed tokens in them.
+        is_causal: as for `attention`.
     """
 
     queries: Tensor
@@ -149,7 +190,7 @@ class _Bucket(NamedTuple):
 
 
 def _buckets(queries: Side, keys: Side, num_checkpoints: int, is_causal: bool) -> list[_Bucket]:
-    """Sequences whose lengths have the same powers of two above them: less than half is padding."""
+    """Group sequences whose lengths round up to the same powers of two: under half is padding."""
     device = queries.tokens.device
 
     def send(indices: NDArray[Any]) -> Tensor:
@@ -157,15 +198,17 @@ def _buckets(queries: Side, keys: Side, num_checkpoints: int, is_causal: bool) -
 
     powers = [np.ceil(np.log2(side.lengths)).astype(np.int64) for side in (queries, keys)]
     kinds = 64 * powers[0] + powers[1]
-    most = max(1, _MOST_SEQUENCES // num_checkpoints)
+    max_rows = max(1, _MAX_SEQUENCES // num_checkpoints)
     buckets = []
     for kind in np.unique(kinds):
         members = np.flatnonzero(kinds == kind)
-        for at in range(0, len(members), most):
-            rows = members[at : at + most]
-            (query_grid, real), (key_grid, seen) = (_grid(side, rows) for side in (queries, keys))
-            mask = None if is_causal or seen.all() else send(seen[:, None, None])
-            cells, tokens = send(np.flatnonzero(real)), send(query_grid[real])
+        for at in range(0, len(members), max_rows):
+            rows = members[at : at + max_rows]
+            (query_grid, is_query), (key_grid, is_key) = (
+                _grid(side, rows) for side in (queries, keys)
+            )
+            mask = None if is_causal or is_key.all() else send(is_key[:, None, None])
+            cells, tokens = send(np.flatnonzero(is_query)), send(query_grid[is_query])
             buckets.append(
                 _Bucket(send(query_grid), send(key_grid), mask, cells, tokens, is_causal)
             )
@@ -173,11 +216,12 @@ def _buckets(queries: Side, keys: Side, num_checkpoints: int, is_causal: bool) -
 
 
 def _grid(side: Side, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Packed tokens (b, longest) of rows (b,), and which cells are no padding."""
     lengths = side.lengths[rows, None]
     starts = (side.lengths.cumsum() - side.lengths)[rows, None]
     columns = np.arange(lengths.max())
-    real = columns < lengths
-    return np.where(real, starts + columns, starts), real
+    is_token = columns < lengths
+    return np.where(is_token, starts + columns, starts), is_token
 
 
 def _padded(
@@ -188,6 +232,7 @@ def _padded(
     keys: Tensor,
     values: Tensor,
 ) -> Tensor:
+    """`Attend` by `scaled_dot_product_attention` over padded buckets."""
     q, k, v = (x.view(num_checkpoints, -1, *x.shape[1:]) for x in (queries, keys, values))
     out = queries.new_empty(num_checkpoints, num_tokens, *queries.shape[1:])
     for bucket in buckets:

@@ -17,10 +17,10 @@ namespace {
 
 using Ids = py::array_t<std::int64_t, py::array::c_style>;
 
-/// A model and the ids it reads.
+/// A model and the array of ids that it reads.
 struct HeldModel {
   std::optional<Ids> ids;
-  std::unique_ptr<LexicalModel> model;
+  std::unique_ptr<IbmModel1> model;
 };
 
 HeldModel make(std::shared_ptr<const IndexedFile> src, std::shared_ptr<const IndexedFile> tgt,
@@ -32,9 +32,8 @@ HeldModel make(std::shared_ptr<const IndexedFile> src, std::shared_ptr<const Ind
   const auto num_pairs =
       held.ids ? held.ids->size() : static_cast<std::int64_t>(src->num_sequences());
   const ReleaseGil release;
-  held.model =
-      std::make_unique<LexicalModel>(std::move(src), std::move(tgt), data, num_pairs,
-                                     LexicalModel::Options{max_sample, max_cells, num_threads});
+  held.model = std::make_unique<IbmModel1>(std::move(src), std::move(tgt), data, num_pairs,
+                                           IbmModel1::Options{max_sample, max_cells, num_threads});
   return held;
 }
 
@@ -52,9 +51,9 @@ void count(const HeldModel& held, std::int64_t begin, std::int64_t end) {
 
 py::array_t<float> score(const HeldModel& held, std::int64_t begin, std::int64_t end) {
   require_range(begin, end, held.model->num_pairs());
-  static_assert(sizeof(LexicalFigures) == 2 * sizeof(float));
+  static_assert(sizeof(SideScores) == 2 * sizeof(float));
   py::array_t<float> result(std::vector<py::ssize_t>{2, end - begin, 2});
-  auto* tgt = reinterpret_cast<LexicalFigures*>(result.mutable_data());
+  auto* tgt = reinterpret_cast<SideScores*>(result.mutable_data());
   {
     const ReleaseGil release;
     held.model->score(begin, end, tgt, tgt + (end - begin));
@@ -64,8 +63,8 @@ py::array_t<float> score(const HeldModel& held, std::int64_t begin, std::int64_t
 
 }  // namespace
 
-void bind_lexical(py::module_& module) {
-  py::class_<HeldModel>(module, "LexicalModel")
+void bind_ibm_model1(py::module_& module) {
+  py::class_<HeldModel>(module, "IbmModel1")
       .def(py::init(&make), py::arg("src").none(false), py::arg("tgt").none(false),
            py::arg("ids").noconvert().none(true), py::kw_only(), py::arg("max_sample"),
            py::arg("max_cells"), py::arg("num_threads"))

@@ -1,0 +1,136 @@
+"""Rate of training M stacked proxies: target tokens a second, and the share of the product rate.
+
+python bench/bench_training.py [--device cuda|cpu] [--preset NAME] [--models 1 4 16] [--json FILE]
+
+Every model reads batches of its own of random tokens, of sentence lengths as of translation. FLOPs:
+`scoring.flops.model_flops` of the forward pass, three times (backward is twice forward).
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from proxies import translation_lengths
+
+from pycat.data.batches import Batch
+from pycat.proxy.packing import cut_batches
+from pycat.proxy.stacked_step import Capacity, StackedStep
+from pycat.proxy.stacked_transformer import StackedTransformer
+from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
+from pycat.scoring.flops import product_rate, proxy_products
+
+VOCAB_SIZE = 8000
+EOS = 2
+BATCH_PAIRS = 170
+ROUND_S = 1.5
+
+
+def make_batches(count: int, batch_tokens: int, seed: int) -> list[Batch]:
+    generator = np.random.default_rng(seed)
+    src, tgt = translation_lengths(count * batch_tokens // 20, seed=seed)
+    batches, first = [], 0
+    for end in cut_batches(src, tgt, batch_tokens, BATCH_PAIRS)[:count]:
+        sides = []
+        for lengths in (src[first:end], tgt[first:end]):
+            tokens = generator.integers(3, VOCAB_SIZE, lengths.sum())
+            ends = np.concatenate(([0], np.cumsum(lengths)))
+            tokens[ends[1:] - 1] = EOS
+            sides += [torch.from_numpy(tokens), torch.from_numpy(ends.astype(np.int32))]
+        batches.append(Batch(*sides, torch.arange(end - first)))
+        first = end
+    return batches
+
+
+def measure(
+    num_models: int, config: ModelConfig, dtype: torch.dtype, device: str, batch_tokens: int
+) -> dict[str, Any]:
+    torch.manual_seed(0)
+    models = [Transformer(config).to(device) for _ in range(num_models)]
+    batches = [make_batches(8, batch_tokens, seed) for seed in range(num_models)]
+    everything = [batch for own in batches for batch in own]
+    longest = max(
+        int(ends.diff().max())
+        for batch in everything
+        for ends in (batch.src_cu_seqlens, batch.tgt_cu_seqlens)
+    )
+    step = StackedStep(
+        StackedTransformer(models, dropout=0.1),
+        eos_id=EOS,
+        label_smoothing=0.1,
+        dtype=dtype,
+        capacity=Capacity(batch_tokens, batch_tokens, BATCH_PAIRS, longest),
+    )
+
+    def run(updates: int) -> float:
+        started = time.perf_counter()
+        for i in range(updates):
+            step.update([own[i % len(own)] for own in batches], 1e-3)
+        step.loss_sums.sum().item()  # waits
+        return time.perf_counter() - started
+
+    run(2)
+    updates = max(2, round(ROUND_S / 3 / (run(2) / 2)))
+    seconds = median(run(updates) / updates for _ in range(3))
+    tokens = sum(len(batch.tgt_tokens) for batch in everything) / len(batches[0])
+    flops = 0.0
+    for batch in everything:
+        lengths = [
+            ends.diff().numpy().astype(float)
+            for ends in (batch.src_cu_seqlens, batch.tgt_cu_seqlens)
+        ]
+        flops += 6 * proxy_products(config, lengths[0], lengths[1]) / len(batches[0])
+    return {
+        "models": num_models,
+        "update_ms": round(1e3 * seconds, 3),
+        "tokens_per_s": round(tokens / seconds),
+        "tflops": round(flops / seconds / 1e12, 3),
+        "finite": bool(step.loss_sums.isfinite().all()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny")
+    parser.add_argument("--models", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
+    config = ModelConfig(VOCAB_SIZE, **PRESETS[options.preset])
+    rate = product_rate(torch.device(options.device), dtype)
+    print(f"{options.preset}, {options.batch_tokens} tokens a batch, {dtype}; ", end="")
+    print(f"large products: {rate / 1e12:.1f} TFLOP/s")
+    rows = []
+    for num_models in options.models:
+        row = measure(num_models, config, dtype, options.device, options.batch_tokens)
+        row["share_of_rate"] = round(row["tflops"] * 1e12 / rate, 4)
+        rows.append(row)
+        print(row, flush=True)
+    result = {
+        "bench": "training",
+        "preset": options.preset,
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.machine(),
+        "torch": torch.__version__,
+        "product_tflops": round(rate / 1e12, 1),
+        "rows": rows,
+        "stacked_over_one": round(rows[-1]["tokens_per_s"] / rows[0]["tokens_per_s"], 2),
+        "headlines": [
+            f"{row['models']:2} x {options.preset}: {row['tokens_per_s']:,} target tokens/s, "
+            f"{row['share_of_rate']:.1%} of the product rate"
+            for row in rows
+        ],
+    }
+    if options.json is not None:
+        options.json.write_text(json.dumps(result))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""One update of M stacked models: forward pass, loss, gradients clipped a model, Adam.
+
+On CUDA in 16 bits every batch is laid into arrays of fixed shapes, and the whole update is one CUDA
+graph: a small model's hundreds of kernels then cost no time between them. What a batch leaves free
+is filled with sequences of weight 0. Elsewhere shapes are those of the batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pycat.data.batches import Batch
+from pycat.kernels.training_loss import linear_smoothed_cross_entropy
+from pycat.proxy.packed_attention import Side, attention, has_varlen, varlen_attention
+from pycat.proxy.packing import packed_positions
+from pycat.proxy.stacked_transformer import Attend, PackedSide, StackedTransformer
+from pycat.runtime.device import autocast
+
+_MAX_GRADIENT_NORM = 1.0
+_WARM_UP_UPDATES = 3
+
+
+class Capacity(NamedTuple):
+    """Bounds on every batch of a model: tokens of each side, pairs, the longest sequence."""
+
+    src_tokens: int
+    tgt_tokens: int
+    pairs: int
+    longest: int
+
+
+class StackedStep:
+    """Updates M models, each by a batch of its own.
+
+    Args:
+        stack: the models, on `device`; their parameters are changed in place.
+        eos_id: what the decoder starts from.
+        label_smoothing: in [0, 1).
+        dtype: of matrix products: float32 or bfloat16.
+        capacity: of all batches to come.
+
+    Attributes:
+        optimizer: Adam over the stacked parameters.
+        loss_sums: float64 (M,), sums of the mean losses of all updates.
+    """
+
+    def __init__(
+        self,
+        stack: StackedTransformer,
+        *,
+        eos_id: int,
+        label_smoothing: float,
+        dtype: torch.dtype,
+        capacity: Capacity,
+    ) -> None:
+        self._stack, self._eos_id, self._smoothing = stack, eos_id, label_smoothing
+        self._dtype, self._capacity = dtype, capacity
+        self._device = stack.output_weight.device
+        self._rate = torch.zeros((), device=self._device)
+        is_cuda = self._device.type == "cuda"
+        self.optimizer = torch.optim.Adam(
+            list(stack.parameters.values()),
+            lr=self._rate,
+            betas=(0.9, 0.98),
+            eps=1e-9,
+            fused=True,
+            capturable=is_cuda,
+        )
+        self.loss_sums = torch.zeros(stack.num_models, dtype=torch.float64, device=self._device)
+        width = stack.config.d_model // stack.config.num_heads
+        self._varlen = has_varlen(self._device, dtype, width)
+        self._replay: Callable[[], None] | None = None
+        if self._varlen:
+            self._static = _StaticBatch(stack.num_models, capacity, eos_id, self._device)
+            self._replay = self._capture()
+
+    def update(self, batches: Sequence[Batch], learning_rate: float) -> None:
+        """One update of each model by its batch (on the host)."""
+        self._rate.fill_(learning_rate)
+        if self._replay is not None:
+            self._static.fill(batches)
+            self._replay()
+            return
+        self._compute(*_sides(batches, self._device, self._dtype))
+
+    def _compute(
+        self, src: PackedSide, tgt: PackedSide, weights: Tensor, attentions: "_Attentions"
+    ) -> None:
+        """Forward, backward and Adam; `weights` (M, T) are what each token counts."""
+        for parameter in self._stack.parameters.values():
+            parameter.grad = None
+        with autocast(self._device, self._dtype):
+            hidden = self._stack.hidden(src, tgt, self._eos_id, attentions)
+        losses = linear_smoothed_cross_entropy(
+            hidden,
+            self._stack.output_weight,
+            tgt.tokens,
+            weights,
+            smoothing=self._smoothing,
+            dtype=self._dtype,
+        )
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        self._clip_gradients()
+        self.optimizer.step()
+        self.loss_sums += losses.detach()
+
+    def _clip_gradients(self) -> None:
+        """Scale each model's gradient down to the largest norm allowed."""
+        grads = [parameter.grad for parameter in self._stack.parameters.values()]
+        norms = [
+            torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads if grad is not None
+        ]
+        norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)  # (M,)
+        scale = (_MAX_GRADIENT_NORM / (norm + 1e-6)).clamp(max=1.0)
+        for grad in grads:
+            if grad is not None:
+                grad.mul_(scale.view(-1, *[1] * (grad.dim() - 1)))
+
+    def _capture(self) -> Callable[[], None]:
+        """The update as one CUDA graph; parameters and optimizer are left as they were."""
+        before = {name: value.detach().clone() for name, value in self._stack.parameters.items()}
+        static = self._static
+        arguments = static.src, static.tgt, static.weights, static.attentions()
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP_UPDATES):
+                self._compute(*arguments)
+        torch.cuda.current_stream(self._device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._compute(*arguments)
+        with torch.no_grad():
+            for name, value in self._stack.parameters.items():
+                value.copy_(before[name])
+            for state in self.optimizer.state.values():
+                for tensor in state.values():
+                    tensor.zero_()
+            self.loss_sums.zero_()
+        return graph.replay
+
+    def optimizer_state(self) -> dict[str, dict[str, Tensor]]:
+        """Copies of Adam's state by the parameter's name: `exp_avg`, `exp_avg_sq`, `step`."""
+        return {
+            name: {
+                key: value.detach().clone()
+                for key, value in self.optimizer.state[parameter].items()
+            }
+            for name, parameter in self._stack.parameters.items()
+        }
+
+    def load_optimizer_state(self, states: dict[str, dict[str, Tensor]]) -> None:
+        """Put Adam's state back, in place where there is one: a graph reads it where it stands."""
+        for name, parameter in self._stack.parameters.items():
+            own = self.optimizer.state[parameter]
+            for key, value in states[name].items():
+                if key in own:
+                    own[key].copy_(value)
+                else:
+                    # Adam counts its updates on the host, but where a graph counts them.
+                    is_count = key == "step" and self._replay is None
+                    own[key] = value.clone() if is_count else value.to(self._device)
+
+
+class _Attentions(NamedTuple):
+    source: Attend
+    target: Attend
+    cross: Attend
+
+
+def _sides(
+    batches: Sequence[Batch], device: torch.device, dtype: torch.dtype
+) -> tuple[PackedSide, PackedSide, Tensor, _Attentions]:
+    """What `_compute` takes, in the shapes of these batches; attention pads by like lengths."""
+    packed: list[PackedSide] = []
+    sides: list[Side] = []
+    for tokens, cu_seqlens in (
+        ([b.src_tokens for b in batches], [b.src_cu_seqlens for b in batches]),
+        ([b.tgt_tokens for b in batches], [b.tgt_cu_seqlens for b in batches]),
+    ):
+        # Rows end in a sequence that nothing counts, of one token or more; one model needs none.
+        longest = max(len(row) for row in tokens) + (len(batches) > 1)
+        rows = torch.zeros(len(batches), longest, dtype=torch.int64)
+        positions = torch.zeros(len(batches), longest, dtype=torch.int64)
+        lengths = []
+        for m, (row, ends) in enumerate(zip(tokens, cu_seqlens, strict=True)):
+            rows[m, : len(row)] = row
+            positions[m, : len(row)] = torch.from_numpy(packed_positions(ends.numpy()))
+            lengths.append(ends.diff().numpy().astype(np.int64))
+            if len(batches) > 1:
+                lengths.append(np.array([longest - len(row)]))
+                positions[m, len(row) :] = torch.arange(longest - len(row))
+        packed.append(PackedSide(rows.to(device), positions.to(device)))
+        all_lengths = np.concatenate(lengths)
+        cu = torch.from_numpy(np.concatenate(([0], all_lengths.cumsum())).astype(np.int32))
+        sides.append(Side(rows.flatten().to(device), cu.to(device), all_lengths))
+    src, tgt = packed
+    weights = torch.zeros(src.tokens.shape[0], tgt.tokens.shape[1])
+    for m, batch in enumerate(batches):
+        num_tokens = len(batch.tgt_tokens)
+        weights[m, :num_tokens] = 1 / num_tokens
+    attentions = _Attentions(
+        _attend(sides[0], sides[0], dtype),
+        _attend(sides[1], sides[1], dtype, is_causal=True),
+        _attend(sides[1], sides[0], dtype),
+    )
+    return src, tgt, weights.to(device), attentions
+
+
+def _attend(queries: Side, keys: Side, dtype: torch.dtype, *, is_causal: bool = False) -> Attend:
+    attend = attention(queries, keys, 1, is_causal=is_causal, varlen=False)
+    if queries.tokens.device.type != "cpu" or dtype == torch.float32:
+        return attend
+
+    def attend_in_float32(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        # On the CPU torch's 16-bit attention is slower than its float32 one.
+        with torch.autocast("cpu", enabled=False):
+            return attend(queries.float(), keys.float(), values.float())
+
+    return attend_in_float32
+
+
+class _StaticBatch:
+    """M batches in arrays of fixed shapes on a CUDA device, filled again for each update."""
+
+    def __init__(
+        self, num_models: int, capacity: Capacity, eos_id: int, device: torch.device
+    ) -> None:
+        self._num_models, self._eos_id = num_models, eos_id
+        self._longest = max(64, capacity.longest)
+        # Room that every batch leaves, so that both sides have a token for each filler.
+        widths = [tokens + 64 for tokens in (capacity.src_tokens, capacity.tgt_tokens)]
+        fillers = max(-(-width // self._longest) for width in widths)
+        self._num_sequences = capacity.pairs + fillers
+        shapes = [(num_models, width) for width in widths]
+        num_ends = num_models * self._num_sequences + 1
+
+        def arrays(pinned: bool) -> dict[str, Tensor]:
+            options: dict[str, Any] = {"pin_memory": True} if pinned else {"device": device}
+            made = {}
+            for side, shape in zip(("src", "tgt"), shapes, strict=True):
+                made[f"{side}_tokens"] = torch.zeros(shape, dtype=torch.int64, **options)
+                made[f"{side}_positions"] = torch.zeros(shape, dtype=torch.int64, **options)
+                made[f"{side}_ends"] = torch.zeros(num_ends, dtype=torch.int32, **options)
+            made["weights"] = torch.zeros(shapes[1], **options)
+            return made
+
+        # Two on the host: one is filled while the other is still being copied.
+        self._host = [arrays(pinned=True) for _ in range(2)]
+        self._copied: list[torch.cuda.Event | None] = [None, None]
+        self._turn = 0
+        self._device_arrays = arrays(pinned=False)
+        self._device = device
+        d = self._device_arrays
+        self.src = PackedSide(d["src_tokens"], d["src_positions"])
+        self.tgt = PackedSide(d["tgt_tokens"], d["tgt_positions"])
+        self.weights = d["weights"]
+        empty = np.zeros(0, dtype=np.int64)
+        none = np.zeros(1, dtype=np.int32)
+        self._write([(empty, none, empty, none)] * num_models)
+
+    def attentions(self) -> _Attentions:
+        """Over the arrays, whatever they hold at the time."""
+        src, tgt = self._device_arrays["src_ends"], self._device_arrays["tgt_ends"]
+
+        def attend(queries: Tensor, keys: Tensor, is_causal: bool = False) -> Attend:
+            return varlen_attention(
+                queries, keys, self._longest, self._longest, is_causal=is_causal
+            )
+
+        return _Attentions(attend(src, src), attend(tgt, tgt, is_causal=True), attend(tgt, src))
+
+    def fill(self, batches: Sequence[Batch]) -> None:
+        """Lay batches in, and send them to the device."""
+        self._write([tuple(tensor.numpy() for tensor in batch[:4]) for batch in batches])
+
+    def _write(self, rows: Sequence[tuple[NDArray[Any], ...]]) -> None:
+        copied = self._copied[self._turn]
+        if copied is not None:
+            copied.synchronize()
+        host = self._host[self._turn]
+        num_fillers = [0] * len(rows)
+        for side, at in (("src", 0), ("tgt", 2)):
+            width = host[f"{side}_tokens"].shape[1]
+            for m, row in enumerate(rows):
+                left = width - len(row[at])
+                num_fillers[m] = max(num_fillers[m], -(-left // self._longest))
+        for side, at in (("src", 0), ("tgt", 2)):
+            tokens, positions = host[f"{side}_tokens"].numpy(), host[f"{side}_positions"].numpy()
+            width = tokens.shape[1]
+            lengths = np.zeros((self._num_models, self._num_sequences), dtype=np.int64)
+            for m, row in enumerate(rows):
+                packed, ends = row[at], row[at + 1]
+                pairs = len(ends) - 1
+                tokens[m, : len(packed)] = packed
+                tokens[m, len(packed) :] = self._eos_id
+                lengths[m, :pairs] = np.diff(ends)
+                fillers = np.linspace(len(packed), width, num_fillers[m] + 1).astype(np.int64)
+                lengths[m, pairs : pairs + num_fillers[m]] = np.diff(fillers)
+                starts = np.cumsum(lengths[m]) - lengths[m]
+                positions[m] = np.arange(width) - np.repeat(starts, lengths[m])
+            host[f"{side}_ends"].numpy()[1:] = np.cumsum(lengths)
+        weights = host["weights"].numpy()
+        weights[:] = 0
+        for m, row in enumerate(rows):
+            if len(row[2]):
+                weights[m, : len(row[2])] = 1 / len(row[2])
+        for name, array in self._device_arrays.items():
+            array.copy_(host[name], non_blocking=True)
+        self._copied[self._turn] = torch.cuda.current_stream(self._device).record_event()
+        self._turn = 1 - self._turn

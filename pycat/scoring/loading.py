@@ -1,0 +1,156 @@
+"""Checkpoints given by path, opened as adapters that can score a corpus together."""
+
+import re
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pycat.data.corpus import Corpus
+from pycat.errors import CheckpointError, CorpusError
+from pycat.proxy.checkpoint import read_infos
+from pycat.proxy.training import Run
+from pycat.scoring.adapter import Adapter, ProxyAdapter
+
+Checkpoint = str | PathLike[str] | Adapter
+
+
+def load_adapters(
+    checkpoints: Checkpoint | Sequence[Checkpoint], corpus: Corpus, *, min_checkpoints: int = 2
+) -> list[Adapter]:
+    """Load models that can score this corpus together, on the CPU.
+
+    Args:
+        checkpoints: in training order: files of `pycat train`, folders saved by transformers,
+            adapters; or the folder of a run that holds the checkpoints. Folders named
+            `checkpoint-<updates>` are put in the order of their updates.
+        corpus: the corpus to score.
+        min_checkpoints: the fewest that are accepted.
+
+    Raises:
+        CheckpointError: there are too few, one is given twice or damaged, their shapes differ, or
+            their tokenizer is not that of the corpus.
+        CorpusError: the corpus has a token beyond their vocabulary.
+    """
+    given = _expand(checkpoints)
+    paths = [item for item in given if isinstance(item, Path)]
+    if len(given) < min_checkpoints:
+        why = ": how perplexity moves takes two points. Train with more --checkpoints"
+        raise CheckpointError(
+            f"found {len(given)} checkpoints, expected at least {min_checkpoints}"
+            f"{why if min_checkpoints > 1 else ''}"
+        )
+    for i, item in enumerate(given):
+        if any(_same(item, other) for other in given[:i]):
+            name = item.name if isinstance(item, Adapter) else item
+            raise CheckpointError(f"{name}: given twice; pass each checkpoint once")
+    proxies = [path for path in paths if not is_hugging_face(path)]
+    infos = dict(zip(proxies, read_infos(proxies, corpus), strict=True))
+    adapters: list[Adapter] = []
+    for i, item in enumerate(given):
+        if isinstance(item, Adapter):
+            adapters.append(item)
+        elif item in infos:
+            adapters.append(ProxyAdapter(infos[item], corpus.eos_id))
+        else:
+            from pycat.scoring.huggingface import load_hugging_face
+
+            adapters.append(load_hugging_face(item, corpus, position=i + 1))
+        _check_shape(adapters[-1], adapters[0])
+    _check_vocabulary(adapters[0], corpus)
+    return adapters
+
+
+def is_hugging_face(path: Path) -> bool:
+    """Whether the path is a folder in which transformers saved a model."""
+    return (path / "config.json").is_file() or (path / "adapter_config.json").is_file()
+
+
+def own_tokenizer(checkpoints: Sequence[str | PathLike[str]]) -> Path | None:
+    """The first of these folders, or of the checkpoint folders in them, that holds a tokenizer."""
+    folders = [item for item in _expand(checkpoints) if isinstance(item, Path)]
+    return next((path for path in folders if (path / "tokenizer_config.json").is_file()), None)
+
+
+def _expand(checkpoints: Checkpoint | Sequence[Checkpoint]) -> list[Path | Adapter]:
+    if isinstance(checkpoints, (str, PathLike, Adapter)):
+        checkpoints = [checkpoints]
+    given = [item if isinstance(item, Adapter) else Path(item) for item in checkpoints]
+    if len(given) == 1 and isinstance(given[0], Path) and given[0].is_dir():
+        given = [*_inside(given[0])]
+    steps = {item: _folder_step(item) for item in given if isinstance(item, Path)}
+    if len(steps) == len(given) and None not in steps.values():
+        # A shell sorts checkpoint-1000 before checkpoint-200.
+        given.sort(key=lambda item: steps[item] or 0)  # type: ignore[index]
+    return given
+
+
+def _inside(folder: Path) -> Sequence[Path]:
+    """The checkpoints in a folder, or the folder itself if it is a checkpoint."""
+    saved = [path for path in folder.glob("checkpoint-*") if is_hugging_face(path)]
+    # A Trainer saves its last model beside its checkpoints, without an update count.
+    if len(saved) > 1 or (saved and not is_hugging_face(folder)):
+        return saved
+    if is_hugging_face(folder):
+        return [folder]
+    if (folder / "proxy.json").is_file():
+        return Run.open(folder).checkpoints
+    raise CheckpointError(
+        f"{folder}: holds no checkpoints; expected a folder made by 'pycat train' (proxy.json), or "
+        "folders checkpoint-<updates> saved by transformers"
+    )
+
+
+def _folder_step(path: Path) -> int | None:
+    match = re.fullmatch(r"checkpoint-(\d+)", path.name)
+    return int(match[1]) if match and path.is_dir() else None
+
+
+def _same(one: Path | Adapter, other: Path | Adapter) -> bool:
+    if isinstance(one, Path) and isinstance(other, Path):
+        return one.exists() and other.exists() and one.samefile(other)
+    return one is other
+
+
+def _check_shape(adapter: Adapter, first: Adapter) -> None:
+    """Refuse a checkpoint of another architecture than the first."""
+    found, expected = (
+        {name: tuple(value.shape) for name, value in each.module.named_parameters()}
+        for each in (adapter, first)
+    )
+    names = [*{**expected, **found}, "output layer"]
+    found["output layer"] = tuple(adapter.head.weight.shape)
+    expected["output layer"] = tuple(first.head.weight.shape)
+    for name in names:
+        if found.get(name) != expected.get(name):
+            raise CheckpointError(
+                f"{adapter.name}: {name} has shape {found.get(name, 'missing')}, but {first.name} "
+                f"has {expected.get(name, 'none')}; expected checkpoints of one training run"
+            )
+
+
+def _check_vocabulary(adapter: Adapter, corpus: Corpus) -> None:
+    """Refuse a corpus with a token beyond the model's vocabulary."""
+    bounds = adapter.src_vocab_size, adapter.vocab_size
+    src_vocab_size = corpus.src_vocab_size or corpus.vocab_size
+    if src_vocab_size <= bounds[0] and corpus.vocab_size <= bounds[1]:
+        return
+    num_sides, example = 0, (0, 0, 0)
+    with corpus.batches() as stream:
+        for batch in stream:
+            sides = batch[:2], batch[2:4]
+            for (tokens, cu_seqlens), bound in zip(sides, bounds, strict=True):
+                beyond = (tokens >= bound).nonzero()[:, 0]
+                if len(beyond) == 0:
+                    continue
+                rows = torch.searchsorted(cu_seqlens, beyond.int(), right=True) - 1
+                num_sides += len(np.unique(rows.numpy()))
+                example = (int(batch.pair_ids[rows[0]]), int(tokens[beyond[0]]), bound)
+    if num_sides:
+        raise CorpusError(
+            f"{corpus.path}: token {example[1]:,} of pair {example[0]:,} is beyond the "
+            f"{example[2]:,} that {adapter.name} knows ({num_sides:,} such sides in all); "
+            "tokenize the corpus with the model's own tokenizer"
+        )
