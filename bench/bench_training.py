@@ -8,7 +8,6 @@ Every model reads batches of its own of random tokens, of sentence lengths as of
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 from statistics import median
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import device_name
 from proxies import translation_lengths
 
 from pycat.data.batches import Batch
@@ -117,7 +117,7 @@ def main() -> None:
     result = {
         "bench": "training",
         "preset": options.preset,
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.machine(),
+        "device": device_name(options.device),
         "torch": torch.__version__,
         "product_tflops": round(rate / 1e12, 1),
         "rows": rows,
