@@ -25,7 +25,8 @@ def option(text: str, default: Any = MISSING, **settings: Any) -> Any:
     Args:
         text: the help, in whole sentences.
         default: value where the option is not given; without one, it is required.
-        settings: arguments of `add_argument` that do not follow from the field's type.
+        settings: arguments of `add_argument` that do not follow from the field's type; or
+            `positional=True`, for a word without a name that may be left out.
     """
     return field(default=default, metadata={"text": text, **settings})
 
@@ -64,6 +65,11 @@ def add_options(parser: Any, kind: Any, prefix: str = "", path: str = "") -> Non
                 is_tuple = isinstance(entry.default, tuple)
                 shown = ",".join(entry.default) if is_tuple else entry.default
                 text = f"{text.removesuffix('.')} (default: {shown})."
+        if settings.pop("positional", False):
+            # Its name is its place in the parsed values.
+            found = {**_settings(hint), **settings, "nargs": "?"}
+            parser.add_argument(path + entry.name, help=text, **found)
+            continue
         parser.add_argument(
             f"--{prefix}{dashed(entry.name)}",
             dest=path + entry.name,
@@ -136,8 +142,8 @@ def measures_option() -> Any:
 def tests_option(default: Any = MISSING) -> Any:
     """`--test`, which may be given several times."""
     return option(
-        "Translate this test set: a source and a reference file, or one .tsv file. It may be given "
-        "several times.",
+        "Measure on this held-out text: a source and a reference file, or one .tsv file. It may be "
+        "given several times.",
         default,
         type=test_set,
         action=_AddTest,
@@ -195,14 +201,6 @@ def steps(text: str) -> list[int]:
         raise ArgumentTypeError(
             f"{text!r}: expected updates separated by commas, such as 100,200,400"
         ) from None
-
-
-def baselines(text: str) -> tuple[str, ...]:
-    """`none`, or `full` and `random` separated by a comma."""
-    names = () if text == "none" else tuple(text.split(","))
-    if not {*names} <= {"full", "random"}:
-        raise ArgumentTypeError(f"{text!r}: expected full, random, both, or none")
-    return names
 
 
 def fraction(text: str) -> float:

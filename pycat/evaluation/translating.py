@@ -39,9 +39,16 @@ def translate_arms(
         found = _translations(folder, arm, run, corpus.tokenizer, sources, device, **search)
         for test, hypotheses in found.items():
             references = [sentences[test][1]]
-            scores = [metric.corpus_score(hypotheses, references).score for metric in (bleu, chrf)]
-            signatures = str(bleu.get_signature()), str(chrf.get_signature())
-            rows.append(Translated(arm, test, *scores, *signatures))
+            rows.append(
+                Translated(
+                    arm=arm,
+                    test=test,
+                    bleu=bleu.corpus_score(hypotheses, references).score,
+                    chrf=chrf.corpus_score(hypotheses, references).score,
+                    bleu_signature=str(bleu.get_signature()),
+                    chrf_signature=str(chrf.get_signature()),
+                )
+            )
     return rows
 
 

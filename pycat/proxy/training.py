@@ -428,7 +428,7 @@ class _Trainer:
     def _batch_pairs(self) -> int | None:
         if self.device.type != "cuda":
             return None
-        return max(1, self.recipe["batch_tokens"] // _CUDA_TOKENS_A_PAIR)
+        return max(1, int(self.recipe["batch_tokens"]) // _CUDA_TOKENS_A_PAIR)
 
     def _capacity(self) -> Capacity:
         """What no batch of any of the runs exceeds."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
-from pycat.evaluation.results import Evaluation, EvaluationRow
+from pycat.evaluation.results import Evaluation
 from pycat.filters.measures import Measures
 from pycat.proxy.run import Run
 from pycat.ranking.correlations import explained_by
@@ -322,19 +322,17 @@ def _strength(rho: float) -> str:
 
 
 def _evaluation_table(evaluation: Evaluation | None) -> dict[str, Any] | None:
-    """The evaluation's rows as a table of arms by test sets."""
+    """What the page says of an evaluation: a table for each test set, and BLEU and chrF."""
     if evaluation is None:
         return None
-    tests = list(dict.fromkeys(row.test for row in evaluation.rows))
-    by_arm: dict[str, dict[str, EvaluationRow]] = {}
-    for row in evaluation.rows:
-        by_arm.setdefault(row.arm, {})[row.test] = row
+    arms = evaluation.arms
     return {
-        "tests": tests,
-        "arms": by_arm,
-        "random": by_arm.get("random", {}),
-        "equal_updates": len({row.updates for row in evaluation.rows}) < 2,
-        "signatures": (evaluation.bleu_signature, evaluation.chrf_signature),
+        "tests": list(next(iter(arms.values()))["tests"]),
+        "arms": arms,
+        "rows": evaluation.rows,
+        "warnings": evaluation.warnings,
+        "updates": evaluation.manifest["recipe"]["updates"][-1],
+        "ledger": evaluation.manifest["ledger"],
     }
 
 
