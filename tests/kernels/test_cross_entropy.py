@@ -3,7 +3,7 @@
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,22 +78,16 @@ class Case:
         return (product + self.bias.float()[:, None]).to(self.hidden.dtype)
 
     def linear(self, **options: object) -> SequenceStats:
-        return ops.cat_linear_cross_entropy(
-            self.hidden,
-            self.weight,
-            self.targets,
-            self.cu_seqlens,
-            **{"bias": self.bias, "stats": "all", "per_token": True, **options},  # type: ignore[arg-type]
-        )
+        return self._call(ops.cat_linear_cross_entropy, options)
 
     def expected(self, **options: object) -> SequenceStats:
-        return reference.cat_linear_cross_entropy(
-            self.hidden,
-            self.weight,
-            self.targets,
-            self.cu_seqlens,
-            **{"bias": self.bias, "stats": "all", "per_token": True, **options},  # type: ignore[arg-type]
-        )
+        return self._call(reference.cat_linear_cross_entropy, options)
+
+    def _call(
+        self, function: Callable[..., SequenceStats], options: dict[str, object]
+    ) -> SequenceStats:
+        options = {"bias": self.bias, "stats": "all", "per_token": True, **options}
+        return function(self.hidden, self.weight, self.targets, self.cu_seqlens, **options)
 
 
 def from_logits(

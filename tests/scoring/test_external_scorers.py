@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import MakeScores
+from helpers import MakeScores, bpe_corpus
 from numpy.typing import NDArray
 
 import pycat
@@ -30,15 +30,7 @@ PAIRS = [
 def table(tmp_path: Path, make_scores: MakeScores) -> pycat.ScoreTable:
     """Five pairs, of which the second and the fourth are no translations; a line is skipped."""
     lines = [PAIRS[0], ("", "ohne Quelle"), *PAIRS[1:]]
-    for side, name in enumerate(("t.en", "t.de")):
-        (tmp_path / name).write_text("".join(f"{line[side]}\n" for line in lines), "utf-8")
-    corpus = pycat.tokenize(
-        tmp_path / "t.en",
-        tmp_path / "t.de",
-        out=tmp_path / "corpus",
-        vocab_size=400,
-        model_type="bpe",
-    )
+    corpus = bpe_corpus(tmp_path, lines)
     return make_scores(corpus, np.ones((5, 2)), tmp_path / "scores")
 
 
