@@ -74,7 +74,7 @@ def scores_of(
 
 @pytest.fixture
 def corpus(toy_corpus: pycat.Corpus, tmp_path: Path) -> pycat.Corpus:
-    """A copy of one's own: what rules measure is written beside it."""
+    """A copy of the corpus: what rules measure is written beside it."""
     copytree(toy_corpus.path, tmp_path / "corpus")
     return pycat.open_corpus(tmp_path / "corpus")
 

@@ -35,7 +35,7 @@ def table(tmp_path: Path, make_scores: MakeScores) -> pycat.ScoreTable:
 
 
 def vectors(texts: list[str]) -> NDArray[np.float32]:
-    """A direction of the plane for each text, by its length."""
+    """A unit vector in the plane for each text, at an angle by its length."""
     angles = np.array([0.1 * len(text) for text in texts])
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
