@@ -109,7 +109,7 @@ def parts_for(device: str) -> list[Part]:
                     [sanitizer, *memcheck, *check, "--only", *SANITIZED],
                     # Blocks of its own for each tensor: a read beyond one is seen.
                     {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-                    limit_s=120,
+                    limit_s=90,
                 )
             )
         presets = [(preset, ["--threads", "4", "--rounds", "2"]) for preset in ("base", "tiny")]
@@ -212,7 +212,9 @@ def run_part(part: Part, limit_s: float, out: Path) -> dict[str, Any]:
 def start(command: Command, out: Path) -> subprocess.Popen[bytes]:
     argv = list(command.argv)
     if command.writes_json:
-        argv += ["--json", str(out / f".{command.name}.json")]
+        written = out / f".{command.name}.json"
+        written.unlink(missing_ok=True)  # of an earlier run that was cut
+        argv += ["--json", str(written)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **command.environment}
     with (out / f"{command.log}.log").open("ab") as log:
         log.write(f"$ {' '.join(argv)}\n".encode())
