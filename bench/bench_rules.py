@@ -13,29 +13,28 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from bench_tokenizing import VOCAB_SIZE, cpu_model, synthesise, time_interleaved
+from bench_tokenizing import VOCAB_SIZE, synthesise
 from corpus_memory import peak_while
+from harness import processor_name, ratio, spread, time_in_turn
 
 import pycat
-from pycat.data.corpus import RULES_FILE
 from pycat.filters.code_points import code_points
 from pycat.filters.language import language_model
+from pycat.filters.rule_measures import measure_text
 
 # The text so many times over shows its memory, beside which a few MB of buffers count little.
 NUM_COPIES = 16
 
 
-def measured_anew(corpus: pycat.Corpus, num_threads: int | None) -> bytes:
-    """The rules of a corpus, as bytes of their file."""
-    file = corpus.path / RULES_FILE
-    file.unlink(missing_ok=True)
-    pycat.measure_rules(corpus, num_threads=num_threads)
+def measured(corpus: pycat.Corpus, num_threads: int | None) -> bytes:
+    """What the rules compare of a corpus, as bytes of the file, which is written beside it."""
+    file = corpus.path.with_name("rules.parquet")
+    measure_text(corpus, file, num_threads=num_threads)
     return file.read_bytes()
 
 
 def bytes_a_pair(corpus: pycat.Corpus) -> float:
     """Peak of private memory that a process which only measures gains, for each pair."""
-    (corpus.path / RULES_FILE).unlink(missing_ok=True)
     command = [sys.executable, __file__, "--memory-of", str(corpus.path)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return float(json.loads(done.stdout)["private_mb"]) * 2**20 / len(corpus)
@@ -47,7 +46,9 @@ def memory_of(folder: str) -> None:
     corpus.text()
     language_model()
     code_points()
-    print(json.dumps(peak_while(lambda: pycat.measure_rules(corpus))))
+    print(
+        json.dumps(peak_while(lambda: measure_text(corpus, corpus.path.with_name("rules.parquet"))))
+    )
 
 
 def repeated(path: Path, times: int, out: Path) -> Path:
@@ -79,7 +80,7 @@ def main() -> None:
             **text, out=folder / "corpus", languages=languages, vocab_size=VOCAB_SIZE
         )
         tokenizer = corpus.path / "tokenizer.model"
-        if measured_anew(corpus, 1) != measured_anew(corpus, 3):
+        if measured(corpus, 1) != measured(corpus, 3):
             sys.exit("the rules differ with the number of threads")
 
         calls = iter(range(1_000_000))
@@ -90,8 +91,8 @@ def main() -> None:
                 **text, out=out, languages=languages, tokenizer=tokenizer, num_threads=1
             )
 
-        elapsed_s = time_interleaved(
-            {"rules": lambda: measured_anew(corpus, 1), "tokenizing": tokenize},
+        elapsed_s = time_in_turn(
+            {"rules": lambda: measured(corpus, 1), "tokenizing": tokenize},
             2 if options.quick else 5,
         )
         large = pycat.tokenize(
@@ -108,19 +109,18 @@ def main() -> None:
     print(f"{num_pairs:,} pairs, one thread; {len(os.sched_getaffinity(0))} cores")
     print(f"{'':12}{'CPU s per 100,000 pairs':>25}{'p10':>8}{'p90':>8}")
     for what, (_, cpu) in elapsed_s.items():
-        p10, median, p90 = np.percentile(cpu, [10, 50, 90]) / num_pairs * 1e5
+        p10, median, p90 = spread(cpu / num_pairs * 1e5)
         print(f"{what:12}{median:25.3f}{p10:8.3f}{p90:8.3f}")
     print(f"memory: {private_bytes:.0f} bytes a pair of {num_large:,}")
     rules, tokenizing = (cpu for _, cpu in elapsed_s.values())
     result = {
         "bench": "rules",
-        "machine": cpu_model(),
+        "machine": processor_name(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "num_pairs": num_pairs,
         "cpu_s_per_100k": round(float(np.median(rules)) / num_pairs * 1e5, 3),
-        # The two of a round run one after the other, so other load on the machine cancels out.
-        "cpu_over_tokenizing": round(float(np.median(rules / tokenizing)), 3),
+        "cpu_over_tokenizing": ratio(rules, tokenizing),
         "bytes_a_pair": round(private_bytes),
         "bytes_a_pair_of": num_large,
     }

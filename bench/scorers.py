@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from harness import resident_mb, restart_peak
 from numpy.typing import NDArray
 from proxies import EOS_ID, PAD_ID, reopen, to_hugging_face, words
 from torch import Tensor
@@ -95,8 +96,8 @@ def _begin(scorer: Callable[..., Any], threads: int, *arguments: object) -> None
 
 def _answer(options: dict[str, Any]) -> Answer:
     work = _scorer.prepare(**options)
-    Path("/proc/self/clear_refs").write_text("5")  # restarts the peak
-    resident = _resident_mb("VmRSS")
+    restart_peak()
+    resident = resident_mb()
     before = resource.getrusage(resource.RUSAGE_SELF)
     start = time.perf_counter()
     found = work()
@@ -109,15 +110,8 @@ def _answer(options: dict[str, Any]) -> Answer:
         elapsed_s,
         faults_per_s=(after.ru_minflt - before.ru_minflt) / elapsed_s,
         system_share=system_s / cpu_s if cpu_s else 0.0,
-        peak_mb=max(0.0, _resident_mb("VmHWM") - resident),
+        peak_mb=max(0.0, resident_mb("VmHWM") - resident),
     )
-
-
-def _resident_mb(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    return 0.0
 
 
 class Pycat:
