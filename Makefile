@@ -1,14 +1,14 @@
-# make demo   the main job on real text      make test   all tests
-# make lint   formatting, lint, types        make bench  microbenchmarks
+# make demo   the main job on real text      make test       all tests
+# make lint   formatting, lint, types        make test-isa   numeric tests, as on older processors
 # make fuzz   a million damaged files        make sanitize   tests under sanitizers
-# make gpu    what only a GPU can show
+# make bench  microbenchmarks                make gpu        what only a GPU can show
 # Needs Python 3.11 or newer and a C++ compiler; everything else is installed into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find csrc kernels pycat -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
-.PHONY: venv demo test lint format bench gpu fuzz sanitize clean
+.PHONY: venv demo test test-isa lint format bench gpu fuzz sanitize clean
 
 venv: .venv/.installed
 
@@ -29,6 +29,25 @@ demo: venv
 
 test: venv
 	$(BIN)/pytest -q
+
+# The numeric tests as on each kind of processor that this one contains. PYCAT_CPU_ISA chooses the
+# kernels of the extension, the other variables those of NumPy (in whose OpenBLAS Triton's
+# interpreter computes) and of PyTorch: each sums in an order of its own.
+TESTS_NUMERIC := tests/test_tolerances.py tests/kernels/test_cross_entropy.py \
+	tests/kernels/test_reference.py tests/scoring tests/proxy/test_transformer.py tests/ranking \
+	tests/filters tests/scores/test_score_table.py tests/evaluation/test_beam_search.py
+AS_portable := OPENBLAS_CORETYPE=Prescott ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
+AS_avx2 := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+AS_avx512 := OPENBLAS_CORETYPE=SkylakeX ATEN_CPU_CAPABILITY=avx512 ONEDNN_MAX_CPU_ISA=AVX512_CORE
+AS_avx512_bf16 := OPENBLAS_CORETYPE=SkylakeX ATEN_CPU_CAPABILITY=avx512 \
+	ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
+test-isa: venv
+	$(MAKE) --output-sync=target -j2 $$($(BIN)/python -P -c \
+		"from pycat import _core; print(*(f'test-as-{isa}' for isa in _core.supported_cpu_isas()))")
+
+test-as-avx2 test-as-avx512: TESTS_NUMERIC += tests/kernels/test_triton_kernels.py
+test-as-%: venv
+	env PYCAT_CPU_ISA=$* $(AS_$*) OMP_NUM_THREADS=1 $(BIN)/pytest -q -p no:cacheprovider $(TESTS_NUMERIC)
 
 lint: venv
 	$(BIN)/ruff format --check .

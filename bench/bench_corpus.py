@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from corpus_rivals import (
     open_rivals,
 )
 from corpus_synthesis import open_both, open_corpus, synthesise
+from harness import median_ms, processor_name, spread, turns
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -49,15 +49,6 @@ class Known(NamedTuple):
 
     ids: list[Ids]
     tokens: Ids
-
-
-def median_ms(work: Callable[[], object], repeats: int) -> float:
-    elapsed_s = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        elapsed_s.append(time.perf_counter() - start)
-    return float(np.median(elapsed_s)) * 1e3
 
 
 class Streams:
@@ -125,31 +116,28 @@ def read_rival(sides: tuple[Reader, Reader], ids: Ids, *, padded: bool) -> Any:
     return tuple(side.padded(ids) if padded else side.packed(ids) for side in sides)
 
 
-def time_interleaved(
+def time_per_token(
     variants: dict[str, tuple[Callable[[int, int], object], int]],
     tokens: Ids,
     num_rounds: int,
 ) -> dict[str, NDArray[np.float64]]:
-    """Seconds a token of each variant in each round, the order changing from round to round.
+    """Seconds a token of each variant in each round.
 
     Row 0 by the clock, row 1 of processor time, which other processes on the machine change less.
     `variants` name what reads `count` batches from `first` on, and that count.
     """
     times = {name: np.zeros((2, num_rounds)) for name in variants}
-    names = list(variants)
     first = 0
-    for round_ in range(-1, num_rounds):  # round -1 warms up
-        turn = round_ % len(names)
-        for name in names[turn:] + names[:turn]:
-            work, count = variants[name]
-            # Always other batches: those that another variant has just read lie in the cache.
-            first = first if first + count <= len(tokens) else 0
-            start = np.array([time.perf_counter(), time.process_time()])
-            work(first, count)
-            elapsed_s = np.array([time.perf_counter(), time.process_time()]) - start
-            if round_ >= 0:
-                times[name][:, round_] = elapsed_s / tokens[first : first + count].sum()
-            first += count
+    for round_, name in turns(variants, num_rounds, warm_up=True):
+        work, count = variants[name]
+        # Always other batches: those that another variant has just read lie in the cache.
+        first = first if first + count <= len(tokens) else 0
+        start = np.array([time.perf_counter(), time.process_time()])
+        work(first, count)
+        elapsed_s = np.array([time.perf_counter(), time.process_time()]) - start
+        if round_ >= 0:
+            times[name][:, round_] = elapsed_s / tokens[first : first + count].sum()
+        first += count
     return times
 
 
@@ -181,7 +169,7 @@ def bench_streams(
     variants = {f"pycat, {n} thread{'s' * (n != 1)}": (ours(n), min(400, most)) for n in (0, 1, 2)}
     for name, sides in rivals.items():
         variants[name] = (rival(sides), min(200 if name == "numpy" else 10, most))
-    return time_interleaved(variants, known.tokens, num_rounds)
+    return time_per_token(variants, known.tokens, num_rounds)
 
 
 def bench_gather(
@@ -207,7 +195,7 @@ def bench_gather(
                 if not np.array_equal(one, other.numpy()):
                     raise SystemExit(f"{name} gathers other tokens than pycat")
         variants[name] = each(reader.packed), 100 if name == "numpy" else 10
-    return time_interleaved(variants, np.full(len(calls), GATHERED), num_rounds)
+    return time_per_token(variants, np.full(len(calls), GATHERED), num_rounds)
 
 
 def bench_plan(folder: str, num_pairs: int, num_rounds: int) -> dict[str, float]:
@@ -278,7 +266,7 @@ def print_rates(
 ) -> None:
     print(f"\n{title:30}{unit:>10}{'p10':>9}{'p90':>9}{'time':>10}{'cpu':>10}{'time':>10}")
     for name, (wall, cpu) in times.items():
-        p10, median, p90 = 1 / np.percentile(wall, [90, 50, 10]) / scale
+        p10, median, p90 = spread(1 / wall / scale)
         over_ours = np.median([wall, cpu] / times[ours], axis=1)
         print(
             f"{name:30}{median:10.2f}{p10:9.2f}{p90:9.2f}{over_ours[0]:8.2f} x"
@@ -297,13 +285,6 @@ def best_peer(times: dict[str, NDArray[np.float64]], ours: str, *, cpu: bool = F
 
 def rate(seconds: NDArray[np.float64]) -> int:
     return round(1 / float(np.median(seconds[0])))
-
-
-def cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def main() -> None:
@@ -363,7 +344,7 @@ def run(folder: str, num_pairs: int, num_rounds: int) -> dict[str, Any]:
     packages = ("numpy", "torch", "megatron-core", "pyarrow", "datasets", "fairseq")
     return {
         "bench": "corpus",
-        "machine": cpu_model(),
+        "machine": processor_name(),
         "versions": {"python": platform.python_version()}
         | {name: known for name in packages if (known := installed_version(name))},
         "num_pairs": num_pairs,

@@ -10,7 +10,6 @@ timed all the same, but the script ends with an error.
 import argparse
 import importlib
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from harness import device_name, ratio, resident_mb, restart_peak, spread, turns
 from numpy.typing import NDArray
 from pycat.kernels import ops, reference
 from torch import Tensor
@@ -250,38 +250,35 @@ def last_nll(stats: reference.SequenceStats) -> Tensor:
 
 def queued_ms(call: Variant, num_calls: int) -> float:
     """Milliseconds a call between two events of the device, which never waits for the next one."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     # The device sleeps for about a millisecond while the first calls are queued.
-    torch.cuda._sleep(2_000_000)
+    torch.cuda._sleep(2_000_000)  # type: ignore[no-untyped-call]
     start.record()
     for _ in range(num_calls):
         call()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / num_calls
+    return float(start.elapsed_time(end)) / num_calls
 
 
-def time_interleaved(
+def time_ms(
     variants: dict[str, Variant], num_rounds: int, device: str
 ) -> dict[str, NDArray[np.float64]]:
-    """Milliseconds of each variant in each round, the order changing from round to round."""
+    """Milliseconds of each variant in each round."""
     elapsed_ms = {name: np.zeros(num_rounds) for name in variants}
     num_calls = {}
     if device == "cuda":
         for name, call in variants.items():
             num_calls[name] = min(50, max(2, round(MEASURE_MS / queued_ms(call, 2))))
-    names = list(variants)
-    for round_ in range(num_rounds):
-        first = round_ % len(names)
-        for name in names[first:] + names[:first]:
-            if device == "cuda":
-                elapsed_ms[name][round_] = queued_ms(variants[name], num_calls[name])
-                continue
-            # OpenMP's threads spin on after a rival: they would hold a core of the next variant's.
-            time.sleep(0.03)
-            start = time.perf_counter()
-            variants[name]()
-            elapsed_ms[name][round_] = (time.perf_counter() - start) * 1e3
+    for round_, name in turns(variants, num_rounds):
+        if device == "cuda":
+            elapsed_ms[name][round_] = queued_ms(variants[name], num_calls[name])
+            continue
+        # OpenMP's threads spin on after a rival: they would hold a core of the next variant's.
+        time.sleep(0.03)
+        start = time.perf_counter()
+        variants[name]()
+        elapsed_ms[name][round_] = (time.perf_counter() - start) * 1e3
     return elapsed_ms
 
 
@@ -292,17 +289,10 @@ def extra_megabytes(call: Variant, device: str) -> float:
         before = torch.cuda.memory_allocated()
         call()
         return (torch.cuda.max_memory_allocated() - before) / MEGA
-    Path("/proc/self/clear_refs").write_text("5")  # restarts the peak
-    before = resident_bytes("VmRSS")
+    restart_peak()
+    resident = resident_mb()
     call()
-    return max(0, resident_bytes("VmHWM") - before) / MEGA
-
-
-def resident_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) << 10
-    return 0
+    return max(0.0, resident_mb("VmHWM") - resident)
 
 
 def why_not(name: str, call: Variant, nll: Tensor, tolerance: float) -> str | None:
@@ -328,12 +318,11 @@ def run(case: Case, device: str, num_rounds: int, with_compile: bool) -> dict[st
             left_out[name] = reason
             del variants[name]
     peak_mb = extra_megabytes(variants["ours"], device)
-    elapsed_ms = time_interleaved(variants, num_rounds, device)
+    elapsed_ms = time_ms(variants, num_rounds, device)
     median_ms = {name: float(np.median(ms)) for name, ms in elapsed_ms.items()}
 
     def over(name: str, ours: str = "ours") -> float:
-        # Of each round: what slows a moment of the machine slows both.
-        return round(float(np.median(elapsed_ms[name] / elapsed_ms[ours])), 3)
+        return ratio(elapsed_ms[name], elapsed_ms[ours])
 
     peers = [name for name in variants if name not in (*OURS, *BOUNDS)]
     best = min(peers, key=over, default=None)
@@ -369,10 +358,10 @@ def run(case: Case, device: str, num_rounds: int, with_compile: bool) -> dict[st
         num_bytes = case.k * case.t * case.v * case.dtype.itemsize
         result["gb_per_s"] = round(num_bytes / median_ms["ours"] / 1e6, 1)
         result["over_read"] = known.get("read")
-    spread = np.percentile(elapsed_ms["ours"], [10, 90])
+    p10, _, p90 = spread(elapsed_ms["ours"])
     print(
         f"{case.function:7}{result['dtype']:>9}{case.k:3}{case.t:6}{case.h:6}{case.v:8}"
-        f"{median_ms['ours']:10.2f} ({spread[0]:.1f}-{spread[1]:.1f})"
+        f"{median_ms['ours']:10.2f} ({p10:.1f}-{p90:.1f})"
         + f"  {rate(result)}"
         + "".join(f"  {name} {known[name]:.2f}" for name in variants if name != "ours")
         + f"  {peak_mb:.0f} MB  err {error:.0e}"
@@ -426,15 +415,6 @@ def headlines(rates: dict[str, float], results: list[dict[str, object]]) -> list
     return lines
 
 
-def machine(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -447,7 +427,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(
-        f"{machine(options.device)}, torch {torch.__version__}, {options.threads} threads, "
+        f"{device_name(options.device)}, torch {torch.__version__}, {options.threads} threads, "
         f"{_core.cpu_isa()}; medians of {options.rounds} rounds, then time over ours"
     )
     print(f"{'':7}{'dtype':>9}{'K':>3}{'T':>6}{'H':>6}{'V':>8}{'ms (p10-p90)':>18}")
@@ -455,7 +435,7 @@ def main() -> None:
     facts: dict[str, object] = {
         "bench": "cross_entropy",
         "device": options.device,
-        "machine": machine(options.device),
+        "machine": device_name(options.device),
         "isa": _core.cpu_isa() if options.device == "cpu" else None,
         "threads": options.threads,
         "torch": torch.__version__,

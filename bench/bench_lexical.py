@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from harness import processor_name, resident_mb, restart_peak
 from numpy.typing import NDArray
 
 import pycat
@@ -72,12 +73,6 @@ def cpu_seconds(who: int) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def peak_mb() -> float:
-    """Not ru_maxrss, which starts at that of the process that started this one."""
-    rows = dict(row.split(":", 1) for row in Path("/proc/self/status").read_text().splitlines())
-    return int(rows["VmHWM"].split()[0]) / 1024
-
-
 def time_eflomal(folder: Path, corpus: pycat.Corpus) -> tuple[float, NDArray[np.float32]] | None:
     """CPU seconds of both directions, and the lower of both scores; higher is better."""
     try:
@@ -117,8 +112,8 @@ def main() -> None:
         print(
             f"{num_pairs:,} pairs of {options.tokens} tokens a side, {exchanged.sum():,} exchanged"
         )
-        Path("/proc/self/clear_refs").write_text("5")  # the peak from here on, not of synthesising
-        before, first = peak_mb(), None
+        restart_peak()  # which was that of synthesising
+        before, first = resident_mb("VmHWM"), None
         print(f"{'':20}{'CPU us a pair':>15}{'seconds':>9}{'AUC':>7}")
         for num_threads in dict.fromkeys((1, num_cores)):
             cpu, wall = [], []
@@ -137,7 +132,7 @@ def main() -> None:
                 "seconds": statistics.median(wall),
                 "auc": auc(lowest, exchanged),
             }
-        memory = peak_mb() - before
+        memory = resident_mb("VmHWM") - before
         start = time.perf_counter()
         if (rival := time_eflomal(Path(name), corpus)) is not None:
             results["eflomal"] = {
@@ -152,7 +147,7 @@ def main() -> None:
         sys.exit("exchanged targets do not score low")
     result = {
         "bench": "lexical",
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor_name(),
         "num_cores": num_cores,
         "python": platform.python_version(),
         "numpy": np.__version__,

@@ -13,8 +13,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from bench_tokenizing import VOCAB_SIZE, cpu_model, synthesise, time_interleaved
+from bench_tokenizing import VOCAB_SIZE, synthesise
 from corpus_memory import peak_while
+from harness import processor_name, ratio, spread, time_in_turn
 
 import pycat
 from pycat.filters.code_points import code_points
@@ -90,7 +91,7 @@ def main() -> None:
                 **text, out=out, languages=languages, tokenizer=tokenizer, num_threads=1
             )
 
-        elapsed_s = time_interleaved(
+        elapsed_s = time_in_turn(
             {"rules": lambda: measured(corpus, 1), "tokenizing": tokenize},
             2 if options.quick else 5,
         )
@@ -108,19 +109,18 @@ def main() -> None:
     print(f"{num_pairs:,} pairs, one thread; {len(os.sched_getaffinity(0))} cores")
     print(f"{'':12}{'CPU s per 100,000 pairs':>25}{'p10':>8}{'p90':>8}")
     for what, (_, cpu) in elapsed_s.items():
-        p10, median, p90 = np.percentile(cpu, [10, 50, 90]) / num_pairs * 1e5
+        p10, median, p90 = spread(cpu / num_pairs * 1e5)
         print(f"{what:12}{median:25.3f}{p10:8.3f}{p90:8.3f}")
     print(f"memory: {private_bytes:.0f} bytes a pair of {num_large:,}")
     rules, tokenizing = (cpu for _, cpu in elapsed_s.values())
     result = {
         "bench": "rules",
-        "machine": cpu_model(),
+        "machine": processor_name(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "num_pairs": num_pairs,
         "cpu_s_per_100k": round(float(np.median(rules)) / num_pairs * 1e5, 3),
-        # The two of a round run one after the other, so other load on the machine cancels out.
-        "cpu_over_tokenizing": round(float(np.median(rules / tokenizing)), 3),
+        "cpu_over_tokenizing": ratio(rules, tokenizing),
         "bytes_a_pair": round(private_bytes),
         "bytes_a_pair_of": num_large,
     }

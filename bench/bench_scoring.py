@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from harness import device_name, processor_flags, ratio, spread, turns
 from numpy.typing import NDArray
 from proxies import random_proxy, save_ctranslate2, translation_lengths, write_corpus
 from scorers import (
@@ -121,17 +121,6 @@ def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def cpu_facts() -> tuple[str, bool, bool]:
-    """The processor's name, and whether it has AVX-512 and bfloat16 products."""
-    name, flags = platform.machine(), ""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            name = line.partition(":")[2].strip()
-        elif line.startswith("flags"):
-            flags = f"{line} "
-    return name, " avx512f " in flags, " avx512_bf16 " in flags or " amx_bf16 " in flags
-
-
 class Bench:
     """The processes of one run, and what they are asked."""
 
@@ -162,8 +151,7 @@ class Bench:
         else:
             self.hugging_face = Process(HuggingFace, *given, threads=threads)
             self.processes["ours on one"] = Process(Pycat, *given, threads=1)
-            _, has_avx512, _ = cpu_facts()
-            avx512 = {"CT2_FORCE_CPU_ISA": "AVX512"} if has_avx512 else {}
+            avx512 = {"CT2_FORCE_CPU_ISA": "AVX512"} if "avx512f" in processor_flags() else {}
             self.processes["ct2"] = Process(CTranslate2, *given, threads=threads)
             self.processes["ct2 tuned"] = Process(
                 CTranslate2, *given, threads=threads, environment={**TUNED, **avx512}
@@ -260,34 +248,34 @@ class Bench:
 
     def run(self, rounds: int) -> dict[str, float]:
         """Time all in turn; operations a second of the large products, by type."""
-        names = list(self.variants)
         rates: dict[str, list[float]] = {"float32": [], "bfloat16": []}
-        for round_ in range(rounds):
-            for dtype, found in rates.items():
-                found.append(
-                    max(
-                        2 * size**3 / self.product.ask(dtype=dtype, size=size).elapsed_s
-                        for size in SQUARES[self.device] * 3
-                    )
-                )
-            first = round_ * len(names) // rounds
-            for name in names[first:] + names[:first]:
-                variant = self.variants[name]
-                # OpenMP's threads spin on for up to 0.2 s: they would hold the next one's cores.
-                time.sleep(0.25 if self.device == "cpu" else 0)
-                answer = variant.ask(variant.pairs, variant.checkpoints)
-                variant.answers.append(answer)
-                # What is known should the rest be cut off.
-                print(f"round {round_}, {name}: {answer.elapsed_s:.3f} s", flush=True)
+        for round_, name in turns(self.variants, rounds):
+            if len(rates["float32"]) == round_:  # once a round
+                for dtype, found in rates.items():
+                    found.append(self.product_rate(dtype))
+            variant = self.variants[name]
+            # OpenMP's threads spin on for up to 0.2 s: they would hold the next one's cores.
+            time.sleep(0.25 if self.device == "cpu" else 0)
+            answer = variant.ask(variant.pairs, variant.checkpoints)
+            variant.answers.append(answer)
+            # What is known should the rest be cut off.
+            print(f"round {round_}, {name}: {answer.elapsed_s:.3f} s", flush=True)
         return {dtype: float(np.median(found)) for dtype, found in rates.items()}
+
+    def product_rate(self, dtype: str) -> float:
+        """Operations a second of the fastest large product."""
+        return max(
+            2 * size**3 / self.product.ask(dtype=dtype, size=size).elapsed_s
+            for size in SQUARES[self.device] * 3
+        )
 
     def peak_mb(self, dtype: str) -> float:
         """Memory that scoring adds to a process with its checkpoints loaded, if asked first."""
         return self.ours.ask(pairs=self.pairs, checkpoints=self.checkpoints, dtype=dtype).peak_mb
 
     def over(self, name: str, ours: str) -> float:
-        """Their time over ours: the median over rounds, whose disturbances both share."""
-        return round(float(np.median(self.variants[name].seconds / self.variants[ours].seconds)), 3)
+        """Their time over ours."""
+        return ratio(self.variants[name].seconds, self.variants[ours].seconds)
 
     def close(self) -> None:
         for process in self.processes.values():
@@ -332,15 +320,18 @@ def main() -> None:
             result = facts | run(bench, config, rounds)
             if options.json is not None:
                 options.json.write_text(json.dumps(result))
+            if device == "cuda":
+                # Last, and for the log alone. The float32 sample behind the rank agreement is in.
+                some = {"pairs": min(pairs, CUDA_PAIRS), "checkpoints": checkpoints}
+                bench.ours.ask(**some, dtype="bfloat16", profiled=True)
             print(json.dumps(result))
         finally:
             bench.close()
 
 
 def run(bench: Bench, config: ModelConfig, rounds: int) -> dict[str, Any]:
-    machine, _, has_bfloat16 = cpu_facts()
-    if bench.device == "cuda":
-        machine, has_bfloat16 = torch.cuda.get_device_name(), True
+    machine = device_name(bench.device)
+    has_bfloat16 = bench.device == "cuda" or bool(processor_flags() & {"avx512_bf16", "amx_bf16"})
     best = "bfloat16" if has_bfloat16 else "float32"
     peak_mb = bench.peak_mb(best) if bench.device == "cpu" else None
     has_int8 = bench.device == "cpu" and bench.takes("int8")
@@ -371,7 +362,7 @@ def run(bench: Bench, config: ModelConfig, rounds: int) -> dict[str, Any]:
     exact = scored["pycat float32"].answers[0].nll
     rivals = {key: name for key, name in RIVALS.items() if name in scored}
     for name, variant in scored.items():
-        p10, p90 = np.percentile(variant.seconds, [10, 90])
+        p10, _, p90 = spread(variant.seconds)
         off = relative(variant.answers[0].nll, exact)
         print(
             f"{name:30}{median_s[name]:9.3f}{p10:8.3f}{p90:8.3f}{tokens / median_s[name]:10,.0f}"

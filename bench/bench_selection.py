@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from harness import processor_name, ratio
 from numpy.typing import NDArray
 
 import pycat
@@ -110,7 +111,7 @@ def run(name: str, scores: Path, out: Path, options: dict[str, Any]) -> dict[str
     """`seconds`, `core_seconds` and peak `mb` of one selection."""
     done = subprocess.run(
         [
-            *(sys.executable, "-P", str(Path(__file__).with_name("selection_runs.py"))),
+            *(sys.executable, str(Path(__file__).with_name("selection_runs.py"))),
             *(name, str(scores), str(out), json.dumps(options)),
         ],
         check=True,
@@ -207,7 +208,7 @@ def against_peers(
         "file_bytes_a_pair": round(
             sum(part.stat().st_size for part in scores.glob("part-*.parquet")) / num_pairs, 1
         ),
-        "over_reading": ratio(seconds["pycat"], reading),
+        "over_reading": ratio(seconds["pycat"], reading, digits=2),
         "reading_seconds": round(float(np.median(reading)), 3),
         "over_moving": round(medians["pycat"]["seconds"] / moving, 2),
         "copy_gb_s": round(rate / 1e9, 1),
@@ -218,21 +219,9 @@ def against_peers(
             "peer_seconds": {name: round(medians[name]["seconds"], 3) for name in peers},
             "peer_mb": {name: round(medians[name]["mb"]) for name in peers},
             "best_peer": best,
-            "over_best_peer": ratio(seconds[best], seconds["pycat"]),
+            "over_best_peer": ratio(seconds[best], seconds["pycat"], digits=2),
         }
     return medians, facts
-
-
-def ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
-    """Median over rounds."""
-    return round(float(np.median(np.array(slower) / np.array(faster))), 2)
-
-
-def cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def main() -> None:
@@ -273,7 +262,7 @@ def main() -> None:
         )
     result = {
         "bench": "selection",
-        "machine": cpu_model(),
+        "machine": processor_name(),
         "num_cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         **{name: version(name) for name in ("numpy", "pyarrow", "duckdb", "polars")},

@@ -10,12 +10,11 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
+from harness import processor_name, ratio, spread, time_in_turn
 from numpy.typing import NDArray
 
 import pycat
@@ -72,46 +71,20 @@ def check_equal(
                 sys.exit("pycat.tokenize gives other ids than SentencePiece")
 
 
-def time_interleaved(
-    variants: dict[str, Callable[[], object]], num_rounds: int
-) -> dict[str, NDArray[np.float64]]:
-    """Wall and CPU seconds (2, rounds) of each variant, the order changing from round to round."""
-    elapsed_s = {name: np.zeros((2, num_rounds)) for name in variants}
-    names = list(variants)
-    for round_ in range(-1, num_rounds):  # round -1 warms up
-        first = round_ % len(names)
-        for name in names[first:] + names[:first]:
-            wall, cpu = time.perf_counter(), time.process_time()
-            made = variants[name]()
-            spent = time.perf_counter() - wall, time.process_time() - cpu
-            del made
-            if round_ >= 0:
-                elapsed_s[name][:, round_] = spent
-    return elapsed_s
-
-
 def peak_mb(paths: tuple[Path, Path], model: Path, folder: Path) -> list[float]:
     """Peak memory of a fresh process after importing pycat, and after tokenizing as well."""
-    # Not ru_maxrss, which starts at that of the process that started this one.
     script = (
         "import sys, pycat\n"
-        "def peak():\n"
-        "    rows = dict(row.split(':') for row in open('/proc/self/status'))\n"
-        "    return int(rows['VmHWM'].split()[0]) / 1024\n"
-        "before = peak()\n"
+        "sys.path.append(sys.argv[5])\n"
+        "from harness import resident_mb\n"
+        "before = resident_mb('VmHWM')\n"
         "pycat.tokenize(*sys.argv[1:3], tokenizer=sys.argv[3], out=sys.argv[4])\n"
-        "print(before, peak())\n"
+        "print(before, resident_mb('VmHWM'))\n"
     )
-    command = [sys.executable, "-P", "-c", script, *map(str, (*paths, model, folder))]
+    arguments = (*paths, model, folder, Path(__file__).parent)
+    command = [sys.executable, "-P", "-c", script, *map(str, arguments)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return [float(number) for number in done.stdout.split()]
-
-
-def cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def main() -> None:
@@ -141,7 +114,7 @@ def main() -> None:
             out = folder / f"corpus{next(calls)}"
             return pycat.tokenize(*paths, out=out, tokenizer=model_path, num_threads=threads)
 
-        elapsed_s = time_interleaved(
+        elapsed_s = time_in_turn(
             {
                 "pycat": tokenize,
                 "pycat, 1 thread": lambda: tokenize(1),
@@ -168,24 +141,23 @@ def report(
     print(f"{num_pairs:,} pairs, {num_threads} cores; sentencepiece: ids as lists, lines in memory")
     print(f"{'':16}{'seconds':>9}{'p10':>8}{'p90':>8}{'CPU s':>8}{'pairs/s':>10}")
     for name, (wall, cpu) in elapsed_s.items():
-        p10, p90 = np.percentile(wall, [10, 90])
+        p10, median, p90 = spread(wall)
         print(
-            f"{name:16}{np.median(wall):9.3f}{p10:8.3f}{p90:8.3f}{np.median(cpu):8.3f}"
-            f"{num_pairs / np.median(wall):10,.0f}"
+            f"{name:16}{median:9.3f}{p10:8.3f}{p90:8.3f}{np.median(cpu):8.3f}"
+            f"{num_pairs / median:10,.0f}"
         )
     print(f"peak memory: {import_mb:.0f} MB after import, {tokenize_mb:.0f} MB after tokenizing")
     ours, bare = elapsed_s["pycat"], elapsed_s["sentencepiece"]
     result = {
         "bench": "tokenizing",
-        "machine": cpu_model(),
+        "machine": processor_name(),
         "python": platform.python_version(),
         "sentencepiece": sentencepiece.__version__,
         "num_pairs": num_pairs,
         "num_cores": num_threads,
         "pairs_per_s": round(num_pairs / float(np.median(ours[0]))),
-        # The two of a round run one after the other, so other load on the machine cancels out.
-        "over_sentencepiece": round(float(np.median(bare[0] / ours[0])), 3),
-        "cpu_over_sentencepiece": round(float(np.median(bare[1] / ours[1])), 3),
+        "over_sentencepiece": ratio(bare[0], ours[0]),
+        "cpu_over_sentencepiece": ratio(bare[1], ours[1]),
         "import_mb": round(import_mb),
         "peak_mb": round(tokenize_mb),
     }

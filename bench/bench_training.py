@@ -8,7 +8,6 @@ Every model reads batches of its own of random tokens, of sentence lengths as of
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 from statistics import median
@@ -16,14 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import device_name
 from proxies import translation_lengths
 
 from pycat.data.batches import Batch
+from pycat.proxy.flops import proxy_products
 from pycat.proxy.packing import cut_batches
 from pycat.proxy.stacked_step import Capacity, StackedStep
 from pycat.proxy.stacked_transformer import StackedTransformer
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
-from pycat.scoring.flops import product_rate, proxy_products
+from pycat.scoring.flops import product_rate
 
 VOCAB_SIZE = 8000
 EOS = 2
@@ -116,7 +117,7 @@ def main() -> None:
     result = {
         "bench": "training",
         "preset": options.preset,
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.machine(),
+        "device": device_name(options.device),
         "torch": torch.__version__,
         "product_tflops": round(rate / 1e12, 1),
         "rows": rows,

@@ -12,12 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from corpus_rivals import fairseq_plan
 from corpus_synthesis import open_both, open_corpus
+from harness import resident_mb
 
 from pycat import _core
 
@@ -34,12 +34,7 @@ def measure(what: str, folder: str) -> dict[str, float]:
 
 def memory_mb() -> tuple[float, float]:
     """Anonymous and all resident pages of this process."""
-    kilobytes = {}
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(("RssAnon", "VmRSS")):
-            name, value = line.split(":")
-            kilobytes[name] = int(value.split()[0])
-    return kilobytes["RssAnon"] / 1024, kilobytes["VmRSS"] / 1024
+    return resident_mb("RssAnon"), resident_mb("VmRSS")
 
 
 def peak_while(work: Callable[[], Any]) -> dict[str, float]:

@@ -11,13 +11,13 @@ repeated. Last line: JSON.
 
 import argparse
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from harness import processor_name
 from held_out_kinds import held_out_kinds
 from noise_kinds import OTHER_KINDS, Pair, spoil
 from numpy.typing import NDArray
@@ -81,7 +81,7 @@ def main() -> None:
                 "pairs": options.pairs,
                 "seeds": options.seeds,
                 "keep": KEEP,
-                "machine": platform.machine(),
+                "machine": processor_name(),
                 "torch": torch.__version__,
                 "pycat": pycat.__version__,
             }

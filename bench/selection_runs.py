@@ -17,12 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-
-
-def peak_mb() -> float:
-    """Not ru_maxrss, which starts at that of the process that started this one."""
-    rows = dict(row.split(":") for row in Path("/proc/self/status").read_text().splitlines())
-    return int(rows["VmHWM"].split()[0]) / 1024
+from harness import resident_mb
 
 
 def pycat_run() -> Callable[..., None]:
@@ -116,10 +111,10 @@ def main() -> None:
     name, scores, out, options = sys.argv[1:]
     run = RUNS[name]()
     pa.array(np.zeros(1))  # Arrow imports pandas, where it is installed, at the first array
-    before, start, busy = peak_mb(), time.perf_counter(), time.process_time()
+    before, start, busy = resident_mb("VmHWM"), time.perf_counter(), time.process_time()
     run(Path(scores), Path(out), **json.loads(options))
     seconds, core_seconds = time.perf_counter() - start, time.process_time() - busy
-    found = {"seconds": seconds, "core_seconds": core_seconds, "mb": peak_mb() - before}
+    found = {"seconds": seconds, "core_seconds": core_seconds, "mb": resident_mb("VmHWM") - before}
     print(json.dumps(found))
 
 

@@ -231,7 +231,7 @@ def _earlier_evaluation(work: Path, selection: Selection) -> Evaluation | None:
     except OutputError:
         return None
     kept = selection.kept_corpus().id
-    return evaluation if kept in evaluation.manifest["recipe"]["arms"].values() else None
+    return evaluation if kept in evaluation.manifest["recipe"]["arms"].get("selected", ()) else None
 
 
 def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool) -> OutputFolder:

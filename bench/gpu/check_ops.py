@@ -261,8 +261,10 @@ def check_large(case: Case) -> tuple[dict[str, Any], float]:
 
     def random(*shape: int, scale: float) -> Any:
         whole = torch.empty(shape, dtype=dtype, device="cuda")
-        for rows in whole.flatten(0, 1).split(4096):  # little float32 at a time
-            rows.copy_(scale * torch.randn(rows.shape, generator=generator, device="cuda"))
+        rows = whole.flatten(0, 1)
+        for first in range(0, len(rows), 4096):  # little float32 at a time
+            few = rows[first : first + 4096]
+            few.copy_(scale * torch.randn(few.shape, generator=generator, device="cuda"))
         return whole
 
     given: dict[str, Any] = (

@@ -1,4 +1,4 @@
-"""The command line: a verb for each stage and what belongs to it, errors in one line."""
+"""The command line: one verb a stage, and errors in one line."""
 
 import errno
 import os
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str]) -> Verb:
-    """The verb that these words say, with its options; wrong usage exits with status 2."""
+    """The verb named by the words, with its options; exits with status 2 on wrong usage."""
     parser = ArgumentParser(
         prog="pycat",
         description="Prune parallel text for machine translation by Checkpoints Across Time: "
@@ -101,6 +101,6 @@ def _failed(message: str) -> int:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch found no memory on a device; only a torch that is loaded can have said so."""
+    """Whether the error is torch's for a device without memory; it is not imported for that."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(error, torch.OutOfMemoryError)

@@ -1,4 +1,4 @@
-"""Options of a verb: a dataclass whose fields are the options, and how words become their values.
+"""Dataclasses whose fields are the options of a verb.
 
 Nothing here imports what the verbs run, so that help and errors of usage come at once.
 """
@@ -20,29 +20,35 @@ TestFiles = str | tuple[str, str]
 
 
 def option(text: str, default: Any = MISSING, **settings: Any) -> Any:
-    """A field that is an option; without a default it has to be given.
+    """A field that is an option of its name.
 
     Args:
-        text: help, a whole sentence.
-        default: value where the option is not given.
-        settings: for `add_argument`, where the field's type does not say them.
+        text: the help, in whole sentences.
+        default: value where the option is not given; without one, it is required.
+        settings: arguments of `add_argument` that do not follow from the field's type; or
+            `positional=True`, for a word without a name that may be left out.
     """
     return field(default=default, metadata={"text": text, **settings})
 
 
 def group(title: str | None = None, text: str | None = None, *, prefix: str = "") -> Any:
-    """A field that is a dataclass of options, under a title of its own and with a prefix."""
+    """A field that is a dataclass of options.
+
+    Args:
+        title, text: heading of the group in the help, and what is written below it.
+        prefix: begins the names of its options.
+    """
     return field(metadata={"title": title, "text": text, "prefix": prefix})
 
 
 def add_options(parser: Any, kind: Any, prefix: str = "", path: str = "") -> None:
-    """Add the options that the fields of `kind` are, those of nested dataclasses too.
+    """Add an option for each field of the dataclass `kind` and of those nested in it.
 
     Args:
         parser: an `ArgumentParser`, or a group of one.
         kind: the dataclass.
-        prefix: begins each option's name.
-        path: where `kind` is in the outermost dataclass, such as "train_options."; begins `dest`.
+        prefix: begins the options' names.
+        path: field of the outermost dataclass that is a `kind`, such as "train_options.".
     """
     hints = get_type_hints(kind)
     for entry in fields(kind):
@@ -56,9 +62,14 @@ def add_options(parser: Any, kind: Any, prefix: str = "", path: str = "") -> Non
         if entry.default is not MISSING:
             settings["default"] = entry.default
             if entry.default is not None and entry.default is not False:
-                shown = entry.default
-                shown = ",".join(shown) if isinstance(shown, tuple) else shown
+                is_tuple = isinstance(entry.default, tuple)
+                shown = ",".join(entry.default) if is_tuple else entry.default
                 text = f"{text.removesuffix('.')} (default: {shown})."
+        if settings.pop("positional", False):
+            # Its name is its place in the parsed values.
+            found = {**_settings(hint), **settings, "nargs": "?"}
+            parser.add_argument(path + entry.name, help=text, **found)
+            continue
         parser.add_argument(
             f"--{prefix}{dashed(entry.name)}",
             dest=path + entry.name,
@@ -68,26 +79,26 @@ def add_options(parser: Any, kind: Any, prefix: str = "", path: str = "") -> Non
         )
 
 
-def read(kind: type[_Kind], words: Namespace, path: str = "") -> _Kind:
-    """The dataclass of options that `add_options` of the same `kind` and `path` parsed."""
+def read(kind: type[_Kind], parsed: Namespace, path: str = "") -> _Kind:
+    """The dataclass `kind` of the parsed values of options that `add_options` added."""
     values: dict[str, Any] = {}
     for name, hint in get_type_hints(kind).items():
         inner: Any = hint
         values[name] = (
-            read(inner, words, f"{path}{name}.")
+            read(inner, parsed, f"{path}{name}.")
             if is_dataclass(hint)
-            else getattr(words, path + name)
+            else getattr(parsed, path + name)
         )
     return kind(**values)
 
 
 def dashed(name: str) -> str:
-    """A field's name as it is in an option."""
+    """The name of an option, without its dashes in front."""
     return name.replace("_", "-")
 
 
 def _settings(hint: Any) -> dict[str, Any]:
-    """What the type of a field says to `add_argument`."""
+    """Arguments of `add_argument` that follow from the type of a field."""
     if get_origin(hint) in (Union, UnionType):  # a Literal or None is a Union
         [hint, *_] = (part for part in get_args(hint) if part is not NoneType)
     if hint is bool:
@@ -131,8 +142,8 @@ def measures_option() -> Any:
 def tests_option(default: Any = MISSING) -> Any:
     """`--test`, which may be given several times."""
     return option(
-        "Translate this test set: a source and a reference file, or one .tsv file. It may be given "
-        "several times.",
+        "Measure on this held-out text: a source and a reference file, or one .tsv file. It may be "
+        "given several times.",
         default,
         type=test_set,
         action=_AddTest,
@@ -155,7 +166,7 @@ class TextFiles:
     )
 
 
-# What a word has to be, for `type` of `add_argument`.
+# Parsers of values.
 
 
 def test_set(text: str) -> tuple[str, TestFiles]:
@@ -190,14 +201,6 @@ def steps(text: str) -> list[int]:
         raise ArgumentTypeError(
             f"{text!r}: expected updates separated by commas, such as 100,200,400"
         ) from None
-
-
-def baselines(text: str) -> tuple[str, ...]:
-    """`none`, or `full` and `random` separated by a comma."""
-    names = () if text == "none" else tuple(text.split(","))
-    if not {*names} <= {"full", "random"}:
-        raise ArgumentTypeError(f"{text!r}: expected full, random, both, or none")
-    return names
 
 
 def fraction(text: str) -> float:

@@ -43,7 +43,7 @@ class Prune:
         "Seed the proxy, the criterion random and the evaluation with this number.", 0
     )
     device: str = device_option()
-    evaluate: bool = option("Retrain on the kept pairs, and translate the --test sets.", False)
+    evaluate: bool = option("Retrain on the kept pairs, and measure on the --test sets.", False)
     test: Mapping[str, TestFiles] | None = tests_option(None)
     tokenize_options: TokenizeOptions = group("options of tokenize", prefix="tokenize-")
     train_options: TrainOptions = group("options of train", prefix="train-")
@@ -55,7 +55,7 @@ class Prune:
         if self.evaluate != bool(self.test):
             raise PycatError(
                 "prune: --evaluate and --test belong together: --test names the held-out text that "
-                "--evaluate translates; pass both, or neither"
+                "--evaluate measures on; pass both, or neither"
             )
         device = {"device": self.device}
         pruned = pycat.prune(
@@ -71,7 +71,7 @@ class Prune:
             tokenize_options=vars(self.tokenize_options),
             train_options=vars(self.train_options) | device,
             score_options=vars(self.score_options) | device,
-            evaluate_options=vars(self.evaluate_options) | device,
+            evaluate_options=self.evaluate_options.arguments() | device,
         )
         print(summary(pruned.selection))
         if pruned.evaluation is not None:

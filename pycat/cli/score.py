@@ -33,7 +33,8 @@ class ScoreOptions:
         "Sum nll alone, or all statistics that criteria are made of.", "all"
     )
     batch_tokens: int | None = option(
-        "Put so many tokens into the larger side of a batch; without it, what is fastest.", None
+        "Put at most this many tokens into either side of a batch; without it, the fastest number.",
+        None,
     )
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = option(
         "Multiply matrices in this type; auto is bfloat16 if the device has it, and int8 is the "
@@ -54,7 +55,9 @@ class ScoreOptions:
 class LineOptions:
     """Which lines to write, and of which text."""
 
-    format: Literal["fairseq", "marian", "jsonl"] | None = option("Write lines so.", None)
+    format: Literal["fairseq", "marian", "jsonl"] | None = option(
+        "Write lines as this scorer does, or as JSON.", None
+    )
     per_token: bool = option("With jsonl, write the scores of tokens too.", False)
     src: Path | None = option("Read source text, as tokenize does.", None)
     tgt: Path | None = option("Read target text, as tokenize does.", None)

@@ -60,7 +60,7 @@ class Select:
     guard: float = option(GUARD_HELP, 0.5)
     measures: Path | None = measures_option()
     part: Literal["top", "middle", "bottom"] = option("Keep this part of the ranking.", "top")
-    unit: Literal["pairs", "tokens"] = option("Let fractions count these.", "pairs")
+    unit: Literal["pairs", "tokens"] = option("Count these in fractions.", "pairs")
     drop: Sequence[tuple[str, float]] | None = option(
         "First leave out this fraction of a criterion's highest scores. It may be given several "
         "times.",
@@ -82,10 +82,10 @@ class Select:
         metavar="score|length|COLUMN",
     )
     num_strata: int | None = option(
-        "Cut so many strata; without it, 50 by score and 10 by length.", None
+        "Make this many strata; without it, 50 by score and 10 by length.", None
     )
     cap: tuple[str, int] | None = option(
-        "Keep at most N pairs of a group, which a column of ids tells.",
+        "Keep at most N pairs of each group; a column of ids tells the groups.",
         None,
         type=column_and_count,
         metavar="COLUMN:N",

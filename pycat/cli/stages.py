@@ -7,13 +7,12 @@ stage's function.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pycat
 from pycat.cli.options import (
     TestFiles,
     TextFiles,
-    baselines,
     device_option,
     group,
     languages,
@@ -43,13 +42,11 @@ class TokenizeOptions:
         "without one, a tokenizer is trained on the text.",
         None,
     )
-    vocab_size: int = option(
-        "Train a vocabulary of so many pieces, which both languages share.", 8000
-    )
+    vocab_size: int = option("Train this many pieces, which both languages share.", 8000)
     model_type: Literal["unigram", "bpe"] = option("Train pieces of this type.", "unigram")
     max_tokens: int = option("Skip pairs with a side of more tokens than this.", 512)
     languages: tuple[str, str] | None = option(
-        "Name source and target so; without it they are named by the suffixes of the files.",
+        "Call source and target by these names; without it, by the suffixes of their files.",
         None,
         type=languages,
         metavar="SRC,TGT",
@@ -116,10 +113,11 @@ class OpenOptions:
         "This id fills up padded batches of two prefixes; without it, --eos-id does.", None
     )
     tokenizer: Path | None = option(
-        "This SentencePiece .model made the ids of two prefixes; it says vocabulary and EOS.", None
+        "This SentencePiece .model made the ids of two prefixes; it tells vocabulary and EOS.",
+        None,
     )
     layout: Literal["fairseq", "megatron"] | None = option(
-        "Two prefixes have this layout; without it, the size of the index tells.", None
+        "Two prefixes have this layout; without it, the size of the index tells which.", None
     )
 
     def open(self, paths: Sequence[Path]) -> "Corpus":
@@ -191,19 +189,21 @@ class TrainOptions:
         f"Train a model of this size; {_PRESETS}; auto is mini below 100,000 pairs, else tiny.",
         "auto",
     )
-    checkpoints: int = option("Keep so many checkpoints, the last one at the end.", 5)
+    checkpoints: int = option("Keep this many checkpoints, the last one at the end of training.", 5)
     checkpoint_schedule: Literal["linear", "log"] = option(
         "Keep checkpoints after even steps, or after doubling ones.", "linear"
     )
     checkpoint_steps: Sequence[int] | None = option(
-        "Keep checkpoints after these updates instead, and end training with the last.",
+        "Keep checkpoints after these updates instead, and end training after the last.",
         None,
         type=steps,
         metavar="N,N,…",
     )
-    epochs: float = option("Go over the corpus so many times, in at most 4,000 updates.", 3.0)
-    updates: int | None = option("Make so many updates, instead of epochs.", None)
-    batch_tokens: int = option("Put at most so many tokens into either side of a batch.", 2048)
+    epochs: float = option(
+        "Pass over the corpus this many times, but make at most 4,000 updates.", 3.0
+    )
+    updates: int | None = option("Make this many updates, instead of epochs.", None)
+    batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)
     learning_rate: float | None = option(
         "Let Adam's rate rise to this; without it, to that of the preset.", None
     )
@@ -213,7 +213,7 @@ class TrainOptions:
         "inverse_sqrt",
     )
     warmup: int | None = option(
-        "Let the rate rise for so many updates; without it, a tenth of all, at most 4000.", None
+        "Let the rate rise for this many updates; without it, a tenth of all, at most 4000.", None
     )
     label_smoothing: float = option("Give this probability to other pieces than the target.", 0.1)
     dropout: float = option("Drop activations with this probability.", 0.1)
@@ -259,12 +259,12 @@ class Baseline:
         "Score with this model."
     )
     name: str | None = option(
-        "Name the column so; without it, it has the model's name.", None, metavar="NAME"
+        "Give the column this name; without it, that of the model.", None, metavar="NAME"
     )
     weights: str | None = option(
         "Load this folder, file or name in place of the model's own weights.", None, metavar="NAME"
     )
-    batch_size: int = option("Let the model run so many sentences at once.", 32)
+    batch_size: int = option("Let the model run this many sentences at once.", 32)
     device: str = device_option()
 
     def run(self) -> None:
@@ -288,51 +288,82 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """How `evaluate` trains and translates."""
+    """How `evaluate` trains and compares."""
 
-    baselines: Sequence[str] = option(
-        "Train these arms beside the selection; none is the selection alone.",
-        ("full", "random"),
-        type=baselines,
-        metavar="full,random",
+    arms: Sequence[str] = option(
+        "Train these arms: full, random, random-lengths, selected, oracle, or folders of other "
+        "selections.",
+        ("full", "random", "selected"),
+        nargs="+",
+        metavar="ARM",
     )
-    preset: Literal["mini", "tiny", "base"] = option(
-        f"Train models of this size; {_PRESETS}.", "tiny"
+    seeds: int = option("Train so many models of each arm; random arms draw anew for each.", 2)
+    passes: float = option("Pass over the selection's target tokens this many times.", 8.0)
+    no_curve: bool = option(
+        "Do not train on smaller random parts, which effective data is read off.", False
     )
-    epochs: float = option("Go over each arm's own pairs so many times.", 10.0)
-    updates: int | None = option("Make so many updates in every arm, instead of epochs.", None)
-    batch_tokens: int = option(
-        "Put so many tokens into the larger side of a batch, padding counted.", 2048
+    labels: Path | None = option(
+        "Read a label for each line of the text from this file; oracle draws from those that say "
+        "clean.",
+        None,
     )
-    learning_rate: float = option("Let Adam's rate rise to this.", 1e-3)
-    beam: int = option("Keep so many hypotheses alive; 1 is greedy search.", 5)
-    length_penalty: float = option("Rank hypotheses by log p / length ** X.", 1.0)
+    preset: Literal["auto", "mini", "tiny", "base"] = option(
+        f"Train models of this size; {_PRESETS}.", "auto"
+    )
+    batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)
+    learning_rate: float | None = option(
+        "Let Adam's rate rise to this; without it, to that of the preset.", None
+    )
+    dropout: float = option("Drop activations with this probability.", 0.1)
+    translate: Sequence[str] = option(
+        "Translate the test sets by these arms too, for BLEU and chrF.",
+        (),
+        nargs="+",
+        metavar="ARM",
+    )
+    beam: int = option("Keep this many hypotheses in beam search; 1 is greedy.", 5)
+    length_penalty: float = option("Rank hypotheses by log p divided by length to this power.", 1.0)
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "Multiply matrices in this type; auto is bfloat16 if the device has it.", "auto"
     )
+    num_workers: int | None = option(
+        "On a CPU, train so many models at a time; without it, one on each core.", None
+    )
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `pycat.evaluate`."""
+        given = dict(vars(self))
+        return {**given, "curve": not given.pop("no_curve")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Retrain on the kept pairs, translate test sets, and print BLEU and chrF."""
+    """Retrain on the kept pairs and on alternatives, and compare their loss on held-out text."""
 
+    work: Path | None = option(
+        "Take the selection in this folder, made by prune.", None, positional=True, metavar="WORK"
+    )
     out: Path = out_option(f"Make this folder. {_MADE_ONCE}")
     overwrite: bool = overwrite_option()
-    selection: Path = option(
-        "Take the pairs kept in this folder, made by select.", metavar="FOLDER"
+    selection: Path | None = option(
+        "Instead of WORK, take the pairs kept in this folder, made by select.",
+        None,
+        metavar="FOLDER",
     )
     test: Mapping[str, TestFiles] = tests_option()
     how: EvaluateOptions = group()
-    seed: int = option("Seed weights, batch order, dropout and the random arm with this number.", 0)
+    seed: int = option("Begin the seeds of weights, batches and random arms with this number.", 0)
     device: str = device_option()
 
     def run(self) -> None:
-        """Evaluate, and print the table."""
+        """Evaluate, and print the tables."""
+        if (self.work is None) == (self.selection is None):
+            raise PycatError("evaluate: expected either the folder of prune, or --selection FOLDER")
         print_evaluation(
             pycat.evaluate(
-                self.selection,
+                self.selection or self.work or Path(),
                 tests=self.test,
-                **vars(self.how),
+                **self.how.arguments(),
                 out=self.out,
                 overwrite=self.overwrite,
                 seed=self.seed,
@@ -342,15 +373,35 @@ class Evaluate:
 
 
 def print_evaluation(evaluation: "Evaluation") -> None:
-    """Print a row for each arm and test set, then sacreBLEU's signatures."""
-    width = max(len(row.test) for row in evaluation.rows)
-    print(f"{'arm':<10} {'pairs':>10} {'updates':>8}  {'test':<{width}} {'BLEU':>6} {'chrF':>6}")
+    """Print a table for each test set, BLEU and chrF where there are any, and what is in doubt."""
+    width = max(map(len, evaluation.arms))
+    tests = list(next(iter(evaluation.arms.values()))["tests"])
+    for test in tests:
+        print(f"\n{test}: held-out loss in nats a target token")
+        print(f"  {'arm':<{width}} {'pairs':>10} {'loss':>8}  worth of random text   than random")
+        for name, arm in evaluation.arms.items():
+            result = arm["tests"][test]
+            worth, verdict = effective_text(result), result.get("verdict", "")
+            print(
+                f"  {name:<{width}} {arm['pairs']:>10,} {result['nll']:>8.4f}  {worth:<21}  {verdict}"
+            )
     for row in evaluation.rows:
-        print(
-            f"{row.arm:<10} {row.num_pairs:>10,} {row.updates:>8,}  {row.test:<{width}} "
-            f"{row.bleu:>6.2f} {row.chrf:>6.2f}"
-        )
-    print(f"BLEU {evaluation.bleu_signature}\nchrF {evaluation.chrf_signature}")
+        print(f"{row.arm}, {row.test}: BLEU {row.bleu:.2f}, chrF {row.chrf:.2f}")
+    if evaluation.rows:
+        row = evaluation.rows[0]
+        print(f"BLEU {row.bleu_signature}\nchrF {row.chrf_signature}")
+    for warning in evaluation.warnings:
+        print(f"note: {warning}")
+
+
+def effective_text(result: Mapping[str, Any]) -> str:
+    """Effective data in words: "78 % [74, 82]", or how far beyond all of the text."""
+    share = result.get("effective_data")
+    if share is None or share[0] is None:
+        return "-"
+    if share[0] >= 1:
+        return f"> 100 % ({result['gain_on_full'][0]:+.3f} nats)"
+    return f"{100 * share[0]:.0f} % [{100 * share[1]:.0f}, {100 * share[2]:.0f}]"
 
 
 @dataclass(frozen=True, kw_only=True)

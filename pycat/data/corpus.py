@@ -61,7 +61,7 @@ class Corpus:
     def __init__(
         self,
         path: Path,
-        facts: dict[str, Any],
+        manifest: dict[str, Any],
         src: _core.IndexedFile,
         tgt: _core.IndexedFile,
     ) -> None:
@@ -70,19 +70,19 @@ class Corpus:
         Raises:
             CorpusError: the files hold unequal numbers of sequences.
         """
-        self.path, self._facts = path, facts
-        self.languages: tuple[str, str] = tuple(facts["languages"])
-        self.vocab_size: int = facts["vocab_size"]
-        self.src_vocab_size: int | None = facts.get("src_vocab_size")
-        self.eos_id: int = facts["eos_id"]
-        self.pad_id: int = facts.get("pad_id", self.eos_id)
-        self.options: dict[str, Any] = facts.get("options", {})
+        self.path, self._manifest = path, manifest
+        self.languages: tuple[str, str] = tuple(manifest["languages"])
+        self.vocab_size: int = manifest["vocab_size"]
+        self.src_vocab_size: int | None = manifest.get("src_vocab_size")
+        self.eos_id: int = manifest["eos_id"]
+        self.pad_id: int = manifest.get("pad_id", self.eos_id)
+        self.options: dict[str, Any] = manifest.get("options", {})
         self._src, self._tgt = src, tgt
         self._view: NDArray[np.int64] | None = None
-        if not len(src) == len(tgt) == facts["num_pairs"]:
+        if not len(src) == len(tgt) == manifest["num_pairs"]:
             raise CorpusError(
                 f"{path}: {src.prefix} holds {len(src):,} sequences and {tgt.prefix} {len(tgt):,}, "
-                f"expected {facts['num_pairs']:,} of each; make the corpus again"
+                f"expected {manifest['num_pairs']:,} of each; make the corpus again"
             )
 
     def __len__(self) -> int:
@@ -123,7 +123,7 @@ class Corpus:
         Raises:
             CorpusError: data of another tool hold a bad token, or a sequence that lacks EOS.
         """
-        if "id" not in self._facts:
+        if "id" not in self._manifest:
             self.verify()
             files = [
                 file_sha256(Path(file.prefix + suffix))
@@ -131,8 +131,8 @@ class Corpus:
                 for suffix in (".idx", ".bin")
             ]
             _ = self._src.lengths(), self._tgt.lengths()  # refuses files changed since opening
-            self._facts["id"] = digest([files, self._facts["tokenizer_sha256"]])
-        return self._facts
+            self._manifest["id"] = digest([files, self._manifest["tokenizer_sha256"]])
+        return self._manifest
 
     @cached_property
     def id(self) -> str:
@@ -145,7 +145,7 @@ class Corpus:
     @property
     def template(self) -> Template:
         """The special tokens around the sentences."""
-        return Template.of(self._facts)
+        return Template.of(self._manifest)
 
     @property
     def files(self) -> tuple[_core.IndexedFile, _core.IndexedFile, NDArray[np.int64] | None]:
@@ -189,8 +189,8 @@ class Corpus:
                 f"{self.path}: no tokenizer is known for these tokens, which text needs; make a "
                 "corpus with 'pycat tokenize'"
             )
-        if "template" in self._facts:
-            how = {**self._facts["recipe"]["tokenizer"]}
+        if "template" in self._manifest:
+            how = {**self._manifest["recipe"]["tokenizer"]}
             del how["sha256"]
             return HuggingFaceTokenizer(self.path / TOKENIZER_FOLDER, **how)
         return Tokenizer(self.path / self.options.get("tokenizer", TOKENIZER_FILE))
@@ -299,7 +299,7 @@ class Corpus:
         src_ends_with_eos = self.template.src_tail == 1
         self._src.verify(eos_id=self.eos_id if src_ends_with_eos else None)
         self._tgt.verify(eos_id=self.eos_id)
-        for name, recorded in self._facts.get("sha256", {}).items():
+        for name, recorded in self._manifest.get("sha256", {}).items():
             found = file_sha256(self.path / name)
             if found != recorded:
                 raise CorpusError(
@@ -330,7 +330,7 @@ class Corpus:
     @property
     def has_text(self) -> bool:
         """Whether this corpus was made from text by pycat."""
-        return "text" in self._facts
+        return "text" in self._manifest
 
     @property
     def lines(self) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Results of an evaluation, for what opens one without torch."""
+"""Finished evaluations, for what opens one without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,27 +10,21 @@ from pycat.runtime.output import read_manifest
 
 
 @dataclass(frozen=True)
-class EvaluationRow:
-    """Result of one arm on one test set.
+class Translated:
+    """BLEU and chrF of one arm on one test set.
 
     Attributes:
-        arm: "full", "random", or the name of the selection's criterion; "selected" where that name
-            does not say what was selected (rules or the noise filter were used, or it is a
-            baseline's) or cannot be a folder's.
-        num_pairs: pairs that the arm was trained on.
-        num_tokens: target tokens of those pairs, EOS counted.
-        updates: of its training.
-        test: name of the test set.
-        bleu, chrf: 0-100.
+        arm, test: their names.
+        bleu, chrf: 0-100, of the model of the arm's first seed.
+        bleu_signature, chrf_signature: how sacreBLEU computed them.
     """
 
     arm: str
-    num_pairs: int
-    num_tokens: int
-    updates: int
     test: str
     bleu: float
     chrf: float
+    bleu_signature: str
+    chrf_signature: str
 
 
 @dataclass(frozen=True)
@@ -39,15 +33,18 @@ class Evaluation:
 
     Attributes:
         path: the folder.
-        rows: one result for each arm and test set, ordered by arm.
-        bleu_signature, chrf_signature: how sacreBLEU computed the metrics.
-        manifest: the folder's manifest, with the options.
+        arms: for each arm `pairs`, `target_tokens`, `seeds`, and under `tests` for each test set
+            `nll`, `nll_by_seed`, `nll_by_budget`, `effective_data`, `verdict` and more, as
+            docs/format.md describes them.
+        rows: BLEU and chrF of each arm and test set that were translated.
+        warnings: what the experiment cannot show, in sentences.
+        manifest: all of `evaluation.json`.
     """
 
     path: Path
-    rows: list[EvaluationRow]
-    bleu_signature: str
-    chrf_signature: str
+    arms: Mapping[str, Mapping[str, Any]]
+    rows: list[Translated]
+    warnings: list[str]
     manifest: Mapping[str, Any]
 
     @classmethod
@@ -55,5 +52,5 @@ class Evaluation:
         """Open the folder of a finished evaluation."""
         folder = Path(path)
         manifest = read_manifest(folder, "evaluation")
-        rows = [EvaluationRow(**row) for row in manifest["rows"]]
-        return cls(folder, rows, manifest["bleu_signature"], manifest["chrf_signature"], manifest)
+        rows = [Translated(**row) for row in manifest["translations"]]
+        return cls(folder, manifest["arms"], rows, manifest["warnings"], manifest)

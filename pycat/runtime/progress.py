@@ -1,4 +1,4 @@
-"""Progress of long steps: a bar on a terminal, now and then a line elsewhere."""
+"""Progress of long steps: a bar on a terminal, lines elsewhere."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from threading import Event, Lock, Thread
 from time import monotonic
 
-# A step that ends sooner writes no line: a log would tell nothing by it.
+# A step that ends sooner writes no line, so that short steps do not fill a log.
 _SHORT_S = 2.0
 
 # Seconds between two lines of a step.
@@ -43,11 +43,11 @@ def progress(
 
 
 class Step:
-    """A step as lines tell of it.
+    """Progress of a step, and the lines that tell it.
 
     Args:
         description, total, unit, done: as for `progress`.
-        clock: seconds, from any moment on.
+        clock: returns seconds since some fixed moment.
     """
 
     def __init__(
@@ -126,10 +126,10 @@ def _lines(step: Step) -> Iterator[Callable[[float], None]]:
 
     def write(line: str) -> None:
         if not failed.is_set():
-            with suppress(OSError, ValueError):  # nobody reads standard error any more
+            with suppress(OSError, ValueError):  # standard error may be closed
                 print(f"pycat: {line}", file=sys.stderr, flush=True)
 
-    # A thread, since much is done in calls that take minutes, such as training a tokenizer.
+    # A thread tells, since a single call can take minutes, such as that which trains a tokenizer.
     teller = Thread(target=tell, args=(step, over.wait, write), daemon=True)
     teller.start()
     try:

@@ -16,6 +16,7 @@ import pycat
 from pycat.data.corpus import Corpus, open_corpus
 from pycat.data.fairseq import is_data_bin
 from pycat.errors import CorpusError, PycatError
+from pycat.proxy.checkpoint import load_model, read_info
 
 
 def read_indexed(prefix: Path) -> list[list[int]]:
@@ -259,10 +260,12 @@ def test_a_proxy_of_two_dictionaries_has_two_embeddings(tmp_path: Path) -> None:
     write_split(tmp_path / "d", "train.de-en")
     (tmp_path / "d" / "dict.de.txt").write_text(DICT + "c 1\n")
     corpus = open_corpus(tmp_path / "d")
-    run = pycat.train(corpus, out=tmp_path / "p", updates=2, checkpoints=1, batch_tokens=8)
-    info = pycat.checkpoint.read_info(run.checkpoints[0])
+    run = pycat.train(
+        corpus, out=tmp_path / "p", preset="tiny", updates=2, checkpoints=1, batch_tokens=8
+    )
+    info = read_info(run.checkpoints[0])
     assert (info.config.src_vocab_size, info.config.vocab_size) == (13, 12)
-    model = pycat.checkpoint.load_model(info, torch.device("cpu"))
+    model = load_model(info, torch.device("cpu"))
     assert model.src_embedding is not None
     assert model.src_embedding.weight.shape == (13, 256)
     assert model.output_weight.shape == (12, 256)

@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from pycat.kernels.reference import cat_cross_entropy, cat_linear_cross_entropy
+from tolerances import FLOAT64_ROUNDING, assert_within, mean_error, ppl_error, variance_error
 
 
 def _random_case(
@@ -23,15 +25,16 @@ def _random_case(
 def test_two_token_case_worked_by_hand() -> None:
     # V=2, logits (0, ln 3): p = (1/4, 3/4). Targets 1 then 0: nll = -ln 3/4 - ln 1/4 = ln(16/3).
     # The second checkpoint is uniform: nll = 2 ln 2. ppl = exp(nll / 2) = (4 / sqrt 3, 2).
-    logits = torch.tensor([[[0.0, math.log(3)]] * 2, [[5.0, 5.0]] * 2])
+    logits = torch.tensor([[[0.0, math.log(3)]] * 2, [[5.0, 5.0]] * 2], dtype=torch.float64)
     stats = cat_cross_entropy(logits, torch.tensor([1, 0]), torch.tensor([0, 2]).int())
     first, second = 4 / math.sqrt(3), 2.0
-    torch.testing.assert_close(
-        stats.nll, torch.tensor([[math.log(16 / 3)], [2 * math.log(2)]]).double()
-    )
+    nll = [[math.log(16 / 3)], [2 * math.log(2)]]
+    assert_within(stats.nll, nll, FLOAT64_ROUNDING)
     assert stats.num_tokens.tolist() == [2]
-    assert stats.ppl_mean.item() == pytest.approx((first + second) / 2, rel=1e-7)
-    assert stats.ppl_var.item() == pytest.approx(((first - second) / 2) ** 2, rel=1e-6)
+    ppl = np.array([[first], [second]])
+    errors = ppl_error(ppl, FLOAT64_ROUNDING)
+    assert_within(stats.ppl_mean, [(first + second) / 2], mean_error(errors))
+    assert_within(stats.ppl_var, [((first - second) / 2) ** 2], variance_error(ppl, errors))
 
 
 def test_equals_torch_cross_entropy_per_sequence() -> None:

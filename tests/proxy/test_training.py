@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers import FileSizeLimit
 from safetensors.torch import load_file
+from tolerances import NLL_PER_TOKEN
 
 from pycat.data.corpus import Corpus
 from pycat.data.tokenizing import tokenize
@@ -208,7 +209,9 @@ def test_loss_is_the_smoothed_cross_entropy_of_real_tokens(
         log_probs = torch.log_softmax(hidden[0] @ model.output_weight.T, -1)
         nll = -log_probs.gather(1, tgt[:, None])[:, 0]
         losses.append(0.9 * nll - 0.1 * log_probs.mean(1))
-    assert run.losses[0] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+    # Either side is the mean of float32 losses.
+    expected = torch.cat(losses).mean().item()
+    assert run.losses[0] == pytest.approx(expected, rel=0, abs=2 * NLL_PER_TOKEN)
 
 
 def test_checkpoint_is_float32_and_says_what_it_is(tmp_path: Path, toy_corpus: Corpus) -> None:

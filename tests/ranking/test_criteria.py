@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from helpers import MakeScores
 from numpy.typing import NDArray
+from tolerances import FLOAT64_ROUNDING, assert_within, ppl_error, variance_error
 
 from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
@@ -65,17 +66,23 @@ def test_ppl_is_exp_of_nll_per_token_eos_counted() -> None:
     # under one checkpoint and certain under the other: nll = 4 ln 2 and 0, ppl = 2 and 1.
     nll = np.array([[2 * math.log(3), 2 * math.log(3)], [4 * math.log(2), 0.0]])
     scores = table(nll, [2, 4])
-    np.testing.assert_allclose(scores.ppl, [[3.0, 3.0], [2.0, 1.0]], rtol=1e-15)
+    ppl = np.array([[3.0, 3.0], [2.0, 1.0]])
+    errors = ppl_error(ppl, FLOAT64_ROUNDING)
+    assert_within(scores.ppl, ppl, errors)
     # mean 1.5, deviations 0.5 both: variance 0.25
-    np.testing.assert_allclose(evaluate_criterion(scores, "cat_var"), [0.0, 0.25], atol=1e-15)
-    np.testing.assert_allclose(evaluate_criterion(scores, "cat_diff"), [0.0, 1.0], atol=1e-15)
+    allowed = variance_error(ppl.T, errors.T)
+    assert_within(evaluate_criterion(scores, "cat_var"), [0.0, 0.25], allowed)
+    assert_within(evaluate_criterion(scores, "cat_diff"), [0.0, 1.0], errors.sum(axis=1))
 
 
 def test_named_criteria_use_the_right_columns() -> None:
     nll = np.log(PPL) * np.array([[7], [5], [6]])
     scores = table(nll, [7, 5, 6], first_pair=4)
-    np.testing.assert_allclose(evaluate_criterion(scores, "cat_var"), VARIANCES, atol=1e-13)
-    np.testing.assert_allclose(evaluate_criterion(scores, "cat_diff"), DIFFERENCES, atol=1e-13)
+    errors = ppl_error(PPL, FLOAT64_ROUNDING)
+    allowed = variance_error(PPL.T, errors.T)
+    assert_within(evaluate_criterion(scores, "cat_var"), VARIANCES, allowed)
+    allowed = errors[:, 0] + errors[:, -1]
+    assert_within(evaluate_criterion(scores, "cat_diff"), DIFFERENCES, allowed)
     assert evaluate_criterion(scores, "length").tolist() == [7.0, 5.0, 6.0]
     drawn = evaluate_criterion(scores, "random", seed=3)
     assert drawn.tolist() == random(scores.pair_ids, 3).tolist()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pycat.kernels.ops import cat_linear_cross_entropy
 from pycat.kernels.reference import SequenceStats
 from pycat.kernels.stat_names import STAT_NAMES
+from tolerances import assert_nll
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -109,7 +110,7 @@ def test_nll_in_float32_and_bfloat16(config: ModelConfig) -> None:
         tokens = F.cross_entropy(logits, tgt.tokens, reduction="none")
         exact.append([float(part.sum()) for part in torch.split(tokens, tgt.lengths.tolist())])
     single = sums(StackedProxies(models, EOS, torch.float32), src, tgt).nll
-    np.testing.assert_allclose(single, exact, rtol=1e-5)
+    assert_nll(single, exact, tgt.lengths)
     rough = sums(StackedProxies(models, EOS, torch.bfloat16), src, tgt).nll
     np.testing.assert_allclose(rough, exact, rtol=2e-2)
     assert np.mean(np.abs(rough.numpy() / exact - 1)) < 2e-3
@@ -203,12 +204,12 @@ def test_scores_are_those_of_one_checkpoint_at_a_time(
 ) -> None:
     some = toy_corpus.subset(np.arange(0, 300, 3))
     expected = pycat.score(some, checkpoints, device="cpu", dtype="float32").nll
-    monkeypatch.setattr(engine, "_stacks", lambda models, device: True)
+    monkeypatch.setattr(engine, "_can_stack", lambda models, device: True)
     monkeypatch.setattr(ProxyAdapter, "hidden", None)  # one at a time would call it
     found = pycat.score(
         some, checkpoints, device="cpu", dtype="float32", batch_tokens=batch_tokens
     ).nll
-    np.testing.assert_allclose(found, expected, rtol=2e-5)
+    assert_nll(found, expected, some.num_tokens[:, None], float32_sides=2)
 
 
 def test_nll_of_tokens(toy_corpus: Corpus, checkpoints: list[Path]) -> None:
@@ -227,7 +228,7 @@ def test_nll_of_tokens(toy_corpus: Corpus, checkpoints: list[Path]) -> None:
                 hidden = one_sentence_at_a_time(model.model, src, tgt, some.eos_id)
                 logits = hidden @ model.model.output_weight.detach().double().T
                 exact = F.cross_entropy(logits, tgt.tokens, reduction="none")
-                torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-5)
+                assert_nll(found, exact, 1)
 
 
 def test_all_statistics_come_back(toy_corpus: Corpus, checkpoints: list[Path]) -> None:
@@ -306,7 +307,7 @@ def test_a_gpu_computes_as_the_cpu(config: ModelConfig) -> None:
     models = [model.to(CUDA) for model in models]
     src, tgt = make_sides(config, CUDA)
     single = sums(StackedProxies(models, EOS, torch.float32), src, tgt).nll
-    np.testing.assert_allclose(single.cpu(), exact, rtol=2e-5)
+    assert_nll(single, exact, tgt.lengths, float32_sides=2)
     proxies = StackedProxies(models, EOS, torch.bfloat16)
     for varlen in (True, False):
         rough = sums(proxies, src, tgt, varlen=varlen).nll.cpu().numpy()
@@ -367,7 +368,7 @@ def test_a_corpus_on_a_gpu(toy_corpus: Corpus, checkpoints: list[Path], batch_to
         pycat.score(toy_corpus, checkpoints, device=device, batch_tokens=batch_tokens)
         for device in ("cpu", "cuda")
     ]
-    np.testing.assert_allclose(tables[1].nll, tables[0].nll, rtol=2e-5)
+    assert_nll(tables[1].nll, tables[0].nll, toy_corpus.num_tokens[:, None], float32_sides=2)
 
 
 class Recorded:
