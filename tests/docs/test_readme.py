@@ -13,7 +13,11 @@ from pages import README, ROOT, RUN_IN_ORDER, blocks, commands
 from pycat.cli import main as cli
 
 # What the documented commands are given beside, so that training is short.
-QUICK = {"train": " --updates 5", "prune": " --train-updates 5", "evaluate": " --seeds 1 --passes 1"}
+QUICK = {
+    "train": " --updates 5",
+    "prune": " --train-updates 5",
+    "evaluate": " --seeds 1 --passes 1",
+}
 
 
 @pytest.fixture
