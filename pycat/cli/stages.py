@@ -333,7 +333,8 @@ class EvaluateOptions:
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `pycat.evaluate`."""
         given = dict(vars(self))
-        return {**given, "curve": not given.pop("no_curve")}
+        given["curve"] = not given.pop("no_curve")
+        return given
 
 
 @dataclass(frozen=True, kw_only=True)
