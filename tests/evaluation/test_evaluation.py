@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sacrebleu
-from helpers import MakeScores, ToyText
+from helpers import MakeScores, ToyText, plain_select
 
 import pycat
 from pycat.data.corpus import Corpus
@@ -17,7 +17,7 @@ from pycat.evaluation.arms import arm_views, read_labels, up_to_budget
 from pycat.evaluation.evaluation import Evaluation, evaluate
 from pycat.evaluation.ledger import ledger
 from pycat.proxy.run import Run
-from pycat.selection.selection import Selection, select
+from pycat.selection.selection import Selection
 
 FAST: dict[str, Any] = {
     "passes": 1.0,
@@ -33,7 +33,7 @@ FAST: dict[str, Any] = {
 def selection(toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path) -> Selection:
     nll = np.random.default_rng(0).uniform(5, 50, (len(toy_corpus), 3))
     table = make_scores(toy_corpus, nll, tmp_path / "work" / "scores")
-    return select(table, keep=0.5, out=tmp_path / "work" / "selection")
+    return plain_select(table, keep=0.5, out=tmp_path / "work" / "selection")
 
 
 def tokens_of(view: Corpus) -> int:
@@ -71,7 +71,7 @@ def test_a_folder_of_another_selection_is_an_arm(
     toy_corpus: Corpus, selection: Selection, make_scores: MakeScores, tmp_path: Path
 ) -> None:
     table = make_scores(toy_corpus, np.ones((len(toy_corpus), 2)))
-    other = select(table, keep=0.2, by="length", out=tmp_path / "longest")
+    other = plain_select(table, keep=0.2, by="length", out=tmp_path / "longest")
     views = arm_views(toy_corpus, selection, [str(other.path)], [0], None)
     np.testing.assert_array_equal(views["longest"][0].pair_ids, other.pair_ids)
 
