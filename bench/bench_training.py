@@ -72,7 +72,7 @@ def measure(
         started = time.perf_counter()
         for i in range(updates):
             step.update([own[i % len(own)] for own in batches], 1e-3)
-        step.loss_sums.sum().item()  # waits
+        step.loss_sums.sum().item()  # waits for the device
         return time.perf_counter() - started
 
     run(2)

@@ -127,7 +127,7 @@ def study(
     if which == "given":
         pairs = pairs[:count]
     else:
-        # From the other end, as far as there are enough: other pairs than those of "given".
+        # Pairs from the end of the file: where there are enough, none of them is among "given".
         rest = [pair for pair in pairs[count:] + pairs[:count] if pair.label == "clean"]
         ways = OTHER_KINDS
         if which == "held-out":

@@ -382,9 +382,8 @@ def print_evaluation(evaluation: "Evaluation") -> None:
         for name, arm in evaluation.arms.items():
             result = arm["tests"][test]
             worth, verdict = effective_text(result), result.get("verdict", "")
-            print(
-                f"  {name:<{width}} {arm['pairs']:>10,} {result['nll']:>8.4f}  {worth:<21}  {verdict}"
-            )
+            figures = f"{arm['pairs']:>10,} {result['nll']:>8.4f}"
+            print(f"  {name:<{width}} {figures}  {worth:<21}  {verdict}".rstrip())
     for row in evaluation.rows:
         print(f"{row.arm}, {row.test}: BLEU {row.bleu:.2f}, chrF {row.chrf:.2f}")
     if evaluation.rows:

@@ -209,7 +209,7 @@ def test_the_bootstrap_repeats_itself() -> None:
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        (fractions()[:2], r"found sizes \[1, 4\] in target tokens; expected at least 3 positive"),
+        (fractions()[:2], r"found sizes \[1, 4\] in target tokens; expected at least 3 different"),
         ([*fractions(), models(2, [3.0], [1, 2])],
          r"fraction 4: nll has shape \(1, 2\); expected \(seeds, 3\)"),
         ([*fractions(), models(2, [np.inf])],
