@@ -285,8 +285,8 @@ def test_verbs_take_the_corpora_of_others(
         assert run("select", "--scores", scores, *more) == 0
         assert "kept 2 of 4 pairs" in capsys.readouterr().out
     text = ("--text", tmp_path / "a", tmp_path / "b")
-    more = ("--measures", tmp_path / "mm", "--out", tmp_path / "k", *text)
-    assert run("select", "--scores", tmp_path / "ms", *more) == 1
+    select = ("select", "--scores", tmp_path / "ms", "--measures", tmp_path / "mm")
+    assert run(*select, "--out", tmp_path / "k", *text) == 1
     assert "holds tokens only" in capsys.readouterr().err
     assert run(*train, "--out", tmp_path / "x", "--corpus", *prefixes, "c") == 1
     assert "--corpus names 3 paths; expected a folder, or the" in capsys.readouterr().err
