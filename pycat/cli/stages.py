@@ -294,6 +294,7 @@ class EvaluateOptions:
         "Train these arms: full, random, random-lengths, selected, oracle, or folders of other "
         "selections.",
         ("full", "random", "selected"),
+        type=str,
         nargs="+",
         metavar="ARM",
     )
@@ -318,6 +319,7 @@ class EvaluateOptions:
     translate: Sequence[str] = option(
         "Translate the test sets by these arms too, for BLEU and chrF.",
         (),
+        type=str,
         nargs="+",
         metavar="ARM",
     )
