@@ -250,15 +250,15 @@ def last_nll(stats: reference.SequenceStats) -> Tensor:
 
 def queued_ms(call: Variant, num_calls: int) -> float:
     """Milliseconds a call between two events of the device, which never waits for the next one."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     # The device sleeps for about a millisecond while the first calls are queued.
-    torch.cuda._sleep(2_000_000)
+    torch.cuda._sleep(2_000_000)  # type: ignore[no-untyped-call]
     start.record()
     for _ in range(num_calls):
         call()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / num_calls
+    return float(start.elapsed_time(end)) / num_calls
 
 
 def time_ms(

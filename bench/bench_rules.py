@@ -18,25 +18,23 @@ from corpus_memory import peak_while
 from harness import processor_name, ratio, spread, time_in_turn
 
 import pycat
-from pycat.data.corpus import RULES_FILE
 from pycat.filters.code_points import code_points
 from pycat.filters.language import language_model
+from pycat.filters.rule_measures import measure_text
 
 # The text is repeated so often that its memory exceeds a few MB of buffers by far.
 NUM_COPIES = 16
 
 
-def measured_anew(corpus: pycat.Corpus, num_threads: int | None) -> bytes:
-    """The rules of a corpus, as bytes of their file."""
-    file = corpus.path / RULES_FILE
-    file.unlink(missing_ok=True)
-    pycat.measure_rules(corpus, num_threads=num_threads)
+def measured(corpus: pycat.Corpus, num_threads: int | None) -> bytes:
+    """What the rules compare of a corpus, as bytes of the file, which is written beside it."""
+    file = corpus.path.with_name("rules.parquet")
+    measure_text(corpus, file, num_threads=num_threads)
     return file.read_bytes()
 
 
 def bytes_a_pair(corpus: pycat.Corpus) -> float:
     """Peak of private memory that a process which only measures gains, for each pair."""
-    (corpus.path / RULES_FILE).unlink(missing_ok=True)
     command = [sys.executable, __file__, "--memory-of", str(corpus.path)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return float(json.loads(done.stdout)["private_mb"]) * 2**20 / len(corpus)
@@ -48,7 +46,9 @@ def memory_of(folder: str) -> None:
     corpus.text()
     language_model()
     code_points()
-    print(json.dumps(peak_while(lambda: pycat.measure_rules(corpus))))
+    print(
+        json.dumps(peak_while(lambda: measure_text(corpus, corpus.path.with_name("rules.parquet"))))
+    )
 
 
 def repeated(path: Path, times: int, out: Path) -> Path:
@@ -80,7 +80,7 @@ def main() -> None:
             **text, out=folder / "corpus", languages=languages, vocab_size=VOCAB_SIZE
         )
         tokenizer = corpus.path / "tokenizer.model"
-        if measured_anew(corpus, 1) != measured_anew(corpus, 3):
+        if measured(corpus, 1) != measured(corpus, 3):
             sys.exit("the rules differ with the number of threads")
 
         calls = iter(range(1_000_000))
@@ -92,7 +92,7 @@ def main() -> None:
             )
 
         elapsed_s = time_in_turn(
-            {"rules": lambda: measured_anew(corpus, 1), "tokenizing": tokenize},
+            {"rules": lambda: measured(corpus, 1), "tokenizing": tokenize},
             2 if options.quick else 5,
         )
         large = pycat.tokenize(

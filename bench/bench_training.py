@@ -19,11 +19,12 @@ from harness import device_name
 from proxies import translation_lengths
 
 from pycat.data.batches import Batch
+from pycat.proxy.flops import proxy_products
 from pycat.proxy.packing import cut_batches
 from pycat.proxy.stacked_step import Capacity, StackedStep
 from pycat.proxy.stacked_transformer import StackedTransformer
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
-from pycat.scoring.flops import product_rate, proxy_products
+from pycat.scoring.flops import product_rate
 
 VOCAB_SIZE = 8000
 EOS = 2

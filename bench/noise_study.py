@@ -25,10 +25,8 @@ from numpy.typing import NDArray
 import pycat
 from pycat.data.parallel_text import ParallelText
 from pycat.errors import PycatError
-from pycat.filters.noise import late_mean, measure_noise, surprise
-from pycat.filters.rule_measures import measure_rules
-from pycat.filters.rules import RuleTable
-from pycat.proxy.training import Run
+from pycat.filters.noise import late_mean, surprise
+from pycat.proxy.run import Run
 from pycat.proxy.transformer import PRESETS
 from pycat.runtime.output import replacing
 
@@ -137,8 +135,8 @@ def study(
             ways = held_out_kinds(known, [pair.tgt for pair in third])
         pairs = spoil(rest, count, 0.3, kinds=ways)
     corpus = _corpus(pairs, work, options.languages)
-    rules = measure_rules(corpus)
-    labels = _labels(pairs, corpus, rules)
+    measures = pycat.measure(corpus, out=work / "measures")
+    labels = _labels(pairs, corpus, measures)
     tables, signals = [], []
     for seed in options.seeds:
         run = pycat.train(
@@ -150,19 +148,18 @@ def study(
             dtype="float32",
         )
         table = pycat.score(corpus, run.checkpoints, out=work / f"scores-{seed}")
-        measure_noise(table, corpus)
         tables.append(table)
         shuffled = None if options.no_source_gain else _nll_shuffled(corpus, run, work, seed)
-        signals.append(_signals(table, shuffled, rules))
+        signals.append(_signals(table, shuffled, measures))
     kinds = ["clean", *sorted(set(labels.tolist()) - {"clean"})]
     print(f"\n### {which}: {len(labels):,} pairs, {np.mean(labels != 'clean'):.1%} noise")
     if not has_labels:
         print(f"\n{options.tsv.name} has no labels: noise of its own counts as clean here.")
     counts = ", ".join(f"{kind} {(labels == kind).sum():,}" for kind in kinds)
     print(f"\nPairs ({'-'.join(options.languages)}) of each kind: {counts}.\n")
-    _print_rules(rules, labels, kinds)
+    _print_rules(measures, labels, kinds)
     _print_signals(signals, labels, kinds, corpus)
-    _print_guard(signals, labels, kinds, rules)
+    _print_guard(signals, labels, kinds, measures)
     return _print_recipes(tables, labels, kinds, corpus)
 
 
@@ -176,14 +173,14 @@ def _corpus(pairs: list[Pair], work: Path, languages: tuple[str, str]) -> pycat.
     return pycat.tokenize(tsv=tsv, out=work / "corpus", languages=languages)
 
 
-def _labels(pairs: list[Pair], corpus: pycat.Corpus, rules: RuleTable) -> NDArray[np.str_]:
+def _labels(pairs: list[Pair], corpus: pycat.Corpus, measures: pycat.Measures) -> NDArray[np.str_]:
     """Label (N,) of each pair of the corpus.
 
     Of equal pairs the first is clean and the others are duplicates, whichever was called so: their
     originals may stand behind them in the file, or not in this part of it at all.
     """
     labels = np.array([pair.label for pair in pairs])[corpus.lines]
-    first = rules.columns["pair_group"] == np.arange(len(labels))
+    first = measures.column("pair_group") == np.arange(len(labels))
     either = np.isin(labels, ("clean", "duplicate"))
     named: NDArray[np.str_] = np.where(either, np.where(first, "clean", "duplicate"), labels)
     return named
@@ -212,14 +209,14 @@ def _nll_shuffled(corpus: pycat.Corpus, run: Run, work: Path, seed: int) -> Floa
 
 
 def _signals(
-    table: pycat.ScoreTable, nll_shuffled: Floats | None, rules: RuleTable
+    table: pycat.ScoreTable, nll_shuffled: Floats | None, measures: pycat.Measures
 ) -> dict[str, Floats]:
     """What may tell noise: (N,) each, the way round that its criterion keeps the highest."""
     num_tokens, ppl = table.num_tokens, table.ppl
     sums = {name: table.column(name) for name in table.statistics}
     mean = {name: values / num_tokens[:, None] for name, values in sums.items()}
     late = {name: late_mean(values, num_tokens) for name, values in sums.items()}
-    lexical = np.minimum(table.column("lexical_tgt"), table.column("lexical_src"))
+    lexical = np.minimum(measures.column("lexical_tgt"), measures.column("lexical_src"))
     source_gain = {}
     if nll_shuffled is not None:
         source_gain["source gain"] = (nll_shuffled - sums["nll"][:, -1]) / num_tokens
@@ -236,13 +233,13 @@ def _signals(
         "-surprise": -surprise(sums["nll"], sums["entropy"], num_tokens),
         "-grad_norm": -late["grad_norm_bound"],
         **source_gain,
-        "-abs(length_z)": -np.abs(rules.columns["length_z"]).astype(np.float64),
+        "-abs(length_z)": -np.abs(measures.column("length_z")).astype(np.float64),
         "lexical": lexical.astype(np.float64),
-        "-gap": -np.maximum(table.column("gap_tgt"), table.column("gap_src")),
-        "order, target": table.column("order_tgt"),
-        "order, source": table.column("order_src"),
-        "ending": table.column("ending"),
-        "-noise_score": -table.column("noise_score"),
+        "-gap": -np.maximum(measures.column("gap_tgt"), measures.column("gap_src")),
+        "order, target": measures.column("order_tgt"),
+        "order, source": measures.column("order_src"),
+        "ending": measures.column("ending"),
+        "-noise_score": -measures.noise_score(table),
     }
 
 
@@ -269,9 +266,9 @@ def _print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
     print()
 
 
-def _print_rules(rules: RuleTable, labels: NDArray[np.str_], kinds: list[str]) -> None:
-    hits = rules.hits()
-    hits["any rule"] = ~rules.apply()[0]
+def _print_rules(measures: pycat.Measures, labels: NDArray[np.str_], kinds: list[str]) -> None:
+    hits = measures.hits()
+    hits["any rule"] = ~measures.apply()[0]
     _print_table(
         "Share of each kind that each rule drops:",
         ["rule", *kinds],
@@ -324,13 +321,13 @@ def _print_guard(
     signals: list[dict[str, Floats]],
     labels: NDArray[np.str_],
     kinds: list[str],
-    rules: RuleTable,
+    measures: pycat.Measures,
 ) -> None:
     rows = []
     count = round((1 - KEEP) / 2 * len(labels))
     for title, kept in (
         ("without rules", np.ones(len(labels), bool)),
-        ("after rules", rules.apply()[0]),
+        ("after rules", measures.apply()[0]),
     ):
         dropped = [_highest(-some["-noise_score"], kept, count) for some in signals]
         precision = np.mean([(labels[d] != "clean").mean() for d in dropped])

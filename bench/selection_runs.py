@@ -26,7 +26,7 @@ def pycat_run() -> Callable[..., None]:
     def run(scores: Path, out: Path, **options: Any) -> None:
         if "cap" in options:
             options["cap"] = tuple(options["cap"])
-        pycat.select(scores, out=out, **options)
+        pycat.select(scores, out=out, rules="none", guard=0.0, **options)
 
     return run
 

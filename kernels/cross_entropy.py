@@ -10,7 +10,7 @@ moved per token and checkpoint: V itemsize, and 12 to 24 per split.
 import torch
 import triton
 import triton.language as tl
-from pycat.kernels.sequence_stats import LOG2E, NUM_FIELDS, RawStats, sequence_stats
+from pycat.kernels.sequence_stats import LOG2E, RawStats, empty_partials, sequence_stats
 from torch import Tensor
 
 _MAX_BLOCK_V = 8192  # 32 logits a thread at 8 warps: in registers, and loaded all at once
@@ -111,16 +111,8 @@ def cross_entropy(
     targets, cu_seqlens = targets.contiguous(), cu_seqlens.contiguous()
     block_v = min(triton.next_power_of_2(vocab_size), _MAX_BLOCK_V)
     num_splits = triton.cdiv(vocab_size, block_v)
-    partials = torch.empty(
-        NUM_FIELDS[all_stats],
-        num_checkpoints,
-        num_splits,
-        num_tokens,
-        dtype=torch.float32,
-        device=logits.device,
-    )
-    target_logit = torch.empty(
-        num_checkpoints, num_tokens, dtype=torch.float32, device=logits.device
+    partials, target_logit = empty_partials(
+        num_checkpoints, num_splits, num_tokens, all_stats, logits.device
     )
     if num_tokens > 0:
         with torch.cuda.device_of(logits):

@@ -20,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 from pycat.kernels.cross_entropy import aligned
-from pycat.kernels.sequence_stats import LOG2E, NUM_FIELDS, RawStats, sequence_stats
+from pycat.kernels.sequence_stats import LOG2E, RawStats, empty_partials, sequence_stats
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -43,8 +43,8 @@ class Tile(NamedTuple):
 # By architecture and bytes per element. The reasons are resource counts of compiled kernels, not
 # times; docs/kernels.md has them all.
 _TILES = {
-    # Two warp groups of 128 accumulators a thread. Of such tiles this asks least of L2 (768
-    # bytes per 2^16 operations); four buffers of 48 KiB fill shared memory.
+    # Two warp groups with 128 accumulators a thread. Of the tiles of that size this one reads the
+    # fewest bytes from L2 (768 per 2^16 operations); four buffers of 48 KiB fill shared memory.
     ("sm_90", 2): Tile(128, 256, 64, 8, 4, 4),
     ("sm_90", 4): Tile(128, 128, 16, 8, 3, 4),
     ("sm_80", 2): Tile(128, 128, 64, 8, 3, 4),
@@ -396,8 +396,8 @@ def _tiles_per_split(num_tiles: int) -> int:
 
     Depends on V and the tile alone, as the order of sums does.
     """
-    most = max(1, min(num_tiles // _MIN_SPLITS, _MAX_TILES_PER_SPLIT))
-    choices = range(most, (most - 1) // 2, -1)
+    max_tiles = max(1, min(num_tiles // _MIN_SPLITS, _MAX_TILES_PER_SPLIT))
+    choices = range(max_tiles, (max_tiles - 1) // 2, -1)
     return min(choices, key=lambda tiles: -num_tiles % tiles)
 
 
@@ -447,16 +447,8 @@ def linear_cross_entropy(
         hidden, weight = (torch.nn.functional.pad(x, (0, padding)) for x in (hidden, weight))
         width += padding
     hidden, weight = aligned(hidden), aligned(weight)
-    partials = torch.empty(
-        NUM_FIELDS[all_stats],
-        num_checkpoints,
-        num_splits,
-        num_tokens,
-        dtype=torch.float32,
-        device=hidden.device,
-    )
-    target_logit = torch.empty(
-        num_checkpoints, num_tokens, dtype=torch.float32, device=hidden.device
+    partials, target_logit = empty_partials(
+        num_checkpoints, num_splits, num_tokens, all_stats, hidden.device
     )
     norms = torch.empty_like(target_logit) if all_stats else None
     if num_tokens > 0:

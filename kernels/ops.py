@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pycat.kernels.reference import STAT_NAMES, SequenceStats, Stats, wrong_target
+from pycat.kernels.reference import SequenceStats, wrong_target
+from pycat.kernels.stat_names import STAT_NAMES, Stats
 from torch import Tensor
 
 from pycat import _core

@@ -14,18 +14,14 @@ logsumexp of the others - z_y, nothing cancels where p_y is near 1:
     entropy = p_y nll + (1-p_y) (log(1 + e^-a) - sum c log c)
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
+from pycat.kernels.stat_names import STAT_NAMES, Stats
 from torch import Tensor
 
 # So many logits are made at a time: bounds memory, and stays below what malloc reuses (32 MiB).
 _BLOCK_LOGITS = 4_000_000
-
-Stats = Literal["nll", "all"]
-
-# The rows of the stacked sums, in order; grad_norm_bound only where hidden states are known.
-STAT_NAMES = ("nll", "p_target", "correct", "el2n", "margin", "entropy", "grad_norm_bound")
 
 
 class SequenceStats(NamedTuple):

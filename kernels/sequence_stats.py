@@ -23,7 +23,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-NUM_FIELDS = {False: 2, True: 5}  # by all_stats
 LOG2E = tl.constexpr(1.4426950216293335)  # log2(e) rounded to float32; both passes use this number
 _NATS = tl.constexpr(0.6931471805599453)  # ln 2
 # Splits share the rounding of LOG2E, so it acts as a temperature of 1 + 1.3e-8: divide it out.
@@ -297,6 +296,17 @@ def _sequence_kernel(
     per_checkpoint = _reciprocal(tl.full([], 0, tl.float64) + num_checkpoints)
     tl.store(ppl_mean_ptr + b, ppl_sum * per_checkpoint)
     tl.store(ppl_var_ptr + b, ppl_deviation * per_checkpoint)
+
+
+def empty_partials(
+    num_checkpoints: int, num_splits: int, num_tokens: int, all_stats: bool, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Memory for the first pass: float32 (fields, K, splits, T), and (K, T) for target logits."""
+    shape = (num_checkpoints, num_splits, num_tokens)
+    return (
+        torch.empty(5 if all_stats else 2, *shape, dtype=torch.float32, device=device),
+        torch.empty(num_checkpoints, num_tokens, dtype=torch.float32, device=device),
+    )
 
 
 def sequence_stats(

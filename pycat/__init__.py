@@ -1,13 +1,8 @@
 """pycat: data pruning for machine translation by Checkpoints Across Time."""
 
 import os
+from typing import TYPE_CHECKING, Any
 
-# Before torch loads OpenMP: a team that spins while it waits loses far more than its share where
-# another process takes a core.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-from pycat.data.corpus import Corpus, open_corpus
-from pycat.data.tokenizing import tokenize
 from pycat.errors import (
     CheckpointError,
     CorpusError,
@@ -16,20 +11,30 @@ from pycat.errors import (
     TextError,
     TokenizerError,
 )
-from pycat.evaluation.evaluation import Evaluation, evaluate
-from pycat.filters.rule_measures import measure_rules
-from pycat.filters.rules import DEFAULT_RULES, RuleTable
-from pycat.proxy.training import Run, train
-from pycat.pruning import Pruned, prune
-from pycat.report.explaining import Explanation, explain
-from pycat.scores.merge import merge_scores
-from pycat.scores.score_table import ScoreTable
-from pycat.scoring.adapter import Adapter, Head
-from pycat.scoring.engine import score
-from pycat.scoring.external_scorers import add_baseline
-from pycat.scoring.line_scores import score_lines
-from pycat.selection.selection import Selection, select
-from pycat.selection.stability import Stability, jaccard, stability
+
+# Before torch loads OpenMP: a team that spins while it waits loses far more than its share where
+# another process takes a core.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+if TYPE_CHECKING:
+    from pycat.data.corpus import Corpus, open_corpus
+    from pycat.data.tokenizing import tokenize
+    from pycat.evaluation.evaluation import evaluate
+    from pycat.evaluation.results import Evaluation
+    from pycat.filters.measures import Measures, measure
+    from pycat.filters.rules import DEFAULT_RULES
+    from pycat.proxy.run import Run
+    from pycat.proxy.training import train
+    from pycat.pruning import Pruned, prune
+    from pycat.report.explaining import Explanation, explain
+    from pycat.scores.merge import merge_scores
+    from pycat.scores.score_table import ScoreTable
+    from pycat.scoring.adapter import Adapter, Head
+    from pycat.scoring.engine import score
+    from pycat.scoring.external_scorers import add_baseline
+    from pycat.scoring.line_scores import score_lines
+    from pycat.selection.selection import Selection, select
+    from pycat.selection.stability import Stability, jaccard, stability
 
 __all__ = [
     "DEFAULT_RULES",
@@ -40,10 +45,10 @@ __all__ = [
     "Evaluation",
     "Explanation",
     "Head",
+    "Measures",
     "OutputError",
     "Pruned",
     "PycatError",
-    "RuleTable",
     "Run",
     "ScoreTable",
     "Selection",
@@ -54,7 +59,7 @@ __all__ = [
     "evaluate",
     "explain",
     "jaccard",
-    "measure_rules",
+    "measure",
     "merge_scores",
     "open_corpus",
     "prune",
@@ -66,3 +71,47 @@ __all__ = [
     "train",
 ]
 __version__ = "0.1.0"
+
+# Where each public name is; its module is imported when it is first asked for (PEP 562), since
+# torch alone takes seconds.
+_MODULES = {
+    "Corpus": "pycat.data.corpus",
+    "open_corpus": "pycat.data.corpus",
+    "tokenize": "pycat.data.tokenizing",
+    "evaluate": "pycat.evaluation.evaluation",
+    "Evaluation": "pycat.evaluation.results",
+    "Measures": "pycat.filters.measures",
+    "measure": "pycat.filters.measures",
+    "DEFAULT_RULES": "pycat.filters.rules",
+    "Run": "pycat.proxy.run",
+    "train": "pycat.proxy.training",
+    "Pruned": "pycat.pruning",
+    "prune": "pycat.pruning",
+    "Explanation": "pycat.report.explaining",
+    "explain": "pycat.report.explaining",
+    "merge_scores": "pycat.scores.merge",
+    "ScoreTable": "pycat.scores.score_table",
+    "Adapter": "pycat.scoring.adapter",
+    "Head": "pycat.scoring.adapter",
+    "score": "pycat.scoring.engine",
+    "add_baseline": "pycat.scoring.external_scorers",
+    "score_lines": "pycat.scoring.line_scores",
+    "Selection": "pycat.selection.selection",
+    "select": "pycat.selection.selection",
+    "Stability": "pycat.selection.stability",
+    "jaccard": "pycat.selection.stability",
+    "stability": "pycat.selection.stability",
+}
+
+if not TYPE_CHECKING:  # for a type checker, any name would be there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,18 +1,24 @@
-"""From parallel text to pruned text and the report about it: the verbs in their order."""
+"""The whole way from parallel text to pruned text and its report: the stages in their order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText
 from pycat.data.tokenizing import known_text, tokenize
-from pycat.errors import OutputError
-from pycat.evaluation.evaluation import Evaluation, TestSet, evaluate, test_text
-from pycat.filters.rules import complete_rules, read_rules
-from pycat.proxy.training import Run, train
+from pycat.errors import OutputError, PycatError
+from pycat.evaluation.evaluation import TestSet, evaluate, test_text
+from pycat.evaluation.results import Evaluation
+from pycat.filters.measures import MEASURES_FOLDER, Measures, measure
+from pycat.filters.rules import complete_rules, hits_in_words, read_rules
+from pycat.proxy.run import Run
+from pycat.proxy.training import train
 from pycat.report.page import write_report
 from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.scores.score_table import ScoreTable
@@ -20,21 +26,34 @@ from pycat.scoring.engine import score
 from pycat.selection.recipe import Recipe
 from pycat.selection.selection import Selection, select
 
-_STAGES = ("tokenize", "train", "score", "select", "evaluate")
+_STAGES = ("tokenize", "measure", "train", "score", "select", "evaluate")
 _FOLDERS = {
     "tokenize": "corpus",
+    "measure": MEASURES_FOLDER,
     "train": "proxy",
     "score": "scores",
     "select": "selection",
     "evaluate": "evaluation",
 }
 
+# Where the rules leave less, something is wrong with the text or the rules, and not with its pairs.
+_MIN_SHARE_LEFT = 0.01
+_MIN_PAIRS_LEFT = 100
+# Texts of fewer pairs are held to the share alone.
+_SMALL_TEXT = 1000
+_NUM_EXAMPLES = 3
+_EXAMPLE_CHARS = 60
+
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` made: each stage's result, the pruned text and the report."""
+    """What `prune` made: each stage's result, the pruned text and the report.
+
+    `measures` is None where neither rules nor guard were asked for, `evaluation` without tests.
+    """
 
     corpus: Corpus
+    measures: Measures | None
     run: Run
     scores: ScoreTable
     selection: Selection
@@ -62,17 +81,20 @@ def prune(
     evaluate_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Pruned:
-    """Tokenize, train, score, select, and write pruned text and a report.
+    """Tokenize, measure, train, score, select, and write pruned text and a report.
 
     The default recipe drops what the rules say of the text, then the likeliest noise, and keeps the
-    highest `cat_var` of the rest. With `rules="none", guard=0` it is plain CAT-VAR, which is what
-    the paper's method means.
+    highest `cat_var` of the rest. With `rules="none", guard=0` it is plain CAT-VAR, the paper's
+    method, and nothing is measured.
+
+    Before anything is trained, a text is refused of which the rules leave fewer than 1 % of the
+    pairs, or of 1,000 pairs and more fewer than 100: most likely a column is wrong.
 
     Args:
         src, tgt: UTF-8 files of equal line count; plain, `.gz` or `.zst`.
         tsv: instead of both, one file of source, tab, target.
-        out: the folder to make: `corpus`, `proxy`, `scores`, `selection`, the pruned text, and
-            `report.html`. Finished stages in it are not repeated.
+        out: the folder to make: `corpus`, `measures`, `proxy`, `scores`, `selection`, the pruned
+            text, and `report.html`. Finished stages in it are not repeated.
         keep: fraction of the pairs to keep, in (0, 1].
         by: name of a criterion.
         rules, guard: what to drop before the criterion chooses, as in `select`.
@@ -88,7 +110,8 @@ def prune(
     Raises:
         OutputError: `out` holds something else, or options changed (naming the stages which that
             invalidates) without `overwrite`.
-        PycatError: as each stage.
+        PycatError: the rules leave next to nothing, as above; the message has the hits of each rule
+            and three of the pairs. Or as each stage.
     """
     changed = read_rules(rules)
     thresholds = None if changed is None else complete_rules(changed)
@@ -99,6 +122,7 @@ def prune(
     work = Path(out)
     options: dict[str, dict[str, Any]] = {
         "tokenize": dict(tokenize_options or {}),
+        **({"measure": {}} if thresholds is not None or guard else {}),
         "train": {"seed": seed, **(train_options or {})},
         "score": dict(score_options or {}),
         "select": {"keep": keep, "by": by, "rules": thresholds, "guard": guard, "seed": seed},
@@ -106,30 +130,35 @@ def prune(
     if tests:
         options["evaluate"] = {"tests": tests, "seed": seed, **(evaluate_options or {})}
     recipe = {stage: _plain(given) for stage, given in options.items()}
-    prints = text.fingerprint(known_text(work / _FOLDERS["tokenize"]))
-    recipe["tokenize"]["text"] = [row["sha256"] for row in prints]
+    fingerprints = text.fingerprint(known_text(work / _FOLDERS["tokenize"]))
+    recipe["tokenize"]["text"] = [row["sha256"] for row in fingerprints]
     folder = _open_work(work, recipe, overwrite)
 
     def where(stage: str) -> dict[str, Any]:
         return {"out": work / _FOLDERS[stage], "overwrite": overwrite}
 
     corpus = tokenize(src, tgt, tsv=tsv, **where("tokenize"), **options["tokenize"])
+    measures = None
+    if "measure" in options:
+        measures = measure(corpus, **where("measure"), **options["measure"])
+        if thresholds is not None:
+            _check_rules_leave_enough(measures, corpus, thresholds)
     run = train(corpus, **where("train"), **options["train"])
     scores = score(corpus, run.checkpoints, **where("score"), **options["score"])
-    selection = select(scores, **where("select"), **options["select"])
+    selection = select(scores, measures=measures, **where("select"), **options["select"])
     evaluation = None
     if tests:
         evaluation = evaluate(selection, **where("evaluate"), **options["evaluate"])
     elif "evaluate" in folder.recipe:
         evaluation = _earlier_evaluation(work, selection)
-    results: dict[str, Corpus | Run | ScoreTable | Selection | Evaluation] = {
+    results: dict[str, Corpus | Measures | Run | ScoreTable | Selection | Evaluation] = {
         "tokenize": corpus,
+        **({} if measures is None else {"measure": measures}),
         "train": run,
         "score": scores,
         "select": selection,
+        **({} if evaluation is None else {"evaluate": evaluation}),
     }
-    if evaluation is not None:
-        results["evaluate"] = evaluation
     timings = {stage: result.manifest["elapsed_s"] for stage, result in results.items()}
     made = {stage: digest(dict(result.manifest)) for stage, result in results.items()}
     texts = _text_paths(work, text, corpus.languages)
@@ -140,9 +169,59 @@ def prune(
             selection.write_tsv(texts[0], overwrite=True)
         else:
             selection.write_text(*texts, overwrite=True)
-        write_report(report, selection, scores, run, timings=timings, evaluation=evaluation)
+        write_report(
+            report,
+            selection,
+            scores,
+            run,
+            timings=timings,
+            measures=measures,
+            evaluation=evaluation,
+        )
         folder.finish(made=made)
-    return Pruned(corpus, run, scores, selection, evaluation, texts, report, timings)
+    return Pruned(corpus, measures, run, scores, selection, evaluation, texts, report, timings)
+
+
+def _check_rules_leave_enough(
+    measures: Measures, corpus: Corpus, thresholds: Mapping[str, float | None]
+) -> None:
+    """Refuse a text of which the rules leave next to nothing.
+
+    Raises:
+        PycatError: with the hits of each rule, and three of the pairs that they drop.
+    """
+    kept, hits = measures.apply(thresholds)
+    num_left, num_pairs = int(np.count_nonzero(kept)), len(kept)
+    fewest = max(1, ceil(_MIN_SHARE_LEFT * num_pairs))
+    if num_pairs >= _SMALL_TEXT:
+        fewest = max(fewest, _MIN_PAIRS_LEFT)
+    if num_left >= fewest:
+        return
+    dropped = np.flatnonzero(~kept)
+    pairs = dropped[np.linspace(0, len(dropped) - 1, _NUM_EXAMPLES).astype(int)].tolist()
+    examples = [
+        f"  line {corpus.lines[pair] + 1:,} ({', '.join(measures.broken_by(pair, thresholds))}): "
+        f"{_shortened(src)} -> {_shortened(tgt)}"
+        for pair, (src, tgt) in zip(pairs, corpus.sentences(pairs), strict=True)
+    ]
+    raise PycatError(
+        "\n".join(
+            (
+                f"{corpus.path}: the rules leave {num_left:,} of {num_pairs:,} pairs, expected at "
+                f"least {fewest:,}; nothing was trained.",
+                f"Pairs that each rule hits: {hits_in_words(hits)}. For example",
+                *examples,
+                "See that the files or columns hold source and target, in that order, and their "
+                "languages (--languages); or loosen the rules (--rules FILE), or pass --rules none "
+                "(rules='none')",
+            )
+        )
+    )
+
+
+def _shortened(text: str) -> str:
+    """The beginning of a sentence in quotes, control characters escaped."""
+    return repr(text if len(text) <= _EXAMPLE_CHARS else text[: _EXAMPLE_CHARS - 1] + "…")
 
 
 def _earlier_evaluation(work: Path, selection: Selection) -> Evaluation | None:
@@ -151,8 +230,8 @@ def _earlier_evaluation(work: Path, selection: Selection) -> Evaluation | None:
         evaluation = Evaluation.open(work / _FOLDERS["evaluate"])
     except OutputError:
         return None
-    kept = selection.corpus().subset(selection.pair_ids).id
-    return evaluation if kept in evaluation.manifest["recipe"]["arms"].values() else None
+    kept = selection.kept_corpus().id
+    return evaluation if kept in evaluation.manifest["recipe"]["arms"].get("selected", ()) else None
 
 
 def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool) -> OutputFolder:
@@ -163,15 +242,16 @@ def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool) -> OutputFol
             given, or the folder holds something else.
     """
     before = recorded_recipe(work, "prune") or {}
-    for first, stage in enumerate(_STAGES):
-        if stage not in before or stage not in recipe or before[stage] == recipe[stage]:
+    begun = [stage for stage in _STAGES if stage in before and (work / _FOLDERS[stage]).is_dir()]
+    for first, stage in enumerate(begun):
+        if stage not in recipe or before[stage] == recipe[stage]:
             continue
         if overwrite:
             before = {}
             break
         changed = "; ".join(changes(before[stage], recipe[stage]))
-        again = ", ".join(later for later in _STAGES[first:] if later in before)
-        stay = ", ".join(_STAGES[:first]) or "nothing"
+        again = ", ".join(begun[first:])
+        stay = ", ".join(begun[:first]) or "nothing"
         raise OutputError(
             f"{work}: {changed}. This invalidates {again} and the report ({stay} would stay); "
             "pass --overwrite (overwrite=True) to make them again, or choose another folder"

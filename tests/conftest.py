@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import pycat
 from pycat.runtime.output import OutputFolder
-from pycat.scores.score_table import part_path, write_part
+from pycat.scores.parts import part_path, write_part
 
 
 @pytest.fixture

@@ -1,21 +1,35 @@
 """The whole way from text to pruned text and report, and what a second call repeats."""
 
 import gzip
+import inspect
+import json
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ToyText
+from helpers import PLAIN, ToyText, plain_select, toy_pairs
 
 import pycat
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.pruning import Pruned, prune
+from pycat.runtime.output import write_json
 
 FAST: dict[str, Any] = {
     "tokenize_options": {"vocab_size": 340},
     "train_options": {"checkpoint_steps": [2, 4], "batch_tokens": 512, "device": "cpu"},
     "score_options": {"device": "cpu"},
+}
+
+EVALUATE: dict[str, Any] = {
+    "curve": False,
+    "passes": 1.0,
+    "seeds": 1,
+    "batch_tokens": 512,
+    "num_workers": 1,
+    "device": "cpu",
+    "beam": 1,
 }
 
 
@@ -25,10 +39,6 @@ def _stamps(work: Path) -> dict[str, int]:
         for path in work.rglob("*")
         if path.is_file() and path.parent != work
     }
-
-
-# The paper's method, without what drops likely noise first.
-PLAIN: dict[str, Any] = {"rules": "none", "guard": 0.0}
 
 
 def test_from_text_to_pruned_text(toy_text: ToyText, tmp_path: Path) -> None:
@@ -43,7 +53,9 @@ def test_from_text_to_pruned_text(toy_text: ToyText, tmp_path: Path) -> None:
     kept = zip(*(path.read_bytes().splitlines() for path in pruned.texts), strict=True)
     assert list(kept) == [lines[i] for i in best]
     assert pruned.report.read_text("utf-8").count("arXiv") >= 1
-    assert set(pruned.timings) == {"tokenize", "train", "score", "select"}
+    assert list(pruned.timings) == ["tokenize", "train", "score", "select"]
+    assert pruned.measures is None
+    assert not (work / "measures").exists()
 
 
 def test_the_default_recipe_is_rules_then_guard_then_cat_var(
@@ -51,8 +63,11 @@ def test_the_default_recipe_is_rules_then_guard_then_cat_var(
 ) -> None:
     src, tgt = toy_text(200)
     pruned = prune(src, tgt, out=tmp_path / "work", **FAST)
-    left, hits = pycat.measure_rules(pruned.corpus).apply()
-    noise = pruned.scores.column("noise_score")
+    assert list(pruned.timings) == ["tokenize", "measure", "train", "score", "select"]
+    assert pruned.measures is not None
+    left, hits = pruned.measures.apply()
+    noise = pruned.measures.noise_score(pruned.scores)
+    assert (noise != pruned.measures.noise_score()).any()  # the table has entropy, so surprise too
     # Of the 100 that go, 50 go by the guard.
     suspect = np.flatnonzero(left)[np.argsort(-noise[left], kind="stable")[:50]]
     num_left = int(left.sum())
@@ -69,7 +84,8 @@ def test_the_default_recipe_is_rules_then_guard_then_cat_var(
     assert facts["rule_hits"] == hits
     assert facts["recipe"]["rules"] == pycat.DEFAULT_RULES
     assert facts["recipe"]["guard"] == 0.5
-    assert {"lexical_tgt", "lexical_src", "noise_score"} <= {*pruned.scores.names}
+    assert "noise_score" not in pruned.scores.names
+    assert not (pruned.corpus.path / "rules.parquet").exists()
 
 
 def test_each_verb_alone_gives_what_prune_gives(toy_text: ToyText, tmp_path: Path) -> None:
@@ -78,23 +94,91 @@ def test_each_verb_alone_gives_what_prune_gives(toy_text: ToyText, tmp_path: Pat
     corpus = pycat.tokenize(src, tgt, out=tmp_path / "corpus", vocab_size=340)
     run = pycat.train(corpus, out=tmp_path / "proxy", **FAST["train_options"])
     table = pycat.score(corpus, run.checkpoints, device="cpu")
-    kept = pycat.select(table, keep=0.5, by="cat_var", rules="default", guard=0.5)
+    pycat.measure(corpus, out=tmp_path / "measures")
+    kept = pycat.select(table)
     np.testing.assert_array_equal(table.nll, pruned.scores.nll)
     np.testing.assert_array_equal(kept.pair_ids, pruned.selection.pair_ids)
     plain = prune(src, tgt, out=tmp_path / "plain", **PLAIN, **FAST)
-    kept = pycat.select(table, keep=0.5, by="cat_var")
+    kept = plain_select(table, keep=0.5, by="cat_var")
     np.testing.assert_array_equal(kept.pair_ids, plain.selection.pair_ids)
-    assert "noise_score" not in plain.scores.names
-    assert not (plain.corpus.path / "rules.parquet").exists()
+
+
+def test_prune_and_select_have_the_same_defaults() -> None:
+    of_prune, of_select = (inspect.signature(verb).parameters for verb in (prune, pycat.select))
+    for name in ("keep", "by", "rules", "guard", "seed"):
+        assert of_prune[name].default == of_select[name].default
 
 
 def test_rules_that_leave_too_few_keep_fewer(toy_text: ToyText, tmp_path: Path) -> None:
     src, tgt = toy_text(200)
     pruned = prune(src, tgt, out=tmp_path / "work", keep=0.5, rules={"length_z": 0.1}, **FAST)
-    left, _ = pycat.measure_rules(pruned.corpus).apply({"length_z": 0.1})
+    assert pruned.measures is not None
+    left, _ = pruned.measures.apply({"length_z": 0.1})
     assert 0 < left.sum() < 100
     assert pruned.selection.pair_ids.tolist() == np.flatnonzero(left).tolist()
     assert pruned.selection.manifest["asked"] == 100
+
+
+@pytest.mark.parametrize("num_pairs", [150, 1200])
+def test_a_text_of_which_rules_leave_next_to_nothing_is_refused_before_training(
+    tmp_path: Path, num_pairs: int
+) -> None:
+    # The first column is a score, as some tools write it; a few sources are sentences.
+    pairs = toy_pairs(num_pairs)
+    num_good = 1 if num_pairs < 1000 else 99
+    rows = [
+        f"{src}\t{tgt}\n"
+        if row < num_good
+        else f"0.{row:06}\t{src} is a number, a quite long one"
+        f" which stands in the source column of the text\t{tgt}\n"
+        for row, (src, tgt) in enumerate(pairs)
+    ]
+    tsv = tmp_path / "scored.tsv"
+    tsv.write_text("".join(rows), "utf-8")
+    rules = {**dict.fromkeys(pycat.DEFAULT_RULES), "letters": 0.5}
+    with pytest.raises(PycatError) as caught:
+        prune(tsv=tsv, out=tmp_path / "work", rules=rules, **FAST)
+    lines = str(caught.value).splitlines()
+    fewest = 2 if num_pairs < 1000 else 100
+    assert lines[0] == (
+        f"{tmp_path / 'work' / 'corpus'}: the rules leave {num_good} of {num_pairs:,} pairs, "
+        f"expected at least {fewest}; nothing was trained."
+    )
+    assert lines[1] == f"Pairs that each rule hits: letters {num_pairs - num_good:,}. For example"
+    src = pairs[num_good][0]
+    target = f"{src} is a number, a quite long one which stands in the source column of the text"
+    assert lines[2] == (
+        f"  line {num_good + 1} (letters): '0.{num_good:06}' -> {target[:59] + '…'!r}"
+    )
+    assert lines[4].startswith(f"  line {num_pairs:,} (letters): '0.")
+    assert len(lines) == 6
+    assert not (tmp_path / "work" / "proxy").exists()
+    # Without rules, and with one pair more, the same folder goes on.
+    if num_pairs < 1000:
+        assert len(prune(tsv=tsv, out=tmp_path / "work", **PLAIN, **FAST).selection) == 75
+        return
+    tsv.write_text("".join(f"{src}\t{tgt}\n" for src, tgt in pairs[:1]) + "".join(rows), "utf-8")
+    pruned = prune(tsv=tsv, out=tmp_path / "work", rules=rules, overwrite=True, **FAST)
+    assert len(pruned.selection) == 100
+
+
+def test_a_work_folder_of_an_earlier_pycat_goes_on(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(200)
+    work = tmp_path / "work"
+    prune(src, tgt, out=work, **FAST)
+    # It had no measures; the rules lay beside the corpus, the noise scores beside the sums.
+    rmtree(work / "measures")
+    (work / "corpus" / "rules.parquet").write_bytes(b"of an earlier pycat")
+    pycat.ScoreTable.open(work / "scores").add("noise_score", np.zeros(200))
+    manifest = json.loads((work / "prune.json").read_text("utf-8"))
+    del manifest["recipe"]["measure"], manifest["made"]["measure"]
+    write_json(work / "prune.json", manifest)
+    before = _stamps(work)
+    pruned = prune(src, tgt, out=work, **FAST)
+    assert pruned.measures is not None
+    after = _stamps(work)
+    assert {path: after[path] for path in before} == before
+    assert {path.split("/")[0] for path in after.keys() - before.keys()} == {"measures"}
 
 
 def test_a_second_call_repeats_nothing(toy_text: ToyText, tmp_path: Path) -> None:
@@ -112,15 +196,15 @@ def test_a_second_call_repeats_nothing(toy_text: ToyText, tmp_path: Path) -> Non
         ({"guard": 0.2}, r"guard was 0.5, now 0.2. This invalidates select and", {"selection"}),
         ({"rules": "none"}, r"rules was .*, now null. This invalidates select and", {"selection"}),
         ({"keep": 0.3}, r"keep was 0.5, now 0.3. This invalidates select and the report "
-         r"\(tokenize, train, score would stay\)", {"selection"}),
+         r"\(tokenize, measure, train, score would stay\)", {"selection"}),
         ({"score_options": {"device": "cpu", "dtype": "bfloat16"}},
          r"dtype was null, now .*invalidates score, select and", {"scores", "selection"}),
         ({"train_options": {**FAST["train_options"], "checkpoint_steps": [3, 5]}},
          r"checkpoint_steps was \[2, 4\], now \[3, 5\]. This invalidates train, score, select and",
          {"proxy", "scores", "selection"}),
         ({"tokenize_options": {"vocab_size": 330}},
-         r"vocab_size was 340, now 330. This invalidates tokenize, .*\(nothing would stay\)",
-         {"corpus", "proxy", "scores", "selection"}),
+         r"vocab_size was 340, now 330. This invalidates tokenize, meas.*\(nothing would stay\)",
+         {"corpus", "measures", "proxy", "scores", "selection"}),
     ],
 )  # fmt: skip
 def test_a_changed_option_says_what_it_invalidates(
@@ -143,7 +227,9 @@ def test_changed_text_invalidates_everything(toy_text: ToyText, tmp_path: Path) 
     src, tgt = toy_text(200)
     prune(src, tgt, out=tmp_path / "work", **FAST)
     src.write_text(src.read_text("utf-8").replace("one", "an", 1), "utf-8")
-    with pytest.raises(OutputError, match=r"text was .* This invalidates tokenize, train, score"):
+    with pytest.raises(
+        OutputError, match=r"text was .* This invalidates tokenize, measure, train, score"
+    ):
         prune(src, tgt, out=tmp_path / "work", **FAST)
 
 
@@ -181,20 +267,21 @@ def test_evaluation_is_added_to_finished_stages(toy_text: ToyText, tmp_path: Pat
     prune(src, tgt, out=tmp_path / "work", **FAST)
     before = _stamps(tmp_path / "work")
     tests = {"toy": toy_text(5, seed=9, name="test")}
-    options = {"updates": 2, "batch_tokens": 512, "device": "cpu", "beam": 1}
+    options = EVALUATE
     pruned = prune(src, tgt, out=tmp_path / "work", tests=tests, evaluate_options=options, **FAST)
     assert pruned.evaluation is not None
     assert "evaluate" in pruned.timings
     after = _stamps(tmp_path / "work")
     assert {path: after[path] for path in before} == before
-    assert [row.arm for row in pruned.evaluation.rows] == ["full", "random", "selected"]
-    assert f"{pruned.evaluation.rows[0].chrf:.1f}" in pruned.report.read_text("utf-8")
+    assert list(pruned.evaluation.arms) == ["full", "random", "selected"]
+    nll = pruned.evaluation.arms["selected"]["tests"]["toy"]["nll"]
+    assert f"{nll:.4f}" in pruned.report.read_text("utf-8")
 
 
 def test_a_later_call_without_tests_keeps_the_evaluation(toy_text: ToyText, tmp_path: Path) -> None:
     src, tgt = toy_text(200)
     tests = {"toy": toy_text(5, seed=9, name="test")}
-    options = {"updates": 2, "batch_tokens": 512, "device": "cpu", "beam": 1, "baselines": ()}
+    options = {"arms": ["selected"], "translate": ["selected"], **EVALUATE}
     work = tmp_path / "work"
     first = prune(src, tgt, out=work, tests=tests, evaluate_options=options, **FAST)
     stamps = [path.stat().st_mtime_ns for path in (*first.texts, first.report)]
@@ -254,7 +341,7 @@ def test_prune_on_real_text(shared_data: Path, tmp_path: Path) -> None:
         tokenize_options={"vocab_size": 2000, "languages": ("en", "de")},
         train_options={"epochs": 2, "device": "cpu"},
         score_options={"device": "cpu", "dtype": "auto"},
-        evaluate_options={"updates": 10, "baselines": (), "beam": 2, "device": "cpu"},
+        evaluate_options={"arms": ["selected"], **EVALUATE, "batch_tokens": 2048},
     )
     assert len(pruned.corpus) == 2000
     assert len(pruned.selection) == 1000

@@ -1,46 +1,57 @@
-"""The verb `report` of the command line: the page of `prune`, for stages run one by one."""
+"""The verb `report`: the page of `prune`, for stages that were run one by one."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from pycat.evaluation.evaluation import Evaluation
-from pycat.proxy.training import Run
-from pycat.report.page import write_report
-from pycat.scores.score_table import ScoreTable
-from pycat.selection.selection import Selection
+import pycat
+from pycat.cli.options import measures_option, option
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add those of `report`."""
-    for name, text, required in (
-        ("selection", "folder made by select", True),
-        ("scores", "folder made by score, that the selection is of", True),
-        ("proxy", "folder made by train, for its losses and options", False),
-        ("evaluation", "folder made by evaluate, for its table", False),
-    ):
-        parser.add_argument(f"--{name}", type=Path, required=required, metavar="FOLDER", help=text)
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="page to write, or to replace"
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write the page that prune writes about a selection, for stages run one by one."""
+
+    selection: Path = option("Show the selection in this folder, made by select.", metavar="FOLDER")
+    scores: Path = option(
+        "Show the scores in this folder, made by score, that the selection is of.", metavar="FOLDER"
     )
+    measures: Path | None = measures_option()
+    proxy: Path | None = option(
+        "Show losses and options of the run in this folder, made by train.", None, metavar="FOLDER"
+    )
+    evaluation: Path | None = option(
+        "Show the table in this folder, made by evaluate.", None, metavar="FOLDER"
+    )
+    out: Path = option("Write this page, or replace it.")
 
+    def run(self) -> None:
+        """Write the page, and print its name."""
+        from pycat.report.page import write_report
 
-def run(
-    selection: Path, scores: Path, proxy: Path | None, evaluation: Path | None, out: Path
-) -> None:
-    """Write the page."""
-    chosen, table = Selection.open(selection), ScoreTable.open(scores)
-    trained = None if proxy is None else Run.open(proxy)
-    arms = None if evaluation is None else Evaluation.open(evaluation)
-    stages = {
-        "tokenize": chosen.corpus(),
-        "train": trained,
-        "score": table,
-        "select": chosen,
-        "evaluate": arms,
-    }
-    timings = {
-        stage: float(made.manifest["elapsed_s"])
-        for stage, made in stages.items()
-        if made is not None and "elapsed_s" in made.manifest
-    }
-    print(write_report(out, chosen, table, trained, timings=timings, evaluation=arms))
+        selection = pycat.Selection.open(self.selection)
+        scores = pycat.ScoreTable.open(self.scores)
+        proxy = None if self.proxy is None else pycat.Run.open(self.proxy)
+        evaluation = None if self.evaluation is None else pycat.Evaluation.open(self.evaluation)
+        stages = {
+            "tokenize": selection.corpus(),
+            "train": proxy,
+            "score": scores,
+            "select": selection,
+            "evaluate": evaluation,
+        }
+        timings = {
+            stage: float(made.manifest["elapsed_s"])
+            for stage, made in stages.items()
+            if made is not None and "elapsed_s" in made.manifest
+        }
+        print(
+            write_report(
+                self.out,
+                selection,
+                scores,
+                proxy,
+                timings=timings,
+                measures=self.measures,
+                evaluation=evaluation,
+            )
+        )

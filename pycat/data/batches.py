@@ -66,7 +66,7 @@ class BatchStream(Iterator[Batch]):
         rank: int,
         state: dict[str, Any] | None,
         pad_id: int,
-        dtype: torch.dtype,
+        dtype: torch.dtype | None,
         num_threads: int,
         pin_memory: bool,
     ) -> None:
@@ -81,7 +81,7 @@ class BatchStream(Iterator[Batch]):
             rank=rank,
             first_step=self._step_of(state),
             pad_id=pad_id,
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=str(dtype or torch.int64).removeprefix("torch."),
             prefetch=PREFETCH,
             num_threads=num_threads,
             buffers=_pinned_buffers(plan, num_threads) if pin_memory else [],

@@ -14,25 +14,28 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pycat import _core
 from pycat.data import fairseq, megatron
-from pycat.data.batches import Batch, BatchStream, from_capsules
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer, Template
+from pycat.data.packed_pairs import PackedPairs
 from pycat.data.parallel_text import ParallelText
 from pycat.data.tokenizer import Tokenizer
 from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.output import digest, file_sha256, read_manifest
 
+if TYPE_CHECKING:
+    import torch
+
+    from pycat.data.batches import Batch, BatchStream
+
 TOKENIZER_FILE = "tokenizer.model"
 TOKENIZER_FOLDER = "tokenizer"
 SKIPPED_FILE = "skipped.tsv"
-RULES_FILE = "rules.parquet"
 INDEX_FILES = ("src.idx", "src.bin", "tgt.idx", "tgt.bin")
 
 _PREFIX_OPTIONS = ("languages", "vocab_size", "eos_id", "pad_id", "tokenizer", "layout")
@@ -58,7 +61,7 @@ class Corpus:
     def __init__(
         self,
         path: Path,
-        facts: dict[str, Any],
+        manifest: dict[str, Any],
         src: _core.IndexedFile,
         tgt: _core.IndexedFile,
     ) -> None:
@@ -67,19 +70,19 @@ class Corpus:
         Raises:
             CorpusError: the files hold unequal numbers of sequences.
         """
-        self.path, self._facts = path, facts
-        self.languages: tuple[str, str] = tuple(facts["languages"])
-        self.vocab_size: int = facts["vocab_size"]
-        self.src_vocab_size: int | None = facts.get("src_vocab_size")
-        self.eos_id: int = facts["eos_id"]
-        self.pad_id: int = facts.get("pad_id", self.eos_id)
-        self.options: dict[str, Any] = facts.get("options", {})
+        self.path, self._manifest = path, manifest
+        self.languages: tuple[str, str] = tuple(manifest["languages"])
+        self.vocab_size: int = manifest["vocab_size"]
+        self.src_vocab_size: int | None = manifest.get("src_vocab_size")
+        self.eos_id: int = manifest["eos_id"]
+        self.pad_id: int = manifest.get("pad_id", self.eos_id)
+        self.options: dict[str, Any] = manifest.get("options", {})
         self._src, self._tgt = src, tgt
         self._view: NDArray[np.int64] | None = None
-        if not len(src) == len(tgt) == facts["num_pairs"]:
+        if not len(src) == len(tgt) == manifest["num_pairs"]:
             raise CorpusError(
                 f"{path}: {src.prefix} holds {len(src):,} sequences and {tgt.prefix} {len(tgt):,}, "
-                f"expected {facts['num_pairs']:,} of each; make the corpus again"
+                f"expected {manifest['num_pairs']:,} of each; make the corpus again"
             )
 
     def __len__(self) -> int:
@@ -120,7 +123,7 @@ class Corpus:
         Raises:
             CorpusError: data of another tool hold a bad token, or a sequence that lacks EOS.
         """
-        if "id" not in self._facts:
+        if "id" not in self._manifest:
             self.verify()
             files = [
                 file_sha256(Path(file.prefix + suffix))
@@ -128,8 +131,8 @@ class Corpus:
                 for suffix in (".idx", ".bin")
             ]
             _ = self._src.lengths(), self._tgt.lengths()  # refuses files changed since opening
-            self._facts["id"] = digest([files, self._facts["tokenizer_sha256"]])
-        return self._facts
+            self._manifest["id"] = digest([files, self._manifest["tokenizer_sha256"]])
+        return self._manifest
 
     @cached_property
     def id(self) -> str:
@@ -142,7 +145,7 @@ class Corpus:
     @property
     def template(self) -> Template:
         """The special tokens around the sentences."""
-        return Template.of(self._facts)
+        return Template.of(self._manifest)
 
     @property
     def files(self) -> tuple[_core.IndexedFile, _core.IndexedFile, NDArray[np.int64] | None]:
@@ -186,8 +189,8 @@ class Corpus:
                 f"{self.path}: no tokenizer is known for these tokens, which text needs; make a "
                 "corpus with 'pycat tokenize'"
             )
-        if "template" in self._facts:
-            how = {**self._facts["recipe"]["tokenizer"]}
+        if "template" in self._manifest:
+            how = {**self._manifest["recipe"]["tokenizer"]}
             del how["sha256"]
             return HuggingFaceTokenizer(self.path / TOKENIZER_FOLDER, **how)
         return Tokenizer(self.path / self.options.get("tokenizer", TOKENIZER_FILE))
@@ -211,13 +214,13 @@ class Corpus:
         seed: int | None = None,
         epoch: int = 0,
         padded: bool = False,
-        dtype: torch.dtype = torch.int64,
+        dtype: "torch.dtype | None" = None,
         rank: int = 0,
         world_size: int = 1,
         state: dict[str, Any] | None = None,
         num_threads: int = 1,
         pin_memory: bool = False,
-    ) -> BatchStream:
+    ) -> "BatchStream":
         """One epoch of batches, every pair exactly once over all ranks.
 
         Pairs are sorted by target and source length, then cut into batches so that neither side
@@ -229,7 +232,7 @@ class Corpus:
             seed: shuffles pairs of equal lengths, then batches; None reads from short to long.
             epoch: each epoch has its own order.
             padded: pad the batches instead of packing them.
-            dtype: of the tokens, int64 or int32.
+            dtype: of the tokens, torch.int64 (the default) or torch.int32.
             rank, world_size: each rank gets one of `world_size` consecutive batches, which cost
                 about the same.
             state: `BatchStream.state` of an earlier stream, to resume after its last batch.
@@ -243,6 +246,9 @@ class Corpus:
             CorpusError: the files are damaged or changed; `state` belongs to other batches.
             ValueError: `batch_tokens`, `rank` or `world_size` is out of range.
         """
+        # Torch takes seconds to import, and much that opens a corpus reads no batch.
+        from pycat.data.batches import BatchStream
+
         return BatchStream(
             self._src,
             self._tgt,
@@ -271,9 +277,15 @@ class Corpus:
         scratch = self.path if os.access(self.path, os.W_OK) else Path(tempfile.gettempdir())
         return _core.PairOrder(self._src, self._tgt, self._view, scratch_folder=scratch)
 
-    def read(self, pair_ids: NDArray[np.int64]) -> Batch:
+    def read(self, pair_ids: NDArray[np.int64]) -> "Batch":
         """Those pairs, packed, in that order."""
+        from pycat.data.batches import from_capsules
+
         return from_capsules(_core.read_batch(self._src, self._tgt, pair_ids))
+
+    def read_arrays(self, pair_ids: NDArray[np.int64]) -> PackedPairs:
+        """Those pairs, packed, in that order, as numpy arrays."""
+        return PackedPairs.of(_core.read_batch(self._src, self._tgt, pair_ids))
 
     def verify(self) -> None:
         """Check every byte: the index, each token, the recorded checksums.
@@ -287,7 +299,7 @@ class Corpus:
         src_ends_with_eos = self.template.src_tail == 1
         self._src.verify(eos_id=self.eos_id if src_ends_with_eos else None)
         self._tgt.verify(eos_id=self.eos_id)
-        for name, recorded in self._facts.get("sha256", {}).items():
+        for name, recorded in self._manifest.get("sha256", {}).items():
             found = file_sha256(self.path / name)
             if found != recorded:
                 raise CorpusError(
@@ -318,7 +330,7 @@ class Corpus:
     @property
     def has_text(self) -> bool:
         """Whether this corpus was made from text by pycat."""
-        return "text" in self._facts
+        return "text" in self._manifest
 
     @property
     def lines(self) -> NDArray[np.int64]:

@@ -58,7 +58,7 @@ def open_data_bin(
         for dictionary in dictionaries
     )
     hashes = [dictionary.sha256 for dictionary in dictionaries]
-    facts = {
+    manifest = {
         "languages": (src_language, tgt_language),
         "num_pairs": len(src),
         "vocab_size": dictionaries[1].vocab_size,
@@ -68,7 +68,7 @@ def open_data_bin(
         "tokenizer_sha256": digest(hashes),
         "options": {"split": split, "languages": (src_language, tgt_language)},
     }
-    return facts, src, tgt
+    return manifest, src, tgt
 
 
 def _directions(folder: Path) -> set[Direction]:

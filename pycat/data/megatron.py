@@ -69,7 +69,7 @@ def open_prefixes(
         options["tokenizer"] = _relative(tokenizer, folder)
     else:
         options |= {"vocab_size": vocab_size, "eos_id": eos_id}
-    facts = {
+    manifest = {
         "languages": names,
         "num_pairs": len(files[0]),
         "vocab_size": vocab_size,
@@ -78,7 +78,7 @@ def open_prefixes(
         "tokenizer_sha256": identity,
         "options": options,
     }
-    return folder, facts, files[0], files[1]
+    return folder, manifest, files[0], files[1]
 
 
 def write_index(file: IndexedFile) -> Path:

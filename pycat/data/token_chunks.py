@@ -34,9 +34,9 @@ def token_chunks(
     for first in range(0, num_rows, _CHUNK_PAIRS):
         end = min(first + _CHUNK_PAIRS, num_rows)
         chunk = np.arange(first, end) if rows is None else rows[first:end]
-        batch = corpus.read(chunk if view is None else view[chunk])
-        src = _side(batch.src_tokens.numpy(), batch.src_cu_seqlens.numpy(), tail)
-        yield chunk, src, _side(batch.tgt_tokens.numpy(), batch.tgt_cu_seqlens.numpy(), 1)
+        batch = corpus.read_arrays(chunk if view is None else view[chunk])
+        src = _side(batch.src_tokens, batch.src_cu_seqlens, tail)
+        yield chunk, src, _side(batch.tgt_tokens, batch.tgt_cu_seqlens, 1)
 
 
 def spread_rows(corpus: Corpus, max_rows: int) -> NDArray[np.int64]:

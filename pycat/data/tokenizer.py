@@ -11,8 +11,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
-
 from pycat.errors import TokenizerError
 from pycat.runtime.output import file_sha256, replacing
 from pycat.runtime.progress import progress
@@ -52,6 +50,8 @@ class Tokenizer:
         Raises:
             TokenizerError: no such file, not a SentencePiece model, or it has no EOS.
         """
+        import sentencepiece  # much that opens a corpus reads no text
+
         self.path = Path(path)
         try:
             model = self.path.read_bytes()

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from pycat._core import IndexedWriter
 from pycat.data.corpus import (
     INDEX_FILES,
-    RULES_FILE,
     SKIPPED_FILE,
     TOKENIZER_FILE,
     TOKENIZER_FOLDER,
@@ -43,7 +42,7 @@ _OWNED = (
     TOKENIZER_FILE,
     f"{TOKENIZER_FOLDER}/*",
     SKIPPED_FILE,
-    RULES_FILE,
+    "rules.parquet",  # which an earlier pycat put here
 )
 
 

@@ -17,9 +17,10 @@ _WITH_OWN_TEXT = """\
 pycat demo: prune {src} and {tgt} to half.
 
   1. tokenize   SentencePiece, trained on this text
-  2. train      a small translation model, keeping 5 early checkpoints
-  3. score      every pair's perplexity under each checkpoint
-  4. select     drop pairs that break rules or that the noise filter suspects, then keep the pairs
+  2. measure    what rules and a noise filter read of each pair
+  3. train      a small translation model, keeping 5 early checkpoints
+  4. score      every pair's perplexity under each checkpoint
+  5. select     drop pairs that break rules or that the noise filter suspects, then keep the pairs
                 whose perplexity varies most (cat_var): half of all
   report        {out}/own/report.html
 """
@@ -30,11 +31,12 @@ pycat demo: prune real English-German text to half, and see what the half is wor
   0. collect    translated messages of well-known free software, out of their Python packages
                 (about 95 MB to download, licences listed below; nothing of it is kept in pycat)
   1. tokenize   SentencePiece, trained on this text
-  2. train      a small translation model, keeping 5 early checkpoints
-  3. score      every pair's perplexity under each checkpoint
-  4. select     drop pairs that break rules or that the noise filter suspects, then keep the pairs
+  2. measure    what rules and a noise filter read of each pair
+  3. train      a small translation model, keeping 5 early checkpoints
+  4. score      every pair's perplexity under each checkpoint
+  5. select     drop pairs that break rules or that the noise filter suspects, then keep the pairs
                 whose perplexity varies most (cat_var): half of all
-  5. evaluate   retrain on that half and on a random half, translate 500 held-out messages
+  6. evaluate   retrain on that half and on a random half, translate 500 held-out messages
   report        {out}/collected/report.html
 
 About nine minutes on two cores. A model trained this briefly translates badly: the demonstration
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         src, tgt, work = text.train_en, text.train_de, out / "collected"
         evaluate_options = [
             *("--evaluate", "--test", f"software={text.test_en},{text.test_de}"),
-            *("--evaluate-baselines", "random", "--evaluate-epochs", "3", "--epochs", "2"),
+            *("--evaluate-baselines", "random", "--evaluate-epochs", "3", "--train-epochs", "2"),
         ]
     return cli.main(
         [

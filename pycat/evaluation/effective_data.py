@@ -56,7 +56,7 @@ class LossCurve:
         Infinite at or below the irreducible loss; NaN where the curve is flat.
         """
         excess = np.maximum(np.asarray(loss) - self.irreducible, 0)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # a flat curve has 0 / 0
             tokens: Floats = self.scale / excess ** (1 / self.exponent)
         return np.where(self.scale > 0, tokens, np.nan)
 
@@ -93,7 +93,8 @@ class Worth:
         loss: held-out loss, nats a token, mean over the arm's seeds.
         share: effective data as a share of the whole corpus, in target tokens. Infinite says more
             than all of it: the loss is below that of the whole corpus. 0 says less than the
-            smallest fraction: the loss is above that fraction's.
+            smallest fraction: the loss is above that fraction's. NaN says nothing: the curve is
+            flat, since the loss does not fall with the size of the fractions.
         gain_on_full: loss of the whole corpus less that of the arm, nats a token.
         gain_on_random: loss of the random arm less that of the arm, nats a token.
         than_random: "better" or "worse" where the interval of that gain excludes 0, else "tie".
@@ -115,7 +116,8 @@ class EffectiveData:
 
     Attributes:
         curve: fitted to the random fractions.
-        seed_noise: standard deviation of the loss between seeds of an arm, nats a token.
+        seed_noise: standard deviation of the loss between seeds of an arm, nats a token; NaN where
+            every arm has one seed.
         min_share: the smallest fraction's share of the whole corpus, in target tokens.
         arms: the worth of each arm.
     """
@@ -124,6 +126,25 @@ class EffectiveData:
     seed_noise: float
     min_share: float
     arms: dict[str, Worth]
+
+    def text(self, arm: str) -> str:
+        """The arm's effective data in words, such as "61.2% (57.3% to 65.4%)"."""
+        worth = self.arms[arm]
+        value, low, high = (
+            self._percent(share) for share in (worth.share.value, worth.share.low, worth.share.high)
+        )
+        if np.isinf(worth.share.value):
+            gain = worth.gain_on_full
+            return (
+                f"{value}, {gain.value:.3f} ({gain.low:.3f} to {gain.high:.3f}) nats a token "
+                "below the loss of all data"
+            )
+        return f"{value} ({low} to {high})"
+
+    def _percent(self, share: float) -> str:
+        if np.isinf(share):
+            return "> 100%"
+        return f"< {100 * self.min_share:.1f}%" if share == 0 else f"{100 * share:.1f}%"
 
 
 def effective_data(
@@ -142,7 +163,8 @@ def effective_data(
     Intervals come from a bootstrap of sentences and seeds together. Each resample draws the M
     sentences with replacement, the same for all models. It then draws the noise of every model
     from the deviations of all models from their arm's mean, pooled, since an arm has few seeds;
-    each deviation is scaled by sqrt(S / (S - 1)). The curve is fitted anew to each resample.
+    each deviation is scaled by sqrt(S / (S - 1)). Where every arm has one seed, that noise is not
+    known and left out. The curve is fitted anew to each resample.
 
     Args:
         arms: held-out nll of each arm to judge, by name.
@@ -159,25 +181,21 @@ def effective_data(
         The worth of each arm, with the curve and the noise between seeds.
 
     Raises:
-        PycatError: shapes do not agree, no arm has two seeds, there are fewer than three sizes, or
-            the loss does not fall with the size of the fractions.
+        PycatError: shapes do not agree, or there are fewer than three sizes.
     """
     lengths = np.asarray(num_tokens, dtype=np.float64)
-    models = {**{f"fraction {i}": model for i, model in enumerate(fractions)}, "random": random}
-    _check(models | {f"arm {name}": arm for name, arm in arms.items()}, fractions, lengths)
-    groups = [*fractions, random, *arms.values()]
-    resampled = _resample(groups, lengths, num_resamples, np.random.default_rng(seed))
+    _check(arms, fractions, random, lengths)
+    # Each group of models once: the random arm may be one of the fractions.
+    groups = list({id(group): group for group in (*fractions, random, *arms.values())}.values())
+    place = {id(group): i for i, group in enumerate(groups)}
+    noise = seed_noise([_losses(group, lengths) for group in groups])
     measured = np.array([[_losses(group, lengths).mean() for group in groups]])
+    resampled = _resample(groups, lengths, num_resamples, np.random.default_rng(seed))
 
     num_fractions = len(fractions)
     sizes = np.array([fraction.num_tokens for fraction in fractions], dtype=np.float64)
     num_seeds = np.array([len(fraction.nll) for fraction in fractions])
     curve = fit_curve(sizes, measured[0, :num_fractions], num_seeds)
-    if not curve.scale > 0:
-        raise PycatError(
-            "random fractions: expected a loss that falls with more data, but the best curve is "
-            f"flat at {float(curve.irreducible):.4f} nats a token; train longer, or with more seeds"
-        )
     curves = fit_curve(sizes, resampled[:, :num_fractions], num_seeds)
 
     def worth(arm: int) -> Worth:
@@ -189,7 +207,7 @@ def effective_data(
                 resampled[:, other] - resampled[:, arm],
                 level,
             )
-            for name, other in (("full", int(sizes.argmax())), ("random", num_fractions))
+            for name, other in (("full", int(sizes.argmax())), ("random", place[id(random)]))
         }
         return Worth(
             loss=float(measured[0, arm]),
@@ -202,9 +220,9 @@ def effective_data(
 
     return EffectiveData(
         curve=curve,
-        seed_noise=seed_noise([_losses(group, lengths) for group in groups]),
+        seed_noise=noise,
         min_share=float(sizes.min() / sizes.max()),
-        arms={name: worth(num_fractions + 1 + i) for i, name in enumerate(arms)},
+        arms={name: worth(place[id(arm)]) for name, arm in arms.items()},
     )
 
 
@@ -280,17 +298,12 @@ def seed_noise(losses: Sequence[Floats]) -> float:
         losses: of the seeds of each arm, (S,); arms of one seed say nothing and are left out.
 
     Returns:
-        sqrt(sum over arms of squared deviations from the arm's mean / sum over arms of S - 1).
-
-    Raises:
-        PycatError: no arm has two seeds.
+        sqrt(sum over arms of squared deviations from the arm's mean / sum over arms of S - 1); NaN
+        where no arm has two seeds.
     """
     freedom = sum(len(arm) - 1 for arm in losses)
     if freedom == 0:
-        raise PycatError(
-            "effective data: every arm has one seed, so the noise between seeds is not known; "
-            "expected an arm, such as a random fraction, with two seeds or more"
-        )
+        return float("nan")
     squares = sum(float(((arm - arm.mean()) ** 2).sum()) for arm in losses)
     return float(np.sqrt(squares / freedom))
 
@@ -319,7 +332,7 @@ def _resample(
         means = np.add.reduceat(losses, first_seeds) / num_seeds
         # The noise of each seed, from the deviations of all of them.
         deviations = scales * (losses - np.repeat(means, num_seeds))
-        noise = deviations[rng.choice(pooled, len(losses))]
+        noise = deviations[rng.choice(pooled, len(losses))] if len(pooled) else 0 * losses
         resampled[row] = means + np.add.reduceat(noise, first_seeds) / num_seeds
     return resampled
 
@@ -356,8 +369,12 @@ def _verdict(gain: Interval) -> str:
     return "worse" if gain.high < 0 else "tie"
 
 
-def _check(groups: Mapping[str, HeldOut], fractions: Sequence[HeldOut], lengths: Floats) -> None:
+def _check(
+    arms: Mapping[str, HeldOut], fractions: Sequence[HeldOut], random: HeldOut, lengths: Floats
+) -> None:
     """Refuse shapes that do not agree, and fractions that no curve can be fitted to."""
+    groups = {f"fraction {i}": fraction for i, fraction in enumerate(fractions)}
+    groups |= {"random arm": random, **{f"arm {name}": arm for name, arm in arms.items()}}
     for name, group in groups.items():
         if group.nll.ndim != 2 or len(group.nll) == 0 or group.nll.shape[1:] != lengths.shape:
             raise PycatError(
@@ -366,9 +383,9 @@ def _check(groups: Mapping[str, HeldOut], fractions: Sequence[HeldOut], lengths:
             )
         if not np.isfinite(group.nll).all():
             raise PycatError(f"{name}: nll is not finite; leave out the seed that diverged")
-    sizes = {fraction.num_tokens for fraction in fractions}
-    if len(sizes) < _MIN_FRACTIONS or min(sizes) < 1:
+    sizes = sorted(fraction.num_tokens for fraction in fractions)
+    if len(sizes) < _MIN_FRACTIONS or sizes[0] < 1 or len({*sizes}) < len(sizes):
         raise PycatError(
-            f"random fractions: found sizes {sorted(sizes)} in target tokens; expected at least "
-            f"{_MIN_FRACTIONS} positive sizes, since the curve has as many parameters"
+            f"random fractions: found sizes {sizes} in target tokens; expected at least "
+            f"{_MIN_FRACTIONS} different positive sizes, since the curve has as many parameters"
         )

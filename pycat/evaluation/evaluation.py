@@ -1,81 +1,42 @@
-"""Evaluation of a selection: models retrained on it and on its alternatives, by BLEU and chrF."""
+"""What a selection is worth: models trained on it and on its alternatives, by held-out loss."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from sacrebleu.metrics import BLEU, CHRF
+import numpy as np
+from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
-from pycat.data.hf_tokenizer import HuggingFaceTokenizer
-from pycat.data.parallel_text import ParallelText, decode
-from pycat.data.tokenizer import Tokenizer
-from pycat.errors import PycatError
-from pycat.evaluation.beam_search import translate
-from pycat.proxy.checkpoint import load_model, read_info
-from pycat.proxy.training import Run, train
-from pycat.ranking import criteria
-from pycat.ranking.top_k import highest
-from pycat.runtime.device import choose_device
-from pycat.runtime.output import OutputFolder, read_manifest, replacing
+from pycat.data.parallel_text import ParallelText
+from pycat.errors import CorpusError, PycatError
+from pycat.evaluation.arms import FRACTIONS, arm_views, mean_num_pairs, read_labels
+from pycat.evaluation.effective_data import EffectiveData, HeldOut, Worth, effective_data
+from pycat.evaluation.held_out import held_out_corpus, held_out_nll
+from pycat.evaluation.ledger import ledger
+from pycat.evaluation.results import Evaluation
+from pycat.evaluation.retraining import retrain
+from pycat.evaluation.translating import translate_arms
+from pycat.proxy.packing import PackedBatches
+from pycat.proxy.training import LEARNING_RATES, Arm, auto_preset
+from pycat.runtime.output import OutputFolder
 from pycat.selection.selection import Selection
 
-BASELINES = ("full", "random")
+DEFAULT_ARMS = ("full", "random", "selected")
+
+# Shares of the budget at which each model is annealed and measured.
+_BUDGETS = (0.25, 0.5, 1.0)
+
+_MIN_UPDATES = 12
+
+# Below so many passes over a half even a random one repeats too little to lose to the whole.
+_FEW_PASSES = 8
 
 TestSet = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
-
-
-@dataclass(frozen=True)
-class EvaluationRow:
-    """Result of one arm on one test set.
-
-    Attributes:
-        arm: "full", "random", or the name of the selection's criterion; "selected" where that name
-            does not say what was selected (rules or the noise filter were used, or it is a
-            baseline's) or cannot be a folder's.
-        num_pairs: pairs that the arm was trained on.
-        num_tokens: target tokens of those pairs, EOS counted.
-        updates: of its training.
-        test: name of the test set.
-        bleu, chrf: 0-100.
-    """
-
-    arm: str
-    num_pairs: int
-    num_tokens: int
-    updates: int
-    test: str
-    bleu: float
-    chrf: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A finished evaluation.
-
-    Attributes:
-        path: the folder.
-        rows: one result for each arm and test set, ordered by arm.
-        bleu_signature, chrf_signature: how sacreBLEU computed the metrics.
-        manifest: the folder's manifest, with the options.
-    """
-
-    path: Path
-    rows: list[EvaluationRow]
-    bleu_signature: str
-    chrf_signature: str
-    manifest: Mapping[str, Any]
-
-    @classmethod
-    def open(cls, path: str | PathLike[str]) -> "Evaluation":
-        """Open the folder of a finished evaluation."""
-        folder = Path(path)
-        manifest = read_manifest(folder, "evaluation")
-        rows = [EvaluationRow(**row) for row in manifest["rows"]]
-        return cls(folder, rows, manifest["bleu_signature"], manifest["chrf_signature"], manifest)
 
 
 def evaluate(
@@ -83,145 +44,154 @@ def evaluate(
     *,
     tests: Mapping[str, TestSet],
     out: str | PathLike[str],
-    baselines: Sequence[str] = BASELINES,
-    preset: str = "tiny",
-    epochs: float = 10.0,
-    updates: int | None = None,
+    arms: Sequence[str] = DEFAULT_ARMS,
+    seeds: int = 2,
+    passes: float = 8.0,
+    curve: bool = True,
+    labels: str | PathLike[str] | None = None,
+    preset: str = "auto",
     batch_tokens: int = 2048,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
+    dropout: float = 0.1,
+    translate: Sequence[str] = (),
     beam: int = 5,
     length_penalty: float = 1.0,
     seed: int = 0,
     device: str = "auto",
     dtype: str = "auto",
+    num_workers: int | None = None,
     overwrite: bool = False,
 ) -> Evaluation:
-    """Train a model from scratch on each arm and score its translations of the test sets.
+    """Train models from scratch on each arm, and compare their loss on held-out text.
+
+    All models make the same number of updates, that of `passes` over the selection, on batches of
+    the same size. The models of one seed begin with the same weights. Each is annealed at a
+    quarter, half and all of that budget (`train_together`), and scored in float32 each time.
 
     Args:
-        selection: an open Selection, or its path.
+        selection: an open Selection, or the path of its folder, or of a folder of `prune`.
         tests: for each name, (source file, reference file) or one tab-separated file.
-        out: the folder to make. An interrupted evaluation with the same options is resumed; a
-            finished one is opened as it is.
-        baselines: arms beside the selection: "full" (the whole corpus) and "random" (as many
-            pairs as the selection, drawn with `seed`).
-        preset, batch_tokens, learning_rate, dtype: of training, as in `train`. Translation
-            computes in float32.
-        epochs: passes over each arm's own pairs: an arm of half the pairs trains half as long.
-        updates: the same number of updates for every arm, in place of `epochs`.
+        out: the folder to make. An interrupted evaluation with the same options is resumed by arm
+            and seed; a finished one is opened as it is.
+        arms: names as `arm_views` has them: "full", "random", "random-lengths", "selected",
+            "oracle", or folders of other selections of the same corpus.
+        seeds: models of each arm; in random arms each has pairs of its own.
+        passes: over the selection's target tokens.
+        curve: train on random eighths and quarters too, and say what each arm is worth as a share
+            of random text (`effective_data`).
+        labels: file with a label for each line of the text; the arm "oracle" draws from those that
+            say "clean".
+        preset: as in `train`; "auto" is "mini" on a CPU.
+        batch_tokens, learning_rate, dropout, dtype: of training, as in `train`.
+        translate: the arms whose first seed translates the test sets, for BLEU and chrF.
         beam: width of the beam search; 1 is greedy search.
         length_penalty: alpha in log p / length ** alpha.
-        seed: of initial weights, batch order, dropout and the random arm.
-        device: "cpu", "cuda" or "auto".
+        seed: the first of the seeds.
+        device: "cpu", "cuda" or "auto". On CUDA up to 16 models train as one.
+        num_workers: on a CPU, processes of one thread each; by default as many as cores.
         overwrite: replace an evaluation made with other options.
 
     Returns:
-        BLEU and chrF of each arm on each test set. The translations are in
-        `out/<arm>/<test>.hyp.txt`.
+        The evaluation; `evaluation.json` in its folder is described in docs/format.md.
 
     Raises:
-        PycatError: no test set, an unknown baseline, or an option out of range.
+        PycatError: no test set, an unknown arm, or an option out of range.
         CorpusError: the corpus has no tokenizer to read the test sets with.
         TextError: a test set cannot be read.
         OutputError: `out` holds something else, or an evaluation made with other options.
     """
-    selection = selection if isinstance(selection, Selection) else Selection.open(selection)
-    _check(tests, baselines, beam)
-    texts = {name: test_text(test) for name, test in tests.items()}
-    sentences = {name: _read(text) for name, text in texts.items()}
-    sources = {name: src for name, (src, _) in sentences.items()}
-    references = {name: tgt for name, (_, tgt) in sentences.items()}
+    selection = _open_selection(selection)
     corpus = selection.corpus()
-    tokenizer = corpus.tokenizer
-    arms = _arms(corpus, selection, baselines, seed)
-    train_options: dict[str, Any] = {
-        "preset": preset,
-        "epochs": epochs,
-        "updates": updates,
-        "batch_tokens": batch_tokens,
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "device": device,
-        "dtype": dtype,
-    }
+    _check(tests, arms, translate, seeds, passes, beam)
+    texts = {name: test_text(test) for name, test in tests.items()}
+    if preset == "auto":
+        preset = "mini" if device == "cpu" else auto_preset(len(corpus))
+    names = list(dict.fromkeys([*arms, *(_curve_arms() if curve else ())]))
+    views = arm_views(
+        corpus,
+        selection,
+        names,
+        range(seed, seed + seeds),
+        None if labels is None else read_labels(Path(labels), corpus),
+    )
+    selected = corpus.subset(selection.pair_ids)
+    updates = _num_updates(selected, passes, batch_tokens)
+    budgets = [round(share * updates) for share in _BUDGETS]
     recipe = {
-        **train_options,
-        "arms": {arm: view.id for arm, view in arms.items()},
-        "tests": {
-            name: [row["sha256"] for row in text.fingerprint()] for name, text in texts.items()
-        },
+        "arms": {name: [view.id for view in own] for name, own in views.items()},
+        "tests": {name: [row["sha256"] for row in t.fingerprint()] for name, t in texts.items()},
+        "passes": passes,
+        "updates": budgets,
+        "seed": seed,
+        "preset": preset,
+        "batch_tokens": batch_tokens,
+        "learning_rate": LEARNING_RATES[preset] if learning_rate is None else learning_rate,
+        "dropout": dropout,
+        "translate": list(translate),
         "beam": beam,
         "length_penalty": length_penalty,
+        "device": device,
+        "dtype": dtype,
     }
     folder = OutputFolder(Path(out), "evaluation", recipe, ("*/*.hyp.txt",), overwrite)
     if folder.manifest is not None:
         return Evaluation.open(folder.path)
-    bleu, chrf = BLEU(), CHRF()
-    rows = []
-    for arm, view in arms.items():
-        run = train(
-            view, out=folder.path / arm, checkpoints=1, overwrite=overwrite, **train_options
-        )
-        translations = _translations(
-            folder, arm, run, tokenizer, sources, device, beam=beam, length_penalty=length_penalty
-        )
-        for test, hypotheses in translations.items():
-            row = EvaluationRow(
-                arm=arm,
-                num_pairs=len(view),
-                num_tokens=int(view.num_tokens.sum()),
-                updates=run.steps[-1],
-                test=test,
-                bleu=bleu.corpus_score(hypotheses, [references[test]]).score,
-                chrf=chrf.corpus_score(hypotheses, [references[test]]).score,
-            )
-            rows.append(row)
+
+    # Train all arms, then score the held-out text under all of their models.
+    runs = retrain(
+        [
+            Arm(view, seed + s, folder.path / name / f"seed-{seed + s}")
+            for name, own in views.items()
+            for s, view in enumerate(own)
+        ],
+        checkpoint_steps=budgets,
+        preset=preset,
+        batch_tokens=batch_tokens,
+        learning_rate=learning_rate,
+        dropout=dropout,
+        device=device,
+        dtype=dtype,
+        num_workers=num_workers,
+        overwrite=overwrite,
+    )
+    runs_of = {name: runs[i * seeds : (i + 1) * seeds] for i, name in enumerate(views)}
+    held_out = {
+        name: held_out_corpus(text, corpus, folder.path / "tests" / name)
+        for name, text in texts.items()
+    }
+    found: dict[str, Any] = {}
+    for name in views:
+        pairs, target_tokens = mean_num_pairs(views, name)
+        found[name] = {"pairs": pairs, "target_tokens": target_tokens, "seeds": seeds, "tests": {}}
+    curves: dict[str, Any] = {}
+    for test, test_corpus in held_out.items():
+        nll = held_out_nll(test_corpus, runs, device)  # (models, budgets, pairs)
+        sums = {name: nll[i * seeds : (i + 1) * seeds] for i, name in enumerate(views)}
+        results, curves[test] = _compare(test_corpus, sums, found, budgets, curve)
+        for name, result in results.items():
+            found[name]["tests"][test] = result
+    translations = translate_arms(
+        {arm: runs_of[arm][0] for arm in translate},
+        texts,
+        corpus,
+        folder,
+        device,
+        beam=beam,
+        length_penalty=length_penalty,
+    )
     folder.finish(
-        rows=[asdict(row) for row in rows],
-        bleu_signature=str(bleu.get_signature()),
-        chrf_signature=str(chrf.get_signature()),
+        arms=found,
+        random_curve=curves,
+        warnings=_warnings(passes, seeds, found, curves),
+        translations=[asdict(row) for row in translations],
+        ledger=ledger(
+            selection,
+            runs,
+            num_tokens=int(corpus.num_tokens.sum()),
+            kept_tokens=int(selected.num_tokens.sum()),
+        ),
     )
     return Evaluation.open(folder.path)
-
-
-def _check(tests: Mapping[str, TestSet], baselines: Sequence[str], beam: int) -> None:
-    """Refuse options that cannot be followed, before any file is read."""
-    if not tests:
-        raise PycatError(
-            "evaluate: no test set given; pass held-out text, such as --test news=test.en,test.de"
-        )
-    unknown = set(baselines) - set(BASELINES)
-    if unknown:
-        raise PycatError(
-            f"baselines name {sorted(unknown)}; expected some of {', '.join(BASELINES)}"
-        )
-    for name in tests:
-        if not re.fullmatch(r"[\w.+-]+", name):
-            raise PycatError(f"test set {name!r}: expected a name of letters, digits, . + - and _")
-    if beam < 1:
-        raise PycatError(f"beam is {beam}; expected at least 1")
-
-
-def _translations(
-    folder: OutputFolder,
-    arm: str,
-    run: Run,
-    tokenizer: Tokenizer | HuggingFaceTokenizer,
-    sources: Mapping[str, list[str]],
-    device: str,
-    **search: Any,
-) -> dict[str, list[str]]:
-    """Translations of each test set by an arm's model; those on disk are not made again."""
-    paths = {test: folder.path / arm / f"{test}.hyp.txt" for test in sources}
-    missing = [test for test, path in paths.items() if not path.is_file()]
-    if missing:
-        model = load_model(read_info(run.checkpoints[-1]), choose_device(device))
-    for test in missing:
-        hypotheses = translate(model, tokenizer, sources[test], **search)
-        with replacing(paths[test]) as temporary:
-            temporary.write_text("".join(line + "\n" for line in hypotheses), "utf-8")
-        folder.record()
-    return {test: path.read_text("utf-8").split("\n")[:-1] for test, path in paths.items()}
 
 
 def test_text(test: TestSet) -> ParallelText:
@@ -231,30 +201,145 @@ def test_text(test: TestSet) -> ParallelText:
     return ParallelText.of(None, None, test)
 
 
-def _arms(
-    corpus: Corpus, selection: Selection, baselines: Sequence[str], seed: int
-) -> dict[str, Corpus]:
-    """Training data of each arm, baselines first."""
-    arms = {}
-    if "full" in baselines:
-        arms["full"] = corpus
-    if "random" in baselines:
-        drawn = highest(criteria.random(corpus.pair_ids, seed), len(selection))
-        arms["random"] = corpus.subset(corpus.pair_ids[drawn])
-    recipe = selection.manifest["recipe"]
-    name = recipe["criterion"]
-    # The arm is named after the criterion only where that can name a folder, is no baseline's
-    # name, and where neither rules nor the noise filter took part in the selection.
-    by_criterion_alone = not recipe.keys() & {"rules", "guard"}
-    can_name_arm = name.isidentifier() and name not in arms and by_criterion_alone
-    arms[name if can_name_arm else "selected"] = corpus.subset(selection.pair_ids)
-    return arms
+def _open_selection(selection: Selection | str | PathLike[str]) -> Selection:
+    """A selection, from its folder or from that of `prune`."""
+    if isinstance(selection, Selection):
+        return selection
+    inside = Path(selection) / "selection"
+    return Selection.open(inside if inside.is_dir() else selection)
 
 
-def _read(text: ParallelText) -> tuple[list[str], list[str]]:
-    """Sentences of the source and of the target side."""
-    pairs = [
-        (decode(src, text.paths[0], number), decode(tgt, text.paths[-1], number))
-        for number, (src, tgt) in enumerate(text.pairs(), start=1)
-    ]
-    return [src for src, _ in pairs], [tgt for _, tgt in pairs]
+def _curve_arms() -> tuple[str, ...]:
+    return ("full", "random", *FRACTIONS)
+
+
+def _num_updates(selected: Corpus, passes: float, batch_tokens: int) -> int:
+    """Updates that read the selection so many times, but enough for each budget to differ."""
+    num_tokens = int(selected.num_tokens.sum())
+    if num_tokens < batch_tokens:
+        raise CorpusError(
+            f"{selected.path}: the selection holds {num_tokens:,} target tokens, expected at least "
+            f"one batch of {batch_tokens:,}; keep more, or lower batch_tokens"
+        )
+    return max(_MIN_UPDATES, round(passes * PackedBatches(selected, batch_tokens).num_batches))
+
+
+def _compare(
+    test_corpus: Corpus,
+    nll: Mapping[str, NDArray[np.float64]],
+    found: Mapping[str, dict[str, Any]],
+    budgets: Sequence[int],
+    curve: bool,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
+    """What each arm reached on one test set, and the curve of random text it is read off.
+
+    Args:
+        test_corpus: M held-out pairs.
+        nll: for each arm float64 (S, budgets, M), sums in nats.
+        found: `target_tokens` of each arm.
+        budgets: updates of each.
+        curve: whether the arms of the curve are among those of `nll`.
+    """
+    lengths = test_corpus.num_tokens.astype(np.float64)
+    results: dict[str, dict[str, Any]] = {}
+    for name, own in nll.items():
+        losses = own.sum(axis=2) / lengths.sum()  # (S, budgets)
+        results[name] = {
+            "nll": round(float(losses[:, -1].mean()), 6),
+            "nll_by_seed": [round(float(loss), 6) for loss in losses[:, -1]],
+            "nll_by_updates": {
+                str(updates): round(float(loss), 6)
+                for updates, loss in zip(budgets, losses.mean(axis=0), strict=True)
+            },
+        }
+    if not curve:
+        return results, None
+    held_out = {
+        name: HeldOut(int(found[name]["target_tokens"]), own[:, -1]) for name, own in nll.items()
+    }
+    names = [name for name in _curve_arms() if name != "random"] + ["random"]
+    sizes = {held_out[name].num_tokens: held_out[name] for name in names}
+    worth = effective_data(held_out, list(sizes.values()), held_out["random"], lengths)
+    for name, own_worth in worth.arms.items():
+        results[name] |= _worth(own_worth)
+    return results, _curve(worth)
+
+
+def _worth(worth: Worth) -> dict[str, Any]:
+    """What evaluation.json says of an arm; a share of 1 stands for all of the text or more."""
+    share = worth.share
+    return {
+        "effective_data": [
+            None if math.isnan(value) else round(min(value, 1.0), 4)
+            for value in (share.value, share.low, share.high)
+        ],
+        "gain_on_full": [round(value, 5) for value in asdict(worth.gain_on_full).values()],
+        "gain_on_random": [round(value, 5) for value in asdict(worth.gain_on_random).values()],
+        "verdict": worth.than_random,
+        "matches_full": worth.matches_full,
+    }
+
+
+def _curve(worth: EffectiveData) -> dict[str, Any]:
+    noise = worth.seed_noise
+    return {
+        "irreducible": round(float(worth.curve.irreducible), 6),
+        "scale": float(worth.curve.scale),
+        "exponent": round(float(worth.curve.exponent), 6),
+        "min_share": round(worth.min_share, 4),
+        "seed_noise": None if math.isnan(noise) else round(noise, 6),
+    }
+
+
+def _warnings(
+    passes: float, seeds: int, arms: Mapping[str, Mapping[str, Any]], curves: Mapping[str, Any]
+) -> list[str]:
+    """What the experiment cannot show."""
+    found = []
+    if passes < _FEW_PASSES:
+        found.append(
+            f"{passes:g} passes over the selection are few: below {_FEW_PASSES} even a random part "
+            "of clean text trains nearly as well as the whole"
+        )
+    if seeds < 2:
+        found.append("one seed: intervals hold the noise of sentences alone, not that of training")
+    for test, curve in curves.items():
+        if curve is not None and not curve["scale"] > 0:
+            found.append(
+                f"{test}: the loss does not fall with more random text, so no share can be read "
+                "off; train longer, or on more text"
+            )
+        oracle = arms.get("oracle")
+        if oracle is not None and oracle["tests"][test].get("verdict", "better") != "better":
+            found.append(
+                f"{test}: clean text at random is no better than text at random; this experiment "
+                "cannot tell good pairs from bad ones"
+            )
+    return found
+
+
+def _check(
+    tests: Mapping[str, TestSet],
+    arms: Sequence[str],
+    translate: Sequence[str],
+    seeds: int,
+    passes: float,
+    beam: int,
+) -> None:
+    """Refuse options that cannot be followed, before any file is read."""
+    if not tests:
+        raise PycatError(
+            "evaluate: no test set given; pass held-out text, such as --test news=test.en,test.de"
+        )
+    for name in tests:
+        if not re.fullmatch(r"[\w.+-]+", name):
+            raise PycatError(f"test set {name!r}: expected a name of letters, digits, . + - and _")
+    if not arms:
+        raise PycatError("arms: none given; expected some of full, random, selected, ...")
+    for name in set(translate) - set(arms):
+        raise PycatError(f"translate names {name!r}, which is none of the arms; add it to arms")
+    for option, value, least in (("seeds", seeds, 1), ("beam", beam, 1)):
+        if value < least:
+            raise PycatError(f"{option} is {value}; expected at least {least}")
+    if not 0 < passes < 1e6:
+        raise PycatError(f"passes is {passes}; expected above 0 and below a million")

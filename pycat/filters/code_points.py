@@ -1,4 +1,4 @@
-"""What Python knows of Unicode, as tables for C++: case folding, and what normalizing changes."""
+"""Tables of Unicode for C++, taken from Python: case folding, and what normalization changes."""
 
 import unicodedata
 from functools import cache
@@ -7,24 +7,25 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# What is beyond has neither case nor a canonical form of its own (Unicode 14 to 17).
+# Code points beyond have neither case nor a canonical form of their own (Unicode 14 to 17).
 NUM_CODE_POINTS = 0x30000
 
 _SMALL, _CAPITAL, _COMBINING, _UNSTABLE = 1, 2, 4, 8
 _SURROGATES = range(0xD800, 0xE000)
 _HANGUL = range(0xAC00, 0xD7A4)
-# The vowels and ends of Hangul syllables, which no decomposition of a single character names.
+# Vowels and final consonants of Hangul syllables. They join the character before them, which
+# `unicodedata.decomposition` does not say.
 _JAMO = (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))
 
 
 class CodePoints(NamedTuple):
-    """Of the first code points beyond ASCII.
+    """Tables by code point, uint64 and uint8 (`NUM_CODE_POINTS`,); 0 for ASCII.
 
     Attributes:
-        folded: uint64, the UTF-8 bytes of `chr(c).casefold()`, of one to three code points, lowest
-            first and their number in the highest byte; 0 where c stays as it is.
-        kinds: uint8, a sum of 1: small or title letter, 2: capital, 4: of a combining class other
-            than 0, 8: its form NFC may differ, or it may join what is before it.
+        folded: the UTF-8 bytes of `chr(c).casefold()`, which has one to three code points: the
+            first byte lowest, and their number in the highest byte; 0 where c stays as it is.
+        kinds: sum of 1: small or title letter, 2: capital, 4: combining class other than 0, 8: NFC
+            may change the character, or join it to the one before.
     """
 
     folded: NDArray[np.uint64]
@@ -33,12 +34,13 @@ class CodePoints(NamedTuple):
 
 @cache
 def code_points() -> CodePoints:
-    """The tables: 0.1 s, 2 MB."""
+    """Make the tables once: 0.1 s, 2 MB."""
     folded = np.zeros(NUM_CODE_POINTS, np.uint64)
     kinds = np.zeros(NUM_CODE_POINTS, np.uint8)
     kinds[list(_JAMO)] |= _UNSTABLE
     for code in range(0x80, NUM_CODE_POINTS):
-        if code in _SURROGATES or code in _HANGUL:  # those are stable, and all but all there are
+        # Surrogates and Hangul syllables have no case, and NFC changes none of them.
+        if code in _SURROGATES or code in _HANGUL:
             continue
         letter = chr(code)
         if (small := letter.casefold()) != letter:
@@ -54,7 +56,7 @@ def code_points() -> CodePoints:
         if parts and not parts.startswith("<"):
             if unicodedata.normalize("NFC", letter) != letter:
                 kinds[code] |= _UNSTABLE
-            # A pair may be composed again: then its second part joins what stands before it.
+            # NFC may compose the parts again: the later ones then join the one before.
             for part in parts.split()[1:]:
                 kinds[int(part, 16)] |= _UNSTABLE
     return CodePoints(folded, kinds)

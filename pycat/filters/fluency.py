@@ -1,7 +1,7 @@
-"""How usual the order of tokens is, and how sentences end: by counts in the corpus itself.
+"""Bigram and sentence-end plausibility scores, from counts in the corpus itself.
 
-Words out of order, letters that went wrong and sentences cut off are hard to tell from hard
-sentences by a proxy that trained for minutes. Which token follows which tells them at once.
+A proxy that trained for minutes hardly tells shuffled words, damaged letters and truncated
+sentences from hard sentences. Counts of which token follows which tell them.
 """
 
 from typing import NamedTuple
@@ -13,24 +13,24 @@ from pycat.data.corpus import Corpus
 from pycat.data.token_chunks import Side, spread_rows, token_chunks
 from pycat.runtime.progress import progress
 
-# Tables are counted on so many pairs, spread over the corpus.
+# The tables are counted on at most so many pairs, spread evenly over the corpus.
 _MAX_SAMPLE = 1_000_000
-# Cells of a table, into which pairs of tokens are hashed: 64 MB a side.
+# log2 of the cells into which bigrams are hashed: 64 MB a side.
 _TABLE_BITS = 24
-# So many made-up occurrences after each token, spread as tokens are altogether.
+# Pseudo-counts added after each token, distributed as the tokens of the corpus are.
 _PRIOR = 100.0
-# Tokens that end fewer sentences than this share are one class.
+# Tokens that end a smaller share of the sentences than this fall into one class.
 _MIN_ENDINGS = 0.004
 
 Floats = NDArray[np.float32]
 
 
 class Fluency(NamedTuple):
-    """Of N pairs, (N,) each; low where something is wrong.
+    """Plausibility scores of N pairs, float32 (N,) each; low scores are suspect.
 
     Attributes:
-        order_tgt, order_src: mean over a side's tokens, EOS too, of ln(p(y | x) / p(y)), x the
-            token before y: how much better it tells the next one than frequency does.
+        order_tgt, order_src: mean over a side's tokens, EOS included, of ln(p(y | x) / p(y)), where
+            x is the token before y: how much x tells about y beyond y's frequency.
         ending: ln of the probability of the target's last token given the source's.
     """
 
@@ -40,39 +40,40 @@ class Fluency(NamedTuple):
 
 
 def fluency(corpus: Corpus, *, max_sample: int = _MAX_SAMPLE) -> Fluency:
-    """Measure the order and the endings of N pairs.
+    """Score the order of tokens and the sentence ends of N pairs.
 
-    A pair's own counts are left out of p(y | x), which is estimated with a Dirichlet prior
-    (MacKay and Peto 1995) of 100 on p(y).
+    p(y | x) is estimated with a Dirichlet prior of weight 100 on p(y) (MacKay and Peto 1995). The
+    counts of the scored pair itself are subtracted first. Beside the result, memory does not grow
+    with N, and is the same for any vocabulary below 4,000,000.
 
     Args:
-        corpus: of N pairs.
-        max_sample: so many pairs, spread evenly, are counted; every pair is measured. Memory does
-            not grow with N beyond the result, and is the same for any vocabulary below 4,000,000.
+        corpus: N pairs.
+        max_sample: the counts are taken on at most so many pairs, spread evenly; every pair is
+            scored.
     """
     sample = spread_rows(corpus, max_sample)
     sampled = np.zeros(len(corpus), bool)
     sampled[sample] = True
-    sides = [_Followers(corpus.src_vocab_size or corpus.vocab_size), _Followers(corpus.vocab_size)]
+    sides = [_Bigrams(corpus.src_vocab_size or corpus.vocab_size), _Bigrams(corpus.vocab_size)]
     endings = _Endings(sides[0].vocab_size, sides[1].vocab_size)
     orders = np.empty((2, len(corpus)), np.float32)
     ending = np.empty(len(corpus), np.float32)
     with progress("fluency", len(sample) + len(corpus), "pairs") as advance:
-        for some, *pair in token_chunks(corpus, sample):
-            for followers, side in zip(sides, pair, strict=True):
-                followers.count(side)
+        for rows, *pair in token_chunks(corpus, sample):
+            for bigrams, side in zip(sides, pair, strict=True):
+                bigrams.count(side)
             endings.count(*pair)
-            advance(len(some))
-        for some, *pair in token_chunks(corpus):
-            for order, followers, side in zip(orders, sides, pair, strict=True):
-                order[some] = followers.measure(side, sampled[some])
-            ending[some] = endings.measure(*pair)
-            advance(len(some))
+            advance(len(rows))
+        for rows, *pair in token_chunks(corpus):
+            for order, bigrams, side in zip(orders, sides, pair, strict=True):
+                order[rows] = bigrams.score(side, sampled[rows])
+            ending[rows] = endings.score(*pair)
+            advance(len(rows))
     return Fluency(orders[1], orders[0], ending)
 
 
-class _Followers:
-    """How often which token follows which on one side; EOS stands at both ends."""
+class _Bigrams:
+    """Counts of the bigrams of one side, with EOS before the first token and after the last."""
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
@@ -80,29 +81,30 @@ class _Followers:
         self._tokens = np.zeros(vocab_size + 1, np.int64)
 
     def count(self, side: Side) -> None:
+        """Add the bigrams of some pairs."""
         _, y, cells = self._cells(side)
-        found, times = np.unique(cells, return_counts=True)
-        self._pairs[found] += times.astype(np.uint32)
+        distinct, counts = np.unique(cells, return_counts=True)
+        self._pairs[distinct] += counts.astype(np.uint32)
         self._tokens += np.bincount(y, minlength=len(self._tokens))
 
-    def measure(self, side: Side, sampled: NDArray[np.bool_]) -> Floats:
-        """Mean log ratio (B,), without the own counts of the pairs that were counted."""
+    def score(self, side: Side, sampled: NDArray[np.bool_]) -> Floats:
+        """Mean log ratio (B,), without the counts that sampled (B,) pairs themselves added."""
         x, y, cells = self._cells(side)
         lengths = side.lengths + 1
         row = np.repeat(np.arange(len(lengths)), lengths)
-        own = np.repeat(sampled, lengths)
-        after = self._pairs[cells] - own * _times(row, cells)
-        # Each token stands once before another one, EOS as the beginning: its count is the same.
-        before = self._tokens[x] - own * _times(row, x)
-        share = (self._tokens[y] - own * _times(row, y) + 1) / (
+        counted = np.repeat(sampled, lengths)
+        num_xy = self._pairs[cells] - counted * _count_in_row(row, cells)
+        # Every token, and EOS at the beginning, stands before one other: this is its own count.
+        num_x = self._tokens[x] - counted * _count_in_row(row, x)
+        p_y = (self._tokens[y] - counted * _count_in_row(row, y) + 1) / (
             self._tokens.sum() + len(self._tokens)
         )
-        ratio = np.log((after / share + _PRIOR) / (before + _PRIOR))
+        ratio = np.log((num_xy / p_y + _PRIOR) / (num_x + _PRIOR))
         mean: Floats = (np.bincount(row, ratio, len(lengths)) / lengths).astype(np.float32)
         return mean
 
     def _cells(self, side: Side) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Each token and the next one, and their place in the table: length + 1 of each pair."""
+        """Each token x, the next one y, and the cell of the bigram: length + 1 of each pair."""
         ends = np.cumsum(side.lengths + 1)
         y = np.full(ends[-1], self.vocab_size)
         inside = np.ones(len(y), bool)
@@ -116,7 +118,7 @@ class _Followers:
 
 
 class _Endings:
-    """How often which last token of the target stands beside which of the source."""
+    """Counts of the last tokens of source and target together."""
 
     def __init__(self, src_vocab_size: int, tgt_vocab_size: int) -> None:
         self._ends = [np.zeros(size + 1, np.int64) for size in (src_vocab_size, tgt_vocab_size)]
@@ -125,6 +127,7 @@ class _Endings:
         self._share = np.zeros((0, 0))
 
     def count(self, src: Side, tgt: Side) -> None:
+        """Add the last tokens of some pairs."""
         last = [
             _last(side, len(ends) - 1) for side, ends in zip((src, tgt), self._ends, strict=True)
         ]
@@ -132,7 +135,7 @@ class _Endings:
             ends += np.bincount(tokens, minlength=len(ends))
         self._seen.append(last[0] * len(self._ends[1]) + last[1])
 
-    def measure(self, src: Side, tgt: Side) -> Floats:
+    def score(self, src: Side, tgt: Side) -> Floats:
         """Ln p (B,) of the class of the target's last token given that of the source's."""
         if not self._classes:
             self._estimate()
@@ -143,6 +146,7 @@ class _Endings:
         return np.log(self._share[x, y]).astype(np.float32)
 
     def _estimate(self) -> None:
+        """Class the last tokens by frequency, and estimate p of each two classes."""
         for ends in self._ends:
             frequent = ends >= _MIN_ENDINGS * ends.sum()
             self._classes.append(np.where(frequent, np.cumsum(frequent), 0))
@@ -154,15 +158,15 @@ class _Endings:
 
 
 def _last(side: Side, none: int) -> NDArray[np.int64]:
-    """The last token (B,) of each pair, `none` where there is not one."""
+    """The last token (B,) of each pair; `none` where the side is empty."""
     ends = np.cumsum(side.lengths)
     last = side.tokens[np.maximum(ends - 1, 0)] if len(side.tokens) else np.zeros_like(ends)
     return np.where(side.lengths > 0, last, none)
 
 
-def _times(row: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
+def _count_in_row(row: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
     """How often each value occurs in its row."""
     keys = row << np.int64(_TABLE_BITS) | values
     _, place, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    times: NDArray[np.int64] = counts[place]
-    return times
+    in_row: NDArray[np.int64] = counts[place]
+    return in_row

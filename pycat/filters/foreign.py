@@ -1,7 +1,7 @@
-"""How much of each side is in the other side's language, by how often each side uses its tokens.
+"""Shares of a side's tokens that belong to the other side's language, by token frequencies.
 
-Half-translated sentences, copies in all but a few letters and swapped sides need no model of any
-language: the words they leave stand often on the other side of this corpus, and seldom on theirs.
+Half-translated sentences, near copies and swapped sides show without a model of any language: their
+words are frequent on the other side of this corpus and rare on their own.
 """
 
 import numpy as np
@@ -11,41 +11,40 @@ from pycat.data.corpus import Corpus
 from pycat.data.token_chunks import spread_rows, token_chunks
 from pycat.runtime.progress import progress
 
-# Shares of tokens are counted on so many pairs, spread over the corpus.
+# Token frequencies are counted on at most so many pairs, spread evenly over the corpus.
 _MAX_SAMPLE = 1_000_000
-# A token is the other side's where that uses it e^1.5 = 4.5 times as often.
-_CLEAR = 1.5
-# So many tokens are added to the length: in few words a name is a large share.
-_SHORT = 4
+# A token is foreign where the other side uses it e^1.5 = 4.5 times as often.
+_MIN_LOG_RATIO = 1.5
+# Tokens added to the length of a side: in a short sentence one name is a large share.
+_EXTRA_LENGTH = 4
 
 
 def foreign_shares(
     corpus: Corpus, *, max_sample: int = _MAX_SAMPLE
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Share (N,) of each source's and each target's tokens that are the other side's.
+    """Share (N,) of each source's and each target's tokens that are foreign.
 
-    Those are the tokens that make up 4.5 times as large a share of the other side's tokens. The
-    length counts 4 tokens more than there are.
+    A token is foreign where its frequency is 4.5 times as high on the other side. The share is that
+    of the side's length plus 4. Beside the result, memory does not grow with N.
 
     Args:
-        corpus: of N pairs; both sides must share one vocabulary.
-        max_sample: so many pairs, spread evenly, are counted; every pair is measured. Memory does
-            not grow with N beyond the result.
+        corpus: N pairs; both sides must share one vocabulary.
+        max_sample: frequencies are counted on at most so many pairs, spread evenly; every pair is
+            measured.
     """
     sample = spread_rows(corpus, max_sample)
     counts = np.ones((2, corpus.vocab_size))
     shares = np.empty((2, len(corpus)), np.float32)
     with progress("languages' shares", len(sample) + len(corpus), "pairs") as advance:
-        for some, *pair in token_chunks(corpus, sample):
+        for rows, *pair in token_chunks(corpus, sample):
             for count, side in zip(counts, pair, strict=True):
                 count += np.bincount(side.tokens, minlength=len(count))
-            advance(len(some))
+            advance(len(rows))
         src, tgt = np.log(counts) - np.log(counts.sum(1, keepdims=True))
-        for some, *pair in token_chunks(corpus):
-            for share, side, foreign in zip(
-                shares, pair, (tgt - src > _CLEAR, src - tgt > _CLEAR), strict=True
-            ):
-                number = np.bincount(side.row, foreign[side.tokens], len(side.lengths))
-                share[some] = number / (side.lengths + _SHORT)
-            advance(len(some))
+        foreign_tokens = tgt - src > _MIN_LOG_RATIO, src - tgt > _MIN_LOG_RATIO  # (V,) each
+        for rows, *pair in token_chunks(corpus):
+            for share, side, is_foreign in zip(shares, pair, foreign_tokens, strict=True):
+                num_foreign = np.bincount(side.row, is_foreign[side.tokens], len(side.lengths))
+                share[rows] = num_foreign / (side.lengths + _EXTRA_LENGTH)
+            advance(len(rows))
     return shares[0], shares[1]

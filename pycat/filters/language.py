@@ -1,8 +1,8 @@
-"""How likely lines are in a language: py3langid's model, many lines at a time.
+"""Language probabilities of many lines at a time, by py3langid's model.
 
 The model is a naive Bayes classifier over byte n-grams, which an automaton finds (Lui and Baldwin
-2012, "langid.py"). py3langid walks it a byte at a time in Python; csrc/language.cpp does it here,
-while other threads run.
+2012, "langid.py"). py3langid walks the automaton a byte at a time in Python. Here
+csrc/filters/language.cpp walks it without the GIL.
 """
 
 import unicodedata
@@ -18,23 +18,25 @@ from pycat import _core
 
 
 class LanguageModel:
-    """The classifier; get the one there is from `language_model`.
+    """The classifier; `language_model` gives the one instance.
 
     Attributes:
-        codes: the ISO 639 codes it knows, such as "en" and "sw".
+        codes: the ISO 639 codes of its languages, such as "en" and "sw".
     """
 
     def __init__(self) -> None:
-        """Load the model that lies in the py3langid package."""
+        """Load the model from the py3langid package."""
         weights, prior, names, moves, rows, features = load_model(MODEL_DIR / MODEL_FILE)
         self.codes: list[str] = list(dict.fromkeys(names))
-        # Scripts and dialects may share a code: their probabilities are added up.
+        # Scripts and dialects may share a code: their probabilities are summed.
         self._columns = {
             code: [i for i, name in enumerate(names) if name == code] for code in self.codes
         }
-        # Languages that there are not fill the last block of `LANGUAGE_BLOCK` up.
+        # The extension reads blocks of `LANGUAGE_BLOCK` languages: the last one is padded with
+        # languages of probability 0.
         missing = -len(names) % _core.LANGUAGE_BLOCK
-        # Copied, since large arrays of numpy's own lie in huge pages, and these are read at random.
+        # np.array copies the tables: memory of numpy's own lies in huge pages, which makes reading
+        # at random faster.
         self._tables = _core.LanguageModel(
             moves=np.array(moves, np.uint32).ravel(),
             rows=np.array(rows, np.uint16),
@@ -48,19 +50,19 @@ class LanguageModel:
     def probability(
         self, lines: Sequence[bytes], code: str, unusual: NDArray[np.bool_] | None = None
     ) -> NDArray[np.float32]:
-        """Probability (N,) that each UTF-8 line is in this language, 1 where nothing tells.
+        """Probability (N,) that each line is in this language; 1 where no n-gram is known.
 
-        Of a line only the first 256 bytes count.
+        The first 256 bytes of a line count.
 
         Args:
-            lines: N lines.
+            lines: N lines of UTF-8.
             code: one of `codes`.
             unusual: which lines (N,) may be all in capitals or not in NFC; None if not known.
         """
-        plain = list(lines)
-        for row in range(len(plain)) if unusual is None else np.flatnonzero(unusual).tolist():
-            plain[row] = _normalized(plain[row])
-        return self._tables.probability(plain, self._columns[code])
+        normalized = list(lines)
+        for row in range(len(lines)) if unusual is None else np.flatnonzero(unusual).tolist():
+            normalized[row] = _normalized(normalized[row])
+        return self._tables.probability(normalized, self._columns[code])
 
 
 @cache
@@ -70,7 +72,7 @@ def language_model() -> LanguageModel:
 
 
 def _normalized(line: bytes) -> bytes:
-    """As py3langid was trained on: NFC, and lines all in capitals in small letters."""
+    """The line as in py3langid's training: in NFC, and in small letters if all in capitals."""
     if not line.isascii():
         text = line.decode()
         text = text.lower() if text.isupper() else text

@@ -1,16 +1,16 @@
-"""How well each side's tokens are explained by the other's: IBM Model 1 on the corpus itself.
+"""Lexical translation scores by IBM Model 1, which is estimated on the corpus itself.
 
-A pair of sentences that do not belong together has words whose usual translations are missing. A
-proxy that trained for minutes hardly sees that yet; counting which tokens keep company does.
+In a pair whose sides are no translation of each other, words lack their usual translations. A proxy
+that trained for minutes hardly sees that yet; counts of tokens that occur together do.
 
     t(y | x)  from four rounds of expectation-maximisation over pairs (Brown et al. 1993, 4)
     ratio(y)  = ln( mean over tokens x of t(y | x) / p(y) )
     mean      of the ratios of a side
     gap       = largest sum of min(ln 2 - ratio, 2) over tokens that follow each other, or 0
 
-A token that is not twice as likely here as anywhere adds to a gap, and none of them more than 2.
-p(y) is the token's own frequency and NULL one of the x. A pair's own counts are taken out of t
-before it is scored: each token occurs in its own company, noise too.
+A token that the other side makes less than twice as likely adds to a gap, at most 2. p(y) is the
+token's frequency, and NULL is one of the x. The counts that a pair itself added to t are subtracted
+before it is scored: every token occurs together with those of its own pair, in noise too.
 """
 
 import os
@@ -23,25 +23,28 @@ from pycat import _core
 from pycat.data.corpus import Corpus
 from pycat.runtime.progress import progress
 
-# Cells of 16 bytes for token pairs, which share them by chance where they are more.
+# Cells of 16 bytes for token pairs. More token pairs than cells share them by their hashes.
 _MAX_CELLS = 1 << 24
-# Pairs, spread over the corpus, that estimate the tables. Of 333,000 English-German pairs, a tenth
-# with exchanged targets of like length, the lower mean puts a good pair above a bad one in .985 of
-# cases with 50,000, .988 with 100,000, .991 with 200,000 and .992 with all.
+# The tables are estimated on at most so many pairs, spread evenly. Of 333,000 English-German pairs,
+# a tenth with exchanged targets of like length, the lower mean puts a good pair above a bad one in
+# .985 of cases with 50,000, .988 with 100,000, .991 with 200,000 and .992 with all.
 _MAX_SAMPLE = 500_000
 _NUM_ROUNDS = 4
-# Pairs at a time: between two lies a chance to interrupt.
+# Pairs a thread counts or scores at a time; Ctrl-C is noticed in between.
 _CHUNK_PAIRS = 8192
 
 Floats = NDArray[np.float32]
 
 
 class LexicalScores(NamedTuple):
-    """Of N pairs, float32 (N,) each, in nats: targets given their sources, and sources theirs.
+    """Lexical scores of N pairs in nats, float32 (N,) each.
 
-    Means are near 0 where the other side tells nothing of a side's tokens, and higher the more it
-    does: `tgt` is low where the target says what the source does not, `src` where it leaves
-    something out. A gap is high where a run of tokens is not explained, however well the rest is.
+    Attributes:
+        tgt, src: mean ratio of the target's tokens given the source, and of the source's given the
+            target. It is near 0 where the other side tells nothing about a side's tokens. `tgt` is
+            low where the target says what the source does not, `src` where it leaves something out.
+        tgt_gap, src_gap: largest gap of that side: high where a run of its tokens is not explained,
+            however well the others are.
     """
 
     tgt: Floats
@@ -53,16 +56,16 @@ class LexicalScores(NamedTuple):
 def lexical_scores(
     corpus: Corpus, *, max_sample: int = _MAX_SAMPLE, num_threads: int | None = None
 ) -> LexicalScores:
-    """Lexical scores of each pair.
+    """Score each pair of a corpus.
 
-    At most the first 128 tokens of a side count, and the last one, EOS, does not; a side without
-    others is at 0. Holds 256 MB, 0.6 MB a thread and 20 bytes for each token of both vocabularies,
-    whatever N, beside the result.
+    The first 128 tokens of a side count, without EOS; a side without any scores 0. Beside the
+    result, memory holds 256 MB, 0.6 MB a thread and 20 bytes for each token of both vocabularies,
+    whatever N.
 
     Args:
-        corpus: of N pairs.
-        max_sample: so many pairs, spread evenly, estimate the tables; at most 2**22. Every pair is
-            scored, and in the sample each without its own counts.
+        corpus: N pairs.
+        max_sample: the tables are estimated on at most so many pairs, spread evenly; at most
+            2**22. Every pair is scored, those of the sample without their own counts.
         num_threads: cores to use, None for all this process may use; the scores are the same.
 
     Raises:

@@ -1,42 +1,36 @@
-"""Hard or noisy: what flags the pairs that are likely not translations of each other.
+"""Noise scores: how likely it is that the sides of a pair are no translation of each other.
 
-Raw variance of perplexity keeps copies, other languages and misaligned pairs, which a model learns
-fast or never. Signals see different kinds of noise, and most of them ask the corpus rather than a
-proxy that trained for minutes:
+The variance of raw perplexity keeps copies, other languages and misaligned pairs, which a model
+learns fast or never. Each signal below sees another kind of noise. All but one ask the corpus
+itself rather than a proxy that trained for minutes:
 
-    lexical    the sides' tokens rarely keep each other's company elsewhere (`lexical.py`)
+    lexical    the sides' tokens rarely occur together elsewhere (`lexical.py`)
     gap        a run of tokens that nothing on the other side accounts for (`lexical.py`)
     order      tokens that seldom follow each other (`fluency.py`)
     ending     the sides do not end alike (`fluency.py`)
     length     one side is longer than translations are (`length_z`)
-    pieces     words fall into many tokens, as misspelt and badly read ones do
+    pieces     words fall into many tokens, as misspelt and badly decoded ones do
     surprise   (nll - entropy) / tokens: the target is less likely than the model's own guesses are
 
 Long pairs are harder than short ones without being noise, so each signal counts as a rank among
-pairs of like length. The guard of a selection drops those of the highest `noise_score` that the
-rules left. docs/evidence.md has what this finds and what not.
+pairs of like length, its evidence. The evidence of all signals but surprise is measured with the
+corpus; surprise is added from the score table when pairs are selected. docs/evidence.md has what
+this finds and what not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.corpus import Corpus
-from pycat.filters.fluency import fluency
-from pycat.filters.lexical import lexical_scores
-from pycat.filters.rule_measures import length_z, measure_rules, usual_lengths
+from pycat.filters.rule_measures import length_z, usual_lengths
 from pycat.scores.score_table import ScoreTable
-
-# Columns that `measure_noise` adds to a score table.
-NOISE_SCORE = "noise_score"
-_LEXICAL = ("lexical_tgt", "lexical_src", "gap_tgt", "gap_src")
-_FLUENCY = ("order_tgt", "order_src", "ending")
 
 Floats = NDArray[np.float64]
 Evidence = NDArray[np.float32]
 
-# Checkpoints at the end over which a signal is averaged: earlier ones know no language yet.
+# Checkpoints at the end over which surprise is averaged: earlier ones know no language yet.
 _NUM_LATE = 2
 _NUM_STRATA = 20
 
@@ -44,7 +38,7 @@ _NUM_STRATA = 20
 def surprise(nll: Floats, entropy: Floats, num_tokens: NDArray[np.int32]) -> Floats:
     """How much less likely targets are than what the late checkpoints expect, nats a token (N,).
 
-    Expected is the entropy: a pair that is hard in a way the model knows of is at 0.
+    The entropy is what they expect: a pair that is hard in a way the model knows of is at 0.
 
     Args:
         nll, entropy: sums over target tokens (N, K), checkpoints in training order.
@@ -66,92 +60,75 @@ def evidence(signal: NDArray[np.floating], num_tokens: NDArray[np.int32]) -> Evi
         signal: (N,), higher where noise is likelier.
         num_tokens: (N,), by which pairs are parted into 20 equal strata; ties rank by row.
     """
-    found = np.empty(len(signal), np.float32)
+    ranked = np.empty(len(signal), np.float32)
     for rows in np.array_split(np.argsort(num_tokens, kind="stable"), _NUM_STRATA):
         order = np.argsort(-signal[rows], kind="stable")
-        found[rows[order]] = -np.log((np.arange(len(rows)) + 0.5) / len(rows))
-    return found
+        ranked[rows[order]] = -np.log((np.arange(len(rows)) + 0.5) / len(rows))
+    return ranked
 
 
-def of_either(one: Evidence, other: Evidence) -> Evidence:
+def combine_sides(one: Evidence, other: Evidence) -> Evidence:
     """The stronger evidence (N,) of two sides, less ln 2 since two were asked."""
     return np.maximum(np.maximum(one, other) - np.float32(np.log(2)), 0)
 
 
-def noise_score(signals: Iterator[tuple[str, Evidence]], num_pairs: int) -> Floats:
-    """How suspect each pair is: the share of pairs that are less so, (N,) in [0, 1).
-
-    Pairs are ordered by the sum of squares of their evidence: one strong signal tells more than
-    several weak ones, and two strong ones more than one.
-
-    Args:
-        signals: name and evidence (N,) of each, asked for one at a time.
-        num_pairs: N.
-    """
-    total = np.zeros(num_pairs, np.float32)
-    for _, found in signals:
-        total += np.square(found)
-    score = np.empty(num_pairs)
-    score[np.argsort(total, kind="stable")] = np.arange(num_pairs) / max(1, num_pairs)
-    return score
-
-
-def measure_noise(table: ScoreTable, corpus: Corpus) -> None:
-    """Add `noise_score` and what it is made of to a table, but what it has.
-
-    The columns `lexical_tgt` and `lexical_src`, `gap_tgt` and `gap_src`, `order_tgt` and
-    `order_src`, and `ending` are those of `lexical_scores` and `fluency`. Surprise counts where the
-    table has the statistics for it, pieces where the corpus was made from text, which the rules
-    are then measured of. Ranks are those among all pairs of the table, so the score is the same
-    whatever rules drop.
+def corpus_signals(
+    column: Callable[[str], NDArray[Any]],
+    num_src_tokens: NDArray[np.int32],
+    num_tokens: NDArray[np.int32],
+    *,
+    has_text: bool,
+) -> Iterator[tuple[str, Evidence]]:
+    """Name and evidence (N,) of each signal that needs no proxy, one at a time.
 
     Args:
-        table: N pairs.
-        corpus: of those N pairs.
-
-    Raises:
-        TextError: the text is gone or changed.
-        OSError: a column or the rules cannot be written.
+        column: gives the measures (N,) of all pairs of a corpus, by name.
+        num_src_tokens, num_tokens: source and target tokens (N,), EOS counted.
+        has_text: whether the corpus was made from text, which "pieces" needs.
     """
-    if NOISE_SCORE in table.names:
-        return
-    if corpus.has_text:
-        measure_rules(corpus)  # first of all: it fails where the text is gone
-    for names, measure in ((_LEXICAL, lexical_scores), (_FLUENCY, fluency)):
-        if not {*names} <= {*table.names}:
-            for name, values in zip(names, measure(corpus), strict=True):
-                if name not in table.names:
-                    table.add(name, values)
-    table.add(NOISE_SCORE, noise_score(noise_signals(table, corpus), len(table)))
-
-
-def has_signals(table: ScoreTable) -> bool:
-    """Whether a table has the columns that `noise_signals` needs."""
-    return {*_LEXICAL, *_FLUENCY} <= {*table.names}
-
-
-def noise_signals(table: ScoreTable, corpus: Corpus) -> Iterator[tuple[str, Evidence]]:
-    """Name and evidence (N,) of each signal, of a table with the columns of `measure_noise`."""
-    lengths = {"tgt": table.num_tokens, "src": table.num_src_tokens}
+    lengths = {"tgt": num_tokens, "src": num_src_tokens}
     for name, sign in (("lexical", -1), ("gap", 1), ("order", -1)):
         sides = (
-            evidence(sign * table.column(f"{name}_{side}"), length)
-            for side, length in lengths.items()
+            evidence(sign * column(f"{name}_{side}"), length) for side, length in lengths.items()
         )
-        yield name, of_either(*sides)
-    yield "ending", evidence(-table.column("ending"), lengths["tgt"])
-    src, tgt = lengths["src"], lengths["tgt"]
-    z = length_z(src, tgt, *usual_lengths(src, tgt))
-    yield "length", evidence(np.abs(z), lengths["tgt"])
-    if corpus.has_text:
-        rules = measure_rules(corpus)
-        chars = {side: rules.columns[f"{side}_chars"] for side in lengths}
+        yield name, combine_sides(*sides)
+    yield "ending", evidence(-column("ending"), num_tokens)
+    z = length_z(num_src_tokens, num_tokens, *usual_lengths(num_src_tokens, num_tokens))
+    yield "length", evidence(np.abs(z), num_tokens)
+    if has_text:
+        chars = {side: column(f"{side}_chars") for side in lengths}
         sides = (evidence((lengths[side] - 1) / chars[side], chars[side]) for side in lengths)
-        yield "pieces", of_either(*sides)
-    if "entropy" in table.statistics:
-        signal = np.empty(len(table), np.float32)
-        for rows, chunk in table.chunks():
-            with np.errstate(invalid="ignore"):
-                found = surprise(chunk.nll, chunk.column("entropy"), chunk.num_tokens)
-            signal[rows] = np.where(np.isnan(found), np.inf, found)
-        yield "surprise", evidence(signal, lengths["tgt"])
+        yield "pieces", combine_sides(*sides)
+
+
+def surprise_evidence(table: ScoreTable) -> Evidence | None:
+    """Evidence (N,) of the signal surprise; None where the table has no entropy.
+
+    What is not a number, of infinite sums, is as suspect as can be.
+    """
+    if "entropy" not in table.statistics:
+        return None
+    signal = np.empty(len(table), np.float32)
+    for rows, chunk in table.chunks():
+        with np.errstate(invalid="ignore"):
+            values = surprise(chunk.nll, chunk.column("entropy"), chunk.num_tokens)
+        signal[rows] = np.where(np.isnan(values), np.inf, values)
+    return evidence(signal, table.num_tokens)
+
+
+def sum_of_squares(signals: Iterable[Evidence], num_pairs: int) -> Evidence:
+    """The sum (N,) of squares of the evidence of signals, which are asked for one at a time.
+
+    One strong signal tells more than several weak ones, and two strong ones more than one.
+    """
+    total = np.zeros(num_pairs, np.float32)
+    for ranked in signals:
+        total += np.square(ranked)
+    return total
+
+
+def noise_score(total: Evidence) -> Floats:
+    """How suspect each pair is: the share of pairs with a lower sum of squares, (N,) in [0, 1)."""
+    score = np.empty(len(total))
+    score[np.argsort(total, kind="stable")] = np.arange(len(total)) / max(1, len(total))
+    return score

@@ -1,11 +1,10 @@
-"""Measuring the rules: one pass over a corpus's text writes `rules.parquet` beside it.
+"""Measurements of a corpus's text that the rules compare: one pass over the text, one row a pair.
 
-`_core.measure_pairs` does what is done for each pair. What a chunk of lines gives goes to scratch
-files, a column each, since groups of duplicates and usual lengths are known only at the end; then
-the table is written row group by row group.
+`_core.measure_pairs` measures each pair alone. Groups of duplicates and the usual ratio of lengths
+are known only at the end of the text, so the columns go to scratch files first, and from there
+into one Parquet file.
 """
 
-import json
 import os
 import re
 import tempfile
@@ -21,70 +20,58 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pycat import _core
-from pycat.data.corpus import RULES_FILE, Corpus, open_corpus
+from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import Chunk, ParallelText
-from pycat.errors import OutputError
+from pycat.errors import CorpusError
 from pycat.filters.code_points import code_points
 from pycat.filters.foreign import foreign_shares
 from pycat.filters.language import language_model
-from pycat.filters.rules import FORMAT, RuleTable
 from pycat.runtime.output import replacing
 from pycat.runtime.progress import progress
 from pycat.runtime.workers import on_workers
+from pycat.scores.parts import PART_PAIRS
 
-_ROW_GROUP = 65_536
 
+def measure_text(corpus: Corpus, path: Path, *, num_threads: int | None = None) -> None:
+    """Measure what the rules compare, and write it to a Parquet file of 65,536 pairs a row group.
 
-def measure_rules(corpus: Corpus, *, num_threads: int | None = None) -> RuleTable:
-    """Measure every rule of a corpus, reading its text once; what is measured is opened as it is.
-
-    Holds 22 bytes a pair (measured on 10 million), and 92 in scratch files without a name in the
-    corpus's folder.
+    The columns are those of docs/format.md, without `pair`. Memory holds 22 bytes a pair (measured
+    on 10 million), and the folder of `path` 92 in scratch files without a name.
 
     Args:
-        corpus: one made from text; of a view, the whole corpus is measured.
-        num_threads: cores to use, None for all this process may use; the table is the same.
-
-    Returns:
-        The table of the corpus's own pairs, also written to `rules.parquet` in its folder.
+        corpus: all pairs of a corpus that was made from text.
+        path: the file to write; it appears complete or not at all.
+        num_threads: cores to use, None for all this process may use; the file is the same.
 
     Raises:
-        CorpusError: the corpus was not made from text by pycat.
+        CorpusError: the corpus was not made from text by pycat, or is damaged.
         TextError: the text is gone or changed.
-        OSError: the file cannot be written.
+        OSError: a file cannot be written.
     """
-    try:
-        return RuleTable.open(corpus)
-    except OutputError:
-        pass
     text = corpus.text()
-    codes, without = _language_codes(corpus)
-    whole = corpus.manifest
-    with replacing(corpus.path / RULES_FILE) as temporary, _Scratch(corpus.path) as scratch:
+    codes, _ = language_codes(corpus)
+    with replacing(path) as temporary, _Scratch(path.parent) as scratch:
         with progress("rules", text.file_bytes / 1e6, "MB") as advance:
             kept = corpus.kept_lines
-            for piece in on_workers(
+            for columns in on_workers(
                 partial(_measure_chunk, text, kept, codes),
                 text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
                 num_threads or len(os.sched_getaffinity(0)),
             ):
-                scratch.append(piece)
+                scratch.append(columns)
             del kept
-        if scratch.num_rows != whole["num_pairs"]:
-            raise OutputError(
+        if scratch.num_rows != len(corpus):
+            raise CorpusError(
                 f"{corpus.path}: the text gives {scratch.num_rows:,} pairs, expected "
-                f"{whole['num_pairs']:,}; run 'pycat tokenize' again"
+                f"{len(corpus):,}; run 'pycat tokenize' again"
             )
         _group(scratch)
-        # A corpus made from text has one vocabulary.
-        shares = foreign_shares(open_corpus(corpus.path))
+        shares = foreign_shares(corpus)  # a corpus made from text has one vocabulary
         for name, values in zip(("src_foreign", "tgt_foreign"), shares, strict=True):
             scratch.replace(name, values)
         del shares
         usual = usual_lengths(scratch.read("src_chars"), scratch.read("tgt_chars"))
-        manifest = {"format": FORMAT, "corpus": whole["id"], "without": without}
-        _write(scratch, usual, manifest, temporary)
-    return RuleTable.open(corpus)
+        _write(scratch, usual, temporary)
 
 
 def usual_lengths(
@@ -95,12 +82,12 @@ def usual_lengths(
     The spread is such that half of the pairs lie within 0.67, and at least 1.
     """
     values = np.empty(len(src_chars))
-    rows = [slice(first, first + _ROW_GROUP) for first in range(0, len(values), _ROW_GROUP)]
-    for part in rows:
+    parts = [slice(first, first + PART_PAIRS) for first in range(0, len(values), PART_PAIRS)]
+    for part in parts:
         src, tgt = src_chars[part].astype(np.float64) + 1, tgt_chars[part].astype(np.float64) + 1
         values[part] = np.log(tgt / src)
     ratio = float(np.exp(np.median(values, overwrite_input=True)))
-    for part in rows:
+    for part in parts:
         values[part] = np.abs(_deviation(src_chars[part], tgt_chars[part], ratio))
     spread = float(np.median(values, overwrite_input=True)) / 0.6745
     return ratio, max(spread, 1.0)
@@ -128,16 +115,19 @@ def _deviation(
     return deviation
 
 
-def _language_codes(corpus: Corpus) -> tuple[tuple[str, ...] | None, dict[str, str]]:
-    """The languages of both sides, None if either is unknown; and what to say of that."""
+def language_codes(corpus: Corpus) -> tuple[tuple[str, ...] | None, dict[str, str]]:
+    """The language codes of both sides, and why each language rule has no column.
+
+    The codes are None, and both rules without a column, where either language is not known.
+    """
     known = language_model().codes
     codes = tuple(re.split("[-_]", name)[0].lower() for name in corpus.languages)
-    strangers = [
+    unknown = [
         name for name, code in zip(corpus.languages, codes, strict=True) if code not in known
     ]
-    if not strangers:
+    if not unknown:
         return codes, {}
-    why = f"{strangers[0]!r} is not a language code that py3langid knows; tokenize with --languages"
+    why = f"{unknown[0]!r} is not a language code that py3langid knows; tokenize with --languages"
     return None, {"src_language": why, "tgt_language": why}
 
 
@@ -176,7 +166,7 @@ class _Scratch:
         self._stack.close()
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """The next rows of columns of equal length."""
+        """Add the next rows of columns of equal length."""
         for name, values in columns.items():
             if name not in self._files:
                 self.replace(name, values[:0])
@@ -184,14 +174,14 @@ class _Scratch:
         self.num_rows += len(next(iter(columns.values())))
 
     def replace(self, name: str, values: NDArray[Any]) -> None:
-        """A column of these values."""
+        """Make a column of these values."""
         file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - the stack closes it
         self._stack.enter_context(file)
         self._files[name] = file, values.dtype
         file.write(values.data)
 
     def take(self, name: str) -> NDArray[Any]:
-        """A column, whose file is gone then."""
+        """Remove a column, and return it."""
         values = self.read(name)
         self._files.pop(name)[0].close()
         return values
@@ -211,7 +201,7 @@ class _Scratch:
 
 
 def _group(scratch: _Scratch) -> None:
-    """Replace hashes by the least pair id of each group, one column at a time."""
+    """Replace hashes by the lowest pair id of each group, one column at a time."""
     for side in ("pair", "src", "tgt"):
         scratch.replace(f"{side}_group", _core.first_duplicates(scratch.take(f"{side}_hash")))
     near = np.arange(scratch.num_rows)
@@ -220,34 +210,32 @@ def _group(scratch: _Scratch) -> None:
     scratch.replace("near_group", near)
 
 
-def _write(
-    scratch: _Scratch, usual: tuple[float, float], manifest: Mapping[str, Any], path: Path
-) -> None:
-    """The Parquet file, a row group at a time."""
-    writer = None
+def _write(scratch: _Scratch, usual: tuple[float, float], path: Path) -> None:
+    """Write the Parquet file, a row group at a time."""
     with ExitStack() as stack:
-        for first in range(0, scratch.num_rows, _ROW_GROUP):
-            end = min(first + _ROW_GROUP, scratch.num_rows)
-            columns: dict[str, NDArray[Any]] = {"pair": np.arange(first, end)}
-            columns |= {name: scratch.read(name, first, end) for name in scratch.names}
+        writer = None
+        for first in range(0, scratch.num_rows, PART_PAIRS):
+            end = min(first + PART_PAIRS, scratch.num_rows)
+            columns = {name: scratch.read(name, first, end) for name in scratch.names}
             columns["length_z"] = length_z(columns["src_chars"], columns["tgt_chars"], *usual)
             table = pa.table(columns)
             if writer is None:
-                schema = table.schema.with_metadata({"pycat": json.dumps(manifest)})
-                # Against dictionaries, the default: 0.4 of the time, 0.6 of the bytes.
-                delta = {
-                    field.name: "DELTA_BINARY_PACKED"
-                    for field in schema
-                    if pa.types.is_integer(field.type)
-                }
-                writer = stack.enter_context(
-                    pq.ParquetWriter(
-                        path,
-                        schema,
-                        compression="zstd",
-                        use_dictionary=["number_mismatch"],
-                        column_encoding=delta,
-                        write_page_checksum=True,
-                    )
-                )
-            writer.write_table(table.replace_schema_metadata(schema.metadata))
+                options = measure_file_options(table.schema)
+                writer = stack.enter_context(pq.ParquetWriter(path, table.schema, **options))
+            writer.write_table(table)
+
+
+def measure_file_options(schema: pa.Schema) -> dict[str, Any]:
+    """How files of measures are written, for `pyarrow.parquet.ParquetWriter`.
+
+    Against dictionaries, the default of Parquet, a file of the rules' columns takes 0.4 of the time
+    and 0.6 of the bytes.
+    """
+    return {
+        "compression": "zstd",
+        "use_dictionary": [name for name in schema.names if name == "number_mismatch"],
+        "column_encoding": {
+            field.name: "DELTA_BINARY_PACKED" for field in schema if pa.types.is_integer(field.type)
+        },
+        "write_page_checksum": True,
+    }

@@ -104,4 +104,5 @@ def cut_batches(
 def packed_positions(cu_seqlens: NDArray[np.int32]) -> NDArray[np.int64]:
     """The position of each packed token in its sequence, from 0: int64 (T,)."""
     starts = np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
-    return np.arange(cu_seqlens[-1], dtype=np.int64) - starts
+    positions: NDArray[np.int64] = np.arange(int(cu_seqlens[-1]), dtype=np.int64) - starts
+    return positions

@@ -17,7 +17,7 @@ from pycat.data.batches import Batch
 from pycat.kernels.training_loss import linear_smoothed_cross_entropy
 from pycat.proxy.packed_attention import Side, attention, has_varlen, varlen_attention
 from pycat.proxy.packing import packed_positions
-from pycat.proxy.stacked_transformer import Attend, PackedSide, StackedTransformer
+from pycat.proxy.stacked_transformer import Attend, Attentions, PackedSide, StackedTransformer
 from pycat.runtime.device import autocast
 
 _MAX_GRADIENT_NORM = 1.0
@@ -88,7 +88,7 @@ class StackedStep:
         self._compute(*_sides(batches, self._device, self._dtype))
 
     def _compute(
-        self, src: PackedSide, tgt: PackedSide, weights: Tensor, attentions: "_Attentions"
+        self, src: PackedSide, tgt: PackedSide, weights: Tensor, attentions: Attentions
     ) -> None:
         """Forward, backward and Adam; `weights` (M, T) are what each token counts."""
         for parameter in self._stack.parameters.values():
@@ -166,15 +166,9 @@ class StackedStep:
                     own[key] = value.clone() if is_count else value.to(self._device)
 
 
-class _Attentions(NamedTuple):
-    source: Attend
-    target: Attend
-    cross: Attend
-
-
 def _sides(
     batches: Sequence[Batch], device: torch.device, dtype: torch.dtype
-) -> tuple[PackedSide, PackedSide, Tensor, _Attentions]:
+) -> tuple[PackedSide, PackedSide, Tensor, Attentions]:
     """What `_compute` takes, in the shapes of these batches; attention pads by like lengths."""
     packed: list[PackedSide] = []
     sides: list[Side] = []
@@ -203,7 +197,7 @@ def _sides(
     for m, batch in enumerate(batches):
         num_tokens = len(batch.tgt_tokens)
         weights[m, :num_tokens] = 1 / num_tokens
-    attentions = _Attentions(
+    attentions = Attentions(
         _attend(sides[0], sides[0], dtype),
         _attend(sides[1], sides[1], dtype, is_causal=True),
         _attend(sides[1], sides[0], dtype),
@@ -263,7 +257,7 @@ class _StaticBatch:
         none = np.zeros(1, dtype=np.int32)
         self._write([(empty, none, empty, none)] * num_models)
 
-    def attentions(self) -> _Attentions:
+    def attentions(self) -> Attentions:
         """Over the arrays, whatever they hold at the time."""
         src, tgt = self._device_arrays["src_ends"], self._device_arrays["tgt_ends"]
 
@@ -272,7 +266,7 @@ class _StaticBatch:
                 queries, keys, self._longest, self._longest, is_causal=is_causal
             )
 
-        return _Attentions(attend(src, src), attend(tgt, tgt, is_causal=True), attend(tgt, src))
+        return Attentions(attend(src, src), attend(tgt, tgt, is_causal=True), attend(tgt, src))
 
     def fill(self, batches: Sequence[Batch]) -> None:
         """Lay batches in, and send them to the device."""

@@ -7,7 +7,7 @@ small models fill a device that one of them leaves idle. A linear layer is one b
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from pycat.proxy.transformer import ModelConfig, Transformer, sinusoids
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class Attentions(Protocol):
+class Attentions(NamedTuple):
     """The three attentions of a batch, over packed sequences of all models."""
 
     source: Attend

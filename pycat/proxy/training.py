@@ -4,9 +4,8 @@ import io
 import math
 import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +13,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus, as_corpus
 from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.proxy.checkpoint import save_checkpoint
+from pycat.proxy.flops import proxy_products
 from pycat.proxy.packing import PackedBatches
+from pycat.proxy.run import Run, checkpoint_path
 from pycat.proxy.stacked_step import Capacity, StackedStep
 from pycat.proxy.stacked_transformer import StackedTransformer
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
 from pycat.runtime.device import choose_device, choose_dtype
-from pycat.runtime.output import OutputFolder, read_manifest, replacing
+from pycat.runtime.output import OutputFolder, replacing
 from pycat.runtime.progress import progress
 
 SCHEDULES = ("linear", "log")
@@ -43,34 +45,6 @@ _STATE_EVERY_S = 60.0
 _CUDA_TOKENS_A_PAIR = 12
 # The state is deleted first: a folder that is half deleted must not look like one to resume.
 _OWNED = (_STATE_FILE, "step-*.safetensors")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished training run.
-
-    Attributes:
-        path: the folder.
-        checkpoints: K files in training order.
-        steps: the updates after which they were saved.
-        losses: mean training loss since the previous checkpoint, nats a token, smoothed labels.
-        manifest: recipe and facts of the run.
-    """
-
-    path: Path
-    checkpoints: tuple[Path, ...]
-    steps: tuple[int, ...]
-    losses: tuple[float, ...]
-    manifest: dict[str, Any]
-
-    @classmethod
-    def open(cls, path: str | PathLike[str]) -> "Run":
-        """Open the folder of a finished run."""
-        folder = Path(path)
-        manifest = read_manifest(folder, "proxy")
-        steps = tuple(manifest["recipe"]["checkpoint_steps"])
-        files = tuple(_checkpoint_path(folder, step) for step in steps)
-        return cls(folder, files, steps, tuple(manifest["losses"]), manifest)
 
 
 class Arm(NamedTuple):
@@ -191,6 +165,7 @@ def train_together(
     device: str = "auto",
     dtype: str = "auto",
     overwrite: bool = False,
+    advance: Callable[[int], None] | None = None,
 ) -> list[Run]:
     """Train models of one shape as one stacked model, each on its own corpus and seed.
 
@@ -204,6 +179,7 @@ def train_together(
             The run is as long as two thirds of the largest budget, the branches a third of each.
         preset, batch_tokens, learning_rate, rate_schedule, warmup, label_smoothing, dropout,
             device, dtype, overwrite: as in `train`; `preset` is not "auto".
+        advance: called with the updates of each run that were done; by default progress is shown.
 
     Returns:
         The M runs.
@@ -235,7 +211,7 @@ def train_together(
             open_runs.append(_OpenRun(arm, folder))
     for step in sorted({run.step for run in open_runs}):
         group = [run for run in open_runs if run.step == step]
-        _Trainer(group, recipe, torch_device, torch_dtype).run()
+        _Trainer(group, recipe, torch_device, torch_dtype).run(advance)
     return [Run.open(arm.out) for arm in arms]
 
 
@@ -256,6 +232,7 @@ class _OpenRun:
         self.step = 0 if self.state is None else int(self.state["step"])
         self.losses: list[float] = [] if self.state is None else self.state["losses"]
         self.num_tokens = 0 if self.state is None else int(self.state["num_tokens"])
+        self.model_flops = 0 if self.state is None else int(self.state["model_flops"])
         self.loss_steps = 0 if self.state is None else int(self.state["loss_steps"])
 
 
@@ -294,21 +271,18 @@ class _Trainer:
         if self.step > 0:
             self._put_states_back()
 
-    def run(self) -> None:
+    def run(self, advance: Callable[[int], None] | None) -> None:
         """Train to the last checkpoint, from wherever the state is."""
         steps = self.recipe["checkpoint_steps"]
         anneal_each = self.recipe.get("anneal_each", False)
         devices = [self.device] if self.device.type == "cuda" else []
         self.saved_at = time.perf_counter()
-        total = sum(_branch_updates(step) for step in steps) if anneal_each else 0
-        total += _trunk_updates(steps[-1]) if anneal_each else steps[-1]
-        with (
-            torch.random.fork_rng(devices),
-            progress("train", total, "updates", self.step) as advance,
-            ExitStack() as closing,
-        ):
+        with torch.random.fork_rng(devices), ExitStack() as closing:
             for batches in self.batches:
                 closing.callback(batches.close)
+            if advance is None:
+                total = num_updates(steps, anneal_each=anneal_each)
+                advance = closing.enter_context(progress("train", total, "updates", self.step))
             if anneal_each:
                 self._run_branches(steps, advance)
             else:
@@ -319,16 +293,16 @@ class _Trainer:
             run.folder.finish(
                 losses=run.losses,
                 num_tokens=run.num_tokens,
+                model_flops=run.model_flops,
                 parameters=sum(value.numel() for value in self.stack.state_dict(m).values()),
                 torch=torch.__version__,
             )
             (run.folder.path / _STATE_FILE).unlink(missing_ok=True)
 
-    def _run_branches(self, budgets: Sequence[int], advance: Any) -> None:
+    def _run_branches(self, budgets: Sequence[int], advance: Callable[[int], None]) -> None:
         """One run at the constant rate, and for each budget a branch in which the rate falls."""
-        for budget in budgets:
-            if all(_checkpoint_path(run.folder.path, budget).is_file() for run in self.runs):
-                continue
+        # A loss is noted for each budget that is done.
+        for budget in budgets[len(self.runs[0].losses) :]:
             for _ in self._updates(_trunk_updates(budget), 0, advance):
                 pass
             self._save_states()
@@ -341,7 +315,7 @@ class _Trainer:
                 self._save_states()
 
     def _updates(
-        self, until: int, total: int, advance: Any, *, saves: bool = True
+        self, until: int, total: int, advance: Callable[[int], None], *, saves: bool = True
     ) -> Iterator[int]:
         """Update to step `until`; the rate falls towards `total`, or not at all if that is 0."""
         while self.step < until:
@@ -355,6 +329,7 @@ class _Trainer:
             self.update.update(batches, rate)
             for run, batch in zip(self.runs, batches, strict=True):
                 run.num_tokens += len(batch.tgt_tokens)
+                run.model_flops += _update_flops(self.stack.config, batch)
                 run.loss_steps += 1
             self.step += 1
             advance(1)
@@ -377,7 +352,7 @@ class _Trainer:
             run.losses.append(loss)
             run.loss_steps = 0
             save_checkpoint(
-                _checkpoint_path(run.folder.path, step),
+                checkpoint_path(run.folder.path, step),
                 self.stack.model(m),
                 step=step,
                 tokenizer_sha256=run.arm.corpus.manifest["tokenizer_sha256"],
@@ -419,6 +394,7 @@ class _Trainer:
                 "loss_sum": sums[m],
                 "loss_steps": run.loss_steps,
                 "num_tokens": run.num_tokens,
+                "model_flops": run.model_flops,
                 "position": self.batches[m].position,
             }
             # Not straight to the file: torch's errors on a full disk are not OSErrors.
@@ -452,7 +428,7 @@ class _Trainer:
     def _batch_pairs(self) -> int | None:
         if self.device.type != "cuda":
             return None
-        return max(1, self.recipe["batch_tokens"] // _CUDA_TOKENS_A_PAIR)
+        return max(1, int(self.recipe["batch_tokens"]) // _CUDA_TOKENS_A_PAIR)
 
     def _capacity(self) -> Capacity:
         """What no batch of any of the runs exceeds."""
@@ -480,6 +456,12 @@ def _new_model(arm: Arm, preset: str) -> Transformer:
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(arm.seed)
         return Transformer(config)
+
+
+def _update_flops(config: ModelConfig, batch: Batch) -> int:
+    """Operations of an update: those of the forward pass, and twice as many backward."""
+    lengths = (ends.diff().numpy().astype(float) for ends in (batch[1], batch[3]))
+    return 3 * 2 * proxy_products(config, *lengths)
 
 
 def _check_options(**options: Any) -> None:
@@ -541,6 +523,13 @@ def rate_share(schedule: str, step: int, warmup: int, total: int) -> float:
     return min(step / warmup, share, 1.0)
 
 
+def num_updates(steps: Sequence[int], *, anneal_each: bool) -> int:
+    """Updates of a run that saves after these steps, those of its branches counted."""
+    if not anneal_each:
+        return steps[-1]
+    return _trunk_updates(steps[-1]) + sum(map(_branch_updates, steps))
+
+
 def _branch_updates(budget: int) -> int:
     """Updates of a budget in which the rate falls."""
     return max(1, round(budget * _FALL_SHARE))
@@ -549,10 +538,6 @@ def _branch_updates(budget: int) -> int:
 def _trunk_updates(budget: int) -> int:
     """Updates of a budget before the rate falls."""
     return budget - _branch_updates(budget)
-
-
-def _checkpoint_path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:07}.safetensors"
 
 
 def _checkpoint_steps(

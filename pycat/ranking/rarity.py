@@ -24,15 +24,15 @@ def token_rarity(corpus: Corpus) -> NDArray[np.float32]:
         for first in range(0, len(corpus), _BLOCK_PAIRS)
     ]
     for ids in blocks:
-        counts += np.bincount(corpus.read(ids).tgt_tokens.numpy(), minlength=len(counts))
+        counts += np.bincount(corpus.read_arrays(ids).tgt_tokens, minlength=len(counts))
     counts[corpus.eos_id] = 0
     bits = np.log2(max(1, counts.sum())) - np.log2(np.maximum(counts, 1))
     bits[corpus.eos_id] = 0.0
     rarity = np.empty(len(corpus), dtype=np.float32)
     first = 0
     for ids in blocks:
-        batch = corpus.read(ids)
-        tokens, lengths = batch.tgt_tokens.numpy(), batch.tgt_cu_seqlens.diff().numpy()
+        batch = corpus.read_arrays(ids)
+        tokens, lengths = batch.tgt_tokens, np.diff(batch.tgt_cu_seqlens)
         rows = np.repeat(np.arange(len(ids)), lengths)
         sums = np.bincount(rows, weights=bits[tokens], minlength=len(ids))
         nums = np.bincount(rows, weights=tokens != corpus.eos_id, minlength=len(ids))

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.corpus import RULES_FILE, Corpus
 from pycat.errors import OutputError, PycatError
-from pycat.filters.rules import RuleTable
+from pycat.filters.measures import Measures
 from pycat.ranking.correlations import correlations
 from pycat.ranking.criteria import Scores, confidence, evaluate_criterion, possible, variability
 from pycat.ranking.top_k import top_k_within_budget
@@ -147,16 +146,19 @@ def by_domain(table: ScoreTable, kept: NDArray[np.bool_]) -> list[Part]:
     return parts
 
 
-def by_rule(corpus: Corpus, kept_ids: NDArray[np.int64]) -> Sequence[Part] | None:
-    """Pairs that break each rule, and how many were kept; None where no rules can be read."""
-    if not (corpus.path / RULES_FILE).is_file():
+def by_rule(measures: Measures | None, kept: NDArray[np.bool_]) -> Sequence[Part] | None:
+    """Pairs that break each rule, and how many of them were kept; None if that cannot be read.
+
+    Args:
+        measures: of N pairs; None where they were not measured.
+        kept: the selection (N,).
+    """
+    if measures is None or "pair_group" not in measures.names:
         return None
-    kept = np.zeros(len(corpus), dtype=bool)
-    kept[np.searchsorted(corpus.pair_ids, kept_ids)] = True
     try:
         return [
             Part(rule, int(np.count_nonzero(hit)), int(np.count_nonzero(hit & kept)))
-            for rule, hit in RuleTable.open(corpus).each_hit()
+            for rule, hit in measures.each_hit()
         ]
-    except OutputError:  # a damaged file: the next selection by rules reports or replaces it
+    except OutputError:  # a damaged part: the next selection by rules reports it
         return None

@@ -113,11 +113,9 @@ def texts_of(
             return corpus.sentences(pair_ids.tolist()), None
         except TextError as error:
             problem = str(error)
-    batch = corpus.read(pair_ids)
+    batch = corpus.read_arrays(pair_ids)
     src, tgt = (
-        corpus.tokenizer.decode(
-            [row.tolist() for row in np.split(tokens.numpy(), cu_seqlens.numpy()[1:-1])]
-        )
+        corpus.tokenizer.decode([row.tolist() for row in np.split(tokens, cu_seqlens[1:-1])])
         for tokens, cu_seqlens in (
             (batch.src_tokens, batch.src_cu_seqlens),
             (batch.tgt_tokens, batch.tgt_cu_seqlens),

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from pycat.data.corpus import RULES_FILE, Corpus
+from pycat.data.corpus import Corpus
 from pycat.errors import OutputError, PycatError
-from pycat.filters.noise import NOISE_SCORE, has_signals, noise_signals
-from pycat.filters.rules import RuleTable, recorded_rules
+from pycat.filters.measures import Measures, find_measures
+from pycat.filters.noise import corpus_signals, surprise_evidence
+from pycat.filters.rules import recorded_rules
 from pycat.ranking.criteria import evaluate_criterion, possible
 from pycat.ranking.ranks import perplexity
 from pycat.report.examples import texts_of
@@ -18,8 +19,8 @@ from pycat.report.formatting import number
 from pycat.runtime.output import digest
 from pycat.scores.sampling import evenly, take
 from pycat.scores.score_table import ScoreTable, as_table
-from pycat.selection.recipe import Choice, Recipe, choose
-from pycat.selection.selection import Selection, kept_by_rules
+from pycat.selection.recipe import Choice, Recipe
+from pycat.selection.selection import Selection, choose_measured
 
 # Percentiles are taken among at most so many pairs, evenly drawn. They are then right to about 0.1.
 _MAX_PAIRS = 250_000
@@ -102,6 +103,7 @@ def explain(
     pair: int,
     *,
     selection: Selection | str | PathLike[str] | None = None,
+    measures: Measures | str | PathLike[str] | None = None,
 ) -> Explanation:
     """Gather what a score table, its corpus and a selection say about one pair.
 
@@ -112,12 +114,15 @@ def explain(
         scores: an open ScoreTable, or its path.
         pair: id of the pair.
         selection: a Selection made from that table, or its path.
+        measures: what `pycat.measure` measured of the corpus, or the path of its folder; by default
+            looked for as in `select`.
 
     Returns:
-        The explanation; `decision` is None without a selection.
+        The explanation; `decision` is None without a selection, `rules` without measures.
 
     Raises:
-        PycatError: the table holds no such pair, or the selection was made from another table.
+        PycatError: the table holds no such pair, the selection was made from another table, or the
+            measures given are of another corpus.
         CorpusError: the corpus is gone or damaged.
     """
     table = as_table(scores)
@@ -131,7 +136,8 @@ def explain(
     corpus = table.corpus()
     if selection is not None and not isinstance(selection, Selection):
         selection = Selection.open(selection)
-    decision = None if selection is None else _decision(table, row, pair, selection)
+    measured = readable_measures(table, corpus, measures)
+    decision = None if selection is None else _decision(table, row, pair, selection, measured)
     thresholds = None if selection is None else selection.manifest["recipe"].get("rules")
     rows = np.union1d(evenly(len(table), _MAX_PAIRS), [row])
     sample = take(table, rows)
@@ -149,7 +155,7 @@ def explain(
         criteria={name: _standing(sample, name, sample_row) for name in _rankable(sample)},
         num_ranked=len(rows),
         decision=decision,
-        rules=_broken_rules(table.view_of(corpus), row, thresholds),
+        rules=_broken_rules(measured, table.view_of(corpus), row, thresholds),
         default_rules=thresholds is None,
     )
 
@@ -198,29 +204,53 @@ def _text(corpus: Corpus, pair: int) -> tuple[tuple[str, str] | None, str | None
     return texts[0], problem
 
 
+def readable_measures(
+    table: ScoreTable, corpus: Corpus, given: Measures | str | PathLike[str] | None
+) -> Measures | None:
+    """`find_measures`; None, too, where measures that were not given cannot be opened.
+
+    Raises:
+        OutputError: the measures given cannot be opened, or are of another corpus.
+    """
+    try:
+        return find_measures(table, corpus, given)
+    except OutputError:
+        if given is not None:
+            raise
+        return None
+
+
 def _broken_rules(
-    corpus: Corpus, row: int, thresholds: Mapping[str, float | None] | None
+    measures: Measures | None,
+    corpus: Corpus,
+    row: int,
+    thresholds: Mapping[str, float | None] | None,
 ) -> list[str] | None:
     """Rules that the pair breaks at the given thresholds, or None where that cannot be read."""
-    if not (corpus.path / RULES_FILE).is_file():
+    if measures is None or not corpus.has_text:
         return None
     rules = None if thresholds is None else recorded_rules(thresholds)
     try:
-        return RuleTable.open(corpus).broken_by(row, rules)
-    except OutputError:  # a damaged file: the next selection by rules reports or replaces it
+        return measures.of(corpus).broken_by(row, rules)
+    except OutputError:  # a damaged part: the next selection by rules reports it
         return None
 
 
-def _strongest_signals(table: ScoreTable, corpus: Corpus, row: int) -> str:
-    """The two noise signals that rank the pair highest; empty where they cannot be computed."""
-    if not has_signals(table):
-        return ""
-    try:
-        if corpus.has_text:
-            RuleTable.open(corpus)  # without it, the whole text would be measured for one pair
-        signals = {name: float(signal[row]) for name, signal in noise_signals(table, corpus)}
-    except OutputError:
-        return ""
+def _strongest_signals(
+    table: ScoreTable, corpus: Corpus, measures: Measures, row: int, pair: int
+) -> str:
+    """The two noise signals that rank the pair highest, in words.
+
+    Those of the corpus rank it among all pairs of the corpus, surprise among those of the table.
+    """
+    signals = {
+        name: float(ranked[pair])
+        for name, ranked in corpus_signals(
+            measures.of(corpus).column, *corpus.lengths, has_text=corpus.has_text
+        )
+    }
+    if (ranked := surprise_evidence(table)) is not None:
+        signals["surprise"] = float(ranked[row])
     first, second = sorted(signals, key=lambda name: -signals[name])[:2]
     # A signal is -ln of the share of pairs that are at least as suspect.
     return (
@@ -229,7 +259,9 @@ def _strongest_signals(table: ScoreTable, corpus: Corpus, row: int) -> str:
     )
 
 
-def _decision(table: ScoreTable, row: int, pair: int, selection: Selection) -> Decision:
+def _decision(
+    table: ScoreTable, row: int, pair: int, selection: Selection, measures: Measures | None
+) -> Decision:
     """What the selection did with the pair, and the step of its recipe that decided."""
     check_made_from(selection, table)
     recorded = selection.manifest["recipe"]
@@ -238,9 +270,9 @@ def _decision(table: ScoreTable, row: int, pair: int, selection: Selection) -> D
     state = "kept" if kept else "dropped"
     try:
         recipe.check(table)
-        view = table.view_of(selection.corpus())
-        by_rules, _ = kept_by_rules(view, recipe.rules)
-        choice = choose(table, recipe, by_rules)
+        corpus = selection.corpus()
+        view = table.view_of(corpus)
+        choice, _ = choose_measured(table, view, recipe, measures)
     except PycatError as error:
         return Decision(kept, "not known", f"{state}; the selection cannot be made again: {error}")
     if choice.recipe != {name: value for name, value in recorded.items() if name != "scores"}:
@@ -251,24 +283,25 @@ def _decision(table: ScoreTable, row: int, pair: int, selection: Selection) -> D
         )
     left_out = int(choice.left_out[row])
     if left_out and choice.steps[left_out - 1] != "range":
-        step, reason = _left_out(table, view, row, recipe, choice)
+        step, reason = _left_out(table, row, recipe, choice)
+        if step == "guard":
+            assert measures is not None
+            value = number(measures.of(view).noise_score(table)[row])
+            signals = _strongest_signals(table, corpus, measures, row, pair)
+            reason = f"{reason}; its noise score is {value}{signals}"
     else:
         step, reason = _at_the_cut(table, row, recipe, selection, kept, above=left_out > 0)
     return Decision(kept, step, f"{state}: {reason}")
 
 
-def _left_out(
-    table: ScoreTable, corpus: Corpus, row: int, recipe: Recipe, choice: Choice
-) -> tuple[str, str]:
+def _left_out(table: ScoreTable, row: int, recipe: Recipe, choice: Choice) -> tuple[str, str]:
     """Name and reason of the step before the cut that left the pair out."""
     left_out = int(choice.left_out[row])
     step = choice.steps[left_out - 1]
     if step == "rules":
         return step, "it breaks a rule"
     if step == "guard":
-        value = number(table.column(NOISE_SCORE)[row])
-        signals = _strongest_signals(table, corpus, row)
-        return step, f"the noise filter dropped it; its {NOISE_SCORE} is {value}{signals}"
+        return step, "the noise filter dropped it"
     if step == "drop":
         drops = list((recipe.drop or {}).items())
         criterion, share = drops[left_out - 1 - choice.steps.index("drop")]

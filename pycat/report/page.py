@@ -1,27 +1,28 @@
 """Self-contained HTML page about a selection: its figures, example pairs and provenance."""
 
-import os
-import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
+from pycat.evaluation.results import Evaluation
+from pycat.filters.measures import Measures
+from pycat.proxy.run import Run
 from pycat.ranking.correlations import explained_by
 from pycat.ranking.criteria import evaluate_criterion
 from pycat.ranking.ranks import perplexity, spearman
 from pycat.ranking.rarity import token_rarity
+from pycat.report import provenance
 from pycat.report.audit import Agreement, DataMap, Part, agreement, by_domain, by_rule, data_map
 from pycat.report.examples import MAX_CHARS, examples
-from pycat.report.explaining import check_made_from
+from pycat.report.explaining import check_made_from, readable_measures
 from pycat.report.formatting import duration, number, option, percent, series, signed
 from pycat.report.histograms import (
     Histogram,
@@ -34,10 +35,6 @@ from pycat.runtime.output import replacing
 from pycat.scores.sampling import evenly, take
 from pycat.scores.score_table import ScoreTable
 from pycat.selection.selection import Selection
-
-if TYPE_CHECKING:  # both import torch, which a report does not need
-    from pycat.evaluation.evaluation import Evaluation, EvaluationRow
-    from pycat.proxy.training import Run
 
 # Sizes of the charts. They keep the page below a megabyte for a corpus of any size.
 _NUM_LINES = 15  # single pairs drawn over each group's perplexity
@@ -107,10 +104,11 @@ def write_report(
     out: str | PathLike[str],
     selection: Selection,
     scores: ScoreTable,
-    run: "Run | None" = None,
+    run: Run | None = None,
     *,
     timings: Mapping[str, float],
-    evaluation: "Evaluation | None" = None,
+    measures: Measures | str | PathLike[str] | None = None,
+    evaluation: Evaluation | None = None,
 ) -> Path:
     """Write the HTML page of a selection, with example pairs and, given matplotlib, charts.
 
@@ -124,6 +122,8 @@ def write_report(
         scores: the table that the selection was made from.
         run: the proxy's training, where pycat trained it.
         timings: seconds of each stage, in order.
+        measures: what `pycat.measure` measured of the corpus, or the path of its folder, for the
+            table of rules; by default looked for as in `select`.
         evaluation: BLEU and chrF of the retrained arms, where there are any.
 
     Returns:
@@ -136,6 +136,7 @@ def write_report(
     page = Path(out)
     check_made_from(selection, scores)
     corpus = selection.corpus().subset(scores.pair_ids)
+    measured = readable_measures(scores, corpus, measures)
     recipe = selection.manifest["recipe"]
     with np.errstate(over="ignore"):
         values = evaluate_criterion(scores, recipe["criterion"], recipe["seed"] or 0)
@@ -147,16 +148,16 @@ def write_report(
     html = _template().render(
         **_headline(corpus, selection, scores, values, len(rows)),
         **_figure_tables(sample, figures),
-        rules=by_rule(corpus, selection.pair_ids),
+        rules=by_rule(measured, kept),
         evaluation=_evaluation_table(evaluation),
         losses=run.losses if run is not None and list(run.steps) == scores.steps else None,
         pictures=_pictures(selection, scores.steps, figures),
         examples=examples(corpus, scores, values, kept) if corpus.has_text else None,
-        recipes=_recipes(corpus, run, scores, selection, evaluation),
-        hashes=_hashes(corpus, scores, selection),
-        versions=_versions(run, scores),
+        recipes=provenance.recipes(corpus, run, scores, selection, evaluation),
+        hashes=provenance.hashes(corpus, scores, selection),
+        versions=provenance.versions(run, scores),
         timings=timings,
-        outputs=_outputs(page, corpus, run, scores, selection, evaluation),
+        outputs=provenance.outputs(page, corpus, measured, run, scores, selection, evaluation),
     )
     page.parent.mkdir(parents=True, exist_ok=True)
     with replacing(page) as temporary:
@@ -244,29 +245,6 @@ def _figure_tables(sample: ScoreTable, figures: _Figures) -> dict[str, Any]:
     }
 
 
-def _outputs(
-    page: Path,
-    corpus: Corpus,
-    run: "Run | None",
-    scores: ScoreTable,
-    selection: Selection,
-    evaluation: "Evaluation | None",
-) -> dict[str, str]:
-    """Folder of each stage, relative to that of the page; without what is only in memory."""
-    paths = {
-        "corpus": corpus.path,
-        "proxy": run.path if run else None,
-        "scores": scores.path,
-        "selection": selection.path,
-        "evaluation": evaluation.path if evaluation else None,
-    }
-    return {
-        stage: os.path.relpath(path, page.parent)
-        for stage, path in paths.items()
-        if path is not None
-    }
-
-
 def _template() -> jinja2.Template:
     """The page's template; a variable that is missing from it raises."""
     environment = jinja2.Environment(
@@ -343,20 +321,18 @@ def _strength(rho: float) -> str:
     return f"{strength}, negative" if rho <= -0.2 else strength
 
 
-def _evaluation_table(evaluation: "Evaluation | None") -> dict[str, Any] | None:
-    """The evaluation's rows as a table of arms by test sets."""
+def _evaluation_table(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    """What the page says of an evaluation: a table for each test set, and BLEU and chrF."""
     if evaluation is None:
         return None
-    tests = list(dict.fromkeys(row.test for row in evaluation.rows))
-    by_arm: dict[str, dict[str, EvaluationRow]] = {}
-    for row in evaluation.rows:
-        by_arm.setdefault(row.arm, {})[row.test] = row
+    arms = evaluation.arms
     return {
-        "tests": tests,
-        "arms": by_arm,
-        "random": by_arm.get("random", {}),
-        "equal_updates": len({row.updates for row in evaluation.rows}) < 2,
-        "signatures": (evaluation.bleu_signature, evaluation.chrf_signature),
+        "tests": list(next(iter(arms.values()))["tests"]),
+        "arms": arms,
+        "rows": evaluation.rows,
+        "warnings": evaluation.warnings,
+        "updates": evaluation.manifest["recipe"]["updates"][-1],
+        "ledger": evaluation.manifest["ledger"],
     }
 
 
@@ -435,64 +411,3 @@ def _languages(corpus: Corpus) -> list[tuple[str, str | None]]:
         for name, default in zip(corpus.languages, ("src", "tgt"), strict=True)
         for tag in ("" if name == default else name.replace("_", "-"),)
     ]
-
-
-def _recipes(
-    corpus: Corpus,
-    run: "Run | None",
-    scores: ScoreTable,
-    selection: Selection,
-    evaluation: "Evaluation | None",
-) -> dict[str, dict[str, Any]]:
-    """Options of every stage, without the hashes of its input: `_hashes` has those."""
-    manifests: Iterable[tuple[str, Mapping[str, Any]]] = (
-        *((("tokenize", corpus.manifest),) if corpus.has_text else ()),
-        *((("train", run.manifest),) if run is not None else ()),
-        ("score", scores.manifest),
-        ("select", selection.manifest),
-        *((("evaluate", evaluation.manifest),) if evaluation is not None else ()),
-    )
-    hidden = ("text", "corpus", "checkpoints", "scores", "arms", "tests", "hashes")
-    recipes = {
-        stage: {name: value for name, value in manifest["recipe"].items() if name not in hidden}
-        for stage, manifest in manifests
-    }
-    if run is not None:
-        recipes["train"]["parameters"] = run.manifest["parameters"]
-    return recipes
-
-
-def _hashes(corpus: Corpus, scores: ScoreTable, selection: Selection) -> list[tuple[str, str]]:
-    """SHA-256 of text, tokenizer, corpus, checkpoints, and what the selection read of a table."""
-    return [
-        *((f"text {row['path']}", row["sha256"]) for row in corpus.manifest.get("text", ())),
-        *(
-            (("tokenizer", tokenizer),)
-            if (tokenizer := corpus.manifest["tokenizer_sha256"])
-            else ()
-        ),
-        ("corpus", scores.manifest["corpus"]),
-        *(
-            (f"checkpoint at update {step:,}", sha256)
-            for step, sha256 in zip(
-                scores.steps, scores.manifest["recipe"]["checkpoints"], strict=True
-            )
-        ),
-        *(
-            (f"values read by select: {role}", sha256)
-            for role, sha256 in selection.manifest["recipe"].get("hashes", {}).items()
-        ),
-    ]
-
-
-def _versions(run: "Run | None", scores: ScoreTable) -> dict[str, str]:
-    """Versions of the programs that made the stages and this page."""
-    versions = {
-        "pycat": version("pycat-nmt"),
-        "Python": platform.python_version(),
-        "NumPy": np.__version__,
-        "PyTorch, scoring": scores.manifest["torch"],
-    }
-    if run is not None:
-        versions["PyTorch, training"] = run.manifest["torch"]
-    return versions

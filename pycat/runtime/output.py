@@ -104,7 +104,7 @@ class OutputFolder:
 
     Args:
         path: the folder; made when missing.
-        kind: "corpus", "proxy", "scores", "selection", "evaluation" or "prune".
+        kind: "corpus", "measures", "proxy", "scores", "selection", "evaluation" or "prune".
         recipe: options and input hashes, JSON values; equal recipes make equal folders.
         owned: glob patterns of the files this kind writes; overwriting deletes no others.
         overwrite: whether a folder made by another recipe may be replaced.

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pycat.errors import OutputError
-from pycat.kernels.reference import STAT_NAMES
+from pycat.kernels.stat_names import STAT_NAMES
 from pycat.runtime.output import replacing
 
 # Pairs of one Parquet part: what an interrupted run can lose, and what streaming holds.

@@ -21,9 +21,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.errors import OutputError, PycatError
-from pycat.kernels.reference import STAT_NAMES
+from pycat.kernels.stat_names import STAT_NAMES
 from pycat.runtime.output import read_manifest, write_json
 from pycat.runtime.workers import on_workers
+from pycat.scores.criterion_names import CRITERION_NAMES
 from pycat.scores.parts import (
     PAIR_COLUMNS,
     PART_PAIRS,
@@ -37,28 +38,6 @@ from pycat.scores.parts import (
 
 # More threads would wait for each other: a part of reading a column holds the GIL.
 _MAX_WORKERS = 8
-
-# Names of criteria: no added column takes one, except that "rarity" stands in for its criterion.
-CRITERION_NAMES = (
-    "cat_var",
-    "cat_diff",
-    "cat_var_log",
-    "cat_var_rank",
-    "cat_var_clipped",
-    "ppl",
-    "confidence",
-    "variability",
-    "correctness",
-    "forgetting",
-    "aum",
-    "el2n",
-    "ign",
-    "entropy",
-    "learnability",
-    "length",
-    "rarity",
-    "random",
-)
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _Result = TypeVar("_Result")

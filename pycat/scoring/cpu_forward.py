@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pycat import _core
 from pycat.data.batches import Batch
 from pycat.errors import PycatError
-from pycat.kernels.reference import Stats
+from pycat.kernels.stat_names import Stats
 from pycat.runtime.workers import on_workers
 from pycat.scoring.forward import BatchSums
 from pycat.scoring.transformer_weights import TransformerWeights

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus, as_corpus
 from pycat.errors import CheckpointError, PycatError
 from pycat.kernels.ops import require_triton
-from pycat.kernels.reference import Stats
+from pycat.kernels.stat_names import Stats
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
 from pycat.runtime.output import OutputFolder, recorded_recipe
 from pycat.runtime.progress import progress
@@ -272,6 +272,11 @@ class _Scorer:
         return _sums(corpus, self.models, lengths, self._forward, self.batch_tokens, advance)
 
 
+def _can_stack(models: Sequence[Adapter], device: torch.device) -> bool:
+    """Whether these models run as one: proxies, on CUDA."""
+    return device.type == "cuda" and all(isinstance(model, ProxyAdapter) for model in models)
+
+
 def make_forward(
     models: Sequence[Adapter],
     lengths: KeptLengths,
@@ -286,8 +291,8 @@ def make_forward(
     Raises:
         PycatError: `dtype` is beyond the device or the models.
     """
-    proxies = [model for model in models if isinstance(model, ProxyAdapter)]
-    if device.type == "cuda" and len(proxies) == len(models) and dtype != torch.int8:
+    if _can_stack(models, device) and dtype != torch.int8:
+        proxies = [cast(ProxyAdapter, model) for model in models]
         return StackedForward(proxies, device, dtype, stats=stats, per_token=per_token)
     if device.type == "cpu":
         longest = int(max(lengths.src.max(), lengths.tgt.max()))

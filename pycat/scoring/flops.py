@@ -1,14 +1,13 @@
 """Floating-point operations of a forward pass, and the device's rate of matrix products."""
 
 import time
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pycat.proxy.transformer import ModelConfig
+from pycat.proxy.flops import proxy_products
 from pycat.scoring.adapter import Adapter, ProxyAdapter
 
 # Seconds of measured products, which follow one that is not measured; and their size.
@@ -48,19 +47,6 @@ def model_flops(adapter: Adapter, src: NDArray[np.int32], tgt: NDArray[np.int32]
             {"encoder": num_src, "decoder": num_tgt}.get(side or "", num_src + num_tgt)
         )
     return 2 * products
-
-
-def proxy_products(config: ModelConfig, src: NDArray[Any], tgt: NDArray[Any]) -> int:
-    """Multiply-adds of a proxy `Transformer` and its output layer, for pairs of lengths (N,)."""
-    width, layers = config.d_model, config.num_layers
-    linear = 4 * width * width + 2 * width * config.d_ff
-    # A source token passes the encoder, and becomes keys and values of each decoder layer. A target
-    # token passes the decoder, with queries and output of the attention to the source.
-    tokens = src.sum() * layers * (linear + 2 * width * width)
-    tokens += tgt.sum() * (layers * (linear + 2 * width * width) + width * config.vocab_size)
-    # Attention: two products each, queries x keys and weights x values.
-    squares = 2 * src @ src + tgt @ tgt + 2 * src @ tgt
-    return int(tokens + layers * width * squares)
 
 
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -11,7 +11,7 @@ import torch
 from pycat.data.corpus import Corpus
 from pycat.errors import CheckpointError, CorpusError
 from pycat.proxy.checkpoint import read_infos
-from pycat.proxy.training import Run
+from pycat.proxy.run import Run
 from pycat.scoring.adapter import Adapter, ProxyAdapter
 
 Checkpoint = str | PathLike[str] | Adapter

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pycat.data.batches import Batch
 from pycat.kernels.ops import cat_linear_cross_entropy
-from pycat.kernels.reference import STAT_NAMES, Stats
+from pycat.kernels.stat_names import STAT_NAMES, Stats
 from pycat.proxy.packed_attention import Side
 from pycat.scoring.adapter import ProxyAdapter
 from pycat.scoring.forward import BatchSums

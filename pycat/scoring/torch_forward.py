@@ -12,7 +12,7 @@ from pycat.kernels.ops import (
     cat_linear_cross_entropy,
     pack_weight,
 )
-from pycat.kernels.reference import STAT_NAMES, Stats
+from pycat.kernels.stat_names import STAT_NAMES, Stats
 from pycat.runtime.device import autocast
 from pycat.scoring.adapter import Adapter, Head
 from pycat.scoring.forward import BatchSums

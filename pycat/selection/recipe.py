@@ -1,7 +1,7 @@
-"""Which pairs a recipe keeps: from the scores of a table to one bit a pair."""
+"""The recipe of a selection, and the choice that it makes: from scores to one bit a pair."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat.errors import PycatError
-from pycat.filters.noise import NOISE_SCORE
 from pycat.ranking.correlations import explained_by, sampled_column, sampled_rows
 from pycat.ranking.criteria import (
     Criterion,
@@ -33,7 +32,7 @@ _NUM_STRATA = {"score": 50, "length": 10}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How pairs are chosen; the arguments of `select`, `rules` with all thresholds or None."""
+    """How pairs are chosen: the arguments of `select`, `rules` with all thresholds or None."""
 
     keep: float | tuple[float, float] = 0.5
     by: str | Criterion = "cat_var"
@@ -47,13 +46,18 @@ class Recipe:
     rules: Mapping[str, float | None] | None = None
     guard: float = 0.0
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Where the part of the ranking to keep begins and ends, as fractions."""
+        return self.keep if isinstance(self.keep, tuple) else (0.0, self.keep)
+
     def check(self, table: ScoreTable | None = None) -> None:
         """Refuse what cannot be followed, before any work.
 
         Raises:
             PycatError: with what was expected.
         """
-        low, high = self.keep if isinstance(self.keep, tuple) else (0.0, self.keep)
+        low, high = self.bounds
         if not 0 <= low < high <= 1:
             raise PycatError(
                 f"keep is {self.keep}; expected a fraction above 0 and at most 1, such as 0.5, or "
@@ -172,213 +176,227 @@ class Choice:
     facts: dict[str, Any]
 
 
-def choose(table: ScoreTable, recipe: Recipe, by_rules: NDArray[np.bool_] | None = None) -> Choice:
+def choose(
+    table: ScoreTable,
+    recipe: Recipe,
+    kept_by_rules: NDArray[np.bool_] | None = None,
+    noise: Callable[[], Scores] | None = None,
+) -> Choice:
     """Follow a recipe.
-
-    Args:
-        table: N pairs; with the column `noise_score` where the recipe has a guard.
-        recipe: what to keep; `Recipe.check` took it for this table.
-        by_rules: the pairs (N,) that its rules leave. Where they are fewer than asked for, all are
-            kept.
 
     Holds the scores, 8 bytes a pair, and 7 bytes a pair beside them; strata by score 8 more, for
     pair ids. A cap holds 24 bytes a pair before the scores are there, and with them some 60 for
     each pair of a group that is larger.
 
+    Args:
+        table: N pairs.
+        recipe: what to keep; `Recipe.check` took it for this table.
+        kept_by_rules: the pairs (N,) that the recipe's rules leave, at least one. Where they are
+            fewer than asked for, all are kept.
+        noise: gives the noise scores (N,), where the recipe has a guard. It is called once, so that
+            they are in memory before the criterion's scores, not beside them.
+
     Raises:
         PycatError: the recipe cannot be followed on this table.
     """
-    num_tokens = table.num_tokens
-    weights = num_tokens if recipe.unit == "tokens" else None
-    total = len(table) if weights is None else int(num_tokens.sum())
-    codes = np.zeros(len(table), dtype=np.int16)
-    hashes: dict[str, str] = {}
-
-    def scores_of(by: str | Criterion, role: str) -> Scores:
-        scores = evaluate_criterion(table, by, recipe.seed)
-        # Two functions may share a name, such as "<lambda>"; what they return tells them apart. So
-        # do the values of a column, which "rarity" may be too.
-        if not is_known(by) or criterion_name(by).removeprefix("-") in table.names:
-            hashes[role] = sha256(scores.data).hexdigest()
-        return scores
-
-    steps: list[str] = []
-    dropped: dict[str, int] = {}
-
-    def leave_out(rows: NDArray[np.bool_] | NDArray[np.int64], step: str) -> None:
-        steps.append(step)
-        codes[rows] = -len(steps)
-        counted = len(codes) - int(np.count_nonzero(codes >= 0)) - sum(dropped.values())
-        dropped[step] = dropped.get(step, 0) + counted
-
-    if by_rules is not None:
-        leave_out(~by_rules, "rules")
-        hashes["rules"] = sha256(by_rules.data).hexdigest()
-    most = _size(codes >= 0, weights)
-    if most == 0:
-        raise PycatError(
-            f"the rules leave none of {len(table):,} pairs; loosen their thresholds, or pass "
-            "--rules none (rules='none')"
-        )
+    pairs = _Candidates(table, recipe)
+    if kept_by_rules is not None:
+        pairs.drop_by_rules(kept_by_rules)
     if recipe.guard:
-        noise = evaluate_criterion(table, NOISE_SCORE)
-        hashes["guard"] = sha256(noise.data).hexdigest()
-        leave_out(
-            top_k_within_budget(noise, np.array([_guarded(recipe, total, most)]), codes, weights),
-            "guard",
-        )
-        del noise
+        assert noise is not None
+        pairs.drop_noise(noise())
     for i, (by, share) in enumerate((recipe.drop or {}).items()):
-        sizes = np.array([round(share * total)])
-        leave_out(top_k_within_budget(scores_of(by, f"drop_{i}"), sizes, codes, weights), "drop")
-    crowded = _crowded(table, recipe.cap, codes, hashes)
-    scores = scores_of(recipe.by, "by")
+        pairs.drop_highest(pairs.scores(by, f"drop_{i}"), share)
+    crowded = pairs.crowded()
+    scores = pairs.scores(recipe.by, "by")
     if recipe.part == "bottom":
         np.negative(scores, out=scores)
     if recipe.cap is not None:
-        leave_out(_beyond(crowded, scores, recipe.cap[1]), "cap")
-    steps.append("range")
-    first, last = _asked(recipe, total)
-    kept = _window(table, scores, codes, num_tokens, recipe, total, most, -len(steps), hashes)
-    if not kept.any() and first >= most:
-        raise PycatError(
-            f"keep is {recipe.keep} of {total:,} {recipe.unit}, a range that begins after "
-            f"{first:,}, but the rules leave {most:,}; loosen their thresholds, or lower the range"
-        )
-    if not kept.any():
-        raise PycatError(
-            f"keep is {recipe.keep} of {total:,} {recipe.unit}: not one pair fits into that; raise "
-            "it"
-        )
+        pairs.drop_crowded(crowded, scores)
+    kept = pairs.keep(scores)
     if recipe.part == "bottom":
         np.negative(scores, out=scores)
-    facts = _facts(table, scores, kept, num_tokens)
-    dropped["criterion"] = len(kept) - facts["num_kept"] - sum(dropped.values())
-    facts["dropped"] = dropped
-    if last > most:
+    facts = _facts(table, scores, kept, pairs.num_tokens)
+    pairs.dropped["criterion"] = len(kept) - facts["num_kept"] - sum(pairs.dropped.values())
+    facts["dropped"] = pairs.dropped
+    first, last = pairs.budget
+    if last > pairs.left_by_rules:
         facts["asked"] = last - first
-    left_out = np.negative(np.minimum(codes, 0, out=codes), out=codes)
-    return Choice(kept, tuple(steps), left_out, recipe.json(hashes), facts)
+    return Choice(kept, tuple(pairs.steps), pairs.left_out(), recipe.json(pairs.hashes), facts)
 
 
-def _asked(recipe: Recipe, total: int) -> tuple[int, int]:
-    """Where the part of the ranking to keep begins and ends, in pairs or tokens."""
-    low, high = recipe.keep if isinstance(recipe.keep, tuple) else (0.0, recipe.keep)
-    # Two halves of seven would both be rounded up.
-    last = min(round(high * total), total - _dropped(recipe, total))
-    return round(low * total), last if recipe.unit == "tokens" else max(1, last)
+class _Candidates:
+    """The pairs of a table that no step of a recipe has left out yet.
 
+    Sizes are in pairs, or in target tokens where the recipe counts those.
 
-def _dropped(recipe: Recipe, total: int) -> int:
-    """What `drop` leaves out, in pairs or tokens."""
-    return sum(round(share * total) for share in (recipe.drop or {}).values())
+    Attributes:
+        num_tokens: target tokens (N,).
+        steps: what left pairs out, in order; as `Choice.steps`.
+        dropped: pairs that each kind of step left out.
+        hashes: SHA-256 of what the recipe's names do not tell.
+        left_by_rules: size of what the rules leave.
+    """
 
+    def __init__(self, table: ScoreTable, recipe: Recipe) -> None:
+        self.num_tokens = table.num_tokens
+        self.steps: list[str] = []
+        self.dropped: dict[str, int] = {}
+        self.hashes: dict[str, str] = {}
+        self._table, self._recipe = table, recipe
+        self._weights = self.num_tokens if recipe.unit == "tokens" else None
+        self._total = len(table) if self._weights is None else int(self.num_tokens.sum())
+        # (N,): 0, or later a stratum, of the pairs that are left; -i where step i, from 1, left
+        # the pair out.
+        self._codes: strata.Codes = np.zeros(len(table), dtype=np.int16)
+        self.left_by_rules = self._total
 
-def _guarded(recipe: Recipe, total: int, most: int) -> int:
-    """How much the guard drops: its share of what has to go, but what is asked for stays."""
-    last = _asked(recipe, total)[1]
-    spare = most - last - _dropped(recipe, total)
-    return max(0, min(round(recipe.guard * (total - last)), spare))
+    @property
+    def budget(self) -> tuple[int, int]:
+        """Where the part of the ranking to keep begins and ends, as sizes."""
+        low, high = self._recipe.bounds
+        # Two halves of seven would both be rounded up.
+        last = min(round(high * self._total), self._total - self._size_to_drop)
+        by_tokens = self._weights is not None
+        return round(low * self._total), last if by_tokens else max(1, last)
 
+    @property
+    def _size_to_drop(self) -> int:
+        """Size of what the recipe's `drop` leaves out."""
+        return sum(round(share * self._total) for share in (self._recipe.drop or {}).values())
 
-def _window(
-    table: ScoreTable,
-    scores: Scores,
-    codes: strata.Codes,
-    num_tokens: NDArray[np.int32],
-    recipe: Recipe,
-    total: int,
-    most: int,
-    above_code: int,
-    hashes: dict[str, str],
-) -> NDArray[np.bool_]:
-    """The part of the ranking of codes >= 0 that is kept; those codes are used up."""
-    weights = num_tokens if recipe.unit == "tokens" else None
-    left = _size(codes >= 0, weights)
-    first, last = _asked(recipe, total)
-    last = min(last, most)
-    if last > left:
-        steps = ("rules", "guard", "drop", "cap")
-        before = ", ".join(step for step in steps if getattr(recipe, step))
-        raise PycatError(
-            f"keep asks for {last:,} {recipe.unit}, but {left:,} are left after "
-            f"{before}; lower keep to {math.floor(1e4 * left / total) / 1e4:.4f} or less"
-        )
-    if recipe.strata is not None:
-        return _of_strata(table, scores, codes, num_tokens, recipe, last, hashes)
-    size = last
-    if recipe.part == "middle":
-        first = (left - size) // 2
-    if first:
-        above = top_k_within_budget(scores, np.array([first]), codes, weights)
-        codes[above] = above_code
-        if recipe.part != "middle":
-            # So ranges that meet share no pair and leave none out, in tokens too.
-            size -= _size(above, weights)
-    return top_k_within_budget(scores, np.array([size]), codes, weights)
+    def left_out(self) -> NDArray[np.int16]:
+        """Which of the steps left each pair out (N,); uses the codes up."""
+        return np.negative(np.minimum(self._codes, 0, out=self._codes), out=self._codes)
 
+    def scores(self, by: str | Criterion, role: str) -> Scores:
+        """Scores (N,) of a criterion; hashed under `role` where its name does not tell them."""
+        scores = evaluate_criterion(self._table, by, self._recipe.seed)
+        # Two functions may share a name, such as "<lambda>"; what they return tells them apart. So
+        # do the values of a column, which "rarity" may be too.
+        if not is_known(by) or criterion_name(by).removeprefix("-") in self._table.names:
+            self.hashes[role] = sha256(scores.data).hexdigest()
+        return scores
 
-def _of_strata(
-    table: ScoreTable,
-    scores: Scores,
-    codes: strata.Codes,
-    num_tokens: NDArray[np.int32],
-    recipe: Recipe,
-    budget: int,
-    hashes: dict[str, str],
-) -> NDArray[np.bool_]:
-    """Of each stratum its share: the highest scores or, in strata by score, drawn at random."""
-    assert recipe.strata is not None
-    num_strata = recipe.num_strata or _NUM_STRATA.get(recipe.strata, 0)
-    if recipe.strata == "score":
-        strata.by_score(scores, codes, num_strata)
-    elif recipe.strata == "length":
-        strata.by_length(num_tokens, codes, num_strata)
-    else:
-        num_strata = strata.by_column(table, recipe.strata, codes)
-        hashes["strata"] = sha256(np.maximum(codes, -1).data).hexdigest()
-    weights = num_tokens if recipe.unit == "tokens" else None
-    sizes = strata.sizes(codes, num_strata, weights)
-    if recipe.strata == "score":
-        quotas = strata.coverage_centric(sizes, budget)
-        return top_k_within_budget(strata.Drawn(table, recipe.seed), quotas, codes, weights)
-    return top_k_within_budget(scores, strata.proportional(sizes, budget), codes, weights)
+    def drop_by_rules(self, kept: NDArray[np.bool_]) -> None:
+        """Leave out what the rules drop."""
+        self._leave_out(~kept, "rules")
+        self.hashes["rules"] = sha256(kept.data).hexdigest()
+        self.left_by_rules = self._left()
 
+    def drop_noise(self, noise: Scores) -> None:
+        """Leave out the likeliest noise: a share of what has to go, but what is asked for stays."""
+        self.hashes["guard"] = sha256(noise.data).hexdigest()
+        last = self.budget[1]
+        spare = self.left_by_rules - last - self._size_to_drop
+        size = max(0, min(round(self._recipe.guard * (self._total - last)), spare))
+        self._leave_out(self._highest(noise, size), "guard")
 
-def _crowded(
-    table: ScoreTable, cap: tuple[str, int] | None, codes: strata.Codes, hashes: dict[str, str]
-) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Rows in groups of more pairs than the cap, and their group ids."""
-    if cap is None:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    name, most = cap
-    ids = table.column(name)
-    if ids.dtype.kind not in "iu":
-        raise PycatError(
-            f"cap: column {name} holds {ids.dtype}, expected whole numbers, one a group; a "
-            "negative one says that the pair is in none"
-        )
-    hashes["cap"] = sha256(np.ascontiguousarray(ids).data).hexdigest()
-    ordered = np.sort(ids)
-    crowded = np.unique(ordered[most:][ordered[most:] == ordered[:-most]])
-    del ordered
-    crowded = crowded[crowded >= 0]
-    there = np.zeros(len(ids), dtype=bool)
-    for part in chunked(len(ids)):
-        there[part] = np.isin(ids[part], crowded) & (codes[part] >= 0)
-    rows = np.flatnonzero(there)
-    return rows, ids[rows]
+    def drop_highest(self, scores: Scores, share: float) -> None:
+        """Leave out the highest scores: a share of the whole table."""
+        self._leave_out(self._highest(scores, round(share * self._total)), "drop")
 
+    def crowded(self) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """Rows that are left in groups of more pairs than the cap, and their group ids."""
+        if self._recipe.cap is None:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        name, max_pairs = self._recipe.cap
+        ids = self._table.column(name)
+        if ids.dtype.kind not in "iu":
+            raise PycatError(
+                f"cap: column {name} holds {ids.dtype}, expected whole numbers, one a group; a "
+                "negative one says that the pair is in none"
+            )
+        self.hashes["cap"] = sha256(np.ascontiguousarray(ids).data).hexdigest()
+        ordered = np.sort(ids)
+        crowded = np.unique(ordered[max_pairs:][ordered[max_pairs:] == ordered[:-max_pairs]])
+        del ordered
+        crowded = crowded[crowded >= 0]
+        inside = np.zeros(len(ids), dtype=bool)
+        for part in chunked(len(ids)):
+            inside[part] = np.isin(ids[part], crowded) & (self._codes[part] >= 0)
+        rows = np.flatnonzero(inside)
+        return rows, ids[rows]
 
-def _beyond(
-    crowded: tuple[NDArray[np.int64], NDArray[Any]], scores: Scores, most: int
-) -> NDArray[np.int64]:
-    """Of the rows in crowded groups those that are not among their group's best `most`."""
-    rows, ids = crowded
-    order = np.lexsort((rows, -scores[rows], ids))
-    ids = ids[order]
-    place = np.arange(len(ids)) - np.searchsorted(ids, ids)
-    return rows[order[place >= most]]
+    def drop_crowded(self, crowded: tuple[NDArray[np.int64], NDArray[Any]], scores: Scores) -> None:
+        """Leave out the rows of crowded groups that are not among their group's best."""
+        assert self._recipe.cap is not None
+        rows, ids = crowded
+        order = np.lexsort((rows, -scores[rows], ids))
+        ids = ids[order]
+        place = np.arange(len(ids)) - np.searchsorted(ids, ids)
+        self._leave_out(rows[order[place >= self._recipe.cap[1]]], "cap")
+
+    def keep(self, scores: Scores) -> NDArray[np.bool_]:
+        """The part of the ranking (N,) to keep of what is left."""
+        self.steps.append("range")
+        recipe, left = self._recipe, self._left()
+        first, last = self.budget
+        size = min(last, self.left_by_rules)
+        if size > left:
+            steps = ("rules", "guard", "drop", "cap")
+            before = ", ".join(step for step in steps if getattr(recipe, step))
+            raise PycatError(
+                f"keep asks for {size:,} {recipe.unit}, but {left:,} are left after "
+                f"{before}; lower keep to {math.floor(1e4 * left / self._total) / 1e4:.4f} or less"
+            )
+        if recipe.strata is not None:
+            kept = self._keep_of_strata(scores, size)
+        else:
+            above = (left - size) // 2 if recipe.part == "middle" else first
+            if above:
+                rows = self._highest(scores, above)
+                self._codes[rows] = -len(self.steps)
+                if recipe.part != "middle":
+                    # So ranges that meet share no pair and leave none out, in tokens too.
+                    size -= self._size(rows)
+            kept = self._highest(scores, size)
+        if not kept.any():
+            of_all = f"keep is {recipe.keep} of {self._total:,} {recipe.unit}"
+            if first >= self.left_by_rules:
+                raise PycatError(
+                    f"{of_all}, a range that begins after {first:,}, but the rules leave "
+                    f"{self.left_by_rules:,}; loosen their thresholds, or lower the range"
+                )
+            raise PycatError(f"{of_all}: not one pair fits into that; raise it")
+        return kept
+
+    def _keep_of_strata(self, scores: Scores, budget: int) -> NDArray[np.bool_]:
+        """The share of each stratum: its highest scores or, in strata by score, drawn at random."""
+        recipe, codes = self._recipe, self._codes
+        assert recipe.strata is not None
+        num_strata = recipe.num_strata or _NUM_STRATA.get(recipe.strata, 0)
+        if recipe.strata == "score":
+            strata.by_score(scores, codes, num_strata)
+        elif recipe.strata == "length":
+            strata.by_length(self.num_tokens, codes, num_strata)
+        else:
+            num_strata = strata.by_column(self._table, recipe.strata, codes)
+            self.hashes["strata"] = sha256(np.maximum(codes, -1).data).hexdigest()
+        sizes = strata.sizes(codes, num_strata, self._weights)
+        if recipe.strata == "score":
+            quotas = strata.coverage_centric(sizes, budget)
+            drawn = strata.Drawn(self._table, recipe.seed)
+            return top_k_within_budget(drawn, quotas, codes, self._weights)
+        return top_k_within_budget(scores, strata.proportional(sizes, budget), codes, self._weights)
+
+    def _leave_out(self, rows: NDArray[np.bool_] | NDArray[np.int64], step: str) -> None:
+        self.steps.append(step)
+        self._codes[rows] = -len(self.steps)
+        num_left = int(np.count_nonzero(self._codes >= 0))
+        counted = len(self._codes) - num_left - sum(self.dropped.values())
+        self.dropped[step] = self.dropped.get(step, 0) + counted
+
+    def _highest(self, scores: Scores, size: int) -> NDArray[np.bool_]:
+        """The highest scores (N,) of what is left, as many as fit into the size."""
+        return top_k_within_budget(scores, np.array([size]), self._codes, self._weights)
+
+    def _left(self) -> int:
+        """Size of what is left."""
+        return self._size(self._codes >= 0)
+
+    def _size(self, rows: NDArray[np.bool_]) -> int:
+        return _size(rows, self._weights)
 
 
 def _facts(

@@ -1,4 +1,4 @@
-"""Keep some of the pairs, and write them as text."""
+"""The selection stage: which pairs of a score table are kept, and their text."""
 
 import os
 import time
@@ -16,17 +16,13 @@ from numpy.typing import NDArray
 from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.data.parallel_text import ParallelText, write_rows
 from pycat.errors import OutputError, PycatError, TextError
-from pycat.filters.noise import measure_noise
-from pycat.filters.rule_measures import measure_rules
-from pycat.filters.rules import complete_rules, read_rules, recorded_rules
+from pycat.filters.measures import WITHOUT_TEXT, Measures, find_measures, no_measures
+from pycat.filters.rules import complete_rules, hits_in_words, read_rules, recorded_rules
 from pycat.ranking.criteria import Criterion
 from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing
-from pycat.scores.parts import (
-    PART_PAIRS,
-    file_options,
-)
+from pycat.scores.parts import PART_PAIRS, file_options
 from pycat.scores.score_table import ScoreTable, as_table
-from pycat.selection.recipe import Recipe, choose
+from pycat.selection.recipe import Choice, Recipe, choose
 
 _KEPT_FILE = "kept.parquet"
 
@@ -35,16 +31,16 @@ Paths = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
 
 @dataclass(frozen=True)
 class Selection:
-    """The pairs kept of a corpus.
+    """The pairs that are kept of a corpus.
 
     Attributes:
-        pair_ids: int64 (kept,), ascending.
-        lines: int64 (kept,), from 0, of the text or of any parallel file of the same lines; the
-            pair ids where the corpus was not made from text.
+        pair_ids: ids of the kept pairs, int64 (kept,), ascending.
+        lines: their lines in the text, int64 (kept,), from 0, which are also their lines in any
+            file that is parallel to it; the pair ids where the corpus was not made from text.
         manifest: recipe, counts, range of scores, hashes, and `explained`: how much of the ranking
             follows length (and rarity, where the table has a column of that name).
-        corpus_path: folder of the corpus selected from.
-        path: the folder, or None for a selection in memory.
+        corpus_path: folder of the corpus.
+        path: folder of the selection, or None for one in memory.
     """
 
     pair_ids: NDArray[np.int64]
@@ -58,10 +54,10 @@ class Selection:
 
     @classmethod
     def open(cls, path: str | PathLike[str]) -> "Selection":
-        """Open a folder.
+        """Open the folder of a selection.
 
         Raises:
-            OutputError: not a complete selection, or damaged.
+            OutputError: the folder holds no complete selection, or is damaged.
         """
         folder = Path(path)
         manifest = read_manifest(folder, "selection")
@@ -76,7 +72,7 @@ class Selection:
         return cls(pair_ids, lines, manifest, (folder / manifest["corpus_path"]).resolve(), folder)
 
     def corpus(self) -> Corpus:
-        """The corpus selected from, opened.
+        """Open the corpus that the pairs were selected from.
 
         Raises:
             CorpusError: it is gone or damaged.
@@ -91,7 +87,7 @@ class Selection:
         return corpus
 
     def kept_corpus(self) -> Corpus:
-        """A view of the kept pairs of the corpus, to train on or to score; raises as `corpus`."""
+        """Open a view of the kept pairs, to train on or to score; raises as `corpus`."""
         return self.corpus().subset(self.pair_ids)
 
     def write_text(
@@ -104,20 +100,21 @@ class Selection:
     ) -> None:
         """Write the kept lines of both sides, in the original order, byte for byte.
 
-        `.gz` and `.zst` names are compressed. Both files appear complete, or neither.
+        Files named `.gz` and `.zst` are compressed. Both files appear complete, or neither.
 
         Args:
             src, tgt: the files to write.
-            of: another parallel text of the same lines, two files or one tab-separated, such as
-                the same sentences in other languages; neither corpus nor its text is needed then.
+            of: another parallel text of the same lines, such as the same sentences in other
+                languages, two files or one tab-separated; then neither the corpus nor its text is
+                needed.
             overwrite: replace files that exist.
 
         Raises:
             CorpusError: the corpus was not made from text by pycat.
-            TextError: the original text is gone or changed, or `of` has not its number of lines.
-            OutputError: a file exists and `overwrite` is not given, is the text that is read, or
-                both are one.
-            OSError: a file cannot be written; it is named.
+            TextError: the original text is gone or changed, or `of` has another number of lines.
+            OutputError: a file exists and `overwrite` is not given, a file is the text that is
+                read, or both are the same file.
+            OSError: a file cannot be written; the message names it.
         """
         text = self._text(of)
         if text.is_tsv:
@@ -151,6 +148,7 @@ class Selection:
         _write(text, (row for _, row in self._kept_rows(text)), (Path(out),), overwrite)
 
     def _text(self, of: Paths | None) -> ParallelText:
+        """The text `of`, or that of the corpus."""
         if of is None:
             return self.corpus().text()
         return (
@@ -158,6 +156,7 @@ class Selection:
         )
 
     def _kept_rows(self, text: ParallelText) -> Iterator[tuple[int, tuple[bytes, ...]]]:
+        """The kept rows of a text with their numbers, from 0; refuses one of other lines."""
         expected = self.manifest["num_lines"]
         kept = np.zeros(expected, dtype=bool)
         kept[self.lines] = True
@@ -178,8 +177,9 @@ def select(
     *,
     keep: float | tuple[float, float] = 0.5,
     by: str | Criterion = "cat_var",
-    rules: str | PathLike[str] | Mapping[str, float | None] | None = "none",
-    guard: float = 0.0,
+    rules: str | PathLike[str] | Mapping[str, float | None] | None = "default",
+    guard: float = 0.5,
+    measures: Measures | str | PathLike[str] | None = None,
     part: str = "top",
     unit: str = "pairs",
     drop: Mapping[str | Criterion, float] | None = None,
@@ -192,38 +192,44 @@ def select(
 ) -> Selection:
     """Rank the pairs by a criterion, and keep a part of the ranking.
 
-    Pairs go from the highest score to the lowest, among equal scores from the lowest pair id to the
-    highest. Fractions are those of the whole table, whatever `drop` and `cap` take out before.
+    The default recipe is that of `prune`: it drops what the rules say of the text, then the
+    likeliest noise, and keeps the highest `cat_var` of the rest. `rules="none", guard=0` is the
+    paper's plain method, which needs no measures.
+
+    The ranking goes from the highest score to the lowest, and among equal scores from the lowest
+    pair id to the highest. Fractions count the whole table, whatever was dropped before.
 
     Args:
         scores: an open ScoreTable of N pairs, or the path of one.
-        keep: fraction to keep, in (0, 1], or the two ends of a range of the ranking: (0.2, 0.7) is
-            what comes after the first fifth, half of all. Both ends count the whole table, after
-            rules too: where those leave less than 0.7, all that comes after 0.2 is kept.
-        by: the criterion, as in `evaluate_criterion`: a name such as "cat_var", "-ppl" to rank the
-            lowest first, a column of the table, "sql: …", or a function from the table to (N,).
+        keep: fraction to keep, in (0, 1], or the two ends of a range of the ranking: (0.2, 0.7)
+            keeps half of all, after the first fifth. Where the rules leave less than 0.7, all that
+            comes after 0.2 is kept.
+        by: the criterion, as in `evaluate_criterion`: a name such as "cat_var"; "-ppl", which ranks
+            the lowest first; a column of the table; "sql: …"; or a function from the table to (N,).
         rules: first of all, which pairs to leave out for their text alone: "default", "none", or
-            thresholds that differ from `DEFAULT_RULES`, as a mapping or a JSON file. Measured once,
-            beside the corpus. Others' data have no text and so no rules, which the manifest says.
-            Where rules leave fewer pairs than `keep` asks for, all of those are kept.
-        guard: then, the share of what has to go that goes for being the likeliest noise, by the
-            column `noise_score`, which is added to the table with what it is made of unless it is
-            there (`measure_noise`). 0 is none; `prune` takes 0.5.
-        part: of the ranking, "top", "middle" or "bottom" (as "top" by the criterion with a "-").
-        unit: what fractions count. "pairs": exactly round(keep * N), at least one; less only by
-            what `drop` was rounded up, where no more is left. "tokens": as many pairs of the
-            ranking, from its begin, as fit into round(keep * target tokens); the next one would be
-            too long, so less than one pair's tokens are missing; with strata, up to that in each.
-        drop: next, one after the other, the fraction of highest scores to leave out by each
-            criterion: {"-aum": 0.2}.
+            thresholds that differ from `DEFAULT_RULES`, as a mapping or a JSON file. Others' data
+            have no text and so no rules, which the manifest says. Where rules leave fewer pairs
+            than `keep` asks for, all of those are kept.
+        guard: then, the share of what has to go that goes for being the likeliest noise, by
+            `Measures.noise_score`; 0 is none.
+        measures: what `pycat.measure` measured of the corpus, which rules and guard read; or the
+            path of its folder. By default the folder `measures` beside that of the scores, or
+            else beside that of the corpus, if it is of the same corpus.
+        part: part of the ranking to keep: "top", "middle" or "bottom".
+        unit: what fractions count. "pairs" keeps round(keep * N), at least one, and fewer only
+            where `drop` was rounded up and no more are left. "tokens" keeps as many pairs, from the
+            begin of the part, as fit into round(keep * target tokens): the next pair would be too
+            long. With strata this holds for each stratum.
+        drop: criteria, and the fraction of highest scores by each to leave out, one after the
+            other, before the cut: {"-aum": 0.2}.
         strata: "length" or the name of a column with few values, such as a domain: each stratum
-            keeps the same share, the highest of it. "score": coverage-centric (Zheng et al. 2023,
-            ICLR): strata of equal width in score keep equal numbers, drawn at random; the hardest
-            are left out by `drop`.
-        num_strata: by score (50 unless given), or by length (10).
-        cap: name of a column of group ids, and how many of a group may stay: the first of the
-            ranking, after `drop`. Negative ids are in no group.
-        seed: of the criterion "random", and of what strata by score draw.
+            keeps its highest scores, the same share of all strata. "score": strata of equal width
+            in score keep equal numbers of pairs, drawn at random, and `drop` leaves out the hardest
+            (coverage-centric selection, Zheng et al. 2023, ICLR).
+        num_strata: number of strata by score (50 by default) or by length (10).
+        cap: name of a column of group ids, and how many pairs of a group may stay: the highest of
+            those that `drop` left. Negative ids are in no group.
+        seed: seed of the criterion "random", and of the draw from strata by score.
         out: the folder to make; without one, the selection stays in memory.
         overwrite: replace a selection made with other options.
 
@@ -234,9 +240,9 @@ def select(
         PycatError: an option is out of range, a criterion or rule is unknown, a criterion lacks
             columns, a score is not a number, or rules leave no pair, drop and cap fewer than asked
             for.
-        TextError: rules or guard ask for the text, and it is gone or changed; `rules=None` and
-            `guard=0` do not.
-        OutputError: `out` holds something else, or a selection made with other options.
+        OutputError: rules or guard need measures, and there are none of this corpus, which the
+            message has the command for; or `out` holds something else, or a selection made with
+            other options.
     """
     started = time.perf_counter()
     changed = read_rules(rules)
@@ -245,11 +251,7 @@ def select(
     table = as_table(scores)
     recipe.check(table)
     corpus = table.corpus()
-    view = table.view_of(corpus)
-    by_rules, found = kept_by_rules(view, thresholds)
-    if guard:
-        measure_noise(table, view)
-    choice = choose(table, recipe, by_rules)
+    choice, of_rules = choose_measured(table, table.view_of(corpus), recipe, measures)
     made_by = {"scores": digest(table.manifest["recipe"]), **choice.recipe}
     folder = None
     if out is not None:
@@ -259,7 +261,7 @@ def select(
     facts = {
         "corpus": corpus.manifest["id"],
         **choice.facts,
-        **found,
+        **of_rules,
         "num_lines": corpus.manifest["num_lines"] if corpus.has_text else len(corpus),
         "corpus_options": corpus.options,
     }
@@ -269,14 +271,7 @@ def select(
         pair_ids = kept["pair"].to_numpy()
         lines = kept["line"].to_numpy() - 1 if corpus.has_text else pair_ids
         return Selection(pair_ids, lines, {"recipe": made_by, **facts}, corpus.path.resolve())
-    first = next(batches)
-    with (
-        replacing(folder.path / _KEPT_FILE) as temporary,
-        pq.ParquetWriter(temporary, first.schema, **file_options(first.schema)) as writer,
-    ):
-        writer.write_batch(first)
-        for batch in batches:
-            writer.write_batch(batch)
+    _write_kept(batches, folder.path / _KEPT_FILE)
     folder.finish(
         **facts,
         corpus_path=os.path.relpath(corpus.path.resolve(), folder.path.resolve()),
@@ -284,27 +279,73 @@ def select(
     return Selection.open(folder.path)
 
 
-def kept_by_rules(
-    corpus: Corpus, thresholds: Mapping[str, float | None] | None
-) -> tuple[NDArray[np.bool_] | None, dict[str, Any]]:
-    """The pairs (N,) that the rules leave, None for all; what the manifest says of the rules."""
-    if thresholds is None:
-        return None, {}
-    if not corpus.has_text:
-        why = "the corpus was not made from text, which rules read"
-        return None, {"without": {"rules": why}}
-    table = measure_rules(corpus)
-    by_rules, hits = table.apply(recorded_rules(thresholds))
+def choose_measured(
+    table: ScoreTable,
+    corpus: Corpus,
+    recipe: Recipe,
+    measures: Measures | str | PathLike[str] | None = None,
+) -> tuple[Choice, dict[str, Any]]:
+    """Follow a recipe by what was measured of the table's pairs, where it has rules or a guard.
+
+    Args:
+        table: N pairs.
+        corpus: of those N pairs.
+        recipe: `Recipe.check` took it for this table.
+        measures: as in `select`.
+
+    Returns:
+        The choice, and what the manifest says of the rules: `rule_hits`, `without`.
+
+    Raises:
+        OutputError: measures are needed, and there are none of this corpus.
+        PycatError: the recipe cannot be followed on this table.
+    """
+    rules, of_rules = recipe.rules, {}
+    if rules is not None and not corpus.has_text:
+        rules, of_rules = None, {"without": {"rules": WITHOUT_TEXT}}
+    if rules is None and not recipe.guard:
+        return choose(table, recipe), of_rules
+    measured = find_measures(table, corpus, measures)
+    if measured is None:
+        raise no_measures(table, corpus)
+    kept_by_rules = None
+    if rules is not None:
+        kept_by_rules, of_rules = _apply_rules(measured, rules)
+    return choose(table, recipe, kept_by_rules, lambda: measured.noise_score(table)), of_rules
+
+
+def _apply_rules(
+    measures: Measures, thresholds: Mapping[str, float | None]
+) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+    """The pairs (N,) that the rules leave, and what the manifest says of the rules."""
+    kept, hits = measures.apply(recorded_rules(thresholds))
+    if not kept.any():
+        raise PycatError(
+            f"the rules leave none of {len(kept):,} pairs (hits: {hits_in_words(hits)}); loosen "
+            "their thresholds, or pass --rules none (rules='none')"
+        )
     without = {
         rule: why
-        for rule, why in table.manifest["without"].items()
+        for rule, why in measures.manifest["without"].items()
         if thresholds.get(rule) is not None
     }
-    return by_rules, {"rule_hits": hits, **({"without": without} if without else {})}
+    return kept, {"rule_hits": hits, **({"without": without} if without else {})}
+
+
+def _write_kept(batches: Iterator[pa.RecordBatch], path: Path) -> None:
+    """Write a file of kept pairs, a batch at a time."""
+    first = next(batches)
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, first.schema, **file_options(first.schema)) as writer,
+    ):
+        writer.write_batch(first)
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def _read_kept(path: Path) -> dict[str, NDArray[np.int64]]:
-    """Columns of a file of kept pairs, a piece at a time: Arrow's own would be there twice."""
+    """Columns of a file of kept pairs, read in pieces: Arrow would hold whole columns besides."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         size = file.metadata.num_rows
         columns = {name: np.empty(size, dtype=np.int64) for name in file.schema_arrow.names}
@@ -321,7 +362,7 @@ def _read_kept(path: Path) -> dict[str, NDArray[np.int64]]:
 def _kept_pairs(
     table: ScoreTable, kept: NDArray[np.bool_], corpus: Corpus
 ) -> Iterator[pa.RecordBatch]:
-    """Pair ids and, where there is text, line numbers from 1, a chunk of the table at a time."""
+    """Ids of the kept pairs and, of a text, their lines from 1, a chunk of the table at a time."""
     lines = corpus.lines if corpus.has_text else None
 
     def kept_of(rows: slice, chunk: ScoreTable) -> pa.RecordBatch:
@@ -337,6 +378,7 @@ def _kept_pairs(
 def _write(
     text: ParallelText, rows: Iterator[tuple[bytes, ...]], outs: tuple[Path, ...], overwrite: bool
 ) -> None:
+    """Write rows of a text to files that are not the text itself."""
     for out in outs:
         if out.exists() and any(out.samefile(path) for path in text.paths):
             raise OutputError(f"{out}: this is the text being pruned; write to another file")

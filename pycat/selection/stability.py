@@ -1,4 +1,4 @@
-"""How stable a selection is: what it shares with those that would be made otherwise."""
+"""Stability of a selection: its overlap with those by other criteria, proxies and checkpoints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from pycat.selection.selection import Selection
 
 @dataclass(frozen=True)
 class Stability:
-    """Jaccard overlaps of the kept part with the same share kept otherwise, 0 to 1.
+    """Jaccard overlaps, 0 to 1, of the kept pairs with as many that another ranking keeps.
 
     Attributes:
-        criteria: by other criteria on the same table, in the order given.
-        tables: by the same criterion on other tables, in the order given.
-        without_checkpoint: by the same criterion without one checkpoint, in their order; empty
-            where fewer than two would be left, for a criterion at one checkpoint ("ppl@0"), or for
-            what is not in `CRITERIA`.
-        chance: what two random parts of that size share on average.
+        criteria: overlap with each other criterion on the same table, in the order given.
+        tables: overlap with the same criterion on each other table, in the order given.
+        without_checkpoint: overlap with the same criterion without each checkpoint, in their order.
+            Empty where fewer than two checkpoints would be left, for a criterion at one checkpoint
+            ("ppl@0"), and for a criterion that is not in `CRITERIA`.
+        chance: expected overlap of two random selections of that size.
     """
 
     criteria: dict[str, float]
@@ -42,18 +42,21 @@ def stability(
     tables: Sequence[ScoreTable | str | PathLike[str]] = (),
     seed: int = 0,
 ) -> Stability:
-    """Compare the top of a ranking with that of other rankings, before anyone trains on it.
+    """Compare the top of a ranking with the top of other rankings.
+
+    Neither rules nor noise filter are applied.
 
     Args:
-        scores: an open ScoreTable of N pairs, or the path of one.
-        keep: fraction of the pairs, in (0, 1].
+        scores: an open ScoreTable of N pairs, or its path.
+        keep: fraction of the pairs to keep, in (0, 1].
         by: the criterion.
-        criteria: others to compare with.
-        tables: of the same pairs under proxies of other seeds, sizes or training; or paths.
-        seed: of "random".
+        criteria: further criteria to compare with.
+        tables: score tables of the same pairs under proxies of other seeds, sizes or training, or
+            their paths.
+        seed: seed of the criterion "random".
 
     Raises:
-        PycatError: a table has other pairs; or as `evaluate_criterion`.
+        PycatError: a table holds other pairs; or as `evaluate_criterion`.
     """
     table, *others = map(as_table, (scores, *tables))
     count = max(1, round(keep * len(table)))
@@ -82,6 +85,7 @@ def _top(
     seed: int = 0,
     checkpoints: Sequence[int] | None = None,
 ) -> NDArray[np.bool_]:
+    """The `count` highest pairs (N,) by a criterion."""
     scores = evaluate_criterion(table, by, seed, checkpoints=checkpoints)
     return top_k_within_budget(scores, np.array([count]), np.zeros(len(table), np.int8))
 
@@ -89,7 +93,7 @@ def _top(
 def without_checkpoint(
     table: ScoreTable, by: str | Criterion, count: int, seed: int = 0
 ) -> list[float]:
-    """What the `count` highest share with those of the same criterion less one checkpoint, each."""
+    """Overlap of the `count` highest pairs with those by the criterion without each checkpoint."""
     if not is_known(by) or "@" in criterion_name(by) or len(table.steps) < 3:
         return []
     all_of_them, ks = _top(table, by, count, seed), range(len(table.steps))
@@ -100,15 +104,15 @@ def without_checkpoint(
 
 
 def chance(count: int, num_pairs: int) -> float:
-    """What two random parts of `count` pairs share on average."""
+    """Expected Jaccard overlap of two random selections of `count` pairs."""
     return count / (2 * num_pairs - count)
 
 
 def jaccard(a: Selection, b: Selection) -> float:
-    """Pairs in both selections over pairs in either, 0 to 1.
+    """Number of pairs in both selections over that in either, 0 to 1.
 
     Raises:
-        PycatError: they are selections of different corpora.
+        PycatError: the selections are of different corpora.
     """
     if a.manifest["corpus"] != b.manifest["corpus"]:
         raise PycatError(
@@ -120,5 +124,5 @@ def jaccard(a: Selection, b: Selection) -> float:
 
 
 def shared(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """Jaccard overlap of two parts of the same N pairs, 0 to 1; neither is empty."""
+    """Jaccard overlap, 0 to 1, of two masks (N,), neither of which is empty."""
     return int((a & b).sum()) / int((a | b).sum())

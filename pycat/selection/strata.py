@@ -1,4 +1,8 @@
-"""Strata: groups of pairs of which each keeps its share."""
+"""Strata: groups of pairs, each of which keeps a share of its own.
+
+A pair's code, int16, is 0 or more while the pair is left, and negative where an earlier step left
+it out. The functions `by_…` replace the codes of the pairs that are left by their strata.
+"""
 
 import numpy as np
 import pyarrow as pa
@@ -15,15 +19,15 @@ _MAX_STRATA = int(np.iinfo(np.int16).max)
 
 
 def by_score(scores: NDArray[np.float64], codes: Codes, num_strata: int) -> None:
-    """Equal steps between the lowest and the highest finite score, in place of codes >= 0.
+    """Strata of equal width between the lowest and the highest finite score.
 
-    Infinite scores fall into the first and the last.
+    Infinite scores fall into the first stratum and the last.
     """
     low, high = np.inf, -np.inf
     for rows in chunked(len(scores)):
         finite = scores[rows][(codes[rows] >= 0) & np.isfinite(scores[rows])]
         low, high = finite.min(initial=low), finite.max(initial=high)
-    # Halved, because the distance of two float64 may be none.
+    # Halves, because the difference of two float64 may overflow.
     width = high / 2 - low / 2
     for rows in chunked(len(scores)):
         inside = codes[rows] >= 0
@@ -33,9 +37,9 @@ def by_score(scores: NDArray[np.float64], codes: Codes, num_strata: int) -> None
 
 
 def by_length(num_tokens: NDArray[np.int32], codes: Codes, num_strata: int) -> None:
-    """About equally many pairs from the shortest target to the longest, in place of codes >= 0.
+    """Strata of about equally many pairs, from the shortest target to the longest.
 
-    Equal lengths stay together, so strata may be fewer.
+    Equal lengths stay together, so there may be fewer strata.
     """
     counts = np.zeros(int(num_tokens.max()) + 1, dtype=np.int64)
     for rows in chunked(len(codes)):
@@ -48,16 +52,16 @@ def by_length(num_tokens: NDArray[np.int32], codes: Codes, num_strata: int) -> N
 
 
 def by_column(table: ScoreTable, name: str, codes: Codes) -> int:
-    """One for each value of a column, NaN among them, in place of codes >= 0; how many there are.
+    """A stratum for each value of a column, NaN included; returns how many there are.
 
     Raises:
-        PycatError: no such column, or it has more values than 32,767.
+        PycatError: no such column, or it has more than 32,767 values.
     """
     check_column(table, name)
     known: dict[object, int] = {}
     for rows, chunk in table.chunks():
         encoded = pa.array(chunk.column(name)).dictionary_encode(null_encoding="encode")
-        # NaN equals nothing, itself neither; as None all of them are one value.
+        # NaN does not equal itself; as None all NaN are one value.
         values = [value if value == value else None for value in encoded.dictionary.to_pylist()]
         for value in values:
             known.setdefault(value, len(known))
@@ -75,7 +79,7 @@ def check_column(table: ScoreTable, name: str) -> None:
     """Refuse the name of a column that the table does not have.
 
     Raises:
-        PycatError: with those it has.
+        PycatError: the message names its columns.
     """
     if name not in table.names:
         raise PycatError(
@@ -85,7 +89,7 @@ def check_column(table: ScoreTable, name: str) -> None:
 
 
 def sizes(codes: Codes, num_strata: int, weights: NDArray[np.int32] | None) -> NDArray[np.int64]:
-    """Pairs of each stratum, or what they weigh: (G,)."""
+    """Number of pairs that are left in each stratum, or their weight: (G,)."""
     total = np.zeros(num_strata)
     for rows in chunked(len(codes)):
         inside = codes[rows] >= 0
@@ -95,9 +99,10 @@ def sizes(codes: Codes, num_strata: int, weights: NDArray[np.int32] | None) -> N
 
 
 def proportional(sizes: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
-    """Split `budget` in proportion to sizes (G,), exactly: the largest remainders are rounded up.
+    """Split `budget` in proportion to sizes (G,); the quotas (G,) sum to it.
 
-    Source: Hamilton's method of apportionment. The lower stratum wins among equal remainders.
+    The largest remainders are rounded up, among equal ones that of the lower stratum. Source:
+    Hamilton's method of apportionment.
     """
     # Plain integers: a budget of tokens times a size of tokens does not fit into 64 bits.
     total = max(1, int(sizes.sum()))
@@ -109,7 +114,7 @@ def proportional(sizes: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
 
 
 def coverage_centric(sizes: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
-    """Split `budget` evenly over strata of sizes (G,); what small ones cannot use goes to others.
+    """Split `budget` evenly over strata of sizes (G,); what small strata lack goes to the others.
 
     Source: coverage-centric coreset selection, Zheng et al. 2023 (ICLR), Algorithm 1.
     """
@@ -123,7 +128,10 @@ def coverage_centric(sizes: NDArray[np.int64], budget: int) -> NDArray[np.int64]
 
 
 class Drawn:
-    """The scores of the criterion random, made when they are asked for: 8 bytes a pair, its id."""
+    """The scores of the criterion "random", computed when they are read.
+
+    Memory holds 8 bytes a pair, its id.
+    """
 
     def __init__(self, table: ScoreTable, seed: int) -> None:
         self._pair_ids, self._seed = table.pair_ids, seed

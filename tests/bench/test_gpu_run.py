@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import bench_cross_entropy
 import pytest
 import torch
 from gpu import check_ops, run
@@ -108,10 +109,12 @@ def test_without_a_gpu_the_error_says_what_to_do(tmp_path: Path) -> None:
     assert "make gpu DEVICE=cpu" in done.stderr
 
 
-def test_few_files_come_back() -> None:
+def test_few_files_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "find_sanitizer", lambda: "compute-sanitizer")
     for device in ("cpu", "cuda"):
-        logs = [command.name for part in run.parts_for(device) for command in part.commands]
-        assert len(set(logs)) == len(logs) <= 7  # and results.json
+        commands = [command for part in run.parts_for(device) for command in part.commands]
+        assert len({command.name for command in commands}) == len(commands)
+        assert len({command.log for command in commands}) <= 7  # and results.json
 
 
 def test_modules_with_gpu_tests_are_found() -> None:
@@ -123,6 +126,17 @@ def test_cases_under_the_checker_of_memory_exist() -> None:
     names = [case.name for case in check_ops.cases("cuda")]
     assert len(set(names)) == len(names)
     assert set(run.SANITIZED) <= set(names)
+
+
+def test_the_goals_are_among_the_cases_that_are_timed() -> None:
+    cases = list(bench_cross_entropy.cases("cuda", quick=True))
+    assert all(case.t % bench_cross_entropy.SENTENCE_TOKENS == 0 for case in cases)
+    logits = [case for case in cases if case.h == 0]
+    assert all(case.k * case.t * case.v * case.dtype.itemsize > 2e9 for case in logits)
+    shapes = {(case.function, case.k, case.h, case.v) for case in cases}
+    assert {("linear", 1, h, 32_000) for h in (512, 1024, 2048, 4096)} <= shapes
+    assert {("logits", 1, 0, v) for v in (8_000, 32_000, 128_000)} <= shapes
+    assert {("linear", 5, 512, 32_000), ("logits", 5, 0, 32_000)} <= shapes
 
 
 @pytest.mark.parametrize(

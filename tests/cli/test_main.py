@@ -1,7 +1,9 @@
 """The command line: verbs, exit statuses, messages; and that help and README keep their word."""
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import MakeScores, SmallDisk, ToyText
+from helpers import MakeScores, SmallDisk, ToyText, plain_select
 
 import pycat
 from pycat.cli import main as cli
 from pycat.runtime.output import write_json
 
-VERBS = ("tokenize", "train", "score", "select", "evaluate", "prune")
+VERBS = ("tokenize", "measure", "train", "score", "select", "evaluate", "prune")
 
 
 def run(*words: object) -> int:
@@ -33,6 +35,14 @@ def test_verbs_in_order_give_a_pruned_text(
     steps = ("--checkpoint-steps", "2,4", "--batch-tokens", 512)
     assert run("tokenize", "--src", src, "--tgt", tgt, "--out", corpus, "--vocab-size", 340) == 0
     assert "200 pairs" in capsys.readouterr().out
+    measures = tmp_path / "measures"
+    assert run("measure", "--corpus", corpus, "--out", measures) == 0
+    kept, hits = pycat.Measures.open(measures).apply()
+    counts = ", ".join(f"{rule} {count}" for rule, count in hits.items() if count)
+    assert capsys.readouterr().out == (
+        f"{measures}: 200 pairs, of which the default rules drop {200 - kept.sum()} (each may "
+        f"break several: {counts})\n"
+    )
     assert run("train", "--corpus", corpus, "--out", proxy, *steps, *cpu) == 0
     assert "step-0000004.safetensors" in capsys.readouterr().out
     assert run("score", "--corpus", corpus, "--checkpoints", proxy, "--out", scores, *cpu) == 0
@@ -41,20 +51,53 @@ def test_verbs_in_order_give_a_pruned_text(
     assert run("select", *selection, "--text", *text) == 0
     assert "kept 50 of 200 pairs by cat_var (25.0%" in capsys.readouterr().out
     assert all(len(path.read_bytes().splitlines()) == 50 for path in text)
-    fast = ("--updates", 2, "--batch-tokens", 128, "--beam", 1, "--baselines", "random", *cpu)
+    fast = ("--passes", 1, "--seeds", 1, "--batch-tokens", 128, "--num-workers", 1, *cpu)
     assert (
         run(
             *("evaluate", "--selection", tmp_path / "selection", "--out", tmp_path / "evaluation"),
-            *("--test", f"toy={test_src},{test_tgt}", *fast),
+            *("--arms", "random", "selected", "--no-curve", "--translate", "selected"),
+            *("--test", f"toy={test_src},{test_tgt}", "--beam", 1, *fast),
         )
         == 0
     )
     table = capsys.readouterr().out.splitlines()
-    assert table[0].split() == ["arm", "pairs", "updates", "test", "BLEU", "chrF"]
-    assert [row.split()[:4] for row in table[1:3]] == [
-        ["random", "50", "2", "toy"],
-        ["cat_var", "50", "2", "toy"],
-    ]
+    assert table[1] == "toy: held-out loss in nats a target token"
+    assert [row.split()[0] for row in table[3:5]] == ["random", "selected"]
+    assert table[5].startswith("selected, toy: BLEU ")
+    assert table[-1].startswith("note: one seed")
+
+
+def test_missing_measures_are_made_by_the_command_that_the_error_names(
+    toy_corpus: pycat.Corpus,
+    make_scores: MakeScores,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prefixes = (toy_corpus.path / "src", toy_corpus.path / "tgt")
+    tokens = pycat.open_corpus(prefixes, vocab_size=toy_corpus.vocab_size, eos_id=toy_corpus.eos_id)
+    nll = np.random.default_rng(0).uniform(1, 50, (300, 2))
+    for name, corpus in (("of text", toy_corpus), ("of tokens", tokens)):
+        scores = tmp_path / name / "scores"
+        scores.parent.mkdir()
+        table = make_scores(corpus, nll, scores)
+        write_json(scores / "scores.json", {**table.manifest, "corpus_options": corpus.options})
+        select = ("select", "--scores", scores, "--out", tmp_path / name / "kept")
+        assert run(*select) == 1
+        [command] = re.findall(
+            r"run 'pycat (measure .*)' \(pycat\.measure\)", capsys.readouterr().err
+        )
+        assert run(*shlex.split(command)) == 0
+        printed = capsys.readouterr().out
+        assert ("not measured: rules; the corpus was not made" in printed) == (name == "of tokens")
+        assert run(*select) == 0
+        assert "kept 150 of 300 pairs" in capsys.readouterr().out
+        elsewhere = tmp_path / name / "elsewhere"
+        (scores.parent / "measures").rename(elsewhere)
+        words = ("--scores", scores, "--selection", tmp_path / name / "kept", "--pair", 3)
+        assert run("explain", *words, "--json", "--measures", elsewhere) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["rules"] is None) == (name == "of tokens")
+        assert found["decision"]["step"] != "not known"
 
 
 def test_select_takes_steps_parts_and_negated_criteria(
@@ -80,8 +123,9 @@ def test_select_takes_steps_parts_and_negated_criteria(
     for i, (words, options) in enumerate(cases):
         out = tmp_path / f"selection{i}"
         more = ("--keep", 0.1) if "--cap" in words else ()
+        more = (*more, "--rules", "none", "--guard", 0)
         assert run("select", "--scores", tmp_path / "scores", "--out", out, *words, *more) == 0
-        expected = pycat.select(table, **options)
+        expected = plain_select(table, **options)
         assert pycat.Selection.open(out).pair_ids.tolist() == expected.pair_ids.tolist()
     printed = capsys.readouterr().out
     assert re.search(r"kept 60 of 300 pairs by -ppl .*, scores from -[\d.,e+]+ up", printed)
@@ -106,7 +150,7 @@ def test_apply_writes_the_text_or_another_one(
 ) -> None:
     kept = tmp_path / "selection"
     scores = make_scores(toy_corpus, np.ones((300, 2)))
-    pycat.select(scores, keep=0.1, out=kept)
+    plain_select(scores, keep=0.1, out=kept)
     outs = tmp_path / "o.en", tmp_path / "o.de"
     assert run("apply", "--selection", kept, "--text", *outs) == 0
     assert f"text: {outs[0]}, {outs[1]}" in capsys.readouterr().out
@@ -136,7 +180,8 @@ def test_prune_passes_every_group_of_options_on(
     test_src, test_tgt = toy_text(5, seed=9, name="test")
     status = run(
         *("prune", "--src", src, "--tgt", tgt, "--out", tmp_path / "work", "--keep", 0.1),
-        *("--vocab-size", 340, "--checkpoint-steps", "1,2", "--batch-tokens", 512, "--seed", 5),
+        *("--tokenize-vocab-size", 340, "--train-checkpoint-steps", "1,2"),
+        *("--train-batch-tokens", 512, "--seed", 5),
         *(
             "--score-dtype",
             "bfloat16",
@@ -146,11 +191,11 @@ def test_prune_passes_every_group_of_options_on(
             "--device",
             "cpu",
             "--evaluate",
-            "--evaluate-updates",
-            2,
+            "--evaluate-passes",
+            1,
         ),
-        *("--test", f"{test_src},{test_tgt}", "--evaluate-baselines", "none"),
-        *("--evaluate-batch-tokens", 64, "--evaluate-beam", 1),
+        *("--test", f"{test_src},{test_tgt}", "--evaluate-arms", "selected"),
+        *("--evaluate-batch-tokens", 64, "--evaluate-no-curve", "--evaluate-seeds", 1),
     )
     assert status == 0
     out = capsys.readouterr().out
@@ -163,7 +208,9 @@ def test_prune_passes_every_group_of_options_on(
     assert table.manifest["recipe"]["dtype"] == "bfloat16"
     assert table.statistics == ("nll",)
     evaluation = pycat.Evaluation.open(work / "evaluation")
-    assert [(row.arm, row.test, row.updates) for row in evaluation.rows] == [("cat_var", "test", 2)]
+    assert {arm: list(found["tests"]) for arm, found in evaluation.arms.items()} == {
+        "selected": ["test"]
+    }
 
 
 def test_rules_and_guard_say_what_they_dropped(
@@ -171,8 +218,9 @@ def test_rules_and_guard_say_what_they_dropped(
 ) -> None:
     src, tgt = toy_text(200)
     work = tmp_path / "work"
-    quick = ("--vocab-size", 340, "--checkpoint-steps", "1,2", "--batch-tokens", 512)
-    assert run("prune", "--src", src, "--tgt", tgt, "--out", work, *quick) == 0
+    quick = ("--tokenize-vocab-size", 340, "--train-checkpoint-steps", "1,2")
+    more = ("--train-batch-tokens", 512)
+    assert run("prune", "--src", src, "--tgt", tgt, "--out", work, *quick, *more) == 0
     printed = capsys.readouterr().out
     facts = pycat.Selection.open(work / "selection").manifest
     hits = facts["rule_hits"]
@@ -188,7 +236,7 @@ def test_rules_and_guard_say_what_they_dropped(
     printed = capsys.readouterr().out
     assert "  fewer than the 100 pairs asked for: the rules leave no more\n" in printed
     assert re.search(r"rules dropped 1\d\d pairs .*\blength_z 1\d\d\)\n", printed)
-    assert run(*command[:-2], "--overwrite") == 0
+    assert run(*command[:-1], 0, "--rules", "none", "--overwrite") == 0
     assert "dropped:" not in capsys.readouterr().out
 
 
@@ -205,7 +253,7 @@ def test_rules_of_a_corpus_without_text_are_said_to_be_missing(
     table = make_scores(others, nll, scores)
     write_json(scores / "scores.json", {**table.manifest, "corpus_options": others.options})
     out = tmp_path / "kept"
-    assert run("select", "--scores", scores, "--out", out, "--rules", "default") == 0
+    assert run("select", "--scores", scores, "--out", out, "--guard", 0) == 0
     printed = capsys.readouterr().out
     assert "not applied: rules; the corpus was not made from text, which rules read" in printed
     selection = pycat.Selection.open(out)
@@ -281,13 +329,13 @@ def test_ctrl_c_says_how_to_go_on(
     def stop(**options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_tokenize", stop)
+    monkeypatch.setattr(pycat, "tokenize", stop)
     src, tgt = toy_text(20)
     assert run("tokenize", "--src", src, "--tgt", tgt, "--out", tmp_path / "c") == 130
     assert capsys.readouterr().err == "pycat: interrupted; the same command goes on from here\n"
 
 
-def test_nothing_is_drawn_when_not_a_terminal(toy_text: ToyText, tmp_path: Path) -> None:
+def test_no_bar_is_drawn_when_not_a_terminal(toy_text: ToyText, tmp_path: Path) -> None:
     src, tgt = toy_text(50)
     command = [sys.executable, "-m", "pycat", "tokenize", "--src", str(src), "--tgt", str(tgt)]
     done = subprocess.run(
@@ -297,7 +345,10 @@ def test_nothing_is_drawn_when_not_a_terminal(toy_text: ToyText, tmp_path: Path)
         cwd=tmp_path,
         env={**os.environ, "TERM": "xterm"},
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert "\x1b" not in done.stderr
+    # A step of more than two seconds, on a busy machine, writes lines.
+    assert all(line.startswith("pycat: ") for line in done.stderr.splitlines())
     assert done.stdout.count("\n") == 1
 
 
@@ -309,6 +360,7 @@ def test_help_gives_defaults(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "--out FOLDER" in text
     expected = {
         "tokenize": "(default: 8000)",
+        "measure": "Measure what rules and noise filter read",  # it has no option with a default
         "train": "(default: 2048)",
         "score": "(default: float32)",
     }
@@ -323,7 +375,6 @@ def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--corpus", "c", "--out", "o", "--checkpoint-steps", "1,x"], "such as 100,200"),
         (["evaluate", "--test", "a,b,c"], "expected [NAME=]SOURCE,REFERENCE"),
         (["tokenize", "--languages", "en", "--out", "o"], "expected two names, such as en,de"),
-        (["evaluate", "--test", "a.tsv", "--baselines", "half"], "expected full, random, both"),
         (["evaluate", "--test", "x/t.en,x/t.de", "--test", "y/t.tsv"], "two sets are named 't'"),
     ):
         with pytest.raises(SystemExit, match="2"):
@@ -336,3 +387,14 @@ def test_the_public_names_are_the_verbs() -> None:
         assert callable(getattr(pycat, verb))
     for name in pycat.__all__:  # whose order ruff sees to: constants, classes, functions
         assert hasattr(pycat, name)
+
+
+def test_evaluate_takes_a_folder_of_prune_or_a_selection(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ("work", "--selection", "selection")
+    for words in ((), both):
+        assert run("evaluate", *words, "--test", "a.tsv", "--out", tmp_path / "out") == 1
+        assert "either the folder of prune, or --selection" in capsys.readouterr().err
+    assert run("evaluate", tmp_path / "none", "--test", "a.tsv", "--out", tmp_path / "out") == 1
+    assert "expected the manifest of a pycat selection folder" in capsys.readouterr().err

@@ -135,7 +135,7 @@ def check(pairs: list[tuple[bytes, bytes]]) -> None:
     for row, pair in enumerate(pairs):
         for name, value in in_python(*pair).items():
             assert found[name][row] == value, (name, pair)
-        # Text that C++ calls usual may be left as it is: Python's normalization changes nothing.
+        # Text that C++ calls usual stays as it is: normalizing it in Python would change nothing.
         for side, name in enumerate(("src_unusual", "tgt_unusual")):
             assert found[name][row] or is_plain(pair[side]), pair
     for side, name in ((0, "src_hash"), (1, "tgt_hash")):

@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers import plain_select
 from indexed_files import CODES, DE, DICT, EN, rows_of, write_indexed, write_split
 
 import pycat
 from pycat.data.corpus import Corpus, open_corpus
 from pycat.data.fairseq import is_data_bin
 from pycat.errors import CorpusError, PycatError
+from pycat.proxy.checkpoint import load_model, read_info
 
 
 def read_indexed(prefix: Path) -> list[list[int]]:
@@ -220,7 +222,7 @@ def test_train_score_and_select(tmp_path: Path, shared: bool) -> None:
     table = pycat.score(corpus, run.checkpoints, out=tmp_path / "s", **fast)
     assert table.nll.shape == (60, 2)
     assert np.isfinite(table.nll).all()
-    kept = pycat.select(table, keep=0.5, out=tmp_path / "k")
+    kept = plain_select(table, keep=0.5, out=tmp_path / "k")
     assert len(kept) == 30
     assert pq.read_table(tmp_path / "k" / "kept.parquet").column_names == ["pair"]
 
@@ -231,7 +233,7 @@ def test_train_score_and_select(tmp_path: Path, shared: bool) -> None:
     again = pycat.Selection.open(tmp_path / "elsewhere" / "k")
     assert again.corpus().languages == corpus.languages
     assert again.corpus().id == corpus.id
-    assert pycat.select(tmp_path / "elsewhere" / "s", keep=0.5).pair_ids.tolist() == (
+    assert plain_select(tmp_path / "elsewhere" / "s", keep=0.5).pair_ids.tolist() == (
         again.pair_ids.tolist()
     )
     for write in (
@@ -258,10 +260,12 @@ def test_a_proxy_of_two_dictionaries_has_two_embeddings(tmp_path: Path) -> None:
     write_split(tmp_path / "d", "train.de-en")
     (tmp_path / "d" / "dict.de.txt").write_text(DICT + "c 1\n")
     corpus = open_corpus(tmp_path / "d")
-    run = pycat.train(corpus, out=tmp_path / "p", updates=2, checkpoints=1, batch_tokens=8)
-    info = pycat.checkpoint.read_info(run.checkpoints[0])
+    run = pycat.train(
+        corpus, out=tmp_path / "p", preset="tiny", updates=2, checkpoints=1, batch_tokens=8
+    )
+    info = read_info(run.checkpoints[0])
     assert (info.config.src_vocab_size, info.config.vocab_size) == (13, 12)
-    model = pycat.checkpoint.load_model(info, torch.device("cpu"))
+    model = load_model(info, torch.device("cpu"))
     assert model.src_embedding is not None
     assert model.src_embedding.weight.shape == (13, 256)
     assert model.output_weight.shape == (12, 256)

@@ -1,12 +1,12 @@
 """The demonstration passes text and options to `prune`."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import ToyText
 
 from pycat.cli import main as cli
+from pycat.cli.prune import Prune
 from pycat.demo import main as demo
 from pycat.demo.text import SOURCES, DemoText, DemoTextError
 
@@ -37,12 +37,13 @@ def test_collected_text_is_pruned_and_evaluated(
     monkeypatch.setattr(demo, "collect", lambda out: text)
     assert demo.main(["--out", str(tmp_path / "demo")]) == 0
     [argv] = calls
-    options: dict[str, Any] = vars(cli._parser().parse_args(argv))
-    assert (options["src"], options["tgt"]) == (src, tgt)
-    assert options["tests"] == {"software": (str(test_src), str(test_tgt))}
-    assert options["evaluate"]
+    options = cli.parse(argv)
+    assert isinstance(options, Prune)
+    assert (options.text.src, options.text.tgt) == (src, tgt)
+    assert options.test == {"software": (str(test_src), str(test_tgt))}
+    assert options.evaluate
     shown = capsys.readouterr().out
-    assert f"{options['out']}/report.html" in shown
+    assert f"{options.out}/report.html" in shown
     assert shown.index("pycat demo: prune real English-German text") == 0
     assert all(source.version in shown for source in SOURCES)
     assert "Apache-2.0" in shown
@@ -53,9 +54,10 @@ def test_own_text_goes_to_a_folder_of_its_own(
 ) -> None:
     demo.main(["--src", "a.en", "--tgt", "a.de", "--out", str(tmp_path)])
     [argv] = calls
-    options = vars(cli._parser().parse_args(argv))
-    assert options["out"] == tmp_path / "own"
-    assert not options["evaluate"]
+    options = cli.parse(argv)
+    assert isinstance(options, Prune)
+    assert options.out == tmp_path / "own"
+    assert not options.evaluate
     assert f"{tmp_path}/own/report.html" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         demo.main(["--src", "a.en"])

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from indexed_files import write_indexed
-from pycat.kernels.reference import Stats
+from pycat.kernels.stat_names import Stats
 
 from pycat._core import IndexedWriter
 from pycat.data.corpus import Corpus, open_corpus

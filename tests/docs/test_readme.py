@@ -1,4 +1,4 @@
-"""The README's commands and Python run as they stand, on a small corpus."""
+"""The commands and Python of README and of the pages it leads to run as they stand, in order."""
 
 import os
 import re
@@ -8,55 +8,80 @@ from pathlib import Path
 
 import pytest
 from helpers import toy_pairs, write_lines
+from pages import README, ROOT, RUN_IN_ORDER, blocks, commands
 
-README = Path(__file__).parents[2] / "README.md"
+from pycat.cli import main as cli
 
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+# What the documented commands are given beside, so that training is short.
+QUICK = {
+    "train": " --updates 5",
+    "prune": " --train-updates 5",
+    "evaluate": " --seeds 1 --passes 1",
+}
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """A folder with the files that the README names; enough text for its default options."""
+    """A folder with the files that the pages name; enough text for the default options."""
     write_lines(tmp_path, toy_pairs(2400), "train")
     write_lines(tmp_path, toy_pairs(3, seed=9), "test")
     return tmp_path
 
 
-def test_python_example_runs(here: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks("python"))], cwd=here, check=True, timeout=250
-    )
-    assert len((here / "pruned.en").read_bytes().splitlines()) == 1200
-    assert len((here / "pruned.de").read_bytes().splitlines()) == 1200
+def num_lines(path: Path) -> int:
+    return len(path.read_bytes().splitlines())
+
+
+def test_python_runs(here: Path) -> None:
+    source = "\n".join(block for page in RUN_IN_ORDER for block in blocks(page, "python"))
+    subprocess.run([sys.executable, "-c", source], cwd=here, check=True, timeout=250)
+    assert num_lines(here / "pruned.en") == num_lines(here / "pruned.de") == 1200
 
 
 @pytest.mark.slow
-def test_commands_run_in_order(here: Path) -> None:
+@pytest.mark.timeout(900)  # some twenty programs, one after the other
+def test_commands_run(here: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    commands = [
-        line for block in blocks("sh") for line in block.splitlines() if line.startswith("pycat ")
-    ]
-    assert [line.split()[1] for line in commands] == [
-        *("prune", "prune", "tokenize", "train", "score", "select", "explain", "report", "evaluate")
-    ]
-    for line in commands:
-        # The documented command, with training cut short.
-        quick = {"train": " --updates 5", "evaluate": " --updates 2"}.get(line.split()[1], "")
-        if line.startswith("pycat prune"):
-            quick = " --updates 5"
-            if "--evaluate" in line:
-                quick += " --evaluate-updates 2"
+    for line in (line for page in RUN_IN_ORDER for line in commands(page)):
+        quick = QUICK.get(line.split()[1], "")
+        if "--evaluate" in line:
+            quick += " --evaluate-seeds 1 --evaluate-passes 1"
         subprocess.run(line + quick, shell=True, cwd=here, env=environment, check=True, timeout=250)
-    assert len((here / "half.en").read_bytes().splitlines()) == 1200
+    assert num_lines(here / "half.en") == num_lines(here / "again.de") == 1200
     assert (here / "work" / "report.html").stat().st_size > 10_000
+    assert (here / "half.en").read_bytes() == (here / "again.en").read_bytes()
 
 
-def test_links_and_make_targets_exist() -> None:
-    text = README.read_text("utf-8")
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (README.parent / target).is_file(), target
-    makefile = (README.parent / "Makefile").read_text("utf-8")
-    for target in re.findall(r"make ([a-z]+)", text):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+def test_readme_is_short_and_its_commands_are_the_main_job() -> None:
+    assert len(README.read_text("utf-8").splitlines()) <= 90
+    assert [line.split()[1] for line in commands(README)] == ["prune", "prune"]
+
+
+def test_stages_shows_each_verb_in_its_order() -> None:
+    shown = [line.split()[1] for line in commands(RUN_IN_ORDER[1])]
+    assert shown == [
+        *("tokenize", "measure", "train", "score", "select", "explain", "report", "evaluate"),
+    ]
+
+
+def test_readme_leads_from_each_verb_to_the_file_it_begins_in(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    verbs = re.findall(r"^    ([a-z][a-z-]+)(?: |$)", capsys.readouterr().out, re.MULTILINE)
+    table = README.read_text("utf-8").split("| verb of `pycat`")[1].split("\n\n")[0]
+    functions = {
+        "apply": "write_text",
+        "report": "write_report",
+        "baseline": "add_baseline",
+        "megatron-index": "write_megatron_index",
+    }
+    found = []
+    for row in table.splitlines()[2:]:
+        names, files, _ = (re.findall(r"`(.*?)`", cell) for cell in row.strip("|").split("|", 2))
+        source = "".join((ROOT / file).read_text("utf-8") for file in files)
+        for name in names:
+            assert f"def {functions.get(name, name)}(" in source, name
+        found += names
+    assert sorted(found) == sorted(verbs)

@@ -1,71 +1,189 @@
-"""Retraining and scoring translations: arms, files, sacreBLEU's numbers, resuming."""
+"""Retraining of arms: their data, held-out loss, effective data, translations, resuming."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import sacrebleu
-from helpers import MakeScores, ToyText
+from helpers import MakeScores, ToyText, plain_select
 
+import pycat
 from pycat.data.corpus import Corpus
-from pycat.data.tokenizer import Tokenizer
 from pycat.errors import OutputError, PycatError, TextError
-from pycat.evaluation import evaluation
-from pycat.evaluation.beam_search import translate
+from pycat.evaluation import evaluation, translating
+from pycat.evaluation.arms import arm_views, read_labels, up_to_budget
 from pycat.evaluation.evaluation import Evaluation, evaluate
-from pycat.selection.selection import Selection, select
+from pycat.evaluation.ledger import ledger
+from pycat.proxy.run import Run
+from pycat.selection.selection import Selection
 
-FAST: dict[str, Any] = {"updates": 3, "batch_tokens": 512, "beam": 2, "device": "cpu"}
+FAST: dict[str, Any] = {
+    "passes": 1.0,
+    "seeds": 1,
+    "curve": False,
+    "batch_tokens": 512,
+    "device": "cpu",
+    "num_workers": 1,
+}
 
 
 @pytest.fixture
 def selection(toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path) -> Selection:
     nll = np.random.default_rng(0).uniform(5, 50, (len(toy_corpus), 3))
-    table = make_scores(toy_corpus, nll, tmp_path / "scores")
-    return select(table, keep=0.5, out=tmp_path / "selection")
+    table = make_scores(toy_corpus, nll, tmp_path / "work" / "scores")
+    return plain_select(table, keep=0.5, out=tmp_path / "work" / "selection")
 
 
-def test_an_arm_is_named_as_a_folder_can_be(toy_corpus: Corpus, make_scores: MakeScores) -> None:
+def tokens_of(view: Corpus) -> int:
+    return int(view.num_tokens.sum())
+
+
+def test_arms_hold_as_many_target_tokens_as_the_selection(
+    toy_corpus: Corpus, selection: Selection
+) -> None:
+    names = ["full", "selected", "random", "random-lengths", "oracle", "random-quarter"]
+    labels = np.where(np.arange(len(toy_corpus)) % 3 > 0, "clean", "spoilt")
+    views = arm_views(toy_corpus, selection, names, [3, 4], labels)
+    assert list(views) == names
+    assert {len(own) for own in views.values()} == {2}
+    kept = toy_corpus.subset(selection.pair_ids)
+    longest = int(toy_corpus.num_tokens.max())
+    for name in ("selected", "random", "random-lengths", "oracle"):
+        for view in views[name]:
+            assert abs(tokens_of(view) - tokens_of(kept)) <= longest / 2
+    for name in ("full", "selected"):
+        assert views[name][0] is views[name][1]
+    for name in ("random", "random-lengths", "oracle", "random-quarter"):
+        assert views[name][0].id != views[name][1].id
+    for view in views["random-lengths"]:
+        np.testing.assert_array_equal(np.sort(view.num_tokens), np.sort(kept.num_tokens))
+    for view in views["oracle"]:
+        assert (view.pair_ids % 3 > 0).all()
+    quarter = tokens_of(views["random-quarter"][0]) / tokens_of(toy_corpus)
+    assert quarter == pytest.approx(0.25, abs=0.01)
+    again = arm_views(toy_corpus, selection, ["random"], [3], None)
+    assert again["random"][0].id == views["random"][0].id
+
+
+def test_a_folder_of_another_selection_is_an_arm(
+    toy_corpus: Corpus, selection: Selection, make_scores: MakeScores, tmp_path: Path
+) -> None:
     table = make_scores(toy_corpus, np.ones((len(toy_corpus), 2)))
-    for by, arm in (
-        ("cat_diff", "cat_diff"),
-        ("-ppl@0", "selected"),
-        ("sql: nll_0 / num_tokens", "selected"),
-        ("random", "selected"),
-    ):
-        arms = evaluation._arms(toy_corpus, select(table, by=by), ("random",), seed=0)
-        assert list(arms) == ["random", arm]
+    other = plain_select(table, keep=0.2, by="length", out=tmp_path / "longest")
+    views = arm_views(toy_corpus, selection, [str(other.path)], [0], None)
+    np.testing.assert_array_equal(views["longest"][0].pair_ids, other.pair_ids)
 
 
-def test_arms_are_trained_and_scored_as_sacrebleu_does(
+def test_up_to_budget_takes_what_comes_closest() -> None:
+    tokens = np.array([5, 3, 4, 9])
+    for budget, count in ((1, 1), (5, 1), (6, 1), (7, 2), (9, 2), (10, 2), (11, 3), (99, 4)):
+        assert len(up_to_budget(np.arange(4), tokens, budget)) == count
+    np.testing.assert_array_equal(up_to_budget(np.array([3, 1]), tokens, 9), [3])
+
+
+def test_losses_are_those_of_the_score_table(
     selection: Selection, toy_text: ToyText, tmp_path: Path
 ) -> None:
     src, ref = toy_text(12, seed=9, name="test")
-    evaluated = evaluate(selection, tests={"toy": (src, ref)}, out=tmp_path / "out", **FAST)
-    assert [row.arm for row in evaluated.rows] == ["full", "random", "cat_var"]
-    assert [row.num_pairs for row in evaluated.rows] == [300, 150, 150]
-    assert {row.updates for row in evaluated.rows} == {3}
-    references = ref.read_text("utf-8").splitlines()
-    for row in evaluated.rows:
-        hypotheses = (evaluated.path / row.arm / "toy.hyp.txt").read_text("utf-8").split("\n")[:-1]
-        assert len(hypotheses) == 12
-        assert row.bleu == sacrebleu.corpus_bleu(hypotheses, [references]).score
-        assert row.chrf == sacrebleu.corpus_chrf(hypotheses, [references]).score
-    assert evaluated.bleu_signature.startswith("nrefs:1|case:mixed")
-    assert evaluated.chrf_signature.startswith("nrefs:1|case:mixed")
-    assert Evaluation.open(evaluated.path).rows == evaluated.rows
+    options = {**FAST, "passes": 3.0, "seeds": 2, "curve": True, "num_workers": 2}
+    evaluated = evaluate(selection, tests={"toy": (src, ref)}, out=tmp_path / "out", **options)
+    written = json.loads((evaluated.path / "evaluation.json").read_text())
+    assert written["arms"] == evaluated.arms
+    names = ["full", "random", "selected", "random-eighth", "random-quarter"]
+    assert list(evaluated.arms) == names
+    assert evaluated.arms["full"]["pairs"] == 300
+    assert evaluated.arms["selected"]["target_tokens"] == tokens_of(
+        selection.corpus().subset(selection.pair_ids)
+    )
+    held_out = pycat.open_corpus(evaluated.path / "tests" / "toy")
+    updates = written["recipe"]["updates"]
+    for name in names:
+        result = evaluated.arms[name]["tests"]["toy"]
+        runs = [Run.open(evaluated.path / name / f"seed-{seed}") for seed in (0, 1)]
+        assert [run.steps for run in runs] == [tuple(updates)] * 2
+        losses = [
+            pycat.score(held_out, run.checkpoints, stats="nll", device="cpu").nll.sum(axis=0)
+            / held_out.num_tokens.sum()
+            for run in runs
+        ]
+        np.testing.assert_allclose(result["nll_by_seed"], np.array(losses)[:, -1], atol=1e-6)
+        np.testing.assert_allclose(result["nll"], np.mean(losses, axis=0)[-1], atol=1e-6)
+        np.testing.assert_allclose(
+            list(result["nll_by_updates"].values()), np.mean(losses, axis=0), atol=1e-6
+        )
+        assert result["verdict"] in ("better", "tie", "worse")
+        low, value, high = (result["gain_on_random"][i] for i in (1, 0, 2))
+        assert low <= value <= high
+        gain = evaluated.arms["random"]["tests"]["toy"]["nll"] - result["nll"]
+        assert value == pytest.approx(gain, abs=1e-4)
+        for share in result["effective_data"]:
+            assert share is None or 0 <= share <= 1
+    assert set(evaluated.manifest["random_curve"]["toy"]) >= {"irreducible", "exponent"}
+    assert any("3 passes" in warning for warning in evaluated.warnings)
+    costs = evaluated.manifest["ledger"]
+    assert costs["seconds"]["retrain"] > 0
+    assert costs["flops"]["retrain"] > 0
+    assert Evaluation.open(evaluated.path).arms == evaluated.arms
 
 
-def test_perfect_and_useless_translations_score_100_and_near_0(
+def test_an_interrupted_evaluation_trains_no_arm_twice(
     selection: Selection, toy_text: ToyText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    src, ref = toy_text(12, seed=9, name="test")
+    options: dict[str, Any] = {"tests": {"toy": (src, ref)}, "out": tmp_path / "out", **FAST}
+    scored = evaluation.held_out_nll
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "held_out_nll", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(selection, **options)
+    checkpoints = sorted((tmp_path / "out").glob("*/seed-0/*.safetensors"))
+    before = [path.stat().st_mtime_ns for path in checkpoints]
+    assert len(before) >= 3
+    monkeypatch.setattr(evaluation, "held_out_nll", scored)
+    evaluate(selection, **options)
+    assert [path.stat().st_mtime_ns for path in checkpoints] == before
+    with pytest.raises(OutputError, match=r"passes was 1\.0, now 2\.0"):
+        evaluate(selection, **{**options, "passes": 2.0})
+
+
+def test_translations_are_scored_as_sacrebleu_does(
+    selection: Selection, toy_text: ToyText, tmp_path: Path
+) -> None:
+    src, ref = toy_text(12, seed=9, name="test")
+    evaluated = evaluate(
+        selection,
+        tests={"toy": (src, ref)},
+        out=tmp_path / "out",
+        arms=["selected"],
+        translate=["selected"],
+        beam=2,
+        **FAST,
+    )
+    (row,) = evaluated.rows
+    text = (evaluated.path / "selected" / "toy.hyp.txt").read_text("utf-8")
+    hypotheses = text.split("\n")[:-1]
+    references = ref.read_text("utf-8").splitlines()
+    assert len(hypotheses) == 12
+    assert row.bleu == sacrebleu.corpus_bleu(hypotheses, [references]).score
+    assert row.chrf == sacrebleu.corpus_chrf(hypotheses, [references]).score
+    assert row.bleu_signature.startswith("nrefs:1|case:mixed")
+    assert row.chrf_signature.startswith("nrefs:1|case:mixed")
+
+
+def test_perfect_translations_score_100(
+    selection: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # BLEU counts 4-grams, so sentences need four words or more.
     src = tmp_path / "test.en"
     src.write_text("".join(f"a b c d e {i}\n" for i in range(9)), "utf-8")
     for copied, expected in ((True, 100.0), (False, 0.0)):
         monkeypatch.setattr(
-            evaluation,
+            translating,
             "translate",
             lambda model, tokenizer, sources, copied=copied, **options: (
                 sources if copied else ["x y z v w"] * len(sources)
@@ -75,93 +193,67 @@ def test_perfect_and_useless_translations_score_100_and_near_0(
             selection,
             tests={"toy": (src, src)},
             out=tmp_path / f"out{copied}",
-            baselines=(),
+            arms=["selected"],
+            translate=["selected"],
             **FAST,
         )
-        assert [row.arm for row in evaluated.rows] == ["cat_var"]
-        assert evaluated.rows[0].bleu == pytest.approx(expected, abs=1e-6)
+        assert evaluated.rows[0].bleu == pytest.approx(expected)
 
 
-def test_interrupted_evaluation_keeps_what_was_finished(
-    selection: Selection, toy_text: ToyText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_labels_go_by_lines(toy_corpus: Corpus, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"label{i}\n" for i in range(300)))
+    view = toy_corpus.subset(toy_corpus.pair_ids[[7, 250]])
+    assert read_labels(labels, view).tolist() == ["label7", "label250"]
+    labels.write_text("clean\n" * 9)
+    with pytest.raises(PycatError, match="9 labels, expected one for each of the 300 lines"):
+        read_labels(labels, toy_corpus)
+    with pytest.raises(PycatError, match="the labels cannot be read"):
+        read_labels(tmp_path / "none", toy_corpus)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tests": {}}, "no test set given"),
+        ({"tests": {"a/b": ("x", "y")}}, "test set 'a/b': expected a name of letters"),
+        ({"arms": []}, "arms: none given"),
+        ({"arms": ["best"]}, "arm 'best': no such selection folder, nor one of full, random"),
+        ({"arms": ["oracle"]}, "oracle needs labels"),
+        ({"translate": ["oracle"]}, "translate names 'oracle', which is none of the arms"),
+        ({"seeds": 0}, "seeds is 0; expected at least 1"),
+        ({"beam": 0}, "beam is 0; expected at least 1"),
+        ({"passes": 0.0}, "passes is 0.0; expected above 0"),
+        ({"batch_tokens": 10**6}, "expected at least one batch of 1,000,000; keep more"),
+    ],
+)
+def test_bad_requests_are_named(
+    selection: Selection, toy_text: ToyText, tmp_path: Path, options: Any, message: str
 ) -> None:
-    tests = {"toy": toy_text(5, seed=9, name="test")}
-    decode, calls = translate, []
-
-    def stop_at_the_second(*args: Any, **options: Any) -> list[str]:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return decode(*args, **options)
-
-    monkeypatch.setattr(evaluation, "translate", stop_at_the_second)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(selection, tests=tests, out=tmp_path / "out", **FAST)
-    first = (tmp_path / "out/full/toy.hyp.txt").stat().st_mtime_ns
-    weights = (tmp_path / "out/random/step-0000003.safetensors").stat().st_mtime_ns
-    assert len(evaluate(selection, tests=tests, out=tmp_path / "out", **FAST).rows) == 3
-    assert (tmp_path / "out/full/toy.hyp.txt").stat().st_mtime_ns == first
-    assert (tmp_path / "out/random/step-0000003.safetensors").stat().st_mtime_ns == weights
-    assert len(calls) == 4
-    evaluate(selection, tests=tests, out=tmp_path / "out", **FAST)
-    assert len(calls) == 4
-
-
-def test_changed_decoding_translates_again_but_trains_nothing(
-    selection: Selection, toy_text: ToyText, tmp_path: Path
-) -> None:
-    tests = {"toy": toy_text(5, seed=9, name="test")}
-    evaluate(selection, tests=tests, out=tmp_path / "out", **FAST)
-    weights = (tmp_path / "out/full/step-0000003.safetensors").stat().st_mtime_ns
-    greedy = {**FAST, "beam": 1}
-    with pytest.raises(OutputError, match="beam was 2, now 1"):
-        evaluate(selection, tests=tests, out=tmp_path / "out", **greedy)
-    evaluated = evaluate(selection, tests=tests, out=tmp_path / "out", overwrite=True, **greedy)
-    assert evaluated.manifest["recipe"]["beam"] == 1
-    assert (tmp_path / "out/full/step-0000003.safetensors").stat().st_mtime_ns == weights
-
-
-def test_the_random_arm_follows_the_seed(selection: Selection) -> None:
-    corpus = selection.corpus()
-    draws = [evaluation._arms(corpus, selection, ("random",), s)["random"] for s in (0, 0, 1)]
-    assert [len(draw) for draw in draws] == [150] * 3
-    assert draws[0].id == draws[1].id != draws[2].id
-
-
-def test_a_line_end_spelled_in_bytes_stays_one_line(
-    selection: Selection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tokenizer = selection.corpus().tokenizer
-    assert isinstance(tokenizer, Tokenizer)
-    [ids] = tokenizer.encode(["one\u240atwo"])
-    byte = {name: tokenizer._processor.piece_to_id(f"<0x{name}>") for name in ("0A", "0D", "41")}
-    spelled = [ids[0], byte["41"], byte["0A"], byte["0D"], byte["41"]]
-    assert "\n" in tokenizer.decode([spelled])[0]
-    monkeypatch.setattr("pycat.evaluation.beam_search.beam_search", lambda *_: [spelled])
-    [text] = translate(None, tokenizer, ["one"])  # type: ignore[arg-type]
-    assert text.endswith("A  A")
-
-
-def test_test_sets_are_read_before_anything_is_trained(
-    selection: Selection, toy_text: ToyText, tmp_path: Path
-) -> None:
-    src, ref = toy_text(5, seed=9, name="test")
-    ref.write_bytes(ref.read_bytes() + b"\xff\n")
-    src.write_text(src.read_text("utf-8") + "one\n", "utf-8")
-    with pytest.raises(TextError, match=r"test.de: line 6, byte 1 is 0xff"):
-        evaluate(selection, tests={"toy": (src, ref)}, out=tmp_path / "out", **FAST)
-    with pytest.raises(PycatError, match=r"test set 'a/b': expected a name of letters"):
-        evaluate(selection, tests={"a/b": (src, src)}, out=tmp_path / "out", **FAST)
-    with pytest.raises(PycatError, match=r"beam is 0; expected at least 1"):
-        evaluate(selection, tests={"a": (src, src)}, out=tmp_path / "out", **{**FAST, "beam": 0})
+    src, ref = toy_text(4, name="test")
+    given = {"tests": {"toy": (src, ref)}, "out": tmp_path / "out", **FAST, **options}
+    with pytest.raises(PycatError, match=message):
+        evaluate(selection, **given)
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_requests_are_named(selection: Selection, tmp_path: Path) -> None:
-    with pytest.raises(PycatError, match="no test set given; pass held-out text"):
-        evaluate(selection, tests={}, out=tmp_path / "out")
-    with pytest.raises(PycatError, match=r"baselines name \['half'\]; expected some of full"):
-        evaluate(selection, tests={"a": "b.tsv"}, out=tmp_path / "out", baselines=("half",))
-    with pytest.raises(TextError, match=r"none.tsv: expected a text file, found nothing"):
-        evaluate(selection, tests={"a": tmp_path / "none.tsv"}, out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_a_missing_test_set_is_a_text_error(selection: Selection, tmp_path: Path) -> None:
+    with pytest.raises(TextError, match=r"none\.en"):
+        missing = (tmp_path / "none.en", tmp_path / "none.de")
+        evaluate(selection, tests={"t": missing}, out=tmp_path / "out", **FAST)
+
+
+def test_the_ledger_says_when_pruning_has_paid(selection: Selection, tmp_path: Path) -> None:
+    assert selection.path is not None
+    folder = selection.path / "selection.json"
+    folder.write_text(json.dumps({**json.loads(folder.read_text()), "elapsed_s": 30.0}))
+    scores = selection.path.parent / "scores" / "scores.json"
+    scores.write_text(json.dumps({**json.loads(scores.read_text()), "elapsed_s": 70.0}))
+    runs = [
+        Run(tmp_path, (), (), (), {"elapsed_s": seconds, "model_flops": 5})
+        for seconds in (10.0, 30.0)
+    ]
+    costs = ledger(Selection.open(selection.path), runs, num_tokens=900, kept_tokens=300)
+    assert costs["seconds"] == {"score": 70.0, "select": 30.0, "retrain": 40.0}
+    assert costs["flops"] == {"retrain": 10}
+    assert costs["paid_after"] == 2.5  # 100 s against 20 s saved twice

@@ -1,28 +1,27 @@
-"""Noise: signals by hand, evidence within lengths, and columns that are measured once."""
+"""Noise: signals by hand, evidence within lengths, and what is made of them."""
 
 from pathlib import Path
-from shutil import copytree
-from typing import Literal
-from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
-import pytest
+from numpy.typing import NDArray
 
 import pycat
-from pycat.errors import TextError
 from pycat.filters.fluency import fluency
 from pycat.filters.lexical import lexical_scores
+from pycat.filters.measures import Measures, measure
 from pycat.filters.noise import (
+    Evidence,
+    combine_sides,
+    corpus_signals,
     evidence,
     late_mean,
-    measure_noise,
     noise_score,
-    noise_signals,
-    of_either,
+    sum_of_squares,
     surprise,
+    surprise_evidence,
 )
-from pycat.filters.rule_measures import length_z, measure_rules, usual_lengths
+from pycat.filters.rule_measures import length_z, usual_lengths
 
 
 def test_late_mean_and_surprise_by_hand() -> None:
@@ -43,15 +42,17 @@ def test_evidence_is_minus_log_of_the_rank_among_pairs_of_like_length() -> None:
     np.testing.assert_allclose(found[10:20], -np.log(np.arange(9.5, 0, -1) / 10), rtol=1e-6)
 
 
-def test_of_either_side_the_stronger_counts_for_less_than_alone() -> None:
+def test_combine_sides_side_the_stronger_counts_for_less_than_alone() -> None:
     one, other = np.array([3.0, 0.1], np.float32), np.array([1.0, 0.2], np.float32)
-    np.testing.assert_allclose(of_either(one, other), [3 - np.log(2), 0], rtol=1e-6)
+    np.testing.assert_allclose(combine_sides(one, other), [3 - np.log(2), 0], rtol=1e-6)
 
 
 def test_the_score_is_the_rank_of_the_sum_of_squares() -> None:
     one = np.array([3.0, 2.0, 0.1, 0.0], np.float32)
     other = np.array([0.0, 1.5, 0.1, 0.0], np.float32)
-    assert noise_score(iter([("one", one), ("other", other)]), 4).tolist() == [0.75, 0.5, 0.25, 0.0]
+    total = sum_of_squares(iter([one, other]), 4)
+    np.testing.assert_allclose(total, [9, 6.25, 0.02, 0], rtol=1e-6)
+    assert noise_score(total).tolist() == [0.75, 0.5, 0.25, 0.0]
 
 
 def test_long_pairs_are_not_noise_for_being_long() -> None:
@@ -60,117 +61,73 @@ def test_long_pairs_are_not_noise_for_being_long() -> None:
     signal = num_tokens + rng.normal(size=20_000)
     noisy = rng.random(20_000) < 0.1
     signal[noisy] += 20
-    left = noise_score(iter([("signal", evidence(signal, num_tokens))]), 20_000) < 0.9
+    left = noise_score(evidence(signal, num_tokens)) < 0.9
     assert abs(num_tokens[left].mean() / num_tokens.mean() - 1) < 0.02
     assert left[noisy].mean() < 0.1
 
 
-def scores_of(
-    corpus: pycat.Corpus, out: Path, stats: Literal["nll", "all"] = "all"
-) -> pycat.ScoreTable:
-    run = pycat.train(corpus, out=out / "proxy", checkpoint_steps=[1, 2, 3], device="cpu")
-    return pycat.score(corpus, run.checkpoints, out=out / "scores", device="cpu", stats=stats)
+def signals_of(corpus: pycat.Corpus, measures: Measures) -> dict[str, Evidence]:
+    return dict(corpus_signals(measures.column, *corpus.lengths, has_text=corpus.has_text))
 
 
-@pytest.fixture
-def corpus(toy_corpus: pycat.Corpus, tmp_path: Path) -> pycat.Corpus:
-    """A copy of the corpus: what rules measure is written beside it."""
-    copytree(toy_corpus.path, tmp_path / "corpus")
-    return pycat.open_corpus(tmp_path / "corpus")
-
-
-COLUMNS = (
-    *("lexical_tgt", "lexical_src", "gap_tgt", "gap_src"),
-    *("order_tgt", "order_src", "ending", "noise_score"),
-)
-
-
-@pytest.mark.parametrize("stats", ["all", "nll"])
-def test_columns_are_measured_once(
-    corpus: pycat.Corpus,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    stats: Literal["nll", "all"],
+def test_each_signal_is_the_evidence_of_its_columns(
+    toy_corpus: pycat.Corpus, tmp_path: Path
 ) -> None:
-    table = scores_of(corpus, tmp_path, stats)
-    measure_noise(table, corpus)
-    assert table.names[-8:] == COLUMNS
-    lexical, order = lexical_scores(corpus), fluency(corpus)
-    for name, values in zip(COLUMNS, (*lexical, *order), strict=False):
-        np.testing.assert_array_equal(table.column(name), values)
-    tgt, src = table.num_tokens, table.num_src_tokens
-    signals = [
-        of_either(evidence(-lexical.tgt, tgt), evidence(-lexical.src, src)),
-        of_either(evidence(lexical.tgt_gap, tgt), evidence(lexical.src_gap, src)),
-        of_either(evidence(-order.order_tgt, tgt), evidence(-order.order_src, src)),
-        evidence(-order.ending, tgt),
-        evidence(np.abs(length_z(src, tgt, *usual_lengths(src, tgt))), tgt),
-    ]
-    chars = measure_rules(corpus).columns
-    signals.append(
-        of_either(
-            evidence((tgt - 1) / chars["tgt_chars"], chars["tgt_chars"]),
-            evidence((src - 1) / chars["src_chars"], chars["src_chars"]),
-        )
-    )
-    if stats == "all":
-        of_model = surprise(table.nll, table.column("entropy"), tgt)
-        signals.append(evidence(of_model.astype(np.float32), tgt))
-    np.testing.assert_array_equal(
-        table.column("noise_score"), noise_score((("", signal) for signal in signals), len(table))
-    )
-
-    def fail(_: pycat.Corpus) -> None:
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr("pycat.filters.noise.lexical_scores", fail)
-    monkeypatch.setattr("pycat.filters.noise.fluency", fail)
-    measure_noise(pycat.ScoreTable.open(tmp_path / "scores"), corpus)
+    measures = measure(toy_corpus, out=tmp_path / "measures")
+    lexical, order, column = lexical_scores(toy_corpus), fluency(toy_corpus), measures.column
+    src, tgt = toy_corpus.lengths
+    expected = {
+        "lexical": combine_sides(evidence(-lexical.tgt, tgt), evidence(-lexical.src, src)),
+        "gap": combine_sides(evidence(lexical.tgt_gap, tgt), evidence(lexical.src_gap, src)),
+        "order": combine_sides(evidence(-order.order_tgt, tgt), evidence(-order.order_src, src)),
+        "ending": evidence(-order.ending, tgt),
+        "length": evidence(np.abs(length_z(src, tgt, *usual_lengths(src, tgt))), tgt),
+        "pieces": combine_sides(
+            evidence((tgt - 1) / column("tgt_chars"), column("tgt_chars")),
+            evidence((src - 1) / column("src_chars"), column("src_chars")),
+        ),
+    }
+    signals = signals_of(toy_corpus, measures)
+    assert signals.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(signals[name], values)
 
 
-def test_a_run_cut_short_between_columns_goes_on(corpus: pycat.Corpus, tmp_path: Path) -> None:
-    table = scores_of(corpus, tmp_path)
-    table.add("lexical_tgt", lexical_scores(corpus).tgt)
-    table.add("ending", fluency(corpus).ending)
-    measure_noise(table, corpus)
-    assert {*COLUMNS} <= {*table.names}
+def test_without_text_the_pieces_are_not_asked(toy_corpus: pycat.Corpus, tmp_path: Path) -> None:
+    sides = (toy_corpus.path / "src", toy_corpus.path / "tgt")
+    tokens = pycat.open_corpus(sides, vocab_size=toy_corpus.vocab_size, eos_id=toy_corpus.eos_id)
+    of_tokens = signals_of(tokens, measure(tokens, out=tmp_path / "measures"))
+    of_text = signals_of(toy_corpus, measure(toy_corpus, out=tmp_path / "with-text"))
+    assert of_tokens.keys() == of_text.keys() - {"pieces"}
+    for name, values in of_tokens.items():
+        np.testing.assert_array_equal(values, of_text[name])
 
 
-def test_without_text_the_pieces_are_not_asked(
-    corpus: pycat.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = scores_of(corpus, tmp_path)
-    sides = (corpus.path / "src", corpus.path / "tgt")
-    others = pycat.open_corpus(sides, vocab_size=corpus.vocab_size, eos_id=2)
-
-    def fail(_: pycat.Corpus) -> None:
-        raise AssertionError("rules need text")
-
-    monkeypatch.setattr("pycat.filters.noise.measure_rules", fail)
-    measure_noise(table, others)
-    assert len(np.unique(table.column("noise_score"))) == len(table)
+def table_of(corpus: pycat.Corpus, **sums: NDArray[np.float64]) -> pycat.ScoreTable:
+    columns = {
+        "pair": corpus.pair_ids,
+        "num_src_tokens": corpus.num_src_tokens,
+        "num_tokens": corpus.num_tokens,
+        **{f"{name}_{k}": values[:, k] for name, values in sums.items() for k in range(3)},
+    }
+    return pycat.ScoreTable.from_arrow(pa.table(columns), {"steps": [1, 2, 3]})
 
 
-def test_text_that_is_gone_is_said_before_the_work(
-    corpus: pycat.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = scores_of(corpus, tmp_path)
-    gone = TextError("the text is gone")
-    monkeypatch.setattr(type(corpus), "text", Mock(side_effect=gone))
-    with pytest.raises(TextError, match="the text is gone"):
-        measure_noise(table, corpus)
-    assert not {*COLUMNS} & {*table.names}
+def test_surprise_is_asked_where_the_table_has_entropy(toy_corpus: pycat.Corpus) -> None:
+    nll, entropy = np.random.default_rng(0).uniform(1, 50, (2, 300, 3))
+    assert surprise_evidence(table_of(toy_corpus, nll=nll)) is None
+    tgt = toy_corpus.num_tokens
+    ranked = surprise_evidence(table_of(toy_corpus, nll=nll, entropy=entropy))
+    assert ranked is not None
+    expected = evidence(surprise(nll, entropy, tgt).astype(np.float32), tgt)
+    np.testing.assert_array_equal(ranked, expected)
 
 
-def test_what_is_no_number_is_as_suspect_as_can_be(corpus: pycat.Corpus, tmp_path: Path) -> None:
-    table = scores_of(corpus, tmp_path)
-    measure_noise(table, corpus)
-    whole = table.rows(table.names, 0, len(table))
-    for name in ("nll_2", "entropy_2"):
-        values = whole[name].to_numpy().copy()
-        values[7] = np.inf
-        whole = whole.set_column(whole.column_names.index(name), name, pa.array(values))
-    spoilt = dict(noise_signals(pycat.ScoreTable.from_arrow(whole, table.manifest), corpus))
-    like = np.array_split(np.argsort(table.num_tokens, kind="stable"), 20)
+def test_what_is_no_number_is_as_suspect_as_can_be(toy_corpus: pycat.Corpus) -> None:
+    nll, entropy = np.random.default_rng(0).uniform(1, 50, (2, 300, 3))
+    nll[7, 2] = entropy[7, 2] = np.inf
+    ranked = surprise_evidence(table_of(toy_corpus, nll=nll, entropy=entropy))
+    assert ranked is not None
+    like = np.array_split(np.argsort(toy_corpus.num_tokens, kind="stable"), 20)
     [rows] = [rows for rows in like if 7 in rows]
-    assert spoilt["surprise"][7] == spoilt["surprise"][rows].max()
+    assert ranked[7] == ranked[rows].max()

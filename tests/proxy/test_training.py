@@ -24,7 +24,8 @@ from pycat.evaluation.beam_search import translate
 from pycat.proxy import training
 from pycat.proxy.checkpoint import load_model, read_info
 from pycat.proxy.packing import PackedBatches
-from pycat.proxy.training import Arm, Run, train, train_together
+from pycat.proxy.run import Run
+from pycat.proxy.training import Arm, train, train_together
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
 
 FAST: dict[str, Any] = {

@@ -16,7 +16,8 @@ from pycat.errors import PycatError
 from pycat.ranking import criteria
 from pycat.ranking.criteria import CRITERIA, cat_diff, cat_var, evaluate_criterion, length, random
 from pycat.ranking.rarity import token_rarity
-from pycat.scores.score_table import CRITERION_NAMES, ScoreTable
+from pycat.scores.criterion_names import CRITERION_NAMES
+from pycat.scores.score_table import ScoreTable
 
 
 def table(nll: NDArray[np.float64], num_tokens: list[int], first_pair: int = 0) -> ScoreTable:

@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers import MakeScores, bpe_corpus
+from helpers import MakeScores, bpe_corpus, damage_column, plain_select
 
 import pycat
 from pycat.ranking.criteria import evaluate_criterion, possible
 from pycat.ranking.ranks import spearman
 from pycat.report.audit import Part, agreement, by_domain, by_rule, data_map
-from pycat.selection.selection import select
 from pycat.selection.stability import jaccard, stability
 
 
@@ -45,7 +44,7 @@ def test_map_of_nll_alone_and_of_probabilities(table: pycat.ScoreTable) -> None:
 
 
 def test_agreement_is_that_of_the_selections(table: pycat.ScoreTable) -> None:
-    kept = select(table, keep=0.3)
+    kept = plain_select(table, keep=0.3)
     values = evaluate_criterion(table, "cat_var")
     rarity = evaluate_criterion(table, "rarity")
     agreed = agreement(table, "cat_var", values, rarity, np.isin(table.pair_ids, kept.pair_ids), 0)
@@ -53,7 +52,7 @@ def test_agreement_is_that_of_the_selections(table: pycat.ScoreTable) -> None:
     assert {*agreed.names} == {*possible(table)} - {"random"}
     assert agreed.overlaps.keys() == {*agreed.names} - {"cat_var"}
     for name, overlap in agreed.overlaps.items():
-        assert overlap == jaccard(kept, select(table, keep=0.3, by=name))
+        assert overlap == jaccard(kept, plain_select(table, keep=0.3, by=name))
         i = agreed.names.index(name)
         expected = spearman(values, evaluate_criterion(table, name))
         assert agreed.correlations[0, i] == pytest.approx(expected)
@@ -99,14 +98,21 @@ def test_rules_counted_over_kept_and_dropped(tmp_path: Path) -> None:
     lines = [(f"the number {i} is here", f"die Zahl {i} steht hier") for i in range(60)]
     lines[7:9] = [(f"copied line {i} of both", f"copied line {i} of both") for i in (7, 8)]
     corpus = bpe_corpus(tmp_path, lines)
-    kept = np.array([1, 8, 20])
-    assert by_rule(corpus, kept) is None
-    pycat.measure_rules(corpus)
-    parts = by_rule(corpus, kept)
+    kept = np.isin(corpus.pair_ids, [1, 8, 20])
+    assert by_rule(None, kept) is None
+    measures = pycat.measure(corpus, out=tmp_path / "measures")
+    parts = by_rule(measures, kept)
     assert parts is not None
     assert Part("copied", 2, 1) in parts
-    view = by_rule(corpus.subset(np.arange(8, 60)), kept[1:])
+    view = by_rule(measures.of(corpus.subset(np.arange(8, 60))), kept[8:])
     assert view is not None
     assert Part("copied", 1, 1) in view
-    (corpus.path / "rules.parquet").write_bytes(b"damaged")
-    assert by_rule(corpus, kept) is None
+    damage_column(measures.path / "part-00000.parquet", "overlap")
+    assert by_rule(measures, kept) is None
+
+
+def test_tokens_alone_have_no_rules(toy_corpus: pycat.Corpus, tmp_path: Path) -> None:
+    prefixes = (toy_corpus.path / "src", toy_corpus.path / "tgt")
+    bare = pycat.open_corpus(prefixes, vocab_size=toy_corpus.vocab_size, eos_id=toy_corpus.eos_id)
+    measures = pycat.measure(bare, out=tmp_path / "measures")
+    assert by_rule(measures, np.ones(len(bare), bool)) is None

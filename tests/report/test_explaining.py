@@ -3,24 +3,24 @@
 import io
 import json
 from pathlib import Path
-from shutil import copytree
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import MakeScores, bpe_corpus
+from helpers import MakeScores, bpe_corpus, damage_column, plain_select
 from numpy.typing import NDArray
 from rich.console import Console
 
 import pycat
-from pycat.cli.explain import show
 from pycat.cli.main import main
-from pycat.errors import PycatError
-from pycat.filters.noise import noise_signals
+from pycat.cli.pair_view import show
+from pycat.errors import OutputError, PycatError
+from pycat.filters.noise import corpus_signals, surprise_evidence
 from pycat.ranking.criteria import cat_var, evaluate_criterion
 from pycat.report import explaining
 from pycat.report.explaining import Explanation, explain
-from pycat.selection.selection import kept_by_rules, select
+from pycat.report.formatting import number
 
 PAIR = 17
 
@@ -109,7 +109,7 @@ def test_each_pair_is_told_the_step_that_settled_it(
     table: pycat.ScoreTable, options: dict[str, Any]
 ) -> None:
     table.add("group", np.arange(300) // 50)
-    selection = select(table, **options)
+    selection = plain_select(table, **options)
     kept = {*selection.pair_ids.tolist()}
     scores = {
         by: evaluate_criterion(table, by, options.get("seed", 0))
@@ -141,7 +141,7 @@ def test_each_pair_is_told_the_step_that_settled_it(
 
 
 def test_above_a_range_is_told_apart_from_below(table: pycat.ScoreTable) -> None:
-    selection = select(table, keep=(0.2, 0.5))
+    selection = plain_select(table, keep=(0.2, 0.5))
     order = np.argsort(-cat_var(table.ppl), kind="stable").tolist()
     steps = [explain(table, order[rank], selection=selection).decision for rank in (0, 100, 299)]
     assert [step and (step.kept, step.step) for step in steps] == [
@@ -152,16 +152,13 @@ def test_above_a_range_is_told_apart_from_below(table: pycat.ScoreTable) -> None
 
 
 def test_rules_and_noise_filter_are_named(
-    toy_corpus: pycat.Corpus, make_scores: MakeScores, tmp_path: Path
+    toy_corpus: pycat.Corpus, table: pycat.ScoreTable, tmp_path: Path
 ) -> None:
-    copytree(toy_corpus.path, tmp_path / "corpus")  # rules are written beside the corpus
-    nll = np.random.default_rng(5).uniform(1, 6, (300, 3)) * toy_corpus.num_tokens[:, None]
-    table = make_scores(pycat.open_corpus(tmp_path / "corpus"), nll, tmp_path / "scores")
-    noise = np.random.default_rng(0).permutation(300) / 300
-    table.add("noise_score", noise)
-    selection = select(table, keep=0.4, rules={"length_z": 0.5}, guard=0.5)
-    by_rules, _ = kept_by_rules(selection.corpus(), selection.manifest["recipe"]["rules"])
-    assert by_rules is not None and 0 < (~by_rules).sum() < 150
+    measures = pycat.measure(toy_corpus, out=tmp_path / "measures")
+    selection = pycat.select(table, keep=0.4, rules={"length_z": 0.5}, guard=0.5)
+    by_rules, _ = measures.apply({"length_z": 0.5})
+    noise = measures.noise_score(table)
+    assert 0 < (~by_rules).sum() < 150
     left = np.sort(noise[by_rules])[::-1]
     num_noisy = selection.manifest["dropped"]["guard"]
     max_noise_kept = left[num_noisy]
@@ -172,23 +169,36 @@ def test_rules_and_noise_filter_are_named(
             assert (decision.step, decision.reason) == ("rules", "dropped: it breaks a rule")
         elif noise[pair] > max_noise_kept:
             assert decision.step == "guard"
-            assert "the noise filter dropped it; its noise_score is 0." in decision.reason
+            reason = f"the noise filter dropped it; its noise score is {number(noise[pair])}; among"
+            assert reason in decision.reason
         else:
             assert decision.step == "cut"
 
 
+@pytest.mark.parametrize("has_entropy", [False, True])
 def test_the_strongest_noise_signals_are_named(
-    toy_corpus: pycat.Corpus, make_scores: MakeScores, tmp_path: Path
+    toy_corpus: pycat.Corpus, table: pycat.ScoreTable, tmp_path: Path, has_entropy: bool
 ) -> None:
-    copytree(toy_corpus.path, tmp_path / "corpus")
-    corpus = pycat.open_corpus(tmp_path / "corpus")
-    nll = np.random.default_rng(5).uniform(1, 6, (300, 3)) * corpus.num_tokens[:, None]
-    table = make_scores(corpus, nll, tmp_path / "scores")
-    selection = select(table, keep=0.4, guard=0.5)
-    worst = int(np.argmax(table.column("noise_score")))
-    decision = explain(table, worst, selection=selection).decision
+    measures = pycat.measure(toy_corpus, out=tmp_path / "measures")
+    if has_entropy:
+        columns = table.rows(table.names, 0, 300)
+        for k in range(3):
+            columns = columns.append_column(f"entropy_{k}", [np.full(300, 2.0)])
+        where = {"corpus_path": str(table.corpus_path)}
+        table = pycat.ScoreTable.from_arrow(columns, {**table.manifest, **where})
+    selection = pycat.select(table, keep=0.4, rules="none", guard=0.5, measures=measures)
+    worst = int(np.argmax(measures.noise_score(table)))
+    decision = explain(table, worst, selection=selection, measures=measures).decision
     assert decision is not None and decision.step == "guard"
-    signals = {name: values[worst] for name, values in noise_signals(table, corpus)}
+    signals = {
+        name: values[worst]
+        for name, values in corpus_signals(measures.column, *toy_corpus.lengths, has_text=True)
+    }
+    if has_entropy:
+        of_model = surprise_evidence(table)
+        assert of_model is not None
+        signals["surprise"] = of_model[worst]
+    assert len(signals) == 6 + has_entropy
     first, second = sorted(signals, key=lambda name: -signals[name])[:2]
     share = 1 - np.exp(-signals[first])
     assert (
@@ -196,19 +206,29 @@ def test_the_strongest_noise_signals_are_named(
         in decision.reason
     )
     assert decision.reason.endswith(f" by {second}")
-    rules = corpus.path / "rules.parquet"  # one signal reads lengths in characters from it
-    rules.write_bytes(b"damaged")
-    for _ in range(2):
-        decision = explain(table, worst, selection=selection).decision
-        assert decision is not None and "more suspect" not in decision.reason
-        rules.unlink(missing_ok=True)
-    assert not rules.exists()
+
+
+def test_a_choice_that_needs_measures_is_not_known_without_them(
+    toy_corpus: pycat.Corpus, table: pycat.ScoreTable, tmp_path: Path
+) -> None:
+    measures = pycat.measure(toy_corpus, out=tmp_path / "measures")
+    selection = pycat.select(table, keep=0.4)
+    part = measures.path / "part-00000.parquet"
+    part.write_bytes(b"damaged")
+    for problem in ("part-00000.parquet: these measures cannot be read", "run 'pycat measure --c"):
+        explanation = explain(table, PAIR, selection=selection)
+        assert explanation.rules is None
+        assert explanation.decision is not None and explanation.decision.step == "not known"
+        assert problem in explanation.decision.reason
+        rmtree(measures.path, ignore_errors=True)
+    with pytest.raises(OutputError, match=r"measures.json: expected the manifest of a pycat measu"):
+        explain(table, PAIR, measures=measures.path)
 
 
 def test_the_reason_holds_score_and_threshold(table: pycat.ScoreTable) -> None:
     values = np.arange(300.0)
     table.add("quality", values)
-    selection = select(table, keep=0.1, by="quality", drop={"-quality": 0.5})
+    selection = plain_select(table, keep=0.1, by="quality", drop={"-quality": 0.5})
     reasons = [
         decision.reason
         for pair in (285, 200, 3)
@@ -226,12 +246,12 @@ def test_what_cannot_be_chosen_again_says_so(table: pycat.ScoreTable) -> None:
     def mine(given: pycat.ScoreTable) -> NDArray[np.float64]:
         return given.ppl[:, 0]
 
-    decision = explain(table, 3, selection=select(table, by=mine)).decision
+    decision = explain(table, 3, selection=plain_select(table, by=mine)).decision
     assert decision is not None
     assert decision.step == "not known"
     assert "cannot be made again: criterion 'mine' is not known" in decision.reason
     table.add("quality", np.arange(300.0))
-    selection = select(table, by="quality")
+    selection = plain_select(table, by="quality")
     other = pycat.ScoreTable.from_arrow(
         table.rows([name for name in table.names if name != "quality"], 0, 300),
         {**table.manifest, "columns": [], "corpus_path": str(table.corpus_path)},
@@ -246,7 +266,7 @@ def test_rules_that_a_pair_breaks(tmp_path: Path, make_scores: MakeScores) -> No
     lines = [(f"the number {i} is here", f"die Zahl {i} steht hier") for i in range(60)]
     lines[7] = ("a line that was copied whole", "a line that was copied whole")
     corpus = bpe_corpus(tmp_path, lines)
-    pycat.measure_rules(corpus)
+    measures = pycat.measure(corpus, out=tmp_path / "measures")
     scores = make_scores(corpus, np.random.default_rng(0).uniform(1, 9, (60, 2)))
     copied = explain(scores, 7).rules
     assert copied is not None
@@ -256,18 +276,18 @@ def test_rules_that_a_pair_breaks(tmp_path: Path, make_scores: MakeScores) -> No
     assert "copied" not in clean
     # A selection's own thresholds are used; in a view, rows and pair ids differ.
     assert explain(scores, 7).default_rules
-    loose = select(scores, rules={"copied": None})
+    loose = pycat.select(scores, rules={"copied": None})
     explanation = explain(scores, 7, selection=loose)
     assert explanation.rules is not None
     assert "copied" not in explanation.rules
     assert not explanation.default_rules
-    plain = explain(scores, 7, selection=select(scores))
+    plain = explain(scores, 7, selection=plain_select(scores))
     assert (plain.rules, plain.default_rules) == (copied, True)
     rest = corpus.subset(np.arange(5, 60))
     part = make_scores(rest, np.random.default_rng(0).uniform(1, 9, (55, 2)))
     of_part = [explain(part, pair).rules for pair in (7, 59)]
     assert [rules is not None and "copied" in rules for rules in of_part] == [True, False]
-    (corpus.path / "rules.parquet").write_bytes(b"damaged")
+    damage_column(measures.path / "part-00000.parquet", "overlap")
     assert explain(scores, 7).rules is None
 
 
@@ -302,7 +322,7 @@ def test_refused(table: pycat.ScoreTable, make_scores: MakeScores) -> None:
         f"pair 300: {table.path} has no pair of this id; expected one of its 300 ids, which run "
         "from 0 to 299"
     )
-    selection = select(table)
+    selection = plain_select(table)
     table.manifest = {**table.manifest, "recipe": {"corpus": "other"}}
     with pytest.raises(PycatError, match="selection: made from another score table than"):
         explain(table, 3, selection=selection)
@@ -311,7 +331,7 @@ def test_refused(table: pycat.ScoreTable, make_scores: MakeScores) -> None:
 def test_command_prints_json_and_words(
     table: pycat.ScoreTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    select(table, keep=0.5, out=tmp_path / "selection")
+    plain_select(table, keep=0.5, out=tmp_path / "selection")
     words = ["explain", "--scores", str(table.path), "--pair", str(PAIR)]
     words += ["--selection", str(tmp_path / "selection")]
     assert main([*words, "--json"]) == 0

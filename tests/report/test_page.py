@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers import plain_select
 from numpy.typing import NDArray
 
 import pycat
@@ -21,14 +22,14 @@ from pycat import report
 from pycat.cli.main import main
 from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
-from pycat.evaluation.evaluation import Evaluation, EvaluationRow
+from pycat.evaluation.results import Evaluation, Translated
 from pycat.filters.rules import DEFAULT_RULES
 from pycat.ranking.criteria import cat_var
 from pycat.report import page as report_page
 from pycat.report.formatting import duration, number, series, signed
 from pycat.report.page import write_report
 from pycat.scores.score_table import ScoreTable
-from pycat.selection.selection import Selection, select
+from pycat.selection.selection import Selection
 from pycat.selection.stability import jaccard
 
 TIMINGS = {"tokenize": 0.5, "train": 75.0, "score": 20.0, "select": 0.004}
@@ -167,7 +168,7 @@ def ranks(rows: list[list[str]]) -> list[int]:
 
 def test_headline_and_properties(tmp_path: Path, make: Callable[..., Made]) -> None:
     corpus, scores = make(invented(1200))
-    selection = select(scores, keep=0.25)
+    selection = plain_select(scores, keep=0.25)
     text = write(tmp_path, selection, scores)
     assert "<h1>Kept 300 of 1,200 pairs (25.0%)</h1>" in text
     kept_tokens = int(corpus.num_tokens[selection.pair_ids].sum())
@@ -195,7 +196,7 @@ def test_extremes_come_in_the_order_of_the_scores(
     lines.insert(4, ("", "a line without a source"))
     corpus, scores = make(lines)
     values = cat_var(scores.ppl)
-    page = Page(write(tmp_path, select(scores, keep=0.5), scores))
+    page = Page(write(tmp_path, plain_select(scores, keep=0.5), scores))
     pairs = page.all_tables("source and target")
     order = np.argsort(-values, kind="stable")
     for rows, expected in ((pairs[0], order[:20]), (pairs[1], order[::-1][:20])):
@@ -222,7 +223,7 @@ def test_text_is_escaped_tagged_and_cut(tmp_path: Path, make: Callable[..., Made
     long = "lorum " * 120
     lines = [(HOSTILE, RIGHT_TO_LEFT), ("a\x07bell", long), *invented(4)]
     _, scores = make(lines)
-    text = write(tmp_path, select(scores, keep=0.5), scores)
+    text = write(tmp_path, plain_select(scores, keep=0.5), scores)
     page = Page(text)
     assert "<script" not in text
     assert "script" not in page.tags
@@ -237,7 +238,7 @@ def test_text_is_escaped_tagged_and_cut(tmp_path: Path, make: Callable[..., Made
 
 def test_unnamed_languages_get_no_lang(tmp_path: Path, make: Callable[..., Made]) -> None:
     _, scores = make(invented(6), suffixes=("src", "tgt"))
-    page = Page(write(tmp_path, select(scores, keep=0.5), scores))
+    page = Page(write(tmp_path, plain_select(scores, keep=0.5), scores))
     assert [value for tag, name, value in page.attributes if name == "lang"] == ["en"]
 
 
@@ -246,7 +247,7 @@ def test_small_corpora_show_no_pair_at_both_ends(
     tmp_path: Path, make: Callable[..., Made], count: int, highest: int, lowest: int
 ) -> None:
     _, scores = make(invented(count))
-    page = Page(write(tmp_path, select(scores, keep=1.0), scores))
+    page = Page(write(tmp_path, plain_select(scores, keep=1.0), scores))
     pairs = page.all_tables("source and target")
     assert ranks(pairs[0]) == list(range(1, highest + 1))
     if lowest:
@@ -257,7 +258,7 @@ def test_a_table_of_both_kinds_says_which_is_which(
     tmp_path: Path, make: Callable[..., Made]
 ) -> None:
     _, scores = make(invented(10))
-    page = Page(write(tmp_path, select(scores, keep=0.2), scores))
+    page = Page(write(tmp_path, plain_select(scores, keep=0.2), scores))
     states = [row[0].split()[3:] for row in page.all_tables("source and target")[0][1:]]
     assert states == [["kept"], ["kept"], ["dropped"], ["dropped"], ["dropped"]]
     assert "5 highest scores, all" not in page.captions
@@ -265,7 +266,7 @@ def test_a_table_of_both_kinds_says_which_is_which(
 
 def test_nothing_dropped(tmp_path: Path, make: Callable[..., Made]) -> None:
     _, scores = make(invented(30))
-    text = write(tmp_path, select(scores, keep=1.0), scores)
+    text = write(tmp_path, plain_select(scores, keep=1.0), scores)
     assert "Nothing was dropped: keep is 1.0." in text
     assert Page(text).table("property of a pair")[0][3:] == [
         "median, kept",
@@ -276,7 +277,7 @@ def test_nothing_dropped(tmp_path: Path, make: Callable[..., Made]) -> None:
 
 def test_equal_scores_keep_the_earlier_pairs(tmp_path: Path, make: Callable[..., Made]) -> None:
     _, scores = make(invented(10), np.full((10, 3), 40.0))
-    text = write(tmp_path, select(scores, keep=0.3), scores)
+    text = write(tmp_path, plain_select(scores, keep=0.3), scores)
     assert "All pairs have the same score" in text
     page = Page(text)
     assert page.table("property of a pair")[1][1:3] == ["–", "not defined: all values are equal"]
@@ -288,7 +289,7 @@ def test_two_checkpoints_and_every_criterion(
     tmp_path: Path, make: Callable[..., Made], criterion: str
 ) -> None:
     _, scores = make(invented(25), num_checkpoints=2)
-    text = write(tmp_path, select(scores, keep=0.4, by=criterion, seed=5), scores)
+    text = write(tmp_path, plain_select(scores, keep=0.4, by=criterion, seed=5), scores)
     page = Page(text)
     links = [value for _, name, value in page.attributes if name in ("href", "xlink:href", "src")]
     outside = {link for link in links if not link.startswith("#")}
@@ -302,7 +303,7 @@ def test_two_checkpoints_and_every_criterion(
 
 def test_ids_are_unique(tmp_path: Path, make: Callable[..., Made]) -> None:
     _, scores = make(invented(60))
-    page = Page(write(tmp_path, select(scores, keep=0.5), scores))
+    page = Page(write(tmp_path, plain_select(scores, keep=0.5), scores))
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     targets = [value[1:] for _, name, value in page.attributes if value.startswith("#")]
@@ -317,7 +318,7 @@ def test_infinite_perplexity(tmp_path: Path, make: Callable[..., Made], criterio
     nll[:4, 0] = 700.0 * corpus.num_tokens[:4]
     scores = table(corpus, nll)
     with np.errstate(over="ignore"):
-        selection = select(scores, keep=0.5, by=criterion)
+        selection = plain_select(scores, keep=0.5, by=criterion)
     page = Page(write(tmp_path, selection, scores))
     if criterion == "cat_diff":
         first = page.all_tables("source and target")[0][1]
@@ -329,34 +330,48 @@ def test_infinite_perplexity(tmp_path: Path, make: Callable[..., Made], criterio
 def test_extreme_and_repeated_steps(tmp_path: Path, make: Callable[..., Made]) -> None:
     rising = np.exp(np.linspace(1, 690, 12))[:, None] * np.array([1.0, 1.5, 2.0])
     _, scores = make(invented(12), rising, steps=[0, 0, 5])
-    rows = Page(write(tmp_path, select(scores, keep=0.5, by="length"), scores)).table("update")
+    rows = Page(write(tmp_path, plain_select(scores, keep=0.5, by="length"), scores)).table(
+        "update"
+    )
     assert [row[0] for row in rows[1:]] == ["0", "0", "5"]
 
 
 def test_evaluation_table(tmp_path: Path, make: Callable[..., Made]) -> None:
     _, scores = make(invented(40))
-    rows = [
-        EvaluationRow(arm, pairs, tokens, updates, test, bleu + shift, chrf + shift)
-        for arm, pairs, tokens, updates, bleu, chrf in (
-            ("full", 40, 1400, 120, 30.04, 55.0),
-            ("random", 20, 700, 60, 21.0, 44.0),
-            ("cat_var", 20, 720, 60, 19.5, 44.25),
+
+    def result(nll: float, gain: float, share: float | None, verdict: str) -> dict[str, Any]:
+        return {
+            "nll": nll,
+            "gain_on_random": [gain, gain - 0.1, gain + 0.1],
+            "effective_data": [share, share, share],
+            "verdict": verdict,
+            "matches_full": verdict == "better",
+        }
+
+    arms = {
+        arm: {"pairs": pairs, "target_tokens": tokens, "seeds": 2, "tests": {"<b>news": found}}
+        for arm, pairs, tokens, found in (
+            ("full", 40, 1400, result(3.25, 0.25, 1.0, "better")),
+            ("random", 20, 700, result(3.5, 0.0, 0.5, "tie")),
+            ("selected", 20, 720, result(3.75, -0.25, None, "worse")),
         )
-        for test, shift in (("news", 0.0), ("<b>talks", 2.0))
-    ]
-    evaluation = Evaluation(
-        tmp_path / "evaluation", rows, "bleu|sig", "chrf|sig", {"recipe": {"beam": 5, "tests": {}}}
-    )
-    text = write(tmp_path, select(scores, keep=0.5), scores, evaluation=evaluation)
+    }
+    rows = [Translated("selected", "<b>news", 19.51, 44.2, "bleu|sig", "chrf|sig")]
+    manifest: dict[str, Any] = {
+        "recipe": {"beam": 5, "tests": {}, "updates": [30, 60, 120]},
+        "ledger": {"paid_after": 2.5},
+    }
+    evaluation = Evaluation(tmp_path / "evaluation", arms, rows, ["one seed: noise"], manifest)
+    text = write(tmp_path, plain_select(scores, keep=0.5), scores, evaluation=evaluation)
     cells = Page(text).table("arm")
-    assert cells[0][4:] == ["news", "<b>talks"]
-    assert cells[2] == "full 40 1,400 120|30.0 +9.0|55.0 +11.0|32.0 +9.0|57.0 +11.0".replace(
-        "full 40 1,400 120", "full|40|1,400|120"
-    ).split("|")
-    assert cells[3] == ["random", "20", "700", "60", "21.0", "44.0", "23.0", "46.0"]
-    assert cells[4][4:] == ["19.5 −1.5", "44.2 +0.2", "21.5 −1.5", "46.2 +0.2"]
-    assert "trained once, with one seed" in " ".join(text.split())
-    assert "The arms differ in updates" in text
+    assert cells[1][:5] == ["full", "40", "1,400", "2", "3.2500"]
+    assert cells[1][6:] == ["all of it", "better; matches the whole"]
+    assert cells[2][6:] == ["50 %", "tie"]
+    assert cells[3][5].startswith("-0.250")
+    assert cells[3][6:] == ["–", "worse"]
+    assert "Loss on <b>news of models trained on each arm for 120 updates" in Page(text).captions
+    assert "paid for itself after 2.5" in " ".join(text.split())
+    assert "one seed: noise." in text
     assert "bleu|sig" in text
     assert "chrf|sig" in text
     assert ["beam", "5"] in Page(text).all_tables("option")[-1]
@@ -367,7 +382,7 @@ def test_text_that_is_gone_is_put_together_from_tokens(
 ) -> None:
     lines = invented(10)
     _, scores = make(lines)
-    selection = select(scores, keep=0.5)
+    selection = plain_select(scores, keep=0.5)
     (tmp_path / "text.xx").unlink()
     text = write(tmp_path, selection, scores)
     assert "put together from the corpus’s tokens" in text
@@ -380,7 +395,7 @@ def test_without_matplotlib_the_numbers_stay(
     tmp_path: Path, make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, scores = make(invented(400))
-    selection = select(scores, keep=0.5)
+    selection = plain_select(scores, keep=0.5)
     with_pictures = Page(write(tmp_path, selection, scores))
     assert "svg" in with_pictures.tags
     monkeypatch.delattr(report, "charts", raising=False)
@@ -404,14 +419,14 @@ def test_a_broken_charts_module_is_not_taken_for_a_missing_matplotlib(
     monkeypatch.delattr(report, "charts", raising=False)
     monkeypatch.setitem(sys.modules, "pycat.report.charts", None)
     with pytest.raises(ModuleNotFoundError):
-        write(tmp_path, select(scores, keep=0.5), scores)
+        write(tmp_path, plain_select(scores, keep=0.5), scores)
 
 
 def test_equal_input_gives_equal_bytes(
     tmp_path: Path, make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, scores = make(invented(200))
-    selection = select(scores, keep=0.5)
+    selection = plain_select(scores, keep=0.5)
     first = write(tmp_path, selection, scores)
     matplotlib = importlib.import_module("matplotlib")
     monkeypatch.setitem(matplotlib.rcParams, "font.size", 31.0)
@@ -431,7 +446,7 @@ def test_equal_input_gives_equal_bytes(
 
 def test_times(tmp_path: Path, make: Callable[..., Made]) -> None:
     _, scores = make(invented(4))
-    text = write(tmp_path, select(scores, keep=0.5), scores)
+    text = write(tmp_path, plain_select(scores, keep=0.5), scores)
     rows = [row[:2] for row in Page(text).table("stage")[1:]]
     assert rows == [
         ["tokenize", "0.5 s"],
@@ -445,7 +460,7 @@ def test_times(tmp_path: Path, make: Callable[..., Made]) -> None:
 
 def test_page_stays_small_and_names_its_files(tmp_path: Path, make: Callable[..., Made]) -> None:
     corpus, scores = make(invented(6000))
-    selection = select(scores, keep=0.5)
+    selection = plain_select(scores, keep=0.5)
     text = write(tmp_path, replace(selection, path=tmp_path / "selection"), scores)
     assert len(text.encode()) < 500_000
     assert Page(text).table("what")[1:] == [["corpus", "corpus"], ["selection", "selection"]]
@@ -457,7 +472,7 @@ def test_a_selection_of_another_table_is_refused(tmp_path: Path, make: Callable[
     other = table(corpus, scores.nll)
     other.manifest = {**scores.manifest, "recipe": {"corpus": corpus.id}}
     with pytest.raises(PycatError, match="made from another score table than the one given"):
-        write(tmp_path, select(scores, keep=0.5), other)
+        write(tmp_path, plain_select(scores, keep=0.5), other)
     assert not (tmp_path / "report.html").exists()
 
 
@@ -470,18 +485,18 @@ def test_a_function_without_a_known_name_is_refused(
         return table.ppl[:, 0]
 
     with pytest.raises(PycatError, match="criterion 'mine' is not known"):
-        write(tmp_path, select(scores, keep=0.5, by=mine), scores)
+        write(tmp_path, plain_select(scores, keep=0.5, by=mine), scores)
 
 
 def test_what_else_would_be_kept(tmp_path: Path, make: Callable[..., Made]) -> None:
     _, scores = make(invented(200))
     scores.add("domain", np.array(["news", "talks"] * 100))
     scores.add("noisy", np.arange(200) < 30)
-    selection = select(scores, keep=0.3)
+    selection = plain_select(scores, keep=0.3)
     kept = np.isin(scores.pair_ids, selection.pair_ids)
     text = write(tmp_path, selection, scores)
     page = Page(text)
-    other = select(scores, keep=0.3, by="cat_diff")
+    other = plain_select(scores, keep=0.3, by="cat_diff")
     overlap = f"{100 * jaccard(selection, other):.1f}%"
     assert ["cat_diff", overlap] in page.table("as many by")
     assert [row[0] for row in page.table("without the checkpoint at")[1:]] == ["100", "200", "300"]
@@ -503,8 +518,8 @@ def test_what_else_would_be_kept(tmp_path: Path, make: Callable[..., Made]) -> N
 
 def test_rules_where_they_were_measured(tmp_path: Path, make: Callable[..., Made]) -> None:
     corpus, scores = make([("this line was copied", "this line was copied"), *invented(30)])
-    selection = select(scores, keep=0.5)
-    hit = pycat.measure_rules(corpus).hits()["copied"]
+    selection = plain_select(scores, keep=0.5)
+    hit = pycat.measure(corpus, out=corpus.path.parent / "measures").hits()["copied"]
     page = Page(write(tmp_path, selection, scores))
     rules = {row[0]: row[1:] for row in page.table("rule")[1:]}
     kept = int(hit[selection.pair_ids].sum())
@@ -516,12 +531,12 @@ def test_the_threshold_shows_none_that_other_steps_left_out(
     tmp_path: Path, make: Callable[..., Made]
 ) -> None:
     _, scores = make(invented(90))
-    selection = select(scores, keep=0.3, drop={"cat_var": 0.2})
+    selection = plain_select(scores, keep=0.3, drop={"cat_var": 0.2})
     page = Page(write(tmp_path, selection, scores))
     # Ranks 1 to 18 are dropped first, 19 to 45 kept.
     assert ranks(page.all_tables("source and target")[2]) == list(range(36, 46))
     assert ranks(page.all_tables("source and target")[3]) == list(range(46, 56))
-    text = write(tmp_path, select(scores, keep=0.3, part="bottom"), scores)
+    text = write(tmp_path, plain_select(scores, keep=0.3, part="bottom"), scores)
     assert "No pair below the threshold was dropped." in text
 
 
@@ -553,8 +568,10 @@ def test_the_threshold_shows_none_that_other_steps_left_out(
 def test_the_recipe_is_said_as_it_was_followed(
     tmp_path: Path, make: Callable[..., Made], options: dict[str, Any], sentence: str
 ) -> None:
-    _, scores = make(invented(90))
-    selection = select(scores, **{"keep": 0.3, **options})
+    corpus, scores = make(invented(90))
+    if "rules" in options:
+        pycat.measure(corpus, out=tmp_path / "measures")
+    selection = plain_select(scores, **{"keep": 0.3, **options})
     text = " ".join(write(tmp_path, selection, scores).split())
     assert sentence in text
     assert ("varies most" in text) == (sentence.startswith("CAT") or "strata by" in sentence)
@@ -567,7 +584,7 @@ def test_charts_of_a_large_table_show_a_sample_and_say_so(
     tmp_path: Path, make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, scores = make(invented(400))
-    selection = select(scores, keep=0.5)
+    selection = plain_select(scores, keep=0.5)
     everything = Page(write(tmp_path, selection, scores))
     monkeypatch.setattr(report_page, "_MAX_PAIRS", 100)
     text = write(tmp_path, selection, scores)
@@ -590,7 +607,7 @@ def test_tokens_without_text(tmp_path: Path, make: Callable[..., Made]) -> None:
     )
     scores = table(corpus, scores.nll)
     scores.manifest = {**scores.manifest, "corpus_options": corpus.options}
-    text = write(tmp_path, select(scores, keep=0.5), scores)
+    text = write(tmp_path, plain_select(scores, keep=0.5), scores)
     page = Page(text)
     assert page.all_tables("source and target") == []
     assert "#pairs" not in text
@@ -606,7 +623,7 @@ def test_report_of_stages_run_one_by_one(
     folders = [tmp_path / name for name in ("proxy", "scores", "selection")]
     run = pycat.train(toy_corpus, out=folders[0], updates=4, checkpoints=2, batch_tokens=200)
     scores = pycat.score(toy_corpus, run.checkpoints, out=folders[1])
-    select(scores, keep=0.5, out=folders[2])
+    plain_select(scores, keep=0.5, out=folders[2])
     words = ["report", "--out", str(tmp_path / "page.html")]
     for folder in folders:
         words += [f"--{folder.name}", str(folder)]

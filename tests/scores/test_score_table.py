@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import MakeScores, SmallDisk
 from numpy.typing import NDArray
-from pycat.kernels.reference import STAT_NAMES
+from pycat.kernels.stat_names import STAT_NAMES
 
 from pycat.data.corpus import Corpus, open_corpus
 from pycat.errors import OutputError, PycatError

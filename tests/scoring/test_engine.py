@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pycat.kernels import reference
-from pycat.kernels.reference import STAT_NAMES
+from pycat.kernels.stat_names import STAT_NAMES
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tolerances import assert_nll, assert_within, statistic_errors
@@ -21,9 +21,11 @@ from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus, open_corpus
 from pycat.errors import CheckpointError, OutputError, PycatError
 from pycat.proxy.checkpoint import load_model, read_info
-from pycat.proxy.training import Run, train
+from pycat.proxy.run import Run
+from pycat.proxy.training import train
 from pycat.ranking.criteria import cat_var
-from pycat.scores.score_table import ScoreTable, write_part
+from pycat.scores.parts import write_part
+from pycat.scores.score_table import ScoreTable
 from pycat.scoring import engine, reduced_precision
 from pycat.scoring.adapter import Adapter, Head, ProxyAdapter
 from pycat.scoring.engine import score
@@ -371,7 +373,8 @@ def test_checkpoints_that_cannot_score_are_refused(
     foreign = tmp_path / "foreign.safetensors"
     save_file({"x": torch.zeros(1)}, foreign)
     other = _edited(second, tmp_path / "other.safetensors", {"tokenizer_sha256": "0" * 64})
-    deeper = {**read_info(second).config.to_json(), "num_layers": 4}
+    config = read_info(second).config
+    deeper = {**config.to_json(), "num_layers": config.num_layers + 1}
     wider = _edited(second, tmp_path / "wider.safetensors", {"config": deeper})
     broken = _edited(
         second, tmp_path / "nan.safetensors", {}, scaled=("decoder_norm.weight", float("nan"))

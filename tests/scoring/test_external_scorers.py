@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import MakeScores, bpe_corpus
+from helpers import MakeScores, bpe_corpus, plain_select
 from numpy.typing import NDArray
 
 import pycat
@@ -15,7 +15,6 @@ from pycat.cli.main import main
 from pycat.errors import CorpusError, PycatError
 from pycat.scoring import external_scorers
 from pycat.scoring.external_scorers import add_baseline
-from pycat.selection.selection import select
 
 PAIRS = [
     ("The cat sleeps on the sofa.", "Die Katze schläft auf dem Sofa."),
@@ -70,7 +69,7 @@ def test_labse_is_the_cosine_of_embeddings(
     assert calls[1]["texts"] == [src for src, _ in PAIRS]
     assert calls[1]["normalize_embeddings"]
     assert calls[1]["batch_size"] == 7
-    kept = select(table, keep=0.4, by="labse")
+    kept = plain_select(table, keep=0.4, by="labse")
     best = np.argsort(-table.column("labse"), kind="stable")[:2]
     assert kept.pair_ids.tolist() == sorted(best.tolist())
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
-from pycat.proxy.training import Run, train
+from pycat.proxy.run import Run
+from pycat.proxy.training import train
 from pycat.scores import parts
 from pycat.scoring import engine, reduced_precision
 from pycat.scoring.engine import score

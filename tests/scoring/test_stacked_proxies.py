@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pycat.kernels.ops import cat_linear_cross_entropy
-from pycat.kernels.reference import STAT_NAMES, SequenceStats
+from pycat.kernels.reference import SequenceStats
+from pycat.kernels.stat_names import STAT_NAMES
 from tolerances import assert_nll
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -203,7 +204,7 @@ def test_scores_are_those_of_one_checkpoint_at_a_time(
 ) -> None:
     some = toy_corpus.subset(np.arange(0, 300, 3))
     expected = pycat.score(some, checkpoints, device="cpu", dtype="float32").nll
-    monkeypatch.setattr(engine, "_stacks", lambda models, device: True)
+    monkeypatch.setattr(engine, "_can_stack", lambda models, device: True)
     monkeypatch.setattr(ProxyAdapter, "hidden", None)  # one at a time would call it
     found = pycat.score(
         some, checkpoints, device="cpu", dtype="float32", batch_tokens=batch_tokens

@@ -32,8 +32,9 @@ def table(score: Any, num_tokens: Any = None, **added: Any) -> ScoreTable:
     return ScoreTable.from_arrow(pa.table(columns), {"steps": [1, 2]})
 
 
-def rows(given: ScoreTable, **options: Any) -> list[int]:
-    kept = choose(given, Recipe(**{"by": "score", **options})).kept
+def rows(given: ScoreTable, noise: Any = None, **options: Any) -> list[int]:
+    scores = None if noise is None else lambda: np.array(noise, dtype=np.float64)
+    kept = choose(given, Recipe(**{"by": "score", **options}), noise=scores).kept
     return [int(row) for row in np.flatnonzero(kept)]
 
 
@@ -118,14 +119,13 @@ def test_a_cap_keeps_the_best_of_a_group() -> None:
 
 
 def test_rules_then_guard_then_the_criterion() -> None:
-    noise = [0.9, 0.1, 0.8, 0.7, 0.95, 0.6, 0.2, 0.3, 0.5, 0.4]
-    given = table(SCORES, noise_score=noise)
+    noise = np.array([0.9, 0.1, 0.8, 0.7, 0.95, 0.6, 0.2, 0.3, 0.5, 0.4])
+    given = table(SCORES)
     by_rules = np.array([True] * 6 + [False] + [True] * 3)  # without row 6, of the second rank
 
     def chosen(**options: Any) -> tuple[list[int], dict[str, Any]]:
-        choice = choose(
-            given, Recipe(**{"by": "score", "rules": DEFAULT_RULES, **options}), by_rules
-        )
+        recipe = Recipe(**{"by": "score", "rules": DEFAULT_RULES, **options})
+        choice = choose(given, recipe, by_rules, lambda: noise)
         return [int(row) for row in np.flatnonzero(choice.kept)], choice.facts
 
     kept, facts = chosen(keep=0.4)
@@ -143,25 +143,27 @@ def test_rules_then_guard_then_the_criterion() -> None:
     plain = choose(given, Recipe(0.4, "score"))
     assert plain.facts["dropped"] == {"criterion": 6}
     assert not plain.recipe.keys() & {"rules", "guard"}
-    assert choose(given, Recipe(0.4, "score", guard=0.5)).recipe["guard"] == 0.5
+    guarded = choose(given, Recipe(0.4, "score", guard=0.5), noise=lambda: noise)
+    assert guarded.recipe["guard"] == 0.5
+    assert guarded.recipe["hashes"].keys() == {"by", "guard"}
 
 
 def test_where_rules_leave_fewer_all_of_those_are_kept() -> None:
-    given = table(SCORES, noise_score=SCORES, num_tokens=[1, 1, 1, 1, 1, 1, 1, 1, 1, 11])
+    given = table(SCORES, num_tokens=[1, 1, 1, 1, 1, 1, 1, 1, 1, 11])
     recipe = Recipe(0.5, "score", rules=DEFAULT_RULES, guard=0.5)
-    choice = choose(given, recipe, np.arange(10) < 3)
+
+    def noise() -> NDArray[np.float64]:
+        return np.array(SCORES)
+
+    choice = choose(given, recipe, np.arange(10) < 3, noise)
     assert np.flatnonzero(choice.kept).tolist() == [0, 1, 2]
     assert choice.facts["asked"] == 5
     assert choice.facts["dropped"] == {"rules": 7, "guard": 0, "criterion": 0}
-    assert "asked" not in choose(given, recipe, np.arange(10) < 5).facts
+    assert "asked" not in choose(given, recipe, np.arange(10) < 5, noise).facts
     tokens = choose(
         given, Recipe(0.5, "score", unit="tokens", rules=DEFAULT_RULES), np.arange(10) < 9
     )
     assert (tokens.facts["asked"], tokens.facts["num_tokens_kept"]) == (10, 9)
-    with pytest.raises(
-        PycatError, match=r"^the rules leave none of 10 pairs; loosen their .* none"
-    ):
-        choose(given, recipe, np.zeros(10, bool))
     crowded = Recipe(0.5, "score", rules=DEFAULT_RULES, drop={"score": 0.1})
     with pytest.raises(PycatError, match="asks for 5 pairs, but 4 are left after rules, drop;"):
         choose(given, crowded, np.arange(10) < 5)
@@ -169,14 +171,12 @@ def test_where_rules_leave_fewer_all_of_those_are_kept() -> None:
 
 def test_a_guard_counts_tokens_where_fractions_do() -> None:
     falling = np.arange(10.0)[::-1]
-    given = table(falling, num_tokens=[1] * 9 + [11], noise_score=falling)
+    given = table(falling, num_tokens=[1] * 9 + [11])
     # 10 of 20 tokens go, half of them by the guard; the last pair is longer than what is left.
-    assert rows(given, keep=0.5, unit="tokens", guard=0.5) == [5, 6, 7, 8]
+    assert rows(given, falling, keep=0.5, unit="tokens", guard=0.5) == [5, 6, 7, 8]
 
 
-def test_a_guard_needs_its_column() -> None:
-    with pytest.raises(PycatError, match="criterion 'noise_score' is not known"):
-        choose(table(SCORES), Recipe(0.5, "score", guard=0.5))
+def test_a_guard_is_a_fraction() -> None:
     with pytest.raises(PycatError, match=r"guard is 1.5; expected a fraction from 0 to 1 of what"):
         Recipe(guard=1.5).check()
 
@@ -295,18 +295,6 @@ def test_what_length_and_rarity_explain_is_told() -> None:
         "partial": {"length": None},
         "r2": None,
     }
-
-
-def test_noise_of_ones_own_may_be_float32_but_no_text_and_not_nan() -> None:
-    noise = np.array([0.9, 0.1, 0.8, 0.7, 0.95, 0.6, 0.2, 0.3, 0.5, 0.4])
-    options = {"keep": 0.4, "guard": 0.5}
-    expected = rows(table(SCORES, noise_score=noise), **options)
-    assert rows(table(SCORES, noise_score=noise.astype(np.float32)), **options) == expected
-    with pytest.raises(PycatError, match="column noise_score holds object, expected numbers"):
-        rows(table(SCORES, noise_score=["a"] * 10), **options)
-    noise[3] = np.nan
-    with pytest.raises(PycatError, match="noise_score is not a number for pair 53"):
-        rows(table(SCORES, noise_score=noise), **options)
 
 
 def test_a_column_of_a_criterions_name_is_recorded_by_its_values() -> None:

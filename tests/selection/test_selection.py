@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import FileSizeLimit, MakeScores, SmallDisk, ToyText
+from helpers import FileSizeLimit, MakeScores, SmallDisk, ToyText, plain_select
 from numpy.typing import NDArray
 
 import pycat
@@ -20,8 +21,10 @@ from pycat.data.tokenizing import tokenize
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.ranking.criteria import random
 from pycat.ranking.top_k import highest
+from pycat.report.page import write_report
+from pycat.runtime.output import write_json
 from pycat.scores.score_table import ScoreTable
-from pycat.selection.selection import Selection, select
+from pycat.selection.selection import Selection
 
 
 def nll_of(corpus: Corpus, seed: int = 0) -> NDArray[np.float64]:
@@ -54,7 +57,7 @@ def test_the_count_kept_is_exact(
 ) -> None:
     for num_pairs, count in counts.items():
         view = toy_corpus.subset(toy_corpus.pair_ids[:num_pairs])
-        selection = select(make_scores(view, nll_of(view)), keep=keep)
+        selection = plain_select(make_scores(view, nll_of(view)), keep=keep)
         assert len(selection) == len(selection.pair_ids) == count, num_pairs
         assert selection.manifest["num_kept"] == count
 
@@ -73,7 +76,7 @@ def test_the_highest_scores_are_kept_ties_by_pair_id(
         "random": random(table.pair_ids, 7),
     }[by]
     ranked = sorted(zip((-scores).tolist(), view.pair_ids.tolist(), strict=True))
-    selection = select(table, keep=0.3, by=by, seed=7)
+    selection = plain_select(table, keep=0.3, by=by, seed=7)
     assert selection.pair_ids.dtype == np.int64
     assert selection.pair_ids.tolist() == sorted(pair for _, pair in ranked[:30])
     assert selection.manifest["threshold"] == pytest.approx(-ranked[29][0], rel=1e-12)
@@ -83,7 +86,7 @@ def test_the_highest_scores_are_kept_ties_by_pair_id(
 
 def test_equal_scores_keep_the_lowest_pair_ids(toy_corpus: Corpus, make_scores: MakeScores) -> None:
     table = make_scores(toy_corpus, np.ones((300, 2)))
-    constant = select(table, keep=0.1, by=lambda given: np.full(300, -2.5))
+    constant = plain_select(table, keep=0.1, by=lambda given: np.full(300, -2.5))
     assert constant.pair_ids.tolist() == list(range(30))
     assert highest(np.array([1.0, 3.0, 2.0, 3.0, 2.0, 2.0]), 4).tolist() == [1, 2, 3, 4]
     assert highest(np.array([-np.inf, np.inf, 0.0, np.inf]), 2).tolist() == [1, 3]
@@ -95,7 +98,7 @@ def test_a_fraction_out_of_range_is_refused(
 ) -> None:
     table = make_scores(toy_corpus, nll_of(toy_corpus))
     with pytest.raises(PycatError) as caught:
-        select(table, keep=keep, out=tmp_path / "out")
+        plain_select(table, keep=keep, out=tmp_path / "out")
     assert str(caught.value) == (
         f"keep is {keep}; expected a fraction above 0 and at most 1, such as 0.5, or a range of "
         "the ranking, such as (0.2, 0.7)"
@@ -109,8 +112,8 @@ def test_a_selection_folder_round_trip(
     nll = nll_of(toy_corpus)
     make_scores(toy_corpus, nll, tmp_path / "scores")
     out = tmp_path / "selection"
-    kept = select(tmp_path / "scores", keep=0.25, by="cat_diff", out=out)
-    in_memory = select(make_scores(toy_corpus, nll), keep=0.25, by="cat_diff")
+    kept = plain_select(tmp_path / "scores", keep=0.25, by="cat_diff", out=out)
+    in_memory = plain_select(make_scores(toy_corpus, nll), keep=0.25, by="cat_diff")
     reopened = Selection.open(out)
     for selection in (kept, reopened, in_memory):
         assert selection.pair_ids.tolist() == kept.pair_ids.tolist()
@@ -138,7 +141,7 @@ def test_the_line_column_counts_skipped_lines(
         tmp_path / "a.en", tmp_path / "a.de", out=tmp_path / "corpus", tokenizer=toy_tokenizer
     )
     table = make_scores(corpus, np.ones((3, 2)))
-    select(table, keep=0.67, by=keeping([0, 2]), out=tmp_path / "selection")
+    plain_select(table, keep=0.67, by=keeping([0, 2]), out=tmp_path / "selection")
     rows = pq.read_table(tmp_path / "selection" / "kept.parquet").to_pylist()
     assert rows == [{"pair": 0, "line": 2}, {"pair": 2, "line": 5}]
 
@@ -148,10 +151,10 @@ def test_a_finished_selection_is_not_made_again_and_a_changed_option_is_refused(
 ) -> None:
     table = make_scores(toy_corpus, nll_of(toy_corpus))
     out = tmp_path / "selection"
-    first = select(table, keep=0.25, out=out, seed=1)
+    first = plain_select(table, keep=0.25, out=out, seed=1)
     (out / "notes.txt").write_text("mine")
     before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()}
-    again = select(table, keep=0.25, out=out, seed=2)  # a seed that cat_var does not use
+    again = plain_select(table, keep=0.25, out=out, seed=2)  # a seed that cat_var does not use
     assert again.pair_ids.tolist() == first.pair_ids.tolist()
     for options, change in (
         ({"keep": 0.5}, "keep was 0.25, now 0.5"),
@@ -162,7 +165,7 @@ def test_a_finished_selection_is_not_made_again_and_a_changed_option_is_refused(
         ),
     ):
         with pytest.raises(OutputError) as caught:
-            select(table, out=out, **options)
+            plain_select(table, out=out, **options)
         assert str(caught.value) == (
             f"{out}: this selection folder was made with other options ({change}); pass "
             "--overwrite (overwrite=True) to replace it, or choose another folder"
@@ -170,7 +173,7 @@ def test_a_finished_selection_is_not_made_again_and_a_changed_option_is_refused(
     assert before == {
         file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.iterdir()
     }
-    assert len(select(table, keep=0.5, out=out, overwrite=True)) == 150
+    assert len(plain_select(table, keep=0.5, out=out, overwrite=True)) == 150
     assert (out / "notes.txt").read_text() == "mine"
 
 
@@ -179,11 +182,11 @@ def test_functions_of_one_name_are_told_apart(
 ) -> None:
     table = make_scores(toy_corpus, nll_of(toy_corpus))
     out = tmp_path / "selection"
-    first = select(table, keep=0.5, by=lambda given: given.nll[:, 0], out=out)
-    same = select(table, keep=0.5, by=lambda given: given.nll[:, 0], out=out)
+    first = plain_select(table, keep=0.5, by=lambda given: given.nll[:, 0], out=out)
+    same = plain_select(table, keep=0.5, by=lambda given: given.nll[:, 0], out=out)
     assert same.pair_ids.tolist() == first.pair_ids.tolist()
     with pytest.raises(OutputError, match=r"other options \(hashes was"):
-        select(table, keep=0.5, by=lambda given: -given.nll[:, 0], out=out)
+        plain_select(table, keep=0.5, by=lambda given: -given.nll[:, 0], out=out)
 
 
 def test_a_call_that_fails_does_not_claim_the_folder(
@@ -191,8 +194,8 @@ def test_a_call_that_fails_does_not_claim_the_folder(
 ) -> None:
     table = make_scores(toy_corpus, nll_of(toy_corpus))
     with pytest.raises(PycatError, match="criterion 'cat_vra' is not known"):
-        select(table, keep=0.5, by="cat_vra", out=tmp_path / "selection")
-    assert len(select(table, keep=0.5, out=tmp_path / "selection")) == 150
+        plain_select(table, keep=0.5, by="cat_vra", out=tmp_path / "selection")
+    assert len(plain_select(table, keep=0.5, out=tmp_path / "selection")) == 150
 
 
 def test_a_corpus_made_anew_is_refused(
@@ -201,10 +204,10 @@ def test_a_corpus_made_anew_is_refused(
     text, out = toy_text(60), tmp_path / "corpus"
     corpus = tokenize(*text, out=out, tokenizer=toy_tokenizer)
     table = make_scores(corpus, nll_of(corpus), tmp_path / "scores")
-    selection = select(table, keep=0.5, out=tmp_path / "selection")
+    selection = plain_select(table, keep=0.5, out=tmp_path / "selection")
     tokenize(*text, out=out, tokenizer=toy_tokenizer, max_tokens=12, overwrite=True)
     with pytest.raises(PycatError) as caught:
-        select(table, keep=0.25)
+        plain_select(table, keep=0.25)
     assert str(caught.value) == (
         f"{out.resolve()}: the corpus was made anew since it was scored; run 'pycat score' again"
     )
@@ -223,7 +226,7 @@ def test_a_moved_work_folder_still_finds_its_corpus(
     work = tmp_path / "work"
     corpus = open_corpus(shutil.copytree(toy_corpus.path, work / "corpus"))
     table = make_scores(corpus, nll_of(corpus), work / "scores")
-    selection = select(table, keep=0.1, out=work / "deeper" / "selection")
+    selection = plain_select(table, keep=0.1, out=work / "deeper" / "selection")
     moved = work.rename(tmp_path / "elsewhere")
     reopened = Selection.open(moved / "deeper" / "selection")
     assert reopened.corpus_path == (moved / "corpus").resolve()
@@ -236,7 +239,7 @@ def test_a_damaged_selection_is_refused_by_name(
     toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path, damage: str
 ) -> None:
     out = tmp_path / "selection"
-    select(make_scores(toy_corpus, nll_of(toy_corpus)), keep=0.5, out=out)
+    plain_select(make_scores(toy_corpus, nll_of(toy_corpus)), keep=0.5, out=out)
     file = out / "kept.parquet"
     data = bytearray(file.read_bytes())
     column = pq.read_metadata(file).row_group(0).column(0)
@@ -291,7 +294,7 @@ def test_pruned_text_is_the_input_byte_for_byte(
     hostile: ScoreTable, tmp_path: Path, pairs: list[int], suffix: str
 ) -> None:
     src, tgt = tmp_path / f"out.en{suffix}", tmp_path / f"out.de{suffix}"
-    select(hostile, keep=len(pairs) / 6, by=keeping(pairs)).write_text(src, tgt)
+    plain_select(hostile, keep=len(pairs) / 6, by=keeping(pairs)).write_text(src, tgt)
     for path, lines in ((src, HOSTILE_SRC), (tgt, HOSTILE_TGT)):
         data, expected = path.read_bytes(), b"".join(lines[HOSTILE_LINES[pair]] for pair in pairs)
         if suffix == ".gz":
@@ -315,7 +318,7 @@ def test_tsv_keeps_all_columns_or_gives_both_sides(
     tsv.write_bytes(b"".join(lines))
     corpus = tokenize(tsv=tsv, out=tmp_path / "corpus", tokenizer=toy_tokenizer)
     table = make_scores(corpus, nll_of(corpus))
-    selection = select(table, keep=0.75, by=keeping([0, 2, 3]))
+    selection = plain_select(table, keep=0.75, by=keeping([0, 2, 3]))
     selection.write_tsv(tmp_path / "out.tsv")
     assert (tmp_path / "out.tsv").read_bytes() == lines[0] + lines[3] + lines[4]
     selection.write_tsv(tmp_path / "out.tsv.gz")
@@ -330,7 +333,7 @@ def test_tsv_keeps_all_columns_or_gives_both_sides(
 
 
 def test_tsv_is_refused_where_the_text_is_two_files(hostile: ScoreTable, tmp_path: Path) -> None:
-    selection = select(hostile, keep=0.5)
+    selection = plain_select(hostile, keep=0.5)
     with pytest.raises(PycatError) as caught:
         selection.write_tsv(tmp_path / "out.tsv")
     assert str(caught.value) == (
@@ -347,7 +350,7 @@ def test_the_input_is_never_written_over(hostile: ScoreTable, tmp_path: Path, si
         outs = [tmp_path / "out", tmp_path / "out"]
         outs[side] = tmp_path / source
         with pytest.raises(OutputError) as caught:
-            select(hostile, keep=0.5).write_text(*outs)
+            plain_select(hostile, keep=0.5).write_text(*outs)
         assert str(caught.value) == (
             f"{outs[side]}: this is the text being pruned; write to another file"
         )
@@ -358,7 +361,7 @@ def test_the_input_is_never_written_over(hostile: ScoreTable, tmp_path: Path, si
 
 def test_changed_text_is_refused_and_old_output_left(hostile: ScoreTable, tmp_path: Path) -> None:
     outs = tmp_path / "out.en", tmp_path / "out.de"
-    selection = select(hostile, keep=0.5)
+    selection = plain_select(hostile, keep=0.5)
     for out in outs:
         out.write_bytes(b"old\n")
     with (tmp_path / "in.de").open("ab") as file:
@@ -376,7 +379,7 @@ def test_a_full_disk_is_named_and_the_next_run_succeeds(
     (disk / "filler").write_bytes(bytes(16 << 10))
     outs = [tmp_path / "out.en", tmp_path / "out.de"]
     outs[full] = disk / "out"
-    selection = select(hostile, keep=1)
+    selection = plain_select(hostile, keep=1)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(OSError) as caught:
         selection.write_text(*outs)
@@ -392,7 +395,7 @@ def test_a_full_disk_is_named_and_the_next_run_succeeds(
 def test_a_file_too_large_is_named_and_the_next_run_succeeds(
     toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path, file_size_limit: FileSizeLimit
 ) -> None:
-    selection = select(make_scores(toy_corpus, nll_of(toy_corpus)), keep=1)
+    selection = plain_select(make_scores(toy_corpus, nll_of(toy_corpus)), keep=1)
     outs = tmp_path / "out.en", tmp_path / "out.de"
     with file_size_limit(1000), pytest.raises(OSError) as caught:
         selection.write_text(*outs)
@@ -408,7 +411,7 @@ def test_an_existing_file_is_replaced_only_when_told(
     make_scores: MakeScores, toy_corpus: pycat.Corpus, tmp_path: Path
 ) -> None:
     nll = np.random.default_rng(0).uniform(5, 50, (len(toy_corpus), 2))
-    kept = select(make_scores(toy_corpus, nll), keep=0.1)
+    kept = plain_select(make_scores(toy_corpus, nll), keep=0.1)
     src, tgt = tmp_path / "half.en", tmp_path / "half.de"
     tgt.write_text("mine")
     with pytest.raises(OutputError, match=r"half.de: this file exists; pass --overwrite"):
@@ -428,8 +431,8 @@ def test_a_selection_applies_to_another_text_of_the_same_lines(
         tmp_path / "a.en", tmp_path / "a.de", out=tmp_path / "corpus", tokenizer=toy_tokenizer
     )
     table = make_scores(corpus, np.ones((3, 2)))
-    made = select(table, keep=0.67, by=keeping([0, 2]), out=tmp_path / "selection")
-    in_memory = select(table, keep=0.67, by=keeping([0, 2]))
+    made = plain_select(table, keep=0.67, by=keeping([0, 2]), out=tmp_path / "selection")
+    in_memory = plain_select(table, keep=0.67, by=keeping([0, 2]))
     assert made.kept_corpus().pair_ids.tolist() == [0, 2]
     # Whoever has the selection alone can apply it.
     shutil.rmtree(corpus.path)
@@ -454,7 +457,7 @@ def test_a_selection_applies_to_another_text_of_the_same_lines(
 def test_a_text_of_other_lines_is_refused_and_nothing_written(
     toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path, count: int
 ) -> None:
-    selection = select(make_scores(toy_corpus, nll_of(toy_corpus)), keep=0.5)
+    selection = plain_select(make_scores(toy_corpus, nll_of(toy_corpus)), keep=0.5)
     src, tgt = tmp_path / "o.en", tmp_path / "o.de"
     for path in (src, tgt):
         path.write_text("x\n" * count)
@@ -481,7 +484,7 @@ def test_a_recipe_of_every_option_is_recorded_and_opened_again(
         "seed": 3,
         "out": tmp_path / "selection",
     }
-    made = select(tmp_path / "scores", **options)
+    made = plain_select(tmp_path / "scores", **options)
     recipe = dict(made.manifest["recipe"])
     del recipe["scores"]
     assert recipe == {
@@ -493,7 +496,143 @@ def test_a_recipe_of_every_option_is_recorded_and_opened_again(
         "drop": [["-ppl@0", 0.1], ["length", 0.2]],
         "strata": "length",
     }
-    again = select(tmp_path / "scores", **options)
+    again = plain_select(tmp_path / "scores", **options)
     assert again.pair_ids.tolist() == made.pair_ids.tolist()
     with pytest.raises(OutputError, match=r"other options \(num_strata was 4, now 5\)"):
-        select(tmp_path / "scores", **{**options, "num_strata": 5})
+        plain_select(tmp_path / "scores", **{**options, "num_strata": 5})
+
+
+def contents(*folders: Path) -> dict[Path, tuple[bytes, int]]:
+    """Bytes and time of change of every file below these folders."""
+    return {
+        file: (file.read_bytes(), file.stat().st_mtime_ns)
+        for folder in folders
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_the_default_recipe_reads_measures_and_writes_nothing_into_its_input(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    table = make_scores(toy_corpus, nll_of(toy_corpus), tmp_path / "scores")
+    recipe = {**table.manifest["recipe"], "checkpoints": ["one", "two"]}
+    write_json(
+        tmp_path / "scores" / "scores.json", {**table.manifest, "recipe": recipe, "torch": "2"}
+    )
+    table = ScoreTable.open(tmp_path / "scores")
+    measures = pycat.measure(toy_corpus, out=tmp_path / "measures")
+    inputs = [toy_corpus.path, tmp_path / "scores", tmp_path / "measures"]
+    before = contents(*inputs)
+    found = pycat.select(tmp_path / "scores", keep=0.3, out=tmp_path / "selection")
+    given = pycat.select(table, keep=0.3, measures=measures)
+    by_path = pycat.select(make_scores(toy_corpus, table.nll), keep=0.3, measures=measures.path)
+    # By hand: the rules, then half of the 210 that go by noise, then the highest cat_var.
+    left, hits = measures.apply()
+    suspect = np.flatnonzero(left)[np.argsort(-measures.noise_score()[left], kind="stable")]
+    dropped = found.manifest["dropped"]
+    assert dropped["guard"] == min(105, int(left.sum()) - 90)
+    left[suspect[: dropped["guard"]]] = False
+    rows = np.flatnonzero(left)
+    best = rows[np.argsort(-table.ppl.var(axis=1)[rows], kind="stable")[:90]]
+    for selection in (found, given, by_path):
+        assert selection.pair_ids.tolist() == sorted(best.tolist())
+        assert selection.manifest["rule_hits"] == hits
+        assert selection.manifest["recipe"]["guard"] == 0.5
+        assert selection.manifest["recipe"]["rules"] == pycat.DEFAULT_RULES
+    explained = pycat.explain(table, int(suspect[0]), selection=tmp_path / "selection")
+    assert explained.decision is not None and explained.decision.step == "guard"
+    write_report(tmp_path / "report.html", found, table, timings={})
+    assert contents(*inputs) == before
+
+
+def test_missing_measures_are_named_with_the_command(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    table = make_scores(toy_corpus, nll_of(toy_corpus), tmp_path / "scores")
+    command = (
+        f"pycat measure --corpus {toy_corpus.path.resolve()} --out {tmp_path / 'measures'}' "
+        r"\(pycat.measure\), name another folder \(--measures, measures=...\), or leave both out"
+    )
+    for options in ({}, {"rules": "none"}, {"guard": 0}):
+        with pytest.raises(OutputError, match=command):
+            pycat.select(table, out=tmp_path / "selection", **options)
+    with pytest.raises(OutputError, match=r"measures.json: expected the manifest .*no such folder"):
+        pycat.select(table, measures=tmp_path / "measures")
+    assert not (tmp_path / "selection").exists()
+    assert len(plain_select(table)) == 150
+
+
+def test_tokens_alone_have_a_noise_filter_and_no_rules(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    prefixes = toy_corpus.path / "src", toy_corpus.path / "tgt"
+    corpus = open_corpus(prefixes, vocab_size=toy_corpus.vocab_size, eos_id=toy_corpus.eos_id)
+    table = make_scores(corpus, nll_of(corpus))
+    table.manifest = {**table.manifest, "corpus_options": corpus.options}
+    without = {"rules": "the corpus was not made from text, which rules read"}
+    assert pycat.select(table, guard=0).manifest["without"] == without
+    with pytest.raises(OutputError, match=r"pycat measure --corpus \S+/src \S+/tgt --languages"):
+        pycat.select(table)
+    measures = pycat.measure(corpus, out=tmp_path / "measures")
+    kept = pycat.select(table, measures=measures)
+    assert kept.manifest["without"] == without
+    assert kept.manifest["dropped"] == {"guard": 75, "criterion": 75}
+
+
+def test_rules_that_leave_nothing_say_how_many_each_hits(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    table = make_scores(toy_corpus, nll_of(toy_corpus), tmp_path / "scores")
+    pycat.measure(toy_corpus, out=tmp_path / "measures")
+    with pytest.raises(PycatError) as caught:
+        pycat.select(table, rules={**dict.fromkeys(pycat.DEFAULT_RULES), "letters": 1.1})
+    assert str(caught.value) == (
+        "the rules leave none of 300 pairs (hits: letters 300); loosen their thresholds, or pass "
+        "--rules none (rules='none')"
+    )
+
+
+def old_layout(corpus: Corpus, table: ScoreTable) -> None:
+    """What an earlier pycat left: rules beside the corpus, noise columns beside the scores."""
+    facts = {"format": "pycat.rules.2", "corpus": corpus.manifest["id"], "without": {}}
+    rules = pa.table({"pair": np.arange(len(corpus)), "overlap": np.ones(len(corpus), np.float32)})
+    pq.write_table(
+        rules.replace_schema_metadata({"pycat": json.dumps(facts)}), corpus.path / "rules.parquet"
+    )
+    names = ("lexical_tgt", "lexical_src", "gap_tgt", "gap_src", "order_tgt", "order_src", "ending")
+    for name in names:
+        table.add(name, np.zeros(len(table), np.float32))
+    table.add("noise_score", np.arange(len(table)) / len(table))
+
+
+def test_folders_of_an_earlier_pycat_open_and_what_they_measured_is_not_read(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    corpus = open_corpus(shutil.copytree(toy_corpus.path, tmp_path / "corpus"))
+    table = make_scores(corpus, nll_of(corpus), tmp_path / "scores")
+    old_layout(corpus, table)
+    before = contents(tmp_path)
+    opened = ScoreTable.open(tmp_path / "scores")
+    with pytest.raises(
+        OutputError, match=r"expected the measures of .*; run 'pycat measure --corp"
+    ):
+        pycat.select(opened)
+    assert pycat.explain(opened, 3).rules is None
+    assert plain_select(opened, by="-noise_score").pair_ids.tolist() == list(range(150))
+    assert contents(tmp_path) == before
+    # By its rules every pair would be a copy, and by its noise the last pairs would go.
+    measures = pycat.measure(corpus, out=tmp_path / "measures")
+    kept = pycat.select(opened, keep=0.3)
+    expected = pycat.select(make_scores(toy_corpus, opened.nll), keep=0.3, measures=measures)
+    assert kept.pair_ids.tolist() == expected.pair_ids.tolist()
+    assert kept.manifest["rule_hits"]["copied"] == 0
+    # Made anew, the corpus loses the old file.
+    tokenize(
+        *corpus.text().paths,
+        out=corpus.path,
+        tokenizer=toy_corpus.path / "tokenizer.model",
+        max_tokens=400,
+        overwrite=True,
+    )
+    assert not (corpus.path / "rules.parquet").exists()

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import MakeScores
+from helpers import MakeScores, plain_select
 
 import pycat
 from pycat.errors import PycatError
 from pycat.ranking.criteria import evaluate_criterion
-from pycat.selection.selection import select
 from pycat.selection.stability import jaccard, stability
 
 
@@ -19,16 +18,16 @@ def test_overlaps_are_those_of_the_selections(
     rng = np.random.default_rng(0)
     one, two = (make_scores(toy_corpus, rng.uniform(1, 50, (300, 3))) for _ in range(2))
     found = stability(one, keep=0.3, by="cat_var", criteria=["length", "-ppl"], tables=[one, two])
-    kept = select(one, keep=0.3)
-    others = [select(one, keep=0.3, by=by) for by in ("length", "-ppl")]
+    kept = plain_select(one, keep=0.3)
+    others = [plain_select(one, keep=0.3, by=by) for by in ("length", "-ppl")]
     assert list(found.criteria) == ["length", "-ppl"]
     for overlap, other in zip(found.criteria.values(), others, strict=True):
         both = len({*kept.pair_ids.tolist()} & {*other.pair_ids.tolist()})
         assert overlap == both / (180 - both) == jaccard(kept, other)
-    assert found.tables == [1.0, jaccard(kept, select(two, keep=0.3))]
+    assert found.tables == [1.0, jaccard(kept, plain_select(two, keep=0.3))]
     for k, overlap in enumerate(found.without_checkpoint):
         fewer = make_scores(toy_corpus, np.delete(one.nll, k, axis=1))
-        assert overlap == jaccard(kept, select(fewer, keep=0.3))
+        assert overlap == jaccard(kept, plain_select(fewer, keep=0.3))
     assert len(found.without_checkpoint) == 3
     assert found.chance == pytest.approx(0.3 / 1.7)
 
@@ -66,7 +65,7 @@ def test_other_pairs_are_refused(toy_corpus: pycat.Corpus, make_scores: MakeScor
     assert str(caught.value) == (
         "score table: holds scores of other pairs than the first table; score the same corpus"
     )
-    a = select(table, keep=0.5)
+    a = plain_select(table, keep=0.5)
     b = pycat.Selection(a.pair_ids, a.lines, {**a.manifest, "corpus": "0"}, a.corpus_path)
     with pytest.raises(PycatError) as caught:
         jaccard(a, b)

@@ -3,10 +3,12 @@
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import pycat
@@ -40,6 +42,10 @@ class MakeScores(Protocol):
         self, corpus: pycat.Corpus, nll: NDArray[np.float64], out: Path | None = None
     ) -> pycat.ScoreTable: ...
 
+
+# The paper's method: the criterion alone, without what drops likely noise first.
+PLAIN: dict[str, Any] = {"rules": "none", "guard": 0.0}
+plain_select = partial(pycat.select, rules="none", guard=0.0)
 
 SmallDisk = Callable[[int], Path]
 FileSizeLimit = Callable[[int], AbstractContextManager[None]]
@@ -91,3 +97,12 @@ def write_lines(folder: Path, pairs: list[tuple[str, str]], name: str) -> tuple[
     src.write_text("".join(f"{pair[0]}\n" for pair in pairs), "utf-8")
     tgt.write_text("".join(f"{pair[1]}\n" for pair in pairs), "utf-8")
     return src, tgt
+
+
+def damage_column(file: Path, name: str) -> None:
+    """Change the last byte that a Parquet file of one row group holds of a column."""
+    group = pq.read_metadata(file).row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    content = bytearray(file.read_bytes())
+    content[columns[name].data_page_offset + columns[name].total_compressed_size - 1] ^= 1
+    file.write_bytes(content)

@@ -1,0 +1,260 @@
+"""Dataclasses whose fields are the options of a verb.
+
+Nothing here imports what the verbs run, so that help and errors of usage come at once.
+"""
+
+import argparse
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+_METAVARS = {int: "N", float: "X", Path: "FILE"}
+
+_Kind = TypeVar("_Kind")
+
+# A test set as `evaluate` takes it: source and reference file, or one tab-separated file.
+TestFiles = str | tuple[str, str]
+
+
+def option(text: str, default: Any = MISSING, **settings: Any) -> Any:
+    """A field that is an option of its name.
+
+    Args:
+        text: the help, in whole sentences.
+        default: value where the option is not given; without one, it is required.
+        settings: arguments of `add_argument` that do not follow from the field's type; or
+            `positional=True`, for a word without a name that may be left out.
+    """
+    return field(default=default, metadata={"text": text, **settings})
+
+
+def group(title: str | None = None, text: str | None = None, *, prefix: str = "") -> Any:
+    """A field that is a dataclass of options.
+
+    Args:
+        title, text: heading of the group in the help, and what is written below it.
+        prefix: begins the names of its options.
+    """
+    return field(metadata={"title": title, "text": text, "prefix": prefix})
+
+
+def add_options(parser: Any, kind: Any, prefix: str = "", path: str = "") -> None:
+    """Add an option for each field of the dataclass `kind` and of those nested in it.
+
+    Args:
+        parser: an `ArgumentParser`, or a group of one.
+        kind: the dataclass.
+        prefix: begins the options' names.
+        path: field of the outermost dataclass that is a `kind`, such as "train_options.".
+    """
+    hints = get_type_hints(kind)
+    for entry in fields(kind):
+        hint, settings = hints[entry.name], dict(entry.metadata)
+        if is_dataclass(hint):
+            title, text = settings["title"], settings["text"]
+            inner = parser if title is None else parser.add_argument_group(title, text)
+            add_options(inner, hint, settings["prefix"], f"{path}{entry.name}.")
+            continue
+        text = settings.pop("text")
+        if entry.default is not MISSING:
+            settings["default"] = entry.default
+            if entry.default is not None and entry.default is not False:
+                is_tuple = isinstance(entry.default, tuple)
+                shown = ",".join(entry.default) if is_tuple else entry.default
+                text = f"{text.removesuffix('.')} (default: {shown})."
+        if settings.pop("positional", False):
+            # Its name is its place in the parsed values.
+            found = {**_settings(hint), **settings, "nargs": "?"}
+            parser.add_argument(path + entry.name, help=text, **found)
+            continue
+        parser.add_argument(
+            f"--{prefix}{dashed(entry.name)}",
+            dest=path + entry.name,
+            required=entry.default is MISSING,
+            help=text,
+            **{**_settings(hint), **settings},
+        )
+
+
+def read(kind: type[_Kind], parsed: Namespace, path: str = "") -> _Kind:
+    """The dataclass `kind` of the parsed values of options that `add_options` added."""
+    values: dict[str, Any] = {}
+    for name, hint in get_type_hints(kind).items():
+        inner: Any = hint
+        values[name] = (
+            read(inner, parsed, f"{path}{name}.")
+            if is_dataclass(hint)
+            else getattr(parsed, path + name)
+        )
+    return kind(**values)
+
+
+def dashed(name: str) -> str:
+    """The name of an option, without its dashes in front."""
+    return name.replace("_", "-")
+
+
+def _settings(hint: Any) -> dict[str, Any]:
+    """Arguments of `add_argument` that follow from the type of a field."""
+    if get_origin(hint) in (Union, UnionType):  # a Literal or None is a Union
+        [hint, *_] = (part for part in get_args(hint) if part is not NoneType)
+    if hint is bool:
+        return {"action": "store_true"}
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    if get_origin(hint) is list:
+        return {"nargs": "+", **_settings(get_args(hint)[0])}
+    metavar = _METAVARS.get(hint)
+    return {"type": hint} if metavar is None else {"type": hint, "metavar": metavar}
+
+
+# Options that several verbs have.
+
+
+def out_option(text: str, default: Any = MISSING) -> Any:
+    """`--out`, the folder that a verb makes."""
+    return option(text, default, metavar="FOLDER")
+
+
+def overwrite_option() -> Any:
+    """`--overwrite`, of a folder."""
+    return option("Replace what was made with other options.", False)
+
+
+def device_option() -> Any:
+    """`--device`."""
+    return option('Compute on "cpu", "cuda", "cuda:1", … or "auto".', "auto", metavar="DEVICE")
+
+
+def measures_option() -> Any:
+    """`--measures`, which other verbs than `measure` read."""
+    return option(
+        "Read the measures in this folder, made by measure; without it, those in a folder named "
+        "measures beside that of the scores or of the corpus.",
+        None,
+        metavar="FOLDER",
+    )
+
+
+def tests_option(default: Any = MISSING) -> Any:
+    """`--test`, which may be given several times."""
+    return option(
+        "Measure on this held-out text: a source and a reference file, or one .tsv file. It may be "
+        "given several times.",
+        default,
+        type=test_set,
+        action=_AddTest,
+        metavar="[NAME=]SRC,REF",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFiles:
+    """The parallel text that a verb begins with."""
+
+    src: Path | None = option(
+        "Read source text from this file: UTF-8, one sentence a line; plain, .gz or .zst.", None
+    )
+    tgt: Path | None = option(
+        "Read target text from this file, whose line i translates line i of --src.", None
+    )
+    tsv: Path | None = option(
+        "Instead of both, read one file of source, tab, target; more columns are carried.", None
+    )
+
+
+# Parsers of values.
+
+
+def test_set(text: str) -> tuple[str, TestFiles]:
+    """`[NAME=]SOURCE,REFERENCE` or `[NAME=]FILE.tsv`: a name and the files."""
+    name, equals, files = text.partition("=")
+    files = files if equals else text
+    paths = files.split(",")
+    if len(paths) > 2 or not all(paths):
+        raise ArgumentTypeError(f"{text!r}: expected [NAME=]SOURCE,REFERENCE or [NAME=]FILE.tsv")
+    name = name if equals else Path(paths[0]).name.split(".")[0]
+    return name, (paths[0], paths[1]) if len(paths) == 2 else paths[0]
+
+
+def languages(text: str) -> tuple[str, str]:
+    """`SRC,TGT`."""
+    names = text.split(",")
+    if len(names) != 2 or not all(names):
+        raise ArgumentTypeError(f"{text!r}: expected two names, such as en,de")
+    return names[0], names[1]
+
+
+def prompt(text: str) -> str:
+    r"""A prompt, in which `\n` stands for a line end."""
+    return text.replace("\\n", "\n")
+
+
+def steps(text: str) -> list[int]:
+    """Updates separated by commas."""
+    try:
+        return [int(step) for step in text.split(",")]
+    except ValueError:
+        raise ArgumentTypeError(
+            f"{text!r}: expected updates separated by commas, such as 100,200,400"
+        ) from None
+
+
+def fraction(text: str) -> float:
+    """A number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r}: expected a fraction, such as 0.5") from None
+
+
+def fraction_or_range(text: str) -> float | tuple[float, float]:
+    """A number, or two with a colon between them."""
+    low, colon, high = text.partition(":")
+    return (fraction(low), fraction(high)) if colon else fraction(low)
+
+
+def criterion_and_fraction(text: str) -> tuple[str, float]:
+    """`CRITERION:X`; the criterion may have colons of its own."""
+    criterion, colon, share = text.rpartition(":")
+    if not colon or not criterion:
+        raise ArgumentTypeError(f"{text!r}: expected a criterion and a fraction, such as el2n:0.2")
+    return criterion, fraction(share)
+
+
+def column_and_count(text: str) -> tuple[str, int]:
+    """`COLUMN:N`."""
+    column, _, count = text.rpartition(":")
+    if not column or not count.isdecimal():
+        raise ArgumentTypeError(
+            f"{text!r}: expected a column and a number of pairs, such as duplicate_group:1"
+        )
+    return column, int(count)
+
+
+def joined_criteria(words: Sequence[str]) -> list[str]:
+    """Join `--by -ppl` to `--by=-ppl`: argparse takes a word that begins with "-" for an option."""
+    joined: list[str] = []
+    for word in words:
+        negated = word.startswith("-") and word[1:2].isalpha() and word != "-h"
+        if negated and joined and joined[-1] in ("--by", "--drop", "--then"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+class _AddTest(argparse.Action):
+    """Gathers test sets by their names."""
+
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: Any, _option: str | None = None
+    ) -> None:
+        name, files = values
+        gathered: Mapping[str, TestFiles] = getattr(namespace, self.dest) or {}
+        if name in gathered:
+            parser.error(f"--test: two sets are named {name!r}; name them: --test NAME=SRC,REF")
+        setattr(namespace, self.dest, {**gathered, name: files})

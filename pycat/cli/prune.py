@@ -1,0 +1,81 @@
+"""The verb `prune`: all stages with the options of each, prefixed by its name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pycat
+from pycat.cli.options import (
+    TestFiles,
+    TextFiles,
+    device_option,
+    fraction,
+    group,
+    option,
+    out_option,
+    overwrite_option,
+    tests_option,
+)
+from pycat.cli.score import ScoreOptions
+from pycat.cli.select import CRITERION_HELP, GUARD_HELP, RULES_HELP, summary
+from pycat.cli.stages import EvaluateOptions, TokenizeOptions, TrainOptions, print_evaluation
+from pycat.errors import PycatError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune:
+    """Tokenize, measure, train, score and select; write pruned text and a report.
+
+    Rules and a guard drop likely noise first. Plain CAT-VAR, the paper's method, is
+    --rules none --guard 0.
+    """
+
+    out: Path = out_option("Make this folder. Finished stages in it are not made again.")
+    overwrite: bool = overwrite_option()
+    text: TextFiles = group()
+    keep: float = option(
+        "Keep this fraction of the pairs, above 0 and at most 1.", 0.5, type=fraction
+    )
+    by: str = option(CRITERION_HELP, "cat_var", metavar="CRITERION")
+    rules: str = option(RULES_HELP, "default", metavar="default|none|FILE")
+    guard: float = option(GUARD_HELP, 0.5)
+    seed: int = option(
+        "Seed the proxy, the criterion random and the evaluation with this number.", 0
+    )
+    device: str = device_option()
+    evaluate: bool = option("Retrain on the kept pairs, and measure on the --test sets.", False)
+    test: Mapping[str, TestFiles] | None = tests_option(None)
+    tokenize_options: TokenizeOptions = group("options of tokenize", prefix="tokenize-")
+    train_options: TrainOptions = group("options of train", prefix="train-")
+    score_options: ScoreOptions = group("options of score", prefix="score-")
+    evaluate_options: EvaluateOptions = group("options of evaluate", prefix="evaluate-")
+
+    def run(self) -> None:
+        """Prune, and print what was kept, times and places."""
+        if self.evaluate != bool(self.test):
+            raise PycatError(
+                "prune: --evaluate and --test belong together: --test names the held-out text that "
+                "--evaluate measures on; pass both, or neither"
+            )
+        device = {"device": self.device}
+        pruned = pycat.prune(
+            **vars(self.text),
+            out=self.out,
+            overwrite=self.overwrite,
+            keep=self.keep,
+            by=self.by,
+            rules=self.rules,
+            guard=self.guard,
+            seed=self.seed,
+            tests=self.test,
+            tokenize_options=vars(self.tokenize_options),
+            train_options=vars(self.train_options) | device,
+            score_options=vars(self.score_options) | device,
+            evaluate_options=self.evaluate_options.arguments() | device,
+        )
+        print(summary(pruned.selection))
+        if pruned.evaluation is not None:
+            print_evaluation(pruned.evaluation)
+        print("time: " + ", ".join(f"{stage} {s:,.1f} s" for stage, s in pruned.timings.items()))
+        print("text: " + ", ".join(map(str, pruned.texts)))
+        print(f"report: {pruned.report}")

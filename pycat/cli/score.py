@@ -1,0 +1,207 @@
+"""The verb `score`: a table of scores, or lines as other scorers write them."""
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pycat
+from pycat.cli.options import (
+    dashed,
+    device_option,
+    group,
+    option,
+    out_option,
+    overwrite_option,
+    prompt,
+)
+from pycat.cli.stages import CORPUS_HELP, OpenOptions, open_group
+from pycat.errors import PycatError
+
+if TYPE_CHECKING:
+    from pycat.data.corpus import Corpus
+    from pycat.scores.score_table import ScoreTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """How `score` scores; `stats` and `exact_keep` are those of a table alone."""
+
+    stats: Literal["nll", "all"] = option(
+        "Sum nll alone, or all statistics that criteria are made of.", "all"
+    )
+    batch_tokens: int | None = option(
+        "Put at most this many tokens into either side of a batch; without it, the fastest number.",
+        None,
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = option(
+        "Multiply matrices in this type; auto is bfloat16 if the device has it, and int8 is the "
+        "fastest on newer CPUs.",
+        "float32",
+    )
+    too_long: Literal["refuse", "truncate"] = option(
+        "Refuse a corpus with pairs that exceed the model's positions, or truncate those.", "refuse"
+    )
+    exact_keep: float | None = option(
+        "With bfloat16 or int8, score the pairs near this cut again in float32, so that the same "
+        "ones are kept.",
+        None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineOptions:
+    """Which lines to write, and of which text."""
+
+    format: Literal["fairseq", "marian", "jsonl"] | None = option(
+        "Write lines as this scorer does, or as JSON.", None
+    )
+    per_token: bool = option("With jsonl, write the scores of tokens too.", False)
+    src: Path | None = option("Read source text, as tokenize does.", None)
+    tgt: Path | None = option("Read target text, as tokenize does.", None)
+    tsv: Path | None = option("Read text with tabs, as tokenize does.", None)
+    max_tokens: int | None = option("Skip longer pairs, as tokenize does.", None)
+    src_lang: str | None = option("Name the source's code, as for tokenize.", None, metavar="CODE")
+    tgt_lang: str | None = option("Name the target's code, as for tokenize.", None, metavar="CODE")
+    prompt: str | None = option(
+        "Put this text before the target, as tokenize does.", None, type=prompt, metavar="TEXT"
+    )
+
+    def text(self) -> dict[str, Any]:
+        """The options of `tokenize` that were given."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if value is not None and name not in ("format", "per_token")
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Sum the negative log-likelihood of each pair, and more, under each checkpoint."""
+
+    out: Path | None = out_option(
+        "Make this folder. A finished one of the same options is not made again.", None
+    )
+    overwrite: bool = overwrite_option()
+    corpus: list[Path] | None = option(CORPUS_HELP, None, metavar="FOLDER")
+    checkpoints: list[Path] = option(
+        "Score under the checkpoints in this folder, made by train or by a Hugging Face Trainer; "
+        "or under these two or more, in training order.",
+        metavar="PATH",
+    )
+    how: ScoreOptions = group()
+    device: str = device_option()
+    opening: OpenOptions = open_group()
+    lines: LineOptions = group(
+        "instead of a table, lines as other scorers write them",
+        "--out is a file then, and without it the lines go to standard output. Text may be given "
+        "in place of --corpus; without --tokenizer, the first checkpoint's own is used.",
+    )
+
+    def run(self) -> None:
+        """Score, and print what a table holds, or the lines."""
+        text = self.lines.text()
+        if self.lines.format is None and (self.corpus is None or self.lines.per_token):
+            raise PycatError(
+                "score: a table of scores needs --corpus, and text and --per-token go with "
+                "--format; pass --corpus FOLDER, or --format"
+            )
+        if self.corpus is not None and text:
+            given = ", ".join(f"--{dashed(name)}" for name in text)
+            raise PycatError(f"score: --corpus is tokenized already; leave out {given}")
+        with ExitStack() as stack:
+            corpus = (
+                self._tokenized(text, stack)
+                if self.corpus is None
+                else self.opening.open(self.corpus)
+            )
+            if self.lines.format is None:
+                table = pycat.score(
+                    corpus,
+                    self.checkpoints,
+                    **vars(self.how),
+                    out=self.out,
+                    overwrite=self.overwrite,
+                    device=self.device,
+                )
+                _print_table(table)
+            else:
+                written = pycat.score_lines(
+                    corpus,
+                    self.checkpoints,
+                    format=self.lines.format,
+                    per_token=self.lines.per_token,
+                    batch_tokens=self.how.batch_tokens,
+                    dtype=self.how.dtype,
+                    too_long=self.how.too_long,
+                    out=self.out,
+                    overwrite=self.overwrite,
+                    device=self.device,
+                )
+                for path in written:
+                    print(path)
+
+    def _tokenized(self, text: Mapping[str, Any], stack: ExitStack) -> "Corpus":
+        """A corpus of this text, by the checkpoints' own tokenizer; it lasts as long as `stack`."""
+        from pycat.scoring.loading import own_tokenizer
+
+        used = ("languages", "tokenizer")
+        strangers = [
+            f"--{dashed(name)}"
+            for name, value in vars(self.opening).items()
+            if value is not None and name not in used
+        ]
+        if strangers:
+            raise PycatError(
+                f"score: {', '.join(strangers)} given without --corpus; leave them out"
+            )
+        tokenizer = self.opening.tokenizer or own_tokenizer(self.checkpoints)
+        if tokenizer is None:
+            raise PycatError(
+                f"{self.checkpoints[0]}: has no tokenizer beside the weights; pass --tokenizer, or "
+                "--corpus with text that is tokenized"
+            )
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pycat-"))
+        return pycat.tokenize(
+            **text,
+            tokenizer=tokenizer,
+            languages=self.opening.languages,
+            out=Path(folder) / "corpus",
+        )
+
+
+def _print_table(table: "ScoreTable") -> None:
+    """Print the medians under each checkpoint, the speed, and how exact a reduced precision is."""
+    import numpy as np
+
+    print(f"{table.path}: {len(table):,} pairs under checkpoints at updates {table.steps}")
+    num_tokens = table.num_tokens
+    for k, step in enumerate(table.steps):
+        with np.errstate(over="ignore"):
+            median = np.median(np.exp(table.column(f"nll_{k}") / num_tokens))
+        print(f"  update {step:>7,}: median perplexity {median:,.1f}")
+    if "tokens_per_s" in table.manifest:
+        print(_speed(table.manifest))
+    if "rank_agreement" in table.manifest:
+        print(_agreement(table.manifest))
+
+
+def _speed(manifest: Mapping[str, Any]) -> str:
+    share = manifest.get("flop_utilization")
+    return f"  {manifest['tokens_per_s']:,.0f} target tokens x checkpoints a second" + (
+        "" if share is None else f", {share:.0%} of the rate of a large matrix product"
+    )
+
+
+def _agreement(manifest: Mapping[str, Any]) -> str:
+    agreement = manifest["rank_agreement"]
+    spearman = agreement["spearman"]
+    return (
+        f"  {manifest['recipe']['dtype']} against float32, {agreement['num_pairs']:,} pairs: rank "
+        f"correlation of {agreement['criterion']} "
+        f"{'undefined' if spearman is None else f'{spearman:.5f}'}, nll differs by "
+        f"{agreement['mean_relative_nll_difference']:.1e} of it on average"
+    )

@@ -1,0 +1,416 @@
+"""The verbs `tokenize`, `measure`, `train`, `evaluate`, `baseline` and `megatron-index`.
+
+Options that `prune` hands on are dataclasses of their own, with the names and defaults of the
+stage's function.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pycat
+from pycat.cli.options import (
+    TestFiles,
+    TextFiles,
+    device_option,
+    group,
+    languages,
+    option,
+    out_option,
+    overwrite_option,
+    prompt,
+    steps,
+    tests_option,
+)
+from pycat.errors import PycatError
+
+if TYPE_CHECKING:
+    from pycat.data.corpus import Corpus
+    from pycat.evaluation.results import Evaluation
+
+_MADE_ONCE = "A finished one of the same options is not made again."
+_PRESETS = "mini has d=128 and 4+4 layers, tiny d=256 and 3+3, base d=512 and 6+6"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeOptions:
+    """How `tokenize` tokenizes."""
+
+    tokenizer: Path | None = option(
+        "Use this SentencePiece .model, or the tokenizer in this folder of a Hugging Face model; "
+        "without one, a tokenizer is trained on the text.",
+        None,
+    )
+    vocab_size: int = option("Train this many pieces, which both languages share.", 8000)
+    model_type: Literal["unigram", "bpe"] = option("Train pieces of this type.", "unigram")
+    max_tokens: int = option("Skip pairs with a side of more tokens than this.", 512)
+    languages: tuple[str, str] | None = option(
+        "Call source and target by these names; without it, by the suffixes of their files.",
+        None,
+        type=languages,
+        metavar="SRC,TGT",
+    )
+    src_lang: str | None = option(
+        "Let a Hugging Face tokenizer put this code into source sequences, such as eng_Latn.",
+        None,
+        metavar="CODE",
+    )
+    tgt_lang: str | None = option(
+        "Let a Hugging Face tokenizer put this code into target sequences, such as deu_Latn.",
+        None,
+        metavar="CODE",
+    )
+    prompt: str | None = option(
+        "For a causal Hugging Face model, put this text before the target; {src} stands for the "
+        r"source and \n for a line end.",
+        None,
+        type=prompt,
+        metavar="TEXT",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenize:
+    """Turn parallel text into a tokenized corpus."""
+
+    out: Path = out_option(f"Make this folder. {_MADE_ONCE}")
+    overwrite: bool = overwrite_option()
+    text: TextFiles = group()
+    how: TokenizeOptions = group()
+
+    def run(self) -> None:
+        """Tokenize, and print counts."""
+        corpus = pycat.tokenize(
+            **vars(self.text), **vars(self.how), out=self.out, overwrite=self.overwrite
+        )
+        skipped = ", ".join(
+            f"{count:,} with {why}" for why, count in corpus.manifest["skipped"].items()
+        )
+        print(
+            f"{corpus.path}: {len(corpus):,} pairs, {corpus.num_src_tokens.sum():,} source and "
+            f"{corpus.num_tokens.sum():,} target tokens, vocabulary {corpus.vocab_size:,}; "
+            f"skipped: {skipped or 'none'}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenOptions:
+    """How to open a corpus that is not a folder of pycat's."""
+
+    split: str | None = option(
+        'Open this split of a folder of fairseq\'s; without it, "train".', None, metavar="NAME"
+    )
+    languages: tuple[str, str] | None = option(
+        "Open these languages of a folder of fairseq's, or name those of two prefixes.",
+        None,
+        type=languages,
+        metavar="SRC,TGT",
+    )
+    vocab_size: int | None = option("The token ids of two prefixes lie below this number.", None)
+    eos_id: int | None = option("This id ends each sequence of two prefixes.", None)
+    pad_id: int | None = option(
+        "This id fills up padded batches of two prefixes; without it, --eos-id does.", None
+    )
+    tokenizer: Path | None = option(
+        "This SentencePiece .model made the ids of two prefixes; it tells vocabulary and EOS.",
+        None,
+    )
+    layout: Literal["fairseq", "megatron"] | None = option(
+        "Two prefixes have this layout; without it, the size of the index tells which.", None
+    )
+
+    def open(self, paths: Sequence[Path]) -> "Corpus":
+        """The corpus of `--corpus`."""
+        if len(paths) > 2:
+            raise PycatError(
+                f"--corpus names {len(paths)} paths; expected a folder, or the prefixes of source "
+                "and target"
+            )
+        return pycat.open_corpus(
+            paths[0] if len(paths) == 1 else (paths[0], paths[1]), **vars(self)
+        )
+
+
+def open_group() -> OpenOptions:
+    """The group of `OpenOptions`."""
+    grouped: OpenOptions = group(
+        "corpora that pycat did not make",
+        "How to open a folder made by fairseq-preprocess, or two prefixes of MMIDIDX files.",
+    )
+    return grouped
+
+
+CORPUS_HELP = (
+    "Read the corpus in this folder, made by tokenize or by fairseq-preprocess; or of two prefixes "
+    "of MMIDIDX files, source and target."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """Measure what rules and noise filter read of each pair of a corpus.
+
+    Neither a proxy nor scores are needed. The verbs select, explain and report find a folder named
+    measures beside that of the scores or of the corpus.
+    """
+
+    out: Path = out_option(f"Make this folder. {_MADE_ONCE}")
+    overwrite: bool = overwrite_option()
+    corpus: list[Path] = option(CORPUS_HELP, metavar="FOLDER")
+    opening: OpenOptions = open_group()
+
+    def run(self) -> None:
+        """Measure, and print how many pairs each rule hits."""
+        from pycat.filters.rules import hits_in_words
+
+        measures = pycat.measure(
+            self.opening.open(self.corpus), out=self.out, overwrite=self.overwrite
+        )
+        kept, hits = measures.apply()
+        without = measures.manifest["without"]
+        if "rules" not in without:
+            print(
+                f"{measures.path}: {len(measures):,} pairs, of which the default rules drop "
+                f"{len(kept) - kept.sum():,} (each may break several: {hits_in_words(hits)})"
+            )
+        else:
+            print(f"{measures.path}: {len(measures):,} pairs")
+        for why in dict.fromkeys(without.values()):
+            missing = [rule for rule, reason in without.items() if reason == why]
+            print(f"  not measured: {', '.join(missing)}; {why}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How `train` trains."""
+
+    preset: Literal["auto", "mini", "tiny", "base"] = option(
+        f"Train a model of this size; {_PRESETS}; auto is mini below 100,000 pairs, else tiny.",
+        "auto",
+    )
+    checkpoints: int = option("Keep this many checkpoints, the last one at the end of training.", 5)
+    checkpoint_schedule: Literal["linear", "log"] = option(
+        "Keep checkpoints after even steps, or after doubling ones.", "linear"
+    )
+    checkpoint_steps: Sequence[int] | None = option(
+        "Keep checkpoints after these updates instead, and end training after the last.",
+        None,
+        type=steps,
+        metavar="N,N,…",
+    )
+    epochs: float = option(
+        "Pass over the corpus this many times, but make at most 4,000 updates.", 3.0
+    )
+    updates: int | None = option("Make this many updates, instead of epochs.", None)
+    batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)
+    learning_rate: float | None = option(
+        "Let Adam's rate rise to this; without it, to that of the preset.", None
+    )
+    rate_schedule: Literal["wsd", "inverse_sqrt"] = option(
+        "After its peak, hold the rate and let it fall over the last third (wsd), or let it fall "
+        "with the inverse square root of the update.",
+        "inverse_sqrt",
+    )
+    warmup: int | None = option(
+        "Let the rate rise for this many updates; without it, a tenth of all, at most 4000.", None
+    )
+    label_smoothing: float = option("Give this probability to other pieces than the target.", 0.1)
+    dropout: float = option("Drop activations with this probability.", 0.1)
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "Multiply matrices in this type; auto is bfloat16 if the device has it.", "auto"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a small translation model on a corpus, keeping checkpoints along the way."""
+
+    out: Path = out_option(f"Make this folder. {_MADE_ONCE}")
+    overwrite: bool = overwrite_option()
+    corpus: list[Path] = option(CORPUS_HELP, metavar="FOLDER")
+    how: TrainOptions = group()
+    seed: int = option("Seed weights, batch order and dropout with this number.", 0)
+    device: str = device_option()
+    opening: OpenOptions = open_group()
+
+    def run(self) -> None:
+        """Train, and print checkpoints with their losses."""
+        run = pycat.train(
+            self.opening.open(self.corpus),
+            **vars(self.how),
+            out=self.out,
+            overwrite=self.overwrite,
+            seed=self.seed,
+            device=self.device,
+        )
+        parameters = run.manifest["parameters"]
+        print(f"{run.path}: {parameters:,} parameters; checkpoint, mean loss since:")
+        for path, loss in zip(run.checkpoints, run.losses, strict=True):
+            print(f"  {path}  {loss:.3f} nats/token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """Add a column of another model's scores: LaBSE, LASER, COMET-QE, COMETKiwi or USE."""
+
+    scores: Path = option("Add to the table in this folder, made by score.", metavar="FOLDER")
+    model: Literal["labse", "laser", "comet-qe", "cometkiwi", "use"] = option(
+        "Score with this model."
+    )
+    name: str | None = option(
+        "Give the column this name; without it, that of the model.", None, metavar="NAME"
+    )
+    weights: str | None = option(
+        "Load this folder, file or name in place of the model's own weights.", None, metavar="NAME"
+    )
+    batch_size: int = option("Let the model run this many sentences at once.", 32)
+    device: str = device_option()
+
+    def run(self) -> None:
+        """Score, and print the median."""
+        import numpy as np
+
+        name = pycat.add_baseline(
+            self.scores,
+            self.model,
+            name=self.name,
+            weights=self.weights,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+        values = pycat.ScoreTable.open(self.scores).column(name)
+        print(
+            f"{self.scores}: column {name}, {len(values):,} pairs, median {np.median(values):.4g}; "
+            f"rank by it with --by {name}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """How `evaluate` trains and compares."""
+
+    arms: Sequence[str] = option(
+        "Train these arms: full, random, random-lengths, selected, oracle, or folders of other "
+        "selections.",
+        ("full", "random", "selected"),
+        nargs="+",
+        metavar="ARM",
+    )
+    seeds: int = option("Train so many models of each arm; random arms draw anew for each.", 2)
+    passes: float = option("Pass over the selection's target tokens this many times.", 8.0)
+    no_curve: bool = option(
+        "Do not train on smaller random parts, which effective data is read off.", False
+    )
+    labels: Path | None = option(
+        "Read a label for each line of the text from this file; oracle draws from those that say "
+        "clean.",
+        None,
+    )
+    preset: Literal["auto", "mini", "tiny", "base"] = option(
+        f"Train models of this size; {_PRESETS}.", "auto"
+    )
+    batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)
+    learning_rate: float | None = option(
+        "Let Adam's rate rise to this; without it, to that of the preset.", None
+    )
+    dropout: float = option("Drop activations with this probability.", 0.1)
+    translate: Sequence[str] = option(
+        "Translate the test sets by these arms too, for BLEU and chrF.",
+        (),
+        nargs="+",
+        metavar="ARM",
+    )
+    beam: int = option("Keep this many hypotheses in beam search; 1 is greedy.", 5)
+    length_penalty: float = option("Rank hypotheses by log p divided by length to this power.", 1.0)
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "Multiply matrices in this type; auto is bfloat16 if the device has it.", "auto"
+    )
+    num_workers: int | None = option(
+        "On a CPU, train so many models at a time; without it, one on each core.", None
+    )
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `pycat.evaluate`."""
+        given = dict(vars(self))
+        return {**given, "curve": not given.pop("no_curve")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Retrain on the kept pairs and on alternatives, and compare their loss on held-out text."""
+
+    work: Path | None = option(
+        "Take the selection in this folder, made by prune.", None, positional=True, metavar="WORK"
+    )
+    out: Path = out_option(f"Make this folder. {_MADE_ONCE}")
+    overwrite: bool = overwrite_option()
+    selection: Path | None = option(
+        "Instead of WORK, take the pairs kept in this folder, made by select.",
+        None,
+        metavar="FOLDER",
+    )
+    test: Mapping[str, TestFiles] = tests_option()
+    how: EvaluateOptions = group()
+    seed: int = option("Begin the seeds of weights, batches and random arms with this number.", 0)
+    device: str = device_option()
+
+    def run(self) -> None:
+        """Evaluate, and print the tables."""
+        if (self.work is None) == (self.selection is None):
+            raise PycatError("evaluate: expected either the folder of prune, or --selection FOLDER")
+        print_evaluation(
+            pycat.evaluate(
+                self.selection or self.work or Path(),
+                tests=self.test,
+                **self.how.arguments(),
+                out=self.out,
+                overwrite=self.overwrite,
+                seed=self.seed,
+                device=self.device,
+            )
+        )
+
+
+def print_evaluation(evaluation: "Evaluation") -> None:
+    """Print a table for each test set, BLEU and chrF where there are any, and what is in doubt."""
+    width = max(map(len, evaluation.arms))
+    tests = list(next(iter(evaluation.arms.values()))["tests"])
+    for test in tests:
+        print(f"\n{test}: held-out loss in nats a target token")
+        print(f"  {'arm':<{width}} {'pairs':>10} {'loss':>8}  worth of random text   than random")
+        for name, arm in evaluation.arms.items():
+            result = arm["tests"][test]
+            worth, verdict = effective_text(result), result.get("verdict", "")
+            figures = f"{arm['pairs']:>10,} {result['nll']:>8.4f}"
+            print(f"  {name:<{width}} {figures}  {worth:<21}  {verdict}".rstrip())
+    for row in evaluation.rows:
+        print(f"{row.arm}, {row.test}: BLEU {row.bleu:.2f}, chrF {row.chrf:.2f}")
+    if evaluation.rows:
+        row = evaluation.rows[0]
+        print(f"BLEU {row.bleu_signature}\nchrF {row.chrf_signature}")
+    for warning in evaluation.warnings:
+        print(f"note: {warning}")
+
+
+def effective_text(result: Mapping[str, Any]) -> str:
+    """Effective data in words: "78 % [74, 82]", or how far beyond all of the text."""
+    share = result.get("effective_data")
+    if share is None or share[0] is None:
+        return "-"
+    if share[0] >= 1:
+        return f"> 100 % ({result['gain_on_full'][0]:+.3f} nats)"
+    return f"{100 * share[0]:.0f} % [{100 * share[1]:.0f}, {100 * share[2]:.0f}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MegatronIndex:
+    """Write beside a corpus what Megatron needs to open it: src.mcore.idx and tgt.mcore.idx."""
+
+    corpus: list[Path] = option(CORPUS_HELP, metavar="FOLDER")
+    opening: OpenOptions = open_group()
+
+    def run(self) -> None:
+        """Write, and print the names."""
+        for prefix in self.opening.open(self.corpus).write_megatron_index():
+            print(f"{prefix}.idx, {prefix}.bin")

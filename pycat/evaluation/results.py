@@ -1,0 +1,56 @@
+"""Finished evaluations, for what opens one without torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from pycat.runtime.output import read_manifest
+
+
+@dataclass(frozen=True)
+class Translated:
+    """BLEU and chrF of one arm on one test set.
+
+    Attributes:
+        arm, test: their names.
+        bleu, chrf: 0-100, of the model of the arm's first seed.
+        bleu_signature, chrf_signature: how sacreBLEU computed them.
+    """
+
+    arm: str
+    test: str
+    bleu: float
+    chrf: float
+    bleu_signature: str
+    chrf_signature: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation.
+
+    Attributes:
+        path: the folder.
+        arms: for each arm `pairs`, `target_tokens`, `seeds`, and under `tests` for each test set
+            `nll`, `nll_by_seed`, `nll_by_budget`, `effective_data`, `verdict` and more, as
+            docs/format.md describes them.
+        rows: BLEU and chrF of each arm and test set that were translated.
+        warnings: what the experiment cannot show, in sentences.
+        manifest: all of `evaluation.json`.
+    """
+
+    path: Path
+    arms: Mapping[str, Mapping[str, Any]]
+    rows: list[Translated]
+    warnings: list[str]
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | PathLike[str]) -> "Evaluation":
+        """Open the folder of a finished evaluation."""
+        folder = Path(path)
+        manifest = read_manifest(folder, "evaluation")
+        rows = [Translated(**row) for row in manifest["translations"]]
+        return cls(folder, manifest["arms"], rows, manifest["warnings"], manifest)

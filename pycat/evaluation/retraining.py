@@ -1,0 +1,131 @@
+"""Retraining of many arms: stacked on a CUDA device, one process a core on a CPU."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from functools import partial
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pycat.data.corpus import Corpus, reopen_corpus
+from pycat.proxy.run import Run
+from pycat.proxy.training import Arm, num_updates, train_together
+from pycat.runtime.device import choose_device
+from pycat.runtime.progress import progress
+
+# Models of one stack on a CUDA device: more fill it no better.
+MAX_STACKED = 16
+
+_POLL_S = 0.5
+
+# In a worker process: updates done, of all workers together.
+_done: "Synchronized[int] | None" = None
+
+
+def retrain(
+    arms: Sequence[Arm],
+    *,
+    checkpoint_steps: Sequence[int],
+    device: str = "auto",
+    num_workers: int | None = None,
+    **options: Any,
+) -> list[Run]:
+    """Train one model for each arm; each can be interrupted, and goes on where it was.
+
+    Args:
+        arms: corpora, seeds and folders, all of one vocabulary.
+        checkpoint_steps: as in `train_together`; every budget is annealed in a branch of its own.
+        device: "cpu", "cuda" or "auto".
+        num_workers: processes on a CPU, of one thread each; by default as many as cores.
+        options: further ones of `train_together`.
+
+    Returns:
+        The runs, in the order of the arms.
+
+    Raises:
+        As `train_together`.
+    """
+    options |= {"checkpoint_steps": checkpoint_steps, "anneal_each": True}
+    a_run = num_updates(checkpoint_steps, anneal_each=True)
+    with progress("retrain", a_run * len(arms), "updates") as advance:
+        if choose_device(device).type == "cuda":
+            runs = []
+            for first in range(0, len(arms), MAX_STACKED):
+                stack = arms[first : first + MAX_STACKED]
+                each = partial(_advance_all, advance, len(stack))
+                runs += train_together(stack, device=device, advance=each, **options)
+            return runs
+        num_workers = num_workers or len(os.sched_getaffinity(0))
+        _train_in_processes(arms, min(num_workers, len(arms)), options, advance)
+    return [Run.open(arm.out) for arm in arms]
+
+
+def _train_in_processes(
+    arms: Sequence[Arm], num_workers: int, options: dict[str, Any], advance: Callable[[float], None]
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    done = context.Value("q", 0)
+    shown = 0
+    with ProcessPoolExecutor(num_workers, context, _begin_worker, (done,)) as pool:
+        waiting = {
+            pool.submit(
+                _train_one,
+                _reopening(arm.corpus),
+                arm.corpus.pair_ids,
+                arm.seed,
+                str(arm.out),
+                options,
+            )
+            for arm in arms
+        }
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, _POLL_S, FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+                now = int(done.value)
+                advance(now - shown)
+                shown = now
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _reopening(corpus: Corpus) -> tuple[str, dict[str, Any]]:
+    """What another process opens the whole corpus with."""
+    return str(corpus.path.resolve()), dict(corpus.options)
+
+
+def _begin_worker(done: "Synchronized[int]") -> None:
+    global _done
+    _done = done
+    # Several threads of one model lose to one thread each of several models.
+    torch.set_num_threads(1)
+
+
+def _train_one(
+    reopening: tuple[str, dict[str, Any]],
+    pair_ids: NDArray[np.int64],
+    seed: int,
+    out: str,
+    options: dict[str, Any],
+) -> None:
+    whole = reopen_corpus(Path(reopening[0]), reopening[1])
+    corpus = whole if len(pair_ids) == len(whole) else whole.subset(pair_ids)
+    train_together([Arm(corpus, seed, Path(out))], device="cpu", advance=_count, **options)
+
+
+def _advance_all(advance: Callable[[float], None], num_models: int, updates: int) -> None:
+    advance(updates * num_models)
+
+
+def _count(updates: int) -> None:
+    assert _done is not None
+    with _done.get_lock():
+        _done.value += updates
