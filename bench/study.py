@@ -28,7 +28,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "noise-all": {"by": "random", "rules": "default", "guard": 1.0},
     "noise-learnability": {"by": "learnability", "rules": "default", "guard": 0.5},
 }
-DEFAULT = {"by": "cat_var", "rules": "default", "guard": 0.5}
+DEFAULT: dict[str, Any] = {"by": "cat_var", "rules": "default", "guard": 0.5}
 
 
 def take_pairs(options: argparse.Namespace) -> tuple[Path, Path | None]:
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "train", pycat.train, corpus, out=work / "proxy", preset=options.proxy_preset, **device
     )
     scores = timed("score", pycat.score, corpus, proxy.checkpoints, out=work / "scores", **device)
-    chosen = {"keep": options.keep, "unit": "tokens", "measures": measures}
+    chosen: dict[str, Any] = {"keep": options.keep, "unit": "tokens", "measures": measures}
     selected = pycat.select(scores, out=work / "selection", **chosen, **DEFAULT)
     arms = ["full", "random", "selected", *(["oracle"] if labels else [])]
     for name, recipe in RECIPES.items():

@@ -12,10 +12,11 @@ from helpers import MakeScores, ToyText, plain_select
 import pycat
 from pycat.data.corpus import Corpus
 from pycat.errors import OutputError, PycatError, TextError
-from pycat.evaluation import evaluation, translating
+from pycat.evaluation import evaluation, held_out, translating
 from pycat.evaluation.arms import arm_views, read_labels, up_to_budget
-from pycat.evaluation.evaluation import Evaluation, evaluate
+from pycat.evaluation.evaluation import evaluate
 from pycat.evaluation.ledger import ledger
+from pycat.evaluation.results import Evaluation
 from pycat.proxy.run import Run
 from pycat.selection.selection import Selection
 
@@ -133,7 +134,6 @@ def test_an_interrupted_evaluation_trains_no_arm_twice(
 ) -> None:
     src, ref = toy_text(12, seed=9, name="test")
     options: dict[str, Any] = {"tests": {"toy": (src, ref)}, "out": tmp_path / "out", **FAST}
-    scored = evaluation.held_out_nll
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -144,7 +144,7 @@ def test_an_interrupted_evaluation_trains_no_arm_twice(
     checkpoints = sorted((tmp_path / "out").glob("*/seed-0/*.safetensors"))
     before = [path.stat().st_mtime_ns for path in checkpoints]
     assert len(before) >= 3
-    monkeypatch.setattr(evaluation, "held_out_nll", scored)
+    monkeypatch.setattr(evaluation, "held_out_nll", held_out.held_out_nll)
     evaluate(selection, **options)
     assert [path.stat().st_mtime_ns for path in checkpoints] == before
     with pytest.raises(OutputError, match=r"passes was 1\.0, now 2\.0"):
