@@ -62,7 +62,7 @@ class Case:
 
 def allowed(case: Case) -> float:
     """Error of our nll from float64, a token: a sum of H products rounds more by the root of H."""
-    return ALLOWED * max(1.0, (case.h / 512) ** 0.5)
+    return ALLOWED * float(max(1.0, (case.h / 512) ** 0.5))
 
 
 def cases(device: str, quick: bool) -> Iterator[Case]:
