@@ -66,7 +66,10 @@ def arm_views(
 
     everything = np.arange(len(corpus))
     views: dict[str, list[Corpus]] = {}
-    for name in names:
+    for given in names:
+        name = arm_name(given)
+        if name in views:
+            raise PycatError(f"arms: two are named {name!r}; give the folder another name")
         if name == "full":
             views[name] = [corpus] * len(seeds)
         elif name == "selected":
@@ -80,8 +83,13 @@ def arm_views(
         elif name in FRACTIONS:
             views[name] = random(everything, round(FRACTIONS[name] * int(tokens.sum())))
         else:
-            views[Path(name).name] = [_of_folder(name, corpus)] * len(seeds)
+            views[name] = [_of_folder(given, corpus)] * len(seeds)
     return views
+
+
+def arm_name(arm: str) -> str:
+    """The name of an arm; that of a selection's folder is the folder's."""
+    return Path(arm).name
 
 
 def up_to_budget(

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText
 from pycat.errors import CorpusError, PycatError
-from pycat.evaluation.arms import FRACTIONS, arm_views, mean_num_pairs, read_labels
+from pycat.evaluation.arms import (
+    FRACTIONS,
+    arm_name,
+    arm_views,
+    mean_num_pairs,
+    read_labels,
+)
 from pycat.evaluation.effective_data import EffectiveData, HeldOut, Worth, effective_data
 from pycat.evaluation.held_out import held_out_corpus, held_out_nll
 from pycat.evaluation.ledger import ledger
@@ -22,11 +28,16 @@ from pycat.evaluation.results import Evaluation
 from pycat.evaluation.retraining import retrain
 from pycat.evaluation.translating import translate_arms
 from pycat.proxy.packing import PackedBatches
+from pycat.proxy.run import Run
 from pycat.proxy.training import LEARNING_RATES, Arm, auto_preset
+from pycat.runtime.device import choose_device
 from pycat.runtime.output import OutputFolder
 from pycat.selection.selection import Selection
 
 DEFAULT_ARMS = ("full", "random", "selected")
+
+# Random parts of the text that the curve of effective data is fitted to.
+_CURVE_ARMS = ("full", *FRACTIONS, "random")
 
 # Shares of the budget at which each model is annealed and measured.
 _BUDGETS = (0.25, 0.5, 1.0)
@@ -100,39 +111,43 @@ def evaluate(
         TextError: a test set cannot be read.
         OutputError: `out` holds something else, or an evaluation made with other options.
     """
+    # What to train on, for how long, and what to measure on.
     selection = _open_selection(selection)
     corpus = selection.corpus()
     _check(tests, arms, translate, seeds, passes, beam)
     tokenizer = corpus.tokenizer  # an error, if there is none, before anything is trained
     texts = {name: test_text(test) for name, test in tests.items()}
+    device = choose_device(device).type if device == "auto" else device
     if preset == "auto":
         preset = "mini" if device == "cpu" else auto_preset(len(corpus))
-    names = list(dict.fromkeys([*arms, *(_curve_arms() if curve else ())]))
     views = arm_views(
         corpus,
         selection,
-        names,
+        list(dict.fromkeys([*arms, *(_CURVE_ARMS if curve else ())])),
         range(seed, seed + seeds),
         None if labels is None else read_labels(Path(labels), corpus),
     )
     selected = corpus.subset(selection.pair_ids)
     updates = _num_updates(selected, passes, batch_tokens)
     budgets = [round(share * updates) for share in _BUDGETS]
+    training = {
+        "preset": preset,
+        "batch_tokens": batch_tokens,
+        "learning_rate": LEARNING_RATES[preset] if learning_rate is None else learning_rate,
+        "dropout": dropout,
+        "device": device,
+        "dtype": dtype,
+    }
+    search = {"beam": beam, "length_penalty": length_penalty}
     recipe = {
         "arms": {name: [view.id for view in own] for name, own in views.items()},
         "tests": {name: [row["sha256"] for row in t.fingerprint()] for name, t in texts.items()},
         "passes": passes,
         "updates": budgets,
         "seed": seed,
-        "preset": preset,
-        "batch_tokens": batch_tokens,
-        "learning_rate": LEARNING_RATES[preset] if learning_rate is None else learning_rate,
-        "dropout": dropout,
         "translate": list(translate),
-        "beam": beam,
-        "length_penalty": length_penalty,
-        "device": device,
-        "dtype": dtype,
+        **training,
+        **search,
     }
     folder = OutputFolder(Path(out), "evaluation", recipe, ("*/*.hyp.txt",), overwrite)
     if folder.manifest is not None:
@@ -146,44 +161,28 @@ def evaluate(
             for s, view in enumerate(own)
         ],
         checkpoint_steps=budgets,
-        preset=preset,
-        batch_tokens=batch_tokens,
-        learning_rate=learning_rate,
-        dropout=dropout,
-        device=device,
-        dtype=dtype,
         num_workers=num_workers,
         overwrite=overwrite,
+        **training,
     )
-    runs_of = {name: runs[i * seeds : (i + 1) * seeds] for i, name in enumerate(views)}
     held_out = {
         name: held_out_corpus(text, corpus, tokenizer, folder.path / "tests" / name)
         for name, text in texts.items()
     }
-    found: dict[str, Any] = {}
-    for name in views:
-        pairs, target_tokens = mean_num_pairs(views, name)
-        found[name] = {"pairs": pairs, "target_tokens": target_tokens, "seeds": seeds, "tests": {}}
-    curves: dict[str, Any] = {}
-    for test, test_corpus in held_out.items():
-        nll = held_out_nll(test_corpus, runs, device)  # (models, budgets, pairs)
-        sums = {name: nll[i * seeds : (i + 1) * seeds] for i, name in enumerate(views)}
-        results, curves[test] = _compare(test_corpus, sums, found, budgets, curve)
-        for name, result in results.items():
-            found[name]["tests"][test] = result
+    results, curves = _results(views, runs, held_out, budgets, device, curve=curve)
+    firsts = {name: runs[i * seeds] for i, name in enumerate(views)}
     translations = translate_arms(
-        {arm: runs_of[arm][0] for arm in translate},
+        {arm_name(arm): firsts[arm_name(arm)] for arm in translate},
         texts,
         corpus,
         folder,
         device,
-        beam=beam,
-        length_penalty=length_penalty,
+        **search,
     )
     folder.finish(
-        arms=found,
+        arms=results,
         random_curve=curves,
-        warnings=_warnings(passes, seeds, found, curves),
+        warnings=_warnings(passes, seeds, results, curves),
         translations=[asdict(row) for row in translations],
         ledger=ledger(
             selection,
@@ -210,10 +209,6 @@ def _open_selection(selection: Selection | str | PathLike[str]) -> Selection:
     return Selection.open(inside if inside.is_dir() else selection)
 
 
-def _curve_arms() -> tuple[str, ...]:
-    return ("full", "random", *FRACTIONS)
-
-
 def _num_updates(selected: Corpus, passes: float, batch_tokens: int) -> int:
     """Updates that read the selection so many times, but enough for each budget to differ."""
     num_tokens = int(selected.num_tokens.sum())
@@ -223,6 +218,41 @@ def _num_updates(selected: Corpus, passes: float, batch_tokens: int) -> int:
             f"one batch of {batch_tokens:,}; keep more, or lower batch_tokens"
         )
     return max(_MIN_UPDATES, round(passes * PackedBatches(selected, batch_tokens).num_batches))
+
+
+def _results(
+    views: Mapping[str, list[Corpus]],
+    runs: Sequence[Run],
+    held_out: Mapping[str, Corpus],
+    budgets: Sequence[int],
+    device: str,
+    *,
+    curve: bool,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """What `evaluation.json` says of each arm, and of the curve of each test set.
+
+    Args:
+        views: the training data of each arm and seed.
+        runs: the models, in the order of the arms and then of the seeds.
+        held_out: the test sets.
+        budgets: updates after which each model was saved.
+        device: on which the test sets are scored.
+        curve: whether the arms of the curve are among those of `views`.
+    """
+    seeds = len(next(iter(views.values())))
+    results: dict[str, dict[str, Any]] = {}
+    for name in views:
+        pairs, target_tokens = mean_num_pairs(views, name)
+        results[name] = {"pairs": pairs, "target_tokens": target_tokens, "seeds": seeds}
+        results[name]["tests"] = {}
+    curves: dict[str, Any] = {}
+    for test, corpus in held_out.items():
+        nll = held_out_nll(corpus, runs, device)  # (models, budgets, pairs)
+        sums = {name: nll[i * seeds : (i + 1) * seeds] for i, name in enumerate(views)}
+        of_test, curves[test] = _compare(corpus, sums, results, budgets, curve)
+        for name, result in of_test.items():
+            results[name]["tests"][test] = result
+    return results, curves
 
 
 def _compare(
@@ -258,8 +288,7 @@ def _compare(
     held_out = {
         name: HeldOut(int(found[name]["target_tokens"]), own[:, -1]) for name, own in nll.items()
     }
-    names = [name for name in _curve_arms() if name != "random"] + ["random"]
-    sizes = {held_out[name].num_tokens: held_out[name] for name in names}
+    sizes = {held_out[name].num_tokens: held_out[name] for name in _CURVE_ARMS}
     worth = effective_data(held_out, list(sizes.values()), held_out["random"], lengths)
     for name, own_worth in worth.arms.items():
         results[name] |= _worth(own_worth)

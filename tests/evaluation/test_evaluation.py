@@ -75,6 +75,8 @@ def test_a_folder_of_another_selection_is_an_arm(
     other = plain_select(table, keep=0.2, by="length", out=tmp_path / "longest")
     views = arm_views(toy_corpus, selection, [str(other.path)], [0], None)
     np.testing.assert_array_equal(views["longest"][0].pair_ids, other.pair_ids)
+    with pytest.raises(PycatError, match="two are named 'longest'"):
+        arm_views(toy_corpus, selection, [str(other.path), f"{other.path}/"], [0], None)
 
 
 def test_up_to_budget_takes_what_comes_closest() -> None:
