@@ -66,9 +66,6 @@ class PackedBatches(Iterator[Batch]):
             self._epoch = epoch
             self._begin_epoch()
 
-    def close(self) -> None:
-        """Let go of what was read ahead."""
-
     def _begin_epoch(self) -> None:
         generator = np.random.default_rng((self._seed, self._epoch))
         self._order = generator.permutation(len(self._corpus))

@@ -277,12 +277,16 @@ class _StaticBatch:
         if copied is not None:
             copied.synchronize()
         host = self._host[self._turn]
+
+        # What a batch leaves free becomes as many sequences on either side.
         num_fillers = [0] * len(rows)
         for side, at in (("src", 0), ("tgt", 2)):
             width = host[f"{side}_tokens"].shape[1]
             for m, row in enumerate(rows):
                 left = width - len(row[at])
                 num_fillers[m] = max(num_fillers[m], -(-left // self._longest))
+
+        # Tokens, then fillers of like lengths; sequences that are left over are empty.
         for side, at in (("src", 0), ("tgt", 2)):
             tokens, positions = host[f"{side}_tokens"].numpy(), host[f"{side}_positions"].numpy()
             width = tokens.shape[1]
@@ -298,6 +302,8 @@ class _StaticBatch:
                 starts = np.cumsum(lengths[m]) - lengths[m]
                 positions[m] = np.arange(width) - np.repeat(starts, lengths[m])
             host[f"{side}_ends"].numpy()[1:] = np.cumsum(lengths)
+
+        # Fillers count nothing.
         weights = host["weights"].numpy()
         weights[:] = 0
         for m, row in enumerate(rows):

@@ -209,8 +209,8 @@ def train_together(
         folder = OutputFolder(arm.out, "proxy", own, _OWNED, overwrite)
         if folder.manifest is None:
             open_runs.append(_OpenRun(arm, folder))
-    for step in sorted({run.step for run in open_runs}):
-        group = [run for run in open_runs if run.step == step]
+    for place in sorted({run.place for run in open_runs}):
+        group = [run for run in open_runs if run.place == place]
         _Trainer(group, recipe, torch_device, torch_dtype).run(advance)
     return [Run.open(arm.out) for arm in arms]
 
@@ -234,6 +234,11 @@ class _OpenRun:
         self.num_tokens = 0 if self.state is None else int(self.state["num_tokens"])
         self.model_flops = 0 if self.state is None else int(self.state["model_flops"])
         self.loss_steps = 0 if self.state is None else int(self.state["loss_steps"])
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Updates and checkpoints done: runs at one place can go on together."""
+        return self.step, len(self.losses)
 
 
 class _Trainer:
@@ -277,12 +282,10 @@ class _Trainer:
         anneal_each = self.recipe.get("anneal_each", False)
         devices = [self.device] if self.device.type == "cuda" else []
         self.saved_at = time.perf_counter()
-        with torch.random.fork_rng(devices), ExitStack() as closing:
-            for batches in self.batches:
-                closing.callback(batches.close)
+        with torch.random.fork_rng(devices), ExitStack() as shown:
             if advance is None:
                 total = num_updates(steps, anneal_each=anneal_each)
-                advance = closing.enter_context(progress("train", total, "updates", self.step))
+                advance = shown.enter_context(progress("train", total, "updates", self.step))
             if anneal_each:
                 self._run_branches(steps, advance)
             else:
