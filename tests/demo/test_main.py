@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from helpers import write_lines
@@ -12,6 +13,7 @@ from pycat.cli.prune import Prune
 from pycat.demo import main as demo
 from pycat.demo.spoiling import CLEAN, KINDS
 from pycat.demo.text import SOURCES, DemoText, DemoTextError
+from pycat.errors import PycatError
 from pycat.evaluation.results import Evaluation
 from pycat.selection.selection import Selection
 
@@ -79,18 +81,26 @@ def test_collected_text_is_spoilt_pruned_and_evaluated(
     assert "Evaluation" in (work / "report.html").read_text("utf-8")
 
 
-def test_text_that_is_not_spoilt_is_pruned_as_it_is(
-    collected: DemoText, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_with_nothing_to_spoil_the_text_is_pruned_as_it_is(
+    collected: DemoText,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert demo.main(["--out", str(tmp_path / "demo"), "--spoil", "0"]) == 0
-    shown = capsys.readouterr().out
-    assert "spoil" not in shown
-    work = tmp_path / "demo" / "collected"
-    assert (work / "pruned.de").read_text("utf-8").splitlines()[0] in (
-        collected.train_de.read_text("utf-8").splitlines()
-    )
-    assert "oracle" not in Evaluation.open(work / "evaluation").arms
-    assert "beside all of the text: loss" in shown
+    stages: list[dict[str, Any]] = []
+
+    def stop(**options: Any) -> NoReturn:
+        stages.append(options)
+        raise PycatError("far enough")
+
+    monkeypatch.setattr(demo, "prune", stop)
+    assert demo.main(["--out", str(tmp_path / "demo"), "--spoil", "0"]) == 1
+    [options] = stages
+    assert (options["src"], options["tgt"]) == (collected.train_en, collected.train_de)
+    assert options["out"] == tmp_path / "demo" / "collected"
+    printed = capsys.readouterr()
+    assert "spoilt" not in printed.out
+    assert printed.err == "pycat: error: far enough\n"
 
 
 def test_a_share_to_spoil_that_is_none(tmp_path: Path) -> None:
