@@ -38,11 +38,10 @@ test: venv
 TESTS_NUMERIC := tests/test_tolerances.py tests/kernels/test_cross_entropy.py \
 	tests/kernels/test_reference.py tests/scoring tests/proxy/test_transformer.py tests/ranking \
 	tests/filters tests/scores/test_score_table.py tests/evaluation/test_beam_search.py
-AS_portable := OPENBLAS_CORETYPE=Prescott ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
-AS_avx2 := OPENBLAS_CORETYPE=Haswell ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
-AS_avx512 := OPENBLAS_CORETYPE=SkylakeX ATEN_CPU_CAPABILITY=avx512 ONEDNN_MAX_CPU_ISA=AVX512_CORE
-AS_avx512_bf16 := OPENBLAS_CORETYPE=SkylakeX ATEN_CPU_CAPABILITY=avx512 \
-	ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16
+AS_portable := OPENBLAS_CORETYPE=Prescott MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default
+AS_avx2 := OPENBLAS_CORETYPE=Haswell MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=avx2
+AS_avx512 := OPENBLAS_CORETYPE=SkylakeX MKL_CBWR=AVX512 ATEN_CPU_CAPABILITY=avx512
+AS_avx512_bf16 := $(AS_avx512)
 test-isa: venv
 	$(MAKE) --output-sync=target -j2 $$($(BIN)/python -P -c \
 		"from pycat import _core; print(*(f'test-as-{isa}' for isa in _core.supported_cpu_isas()))")

@@ -85,7 +85,7 @@ class Streams:
         return Known(ids, np.array(tokens))
 
     def read(self, first: int, count: int, num_threads: int) -> None:
-        """Starting and stopping the threads included."""
+        """Read `count` batches from `first` on, with starting and stopping the threads."""
         with self.begin(first, num_threads) as stream:
             for _ in islice(stream, count):
                 pass
@@ -232,7 +232,7 @@ def bench_plan(folder: str, num_pairs: int, num_rounds: int) -> dict[str, float]
 
 
 def first_batch_ms(folder: str, repeats: int) -> dict[str, float]:
-    """Of a new epoch and of a resume in its middle: cuts, threads and reading it, as users do."""
+    """Milliseconds to the first batch of a new epoch, and of a resume in its middle."""
     corpus = open_corpus(folder)
     corpus.num_batches(BATCH_TOKENS)  # sorts the pairs, once a corpus
     with corpus.batches(BATCH_TOKENS, seed=SEED) as stream:
@@ -352,7 +352,7 @@ def run(folder: str, num_pairs: int, num_rounds: int) -> dict[str, Any]:
         "packed_tokens_per_s": packed_tokens_per_s,
         "padded_over_best_peer": round(best_peer(times["padded"], ours), 3),
         "packed_over_best_peer": round(best_peer(times["packed"], ours), 3),
-        # Of processor time, without a thread of our own, which would wait for the consumer.
+        # Processor time is compared without a reading thread, which would wait for the consumer.
         **{
             f"{kind}_cpu_over_best_peer": round(best_peer(found, "pycat, 0 threads", cpu=True), 3)
             for kind, found in times.items()

@@ -34,7 +34,7 @@ SENTENCE_TOKENS = 32
 # A rival may round to the inputs' type: half of the last of 8 bits is 0.06 of a loss of 16 to 32,
 # and 0.03 of a logit of 8 to 16.
 RIVAL_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.125}
-ALLOWED = 2e-5  # of our nll, a token
+ALLOWED = 2e-5  # of our nll, a token, for H up to 512
 MEGA = 1 << 20
 
 BOUNDS = ("product", "product_in_place", "read")
@@ -58,6 +58,11 @@ class Case:
     t: int
     h: int
     v: int
+
+
+def allowed(case: Case) -> float:
+    """Error of our nll from float64, a token: a sum of H products rounds more by the root of H."""
+    return ALLOWED * float(max(1.0, (case.h / 512) ** 0.5))
 
 
 def cases(device: str, quick: bool) -> Iterator[Case]:
@@ -343,7 +348,7 @@ def run(case: Case, device: str, num_rounds: int, with_compile: bool) -> dict[st
         "all_over_nll": known.get("all"),
         "peak_mb": round(peak_mb, 1),
         "max_abs_err": float(f"{error:.1e}"),
-        "is_right": error <= ALLOWED,
+        "is_right": error <= allowed(case),
         "ms": round(median_ms["ours"], 3),
         "tokens_per_s": round(case.k * case.t / median_ms["ours"] * 1e3),
     }
@@ -365,7 +370,7 @@ def run(case: Case, device: str, num_rounds: int, with_compile: bool) -> dict[st
         + f"  {rate(result)}"
         + "".join(f"  {name} {known[name]:.2f}" for name in variants if name != "ours")
         + f"  {peak_mb:.0f} MB  err {error:.0e}"
-        + ("" if error <= ALLOWED else f": WRONG, more than {ALLOWED}"),
+        + ("" if error <= allowed(case) else f": WRONG, more than {allowed(case):.0e}"),
         flush=True,
     )
     return result
@@ -456,7 +461,7 @@ def main() -> None:
                 torch.cuda.empty_cache()
     print(json.dumps(facts))
     if wrong := [result for result in results if not result["is_right"]]:
-        sys.exit(f"nll of {len(wrong)} cases is more than {ALLOWED} from float64")
+        sys.exit(f"nll of {len(wrong)} cases is more than allowed from float64")
 
 
 if __name__ == "__main__":

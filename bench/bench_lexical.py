@@ -60,7 +60,7 @@ def synthesise(
 
 
 def auc(scores: NDArray[np.float32], exchanged: NDArray[np.bool_]) -> float:
-    """How often a pair of its own target is above one of another's."""
+    """How often a pair with its own target scores above one with another's: area under the ROC."""
     rank = np.empty(len(scores))
     rank[np.argsort(scores, kind="stable")] = np.arange(len(scores))
     num_good = int((~exchanged).sum())
@@ -93,7 +93,7 @@ def time_eflomal(folder: Path, corpus: pycat.Corpus) -> tuple[float, NDArray[np.
         quiet=True,
     )
     seconds = cpu_seconds(resource.RUSAGE_CHILDREN) - before
-    # Of a sentence, the mean negative log probability of its links: lower is better.
+    # eflomal gives a sentence the mean negative log probability of its links: lower is better.
     found = [np.loadtxt(path, dtype=np.float32) for path in outputs]
     return seconds, -np.maximum(*found)
 
@@ -112,7 +112,7 @@ def main() -> None:
         print(
             f"{num_pairs:,} pairs of {options.tokens} tokens a side, {exchanged.sum():,} exchanged"
         )
-        restart_peak()  # which was that of synthesising
+        restart_peak()  # so far it was that of synthesising
         before, first = resident_mb("VmHWM"), None
         print(f"{'':20}{'CPU us a pair':>15}{'seconds':>9}{'AUC':>7}")
         for num_threads in dict.fromkeys((1, num_cores)):

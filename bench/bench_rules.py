@@ -22,7 +22,7 @@ from pycat.filters.code_points import code_points
 from pycat.filters.language import language_model
 from pycat.filters.rule_measures import measure_text
 
-# The text so many times over shows its memory, beside which a few MB of buffers count little.
+# The text is repeated so often that its memory exceeds a few MB of buffers by far.
 NUM_COPIES = 16
 
 

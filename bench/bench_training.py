@@ -37,13 +37,13 @@ def make_batches(count: int, batch_tokens: int, seed: int) -> list[Batch]:
     src, tgt = translation_lengths(count * batch_tokens // 20, seed=seed)
     batches, first = [], 0
     for end in cut_batches(src, tgt, batch_tokens, BATCH_PAIRS)[:count]:
-        sides = []
+        sides: list[torch.Tensor] = []
         for lengths in (src[first:end], tgt[first:end]):
             tokens = generator.integers(3, VOCAB_SIZE, lengths.sum())
             ends = np.concatenate(([0], np.cumsum(lengths)))
             tokens[ends[1:] - 1] = EOS
             sides += [torch.from_numpy(tokens), torch.from_numpy(ends.astype(np.int32))]
-        batches.append(Batch(*sides, torch.arange(end - first)))
+        batches.append(Batch._make([*sides, torch.arange(end - first)]))
         first = end
     return batches
 
@@ -72,7 +72,7 @@ def measure(
         started = time.perf_counter()
         for i in range(updates):
             step.update([own[i % len(own)] for own in batches], 1e-3)
-        step.loss_sums.sum().item()  # waits
+        step.loss_sums.sum().item()  # waits for the device
         return time.perf_counter() - started
 
     run(2)

@@ -127,7 +127,7 @@ def study(
     if which == "given":
         pairs = pairs[:count]
     else:
-        # From the other end, as far as there are enough: other pairs than those of "given".
+        # Pairs from the end of the file: where there are enough, none of them is among "given".
         rest = [pair for pair in pairs[count:] + pairs[:count] if pair.label == "clean"]
         ways = OTHER_KINDS
         if which == "held-out":
@@ -144,6 +144,7 @@ def study(
             out=work / f"proxy-{seed}",
             preset="study",
             checkpoint_steps=options.steps,
+            learning_rate=1e-3,
             seed=seed,
             dtype="float32",
         )

@@ -212,8 +212,8 @@ def _check_rules_leave_enough(
                 f"Pairs that each rule hits: {hits_in_words(hits)}. For example",
                 *examples,
                 "See that the files or columns hold source and target, in that order, and their "
-                "languages (--languages); or loosen the rules (--rules FILE), or pass --rules none "
-                "(rules='none')",
+                "languages (--tokenize-languages); or loosen the rules (--rules FILE), or pass "
+                "--rules none (rules='none')",
             )
         )
     )

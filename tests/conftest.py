@@ -81,7 +81,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """Mounts a file system of so many KiB, which can truly be full."""
+    """Mounts a file system of the given KiB, which can run full."""
     mounted: list[Path] = []
 
     def mount(kibibytes: int) -> Path:
@@ -101,7 +101,7 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 @pytest.fixture
 def file_size_limit() -> FileSizeLimit:
-    """Inside the block no file can grow beyond so many bytes: write() fails with EFBIG."""
+    """Limits the size of files inside a block: beyond so many bytes write() fails with EFBIG."""
 
     @contextmanager
     def limit(num_bytes: int) -> Iterator[None]:

@@ -22,6 +22,16 @@ FAST: dict[str, Any] = {
     "score_options": {"device": "cpu"},
 }
 
+EVALUATE: dict[str, Any] = {
+    "curve": False,
+    "passes": 1.0,
+    "seeds": 1,
+    "batch_tokens": 512,
+    "num_workers": 1,
+    "device": "cpu",
+    "beam": 1,
+}
+
 
 def _stamps(work: Path) -> dict[str, int]:
     return {
@@ -257,20 +267,21 @@ def test_evaluation_is_added_to_finished_stages(toy_text: ToyText, tmp_path: Pat
     prune(src, tgt, out=tmp_path / "work", **FAST)
     before = _stamps(tmp_path / "work")
     tests = {"toy": toy_text(5, seed=9, name="test")}
-    options = {"updates": 2, "batch_tokens": 512, "device": "cpu", "beam": 1}
+    options = EVALUATE
     pruned = prune(src, tgt, out=tmp_path / "work", tests=tests, evaluate_options=options, **FAST)
     assert pruned.evaluation is not None
     assert "evaluate" in pruned.timings
     after = _stamps(tmp_path / "work")
     assert {path: after[path] for path in before} == before
-    assert [row.arm for row in pruned.evaluation.rows] == ["full", "random", "selected"]
-    assert f"{pruned.evaluation.rows[0].chrf:.1f}" in pruned.report.read_text("utf-8")
+    assert list(pruned.evaluation.arms) == ["full", "random", "selected"]
+    nll = pruned.evaluation.arms["selected"]["tests"]["toy"]["nll"]
+    assert f"{nll:.4f}" in pruned.report.read_text("utf-8")
 
 
 def test_a_later_call_without_tests_keeps_the_evaluation(toy_text: ToyText, tmp_path: Path) -> None:
     src, tgt = toy_text(200)
     tests = {"toy": toy_text(5, seed=9, name="test")}
-    options = {"updates": 2, "batch_tokens": 512, "device": "cpu", "beam": 1, "baselines": ()}
+    options = {"arms": ["selected"], "translate": ["selected"], **EVALUATE}
     work = tmp_path / "work"
     first = prune(src, tgt, out=work, tests=tests, evaluate_options=options, **FAST)
     stamps = [path.stat().st_mtime_ns for path in (*first.texts, first.report)]
@@ -330,7 +341,7 @@ def test_prune_on_real_text(shared_data: Path, tmp_path: Path) -> None:
         tokenize_options={"vocab_size": 2000, "languages": ("en", "de")},
         train_options={"epochs": 2, "device": "cpu"},
         score_options={"device": "cpu", "dtype": "auto"},
-        evaluate_options={"updates": 10, "baselines": (), "beam": 2, "device": "cpu"},
+        evaluate_options={"arms": ["selected"], **EVALUATE, "batch_tokens": 2048},
     )
     assert len(pruned.corpus) == 2000
     assert len(pruned.selection) == 1000

@@ -27,7 +27,7 @@ CRITERION_HELP = (
 )
 RULES_HELP = (
     "Drop pairs for their text alone, such as copies, other languages, loops and duplicates, by "
-    "these rules; a JSON file gives thresholds (docs/format.md lists them)."
+    "these rules; a JSON file gives thresholds (docs/selection.md lists them)."
 )
 GUARD_HELP = (
     "Of the pairs that have to go, drop this fraction for being the likeliest noise; 0 drops none."

@@ -294,6 +294,7 @@ class EvaluateOptions:
         "Train these arms: full, random, random-lengths, selected, oracle, or folders of other "
         "selections.",
         ("full", "random", "selected"),
+        type=str,
         nargs="+",
         metavar="ARM",
     )
@@ -318,6 +319,7 @@ class EvaluateOptions:
     translate: Sequence[str] = option(
         "Translate the test sets by these arms too, for BLEU and chrF.",
         (),
+        type=str,
         nargs="+",
         metavar="ARM",
     )
@@ -333,7 +335,8 @@ class EvaluateOptions:
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `pycat.evaluate`."""
         given = dict(vars(self))
-        return {**given, "curve": not given.pop("no_curve")}
+        given["curve"] = not given.pop("no_curve")
+        return given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,9 +385,8 @@ def print_evaluation(evaluation: "Evaluation") -> None:
         for name, arm in evaluation.arms.items():
             result = arm["tests"][test]
             worth, verdict = effective_text(result), result.get("verdict", "")
-            print(
-                f"  {name:<{width}} {arm['pairs']:>10,} {result['nll']:>8.4f}  {worth:<21}  {verdict}"
-            )
+            figures = f"{arm['pairs']:>10,} {result['nll']:>8.4f}"
+            print(f"  {name:<{width}} {figures}  {worth:<21}  {verdict}".rstrip())
     for row in evaluation.rows:
         print(f"{row.arm}, {row.test}: BLEU {row.bleu:.2f}, chrF {row.chrf:.2f}")
     if evaluation.rows:

@@ -103,6 +103,7 @@ def evaluate(
     selection = _open_selection(selection)
     corpus = selection.corpus()
     _check(tests, arms, translate, seeds, passes, beam)
+    tokenizer = corpus.tokenizer  # an error, if there is none, before anything is trained
     texts = {name: test_text(test) for name, test in tests.items()}
     if preset == "auto":
         preset = "mini" if device == "cpu" else auto_preset(len(corpus))
@@ -156,7 +157,7 @@ def evaluate(
     )
     runs_of = {name: runs[i * seeds : (i + 1) * seeds] for i, name in enumerate(views)}
     held_out = {
-        name: held_out_corpus(text, corpus, folder.path / "tests" / name)
+        name: held_out_corpus(text, corpus, tokenizer, folder.path / "tests" / name)
         for name, text in texts.items()
     }
     found: dict[str, Any] = {}

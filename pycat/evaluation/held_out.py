@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pycat.data.corpus import TOKENIZER_FILE, TOKENIZER_FOLDER, Corpus
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import ParallelText
+from pycat.data.tokenizer import Tokenizer
 from pycat.data.tokenizing import tokenize
 from pycat.proxy.run import Run
 from pycat.scoring.engine import score
@@ -17,9 +18,10 @@ from pycat.scoring.engine import score
 _MAX_TOGETHER = 16
 
 
-def held_out_corpus(text: ParallelText, corpus: Corpus, out: Path) -> Corpus:
-    """The held-out text in a folder of its own, tokenized as the training corpus is."""
-    tokenizer = corpus.tokenizer
+def held_out_corpus(
+    text: ParallelText, corpus: Corpus, tokenizer: Tokenizer | HuggingFaceTokenizer, out: Path
+) -> Corpus:
+    """The held-out text in a folder of its own, tokenized by the tokenizer of `corpus`."""
     src, tgt, tsv = (*text.paths, None) if len(text.paths) == 2 else (None, None, text.paths[0])
     if isinstance(tokenizer, HuggingFaceTokenizer):
         how = corpus.manifest["recipe"]["tokenizer"]

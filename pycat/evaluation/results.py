@@ -34,7 +34,7 @@ class Evaluation:
     Attributes:
         path: the folder.
         arms: for each arm `pairs`, `target_tokens`, `seeds`, and under `tests` for each test set
-            `nll`, `nll_by_seed`, `nll_by_budget`, `effective_data`, `verdict` and more, as
+            `nll`, `nll_by_seed`, `nll_by_updates`, `effective_data`, `verdict` and more, as
             docs/format.md describes them.
         rows: BLEU and chrF of each arm and test set that were translated.
         warnings: what the experiment cannot show, in sentences.

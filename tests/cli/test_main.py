@@ -51,20 +51,20 @@ def test_verbs_in_order_give_a_pruned_text(
     assert run("select", *selection, "--text", *text) == 0
     assert "kept 50 of 200 pairs by cat_var (25.0%" in capsys.readouterr().out
     assert all(len(path.read_bytes().splitlines()) == 50 for path in text)
-    fast = ("--updates", 2, "--batch-tokens", 128, "--beam", 1, "--baselines", "random", *cpu)
+    fast = ("--passes", 1, "--seeds", 1, "--batch-tokens", 128, "--num-workers", 1, *cpu)
     assert (
         run(
             *("evaluate", "--selection", tmp_path / "selection", "--out", tmp_path / "evaluation"),
-            *("--test", f"toy={test_src},{test_tgt}", *fast),
+            *("--arms", "random", "selected", "--no-curve", "--translate", "selected"),
+            *("--test", f"toy={test_src},{test_tgt}", "--beam", 1, *fast),
         )
         == 0
     )
     table = capsys.readouterr().out.splitlines()
-    assert table[0].split() == ["arm", "pairs", "updates", "test", "BLEU", "chrF"]
-    assert [row.split()[:4] for row in table[1:3]] == [
-        ["random", "50", "2", "toy"],
-        ["selected", "50", "2", "toy"],
-    ]
+    assert table[1] == "toy: held-out loss in nats a target token"
+    assert [row.split()[0] for row in table[3:5]] == ["random", "selected"]
+    assert table[5].startswith("selected, toy: BLEU ")
+    assert table[-1].startswith("note: one seed")
 
 
 def test_missing_measures_are_made_by_the_command_that_the_error_names(
@@ -191,11 +191,11 @@ def test_prune_passes_every_group_of_options_on(
             "--device",
             "cpu",
             "--evaluate",
-            "--evaluate-updates",
-            2,
+            "--evaluate-passes",
+            1,
         ),
-        *("--test", f"{test_src},{test_tgt}", "--evaluate-baselines", "none"),
-        *("--evaluate-batch-tokens", 64, "--evaluate-beam", 1),
+        *("--test", f"{test_src},{test_tgt}", "--evaluate-arms", "selected"),
+        *("--evaluate-batch-tokens", 64, "--evaluate-no-curve", "--evaluate-seeds", 1),
     )
     assert status == 0
     out = capsys.readouterr().out
@@ -208,7 +208,9 @@ def test_prune_passes_every_group_of_options_on(
     assert table.manifest["recipe"]["dtype"] == "bfloat16"
     assert table.statistics == ("nll",)
     evaluation = pycat.Evaluation.open(work / "evaluation")
-    assert [(row.arm, row.test, row.updates) for row in evaluation.rows] == [("cat_var", "test", 2)]
+    assert {arm: list(found["tests"]) for arm, found in evaluation.arms.items()} == {
+        "selected": ["test"]
+    }
 
 
 def test_rules_and_guard_say_what_they_dropped(
@@ -373,7 +375,6 @@ def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--corpus", "c", "--out", "o", "--checkpoint-steps", "1,x"], "such as 100,200"),
         (["evaluate", "--test", "a,b,c"], "expected [NAME=]SOURCE,REFERENCE"),
         (["tokenize", "--languages", "en", "--out", "o"], "expected two names, such as en,de"),
-        (["evaluate", "--test", "a.tsv", "--baselines", "half"], "expected full, random, both"),
         (["evaluate", "--test", "x/t.en,x/t.de", "--test", "y/t.tsv"], "two sets are named 't'"),
     ):
         with pytest.raises(SystemExit, match="2"):
@@ -386,3 +387,14 @@ def test_the_public_names_are_the_verbs() -> None:
         assert callable(getattr(pycat, verb))
     for name in pycat.__all__:  # whose order ruff sees to: constants, classes, functions
         assert hasattr(pycat, name)
+
+
+def test_evaluate_takes_a_folder_of_prune_or_a_selection(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ("work", "--selection", "selection")
+    for words in ((), both):
+        assert run("evaluate", *words, "--test", "a.tsv", "--out", tmp_path / "out") == 1
+        assert "either the folder of prune, or --selection" in capsys.readouterr().err
+    assert run("evaluate", tmp_path / "none", "--test", "a.tsv", "--out", tmp_path / "out") == 1
+    assert "expected the manifest of a pycat selection folder" in capsys.readouterr().err

@@ -9,7 +9,6 @@ import pytest
 
 import pycat
 from pycat.cli import main as cli
-from pycat.cli.options import baselines
 from pycat.cli.prune import Prune
 from pycat.cli.score import Score, ScoreOptions
 from pycat.cli.select import Select
@@ -25,7 +24,7 @@ from pycat.cli.stages import (
     TrainOptions,
 )
 from pycat.data.tokenizer import MODEL_TYPES
-from pycat.evaluation.evaluation import BASELINES
+from pycat.evaluation.evaluation import DEFAULT_ARMS
 from pycat.proxy.training import RATE_SCHEDULES, SCHEDULES
 from pycat.proxy.transformer import PRESETS
 from pycat.runtime.device import DTYPES, SCORING_DTYPES
@@ -35,7 +34,8 @@ from pycat.scoring.line_scores import FORMATS
 from pycat.selection.recipe import PARTS, UNITS
 
 # The verb's own words: what is no argument of the function, or has another name there.
-OWN_OPTIONS = {"text", "then", "drop", "evaluate", "test", "corpus", "checkpoints"}
+OWN_OPTIONS = {"text", "then", "drop", "evaluate", "test", "corpus", "checkpoints", "work"}
+OWN_OPTIONS |= {"no_curve", "selection"}
 
 
 def values(kind: Any, name: str) -> Sequence[str]:
@@ -94,7 +94,7 @@ def test_defaults_are_those_of_the_function(kind: Any, function: Callable[..., A
         (Baseline, "model", tuple(MODELS)),
         (Select, "part", PARTS),
         (Select, "unit", UNITS),
-        (EvaluateOptions, "preset", tuple(PRESETS)),
+        (EvaluateOptions, "preset", ("auto", *PRESETS)),
         (EvaluateOptions, "dtype", DTYPES),
     ],
 )
@@ -105,23 +105,24 @@ def test_choices_are_those_of_the_function(kind: Any, name: str, expected: Seque
     assert values(kind, name) == expected
 
 
-def test_baselines_are_those_of_evaluate() -> None:
-    assert baselines(",".join(BASELINES)) == BASELINES
-    assert baselines("none") == ()
+def test_arms_are_those_of_evaluate() -> None:
+    assert EvaluateOptions().arms == DEFAULT_ARMS
+    assert EvaluateOptions().arguments()["curve"] is True
+    assert EvaluateOptions(no_curve=True).arguments()["curve"] is False
 
 
 def test_prune_has_the_options_of_each_stage_with_its_prefix() -> None:
     words = [
         *("prune", "--src", "a", "--tgt", "b", "--out", "c"),
         *("--tokenize-vocab-size", "7", "--train-epochs", "2", "--train-dtype", "float32"),
-        *("--score-dtype", "int8", "--evaluate-epochs", "4", "--evaluate-baselines", "none"),
+        *("--score-dtype", "int8", "--evaluate-passes", "4", "--evaluate-arms", "full", "selected"),
     ]
     prune = cli.parse(words)
     assert isinstance(prune, Prune)
     assert prune.tokenize_options == TokenizeOptions(vocab_size=7)
     assert prune.train_options == TrainOptions(epochs=2.0, dtype="float32")
     assert prune.score_options == ScoreOptions(dtype="int8")
-    assert prune.evaluate_options == EvaluateOptions(epochs=4.0, baselines=())
+    assert prune.evaluate_options == EvaluateOptions(passes=4.0, arms=["full", "selected"])
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)

@@ -91,7 +91,7 @@ def pointer_at(sequence: int, num_sequences: int = LARGE) -> int:
 
 
 def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Not in the repository, whose sources would hide the installed package."""
+    """Start outside the repository: its sources would hide the installed package."""
     command = [sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=100)
 
@@ -343,7 +343,7 @@ def test_a_file_that_shrinks_ends_its_stream(prefix: str, suffix: str, num_threa
     stream = stream_of(file, file, num_threads=num_threads, prefetch=2)
     assert stream.next() is not None
     cut(Path(f"{prefix}.{suffix}"))
-    for _ in range(5):  # those that stand ready are good
+    for _ in range(5):  # batches read ahead are good
         try:
             stream.next()
         except CorpusError:
@@ -413,7 +413,7 @@ except PermissionError as error:
     assert done.stdout == f"{prefix}.idx\n", done.stderr
 
 
-# SIGBUS that is not ours
+# A SIGBUS from memory that is not a corpus file's.
 
 PROCESSES = """
 import faulthandler, mmap, os, signal, numpy as np

@@ -21,7 +21,7 @@ def test_first_duplicates_are_the_lowest_rows() -> None:
 
 @pytest.mark.parametrize("shift", [0, 32, 60])
 def test_first_duplicates_of_many_rows(shift: int) -> None:
-    # Small numbers differ in no high bit, which the table goes by; others in few.
+    # The hash table is indexed by high bits: small numbers share all of them, others most.
     rng = np.random.default_rng(shift)
     hashes = rng.integers(0, 2000, 5000).astype(np.uint64) << np.uint64(shift)
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)

@@ -226,7 +226,7 @@ def test_file_names_need_not_be_utf8(tmp_path: Path) -> None:
 
 
 def only_messages(parameter: object) -> str:
-    """Keep the bytes out of the test ids."""
+    """Test ids without the bytes."""
     return parameter if isinstance(parameter, str) else "bytes"
 
 
@@ -521,7 +521,7 @@ def test_full_disk(small_disk: Path, fails_in: str) -> None:
 @pytest.mark.parametrize("num_appends", [1, 30])  # fails in close(), fails in append()
 def test_file_size_limit(tmp_path: Path, num_appends: int) -> None:
     write(tmp_path / "corpus", SEQUENCES, "uint16")
-    # In a process of its own: the limit would hold for every later test.
+    # A process of its own: the limit would hold for every later test.
     code = f"""
 import errno, resource, numpy as np
 from pycat._core import IndexedWriter
@@ -538,7 +538,7 @@ except OSError as error:
 else:
     raise AssertionError("no write failed")
 """
-    # Not from the repository, whose sources would hide the installed package.
+    # Outside the repository: its sources would hide the installed package.
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus.bin", "corpus.idx"]
     assert Path(tmp_path / "corpus.bin").read_bytes() == GOLDEN_BIN

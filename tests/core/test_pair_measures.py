@@ -135,7 +135,7 @@ def check(pairs: list[tuple[bytes, bytes]]) -> None:
     for row, pair in enumerate(pairs):
         for name, value in in_python(*pair).items():
             assert found[name][row] == value, (name, pair)
-        # Python's own check may be spared only where there is nothing to normalize.
+        # Text that C++ calls usual stays as it is: normalizing it in Python would change nothing.
         for side, name in enumerate(("src_unusual", "tgt_unusual")):
             assert found[name][row] or is_plain(pair[side]), pair
     for side, name in ((0, "src_hash"), (1, "tgt_hash")):
@@ -238,7 +238,7 @@ def test_the_tables_know_all_that_normalizing_changes() -> None:
             letter = chr(code)
             assert kinds[code] & 8 or unicodedata.is_normalized("NFC", letter), hex(code)
             assert bool(kinds[code] & 2) == letter.isupper(), hex(code)
-            # Behind what it may be composed with, nothing else joins.
+            # A character that may compose with the one before it counts as unusual.
             for before in "aeo\u1100가कあ":
                 text = before + letter
                 assert kinds[code] & 8 or unicodedata.is_normalized("NFC", text), hex(code)

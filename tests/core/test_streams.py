@@ -81,7 +81,7 @@ def test_an_error_comes_when_it_is_its_batchs_turn_and_again(
 @pytest.mark.parametrize("num_threads", [0, 1, 3])
 def test_batches_are_held_as_long_as_anyone_likes(prefix: str, num_threads: int) -> None:
     stream = stream_of(prefix, num_threads=num_threads, prefetch=2)
-    held = list(batches(stream))  # all at once, far more than stand ready
+    held = list(batches(stream))  # all at once, far more than are read ahead
     assert len(held) == NUM_PAIRS
     assert stream.next() is None
     sources = [batch.src_tokens for batch in held[::2]]
@@ -168,7 +168,7 @@ def test_a_stream_closes_under_its_consumer(prefix: str, num_threads: int) -> No
 
 
 def test_buffers_are_given_back_while_a_stream_ends(tmp_path: Path) -> None:
-    """Threads that fail let go of buffers, for which they need the lock that their end holds."""
+    """A failing thread frees buffers, which needs the lock that whoever joins it may hold."""
     bad = write(tmp_path / "bad", bad=BAD)
     for _ in range(30):
         buffers = [np.empty(2**9, np.uint64) for _ in range(8)]
@@ -247,7 +247,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), count(stream))
 
 
 def run(code: str, prefix: str) -> subprocess.CompletedProcess[str]:
-    """Not in the repository, whose sources would hide the installed package."""
+    """Start outside the repository: its sources would hide the installed package."""
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code.format(prefix=prefix)],
         capture_output=True,

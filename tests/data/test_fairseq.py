@@ -252,7 +252,7 @@ def test_train_score_and_select(tmp_path: Path, shared: bool) -> None:
     assert not (tmp_path / "a").exists()
     (tmp_path / "t.tsv").write_text("a\tb\n")
     with pytest.raises(CorpusError, match=r"no tokenizer is known for these tokens, which text"):
-        pycat.evaluate(again, tests={"t": tmp_path / "t.tsv"}, out=tmp_path / "e", updates=1)
+        pycat.evaluate(again, tests={"t": tmp_path / "t.tsv"}, out=tmp_path / "e", passes=1.0)
     assert not (tmp_path / "e").exists()
 
 

@@ -18,7 +18,7 @@ import pycat
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.errors import CheckpointError, PycatError, TokenizerError
 
-# Marian's tokenizer asks for a package that its scores do not depend on.
+# Marian's tokenizer warns that a package is missing; scores do not depend on it.
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
 
 PAIRS = [pair for pair in toy_pairs(400) if len(pair[0].split()) < 7][:30]
@@ -26,7 +26,7 @@ PROMPT = "Translate English to German: {src}\n"
 
 
 def bytes_bpe() -> Any:
-    """As GPT-2 and Llama 3 have it: bytes, `<s>` before the text."""
+    """A byte-level tokenizer as of GPT-2 and Llama 3, with `<s>` before the text."""
     rules = Rules(models.BPE())
     rules.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     rules.decoder = decoders.ByteLevel()
@@ -43,7 +43,7 @@ def bytes_bpe() -> Any:
 
 
 def metaspace_bpe() -> Any:
-    """As Llama 2 has it: spaces as ▁, one of them before the text, bytes where no piece fits."""
+    """A tokenizer as of Llama 2: spaces as ▁, one before the text, bytes where no piece fits."""
     rules = Rules(models.BPE(unk_token="<unk>", byte_fallback=True))
     rules.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
@@ -73,7 +73,7 @@ def pieces_model(folder: Path) -> Path:
 
 
 def marian(folder: Path) -> Any:
-    """SentencePiece for each side, one vocabulary; in Python, not Rust."""
+    """Marian's slow tokenizer: a SentencePiece model for each side, and one vocabulary."""
     model = pieces_model(folder)
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
     vocabulary = {pieces.id_to_piece(i): i for i in range(len(pieces))}
@@ -283,7 +283,7 @@ def test_a_corpus_of_another_tokenizer_is_refused(
     message = r"checkpoint-1: has tokenizer \w{12}… beside the weights, but .*--tokenizer"
     with pytest.raises(CheckpointError, match=message):
         pycat.score(toy_corpus, tmp_path, device="cpu")
-    # Ids alone do not say what made them.
+    # A corpus of ids alone does not say which tokenizer made them.
     prefixes = corpus.path / "src", corpus.path / "tgt"
     ids = pycat.open_corpus(prefixes, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id)
     np.testing.assert_array_equal(

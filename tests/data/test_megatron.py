@@ -279,10 +279,14 @@ def test_verbs_take_the_corpora_of_others(
         proxy, scores = tmp_path / f"{name}p", tmp_path / f"{name}s"
         assert run(*train, "--out", proxy, *corpus) == 0
         assert run("score", "--checkpoints", proxy, "--out", scores, *quick, *corpus) == 0
-        assert run("select", "--scores", scores, "--out", tmp_path / f"{name}k") == 0
+        measures = tmp_path / f"{name}m"
+        assert run("measure", "--out", measures, *corpus) == 0
+        more = ("--measures", measures, "--out", tmp_path / f"{name}k")
+        assert run("select", "--scores", scores, *more) == 0
         assert "kept 2 of 4 pairs" in capsys.readouterr().out
     text = ("--text", tmp_path / "a", tmp_path / "b")
-    assert run("select", "--scores", tmp_path / "ms", "--out", tmp_path / "k", *text) == 1
+    select = ("select", "--scores", tmp_path / "ms", "--measures", tmp_path / "mm")
+    assert run(*select, "--out", tmp_path / "k", *text) == 1
     assert "holds tokens only" in capsys.readouterr().err
     assert run(*train, "--out", tmp_path / "x", "--corpus", *prefixes, "c") == 1
     assert "--corpus names 3 paths; expected a folder, or the" in capsys.readouterr().err

@@ -191,7 +191,7 @@ def test_no_thread_is_refused(tmp_path: Path, toy_text: ToyText) -> None:
 def test_of_several_errors_the_first_in_the_text_is_named(
     tmp_path: Path, toy_tokenizer: Path, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
-    """Whatever chunk they are in, and though later chunks are read before it is tokenized."""
+    """Line numbers hold in every chunk, though later chunks are read before it is tokenized."""
     bad = {"UTF-8": b"gr\xfc\xdfe\tx\n", "no tab": b"none\n"}
     message = {"UTF-8": "line 31, byte 3 is 0xfc", "no tab": "line 31 has no tab"}
     lines = [b"one\teins\n"] * 60
@@ -217,7 +217,7 @@ def test_of_several_errors_the_first_in_the_text_is_named(
 def test_ctrl_c_ends_it_at_once_and_leaves_no_process(
     tmp_path: Path, toy_tokenizer: Path, trained: bool
 ) -> None:
-    """Sent to the process alone, as `kill -INT` does; a terminal sends it to its child as well."""
+    """The process alone gets the signal, as from `kill -INT`; a terminal signals its child too."""
     rng = np.random.default_rng(0)
     words = np.array(["".join(map(chr, rng.integers(97, 123, 7))) for _ in range(20_000)])
     with (tmp_path / "text.tsv").open("w") as file:

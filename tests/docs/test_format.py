@@ -13,6 +13,7 @@ from pycat.kernels.stat_names import Stats
 
 from pycat._core import IndexedWriter
 from pycat.data.corpus import Corpus, open_corpus
+from pycat.filters.measures import measure
 from pycat.proxy.checkpoint import save_checkpoint
 from pycat.proxy.training import train
 from pycat.proxy.transformer import ModelConfig, Transformer
@@ -88,6 +89,21 @@ def test_scores(
     described = set(re.findall(r"`(\w+)`", text)) | {"format", "version", "complete"}
     assert {*manifest, *manifest["recipe"]} - {"checkpoints"} <= described
     assert {*manifest["rank_agreement"]} <= described
+
+
+def test_measures(toy_corpus: Corpus, tmp_path: Path) -> None:
+    measures = measure(toy_corpus, out=tmp_path / "measures")
+    text = FORMAT.read_text("utf-8").split("## Measures\n")[1].split("## Proxy")[0]
+    rows = re.findall(r"^\| (`.*`) +\| (int32|int64|float32) \|", text, re.MULTILINE)
+    described = [(name.strip("`"), kind) for names, kind in rows for name in names.split(", ")]
+    schema = pq.read_schema(measures.path / "part-00000.parquet")
+    types = {"float": "float32"}
+    assert described == [
+        (name, types.get(str(kind), str(kind)))
+        for name, kind in zip(schema.names, schema.types, strict=True)
+    ]
+    keys = set(re.findall(r"`(\w+)`", text)) | {"format", "version", "complete"}
+    assert {*measures.manifest, *measures.manifest["recipe"]} <= keys
 
 
 def test_every_example_is_tested() -> None:

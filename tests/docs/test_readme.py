@@ -13,7 +13,11 @@ from pages import README, ROOT, RUN_IN_ORDER, blocks, commands
 from pycat.cli import main as cli
 
 # What the documented commands are given beside, so that training is short.
-QUICK = {"train": " --updates 5", "prune": " --train-updates 5", "evaluate": " --updates 2"}
+QUICK = {
+    "train": " --updates 5",
+    "prune": " --train-updates 5",
+    "evaluate": " --seeds 1 --passes 1",
+}
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def test_commands_run(here: Path) -> None:
     for line in (line for page in RUN_IN_ORDER for line in commands(page)):
         quick = QUICK.get(line.split()[1], "")
         if "--evaluate" in line:
-            quick += " --evaluate-updates 2"
+            quick += " --evaluate-seeds 1 --evaluate-passes 1 --evaluate-no-curve"
         subprocess.run(line + quick, shell=True, cwd=here, env=environment, check=True, timeout=250)
     assert num_lines(here / "half.en") == num_lines(here / "again.de") == 1200
     assert (here / "work" / "report.html").stat().st_size > 10_000

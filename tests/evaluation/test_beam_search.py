@@ -33,7 +33,7 @@ def _log_probs(model: Transformer, source: list[int], prefix: list[int]) -> torc
 
 @torch.inference_mode()
 def _slow_beam_search(model: Transformer, source: list[int], beam: int, alpha: float) -> list[int]:
-    """The same search for one source, by lists and without a cache."""
+    """Beam search for one source, by lists and without a cache."""
     alive: list[tuple[float, list[int]]] = [(0.0, [])]
     finished: list[tuple[float, list[int]]] = []
     for length in range(1, 2 * len(source) + 11):

@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import sacrebleu
-from helpers import MakeScores, ToyText
+from helpers import MakeScores, ToyText, plain_select
 
 import pycat
 from pycat.data.corpus import Corpus
 from pycat.errors import OutputError, PycatError, TextError
-from pycat.evaluation import evaluation, translating
+from pycat.evaluation import evaluation, held_out, translating
 from pycat.evaluation.arms import arm_views, read_labels, up_to_budget
-from pycat.evaluation.evaluation import Evaluation, evaluate
+from pycat.evaluation.evaluation import evaluate
 from pycat.evaluation.ledger import ledger
+from pycat.evaluation.results import Evaluation
 from pycat.proxy.run import Run
-from pycat.selection.selection import Selection, select
+from pycat.selection.selection import Selection
 
 FAST: dict[str, Any] = {
     "passes": 1.0,
@@ -33,7 +34,7 @@ FAST: dict[str, Any] = {
 def selection(toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path) -> Selection:
     nll = np.random.default_rng(0).uniform(5, 50, (len(toy_corpus), 3))
     table = make_scores(toy_corpus, nll, tmp_path / "work" / "scores")
-    return select(table, keep=0.5, out=tmp_path / "work" / "selection")
+    return plain_select(table, keep=0.5, out=tmp_path / "work" / "selection")
 
 
 def tokens_of(view: Corpus) -> int:
@@ -71,7 +72,7 @@ def test_a_folder_of_another_selection_is_an_arm(
     toy_corpus: Corpus, selection: Selection, make_scores: MakeScores, tmp_path: Path
 ) -> None:
     table = make_scores(toy_corpus, np.ones((len(toy_corpus), 2)))
-    other = select(table, keep=0.2, by="length", out=tmp_path / "longest")
+    other = plain_select(table, keep=0.2, by="length", out=tmp_path / "longest")
     views = arm_views(toy_corpus, selection, [str(other.path)], [0], None)
     np.testing.assert_array_equal(views["longest"][0].pair_ids, other.pair_ids)
 
@@ -133,7 +134,6 @@ def test_an_interrupted_evaluation_trains_no_arm_twice(
 ) -> None:
     src, ref = toy_text(12, seed=9, name="test")
     options: dict[str, Any] = {"tests": {"toy": (src, ref)}, "out": tmp_path / "out", **FAST}
-    scored = evaluation.held_out_nll
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -144,7 +144,7 @@ def test_an_interrupted_evaluation_trains_no_arm_twice(
     checkpoints = sorted((tmp_path / "out").glob("*/seed-0/*.safetensors"))
     before = [path.stat().st_mtime_ns for path in checkpoints]
     assert len(before) >= 3
-    monkeypatch.setattr(evaluation, "held_out_nll", scored)
+    monkeypatch.setattr(evaluation, "held_out_nll", held_out.held_out_nll)
     evaluate(selection, **options)
     assert [path.stat().st_mtime_ns for path in checkpoints] == before
     with pytest.raises(OutputError, match=r"passes was 1\.0, now 2\.0"):

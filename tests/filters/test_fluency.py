@@ -18,7 +18,7 @@ from pycat.filters.fluency import _MIN_ENDINGS, _PRIOR, fluency
 def order_by_hand(
     corpus: pycat.Corpus, side: int, counted: list[int], vocab_size: int | None = None
 ) -> list[float]:
-    """The same over dictionaries, a pair and a token at a time."""
+    """Scores of the order of tokens, counted in dictionaries, a pair and a token at a time."""
     lines = [[-1, *corpus[i][side][:-1].tolist(), -1] for i in range(len(corpus))]
 
     def counts(rows: list[int]) -> tuple[Counter[int], Counter[tuple[int, int]]]:

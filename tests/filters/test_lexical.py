@@ -93,7 +93,7 @@ def oracle(
             if row in sample:
                 own = before[at] / totals_before[x]
                 own /= own.sum(axis=1, keepdims=True)
-                # Of tokens that repeat, everything.
+                # A token that repeats in its pair takes all of the pair's counts out.
                 _, kinds = np.unique(y[:, None] * (num_x + 1) + x, return_inverse=True)
                 own = np.bincount(kinds.ravel(), own.ravel())[kinds].reshape(own.shape)
             chance = np.maximum(counts[at] - own, 0) / np.maximum(totals[x] - own, 1e-3)
@@ -294,7 +294,7 @@ def test_damage_and_bad_arguments_are_refused(tmp_path: Path) -> None:
 
 
 def test_sides_with_vocabularies_of_their_own(tmp_path: Path) -> None:
-    """As in a folder of fairseq's: an id of the one side is out of range on the other."""
+    """Each side has a vocabulary, as in fairseq's folders: ids of one exceed the other's."""
     pairs, sizes = random_pairs(200, (40, 300)), (40, 300)
     write_sides(tmp_path, pairs, sizes)
     for side, language in enumerate(("xx", "yy")):

@@ -2,8 +2,9 @@
 
 import itertools
 import math
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,6 +38,8 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     name = str(request.param)
     if name not in _core.supported_cpu_isas():
         pytest.skip(f"this processor has no {name}")
+    if (asked := os.environ.get("PYCAT_CPU_ISA", name)) != name:
+        pytest.skip(f"PYCAT_CPU_ISA asks for {asked} alone")
     monkeypatch.setenv("PYCAT_CPU_ISA", name)
     return name
 
@@ -78,28 +81,22 @@ class Case:
         return (product + self.bias.float()[:, None]).to(self.hidden.dtype)
 
     def linear(self, **options: object) -> SequenceStats:
-        return ops.cat_linear_cross_entropy(
-            self.hidden,
-            self.weight,
-            self.targets,
-            self.cu_seqlens,
-            **{"bias": self.bias, "stats": "all", "per_token": True, **options},  # type: ignore[arg-type]
-        )
+        return self._call(ops.cat_linear_cross_entropy, options)
 
     def expected(self, **options: object) -> SequenceStats:
-        return reference.cat_linear_cross_entropy(
-            self.hidden,
-            self.weight,
-            self.targets,
-            self.cu_seqlens,
-            **{"bias": self.bias, "stats": "all", "per_token": True, **options},  # type: ignore[arg-type]
-        )
+        return self._call(reference.cat_linear_cross_entropy, options)
+
+    def _call(
+        self, function: Callable[..., SequenceStats], options: dict[str, object]
+    ) -> SequenceStats:
+        options = {"bias": self.bias, "stats": "all", "per_token": True, **options}
+        return function(self.hidden, self.weight, self.targets, self.cu_seqlens, **options)
 
 
 def from_logits(
     logits: Tensor, targets: Tensor, cu_seqlens: Tensor, **options: object
 ) -> tuple[SequenceStats, SequenceStats]:
-    """What the kernel and the reference find."""
+    """Statistics of the kernel, and of the reference."""
     options = {"stats": "all", "per_token": True, **options}
     return (
         ops.cat_cross_entropy(logits, targets, cu_seqlens, **options),  # type: ignore[arg-type]
@@ -113,7 +110,7 @@ def one_row(row: list[float], target: int, dtype: torch.dtype = torch.float32) -
 
 
 def assert_stats(found: SequenceStats, expected: SequenceStats) -> None:
-    """Every column within TOLERANCE a token; perplexities as exact as that allows."""
+    """Every column is within TOLERANCE a token, and perplexities follow from nll."""
     assert torch.equal(found.num_tokens, expected.num_tokens)
     tokens = expected.num_tokens.clamp(min=1)
     for name, tolerance in TOLERANCE.items():
@@ -179,7 +176,7 @@ def test_any_number_of_checkpoints(k: int) -> None:
 
 
 def test_variance_of_perplexities_that_fall(isa: str) -> None:
-    # As over real checkpoints: from near uniform to near certain, each in its own words.
+    # Distributions from near uniform to near certain, as of checkpoints in training order.
     case = Case((25, 40), k=5, v=400, h=48)
     case.weight *= torch.linspace(0.2, 1.5, 5)[:, None, None]
     case.targets = (case.hidden.sum(0) @ case.weight.sum(0).T).topk(9, 1).indices[:, -1]
@@ -199,7 +196,7 @@ def test_outputs_are_new_and_wholly_written() -> None:
     case = Case()
     expected = case.linear()
     for _ in range(20):
-        # What the next call's results will lie in, as malloc hands out what was freed last.
+        # malloc hands out what was freed last: the next call's results will lie in this garbage.
         garbage = [torch.full_like(x, -7) for x in expected if x is not None]
         del garbage
         assert_identical(case.linear(), expected)
@@ -573,6 +570,7 @@ def test_weight_packed_for_another_instruction_set(monkeypatch: pytest.MonkeyPat
     if len(_core.supported_cpu_isas()) < 2:
         pytest.skip("only one instruction set")
     case = Case()
+    monkeypatch.setenv("PYCAT_CPU_ISA", _core.supported_cpu_isas()[-1])
     packed = ops.pack_weight(case.weight)
     monkeypatch.setenv("PYCAT_CPU_ISA", "portable")
     with pytest.raises(ValueError, match="portable is in use now; pack it again"):

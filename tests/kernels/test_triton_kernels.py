@@ -146,7 +146,7 @@ def score_linear(
 
 
 def assert_right(raw: Any, expected: tuple[Tensor, Tensor], y: Tensor, ends: Tensor) -> None:
-    """Sums within the contract's error per token, and what follows from them."""
+    """Sums are within the contract's error a token, and perplexities follow from them."""
     sums, counts, ppl_mean, ppl_var, per_token, _ = raw
     lengths = ends.diff().double()
     for name, found, right in zip(NAMES, sums, expected[0], strict=False):

@@ -54,7 +54,7 @@ def test_hidden_states_are_those_of_the_model(config: ModelConfig) -> None:
     for m, (model, batch) in enumerate(zip(models, BATCHES, strict=True)):
         rows = [
             torch.nn.utils.rnn.pad_sequence(
-                torch.tensor_split(tokens, ends[1:-1].long()), batch_first=True
+                list(torch.tensor_split(tokens, ends[1:-1].long())), batch_first=True
             )
             for tokens, ends in (
                 (batch.src_tokens, batch.src_cu_seqlens),
@@ -109,7 +109,7 @@ def test_one_update_is_that_of_torchs_own_loss() -> None:
         logits = F.linear(hidden[0], model.output_weight)
         losses.append(F.cross_entropy(logits, tgt[0], label_smoothing=0.1, reduction="sum"))
     loss = torch.stack(losses).sum() / len(batch.tgt_tokens)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(step.loss_sums[0].float(), loss.detach(), rtol=1e-5, atol=0)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -142,16 +142,17 @@ def test_the_loss_of_a_gpu_and_its_gradients(dtype: torch.dtype) -> None:
     weights = torch.rand(2, 37, generator=generator) * (targets % 3 > 0)
     found = []
     for device, kind in (("cpu", torch.float64), ("cuda", dtype)):
-        inputs = [x.to(device, kind).requires_grad_() for x in (hidden, weight)]
+        h, w = (x.to(device, kind).requires_grad_() for x in (hidden, weight))
         loss = linear_smoothed_cross_entropy(
-            *inputs,
+            h,
+            w,
             targets.to(device),
             weights.to(device, torch.float64 if device == "cpu" else torch.float32),
             smoothing=0.1,
             dtype=kind,
         )
-        loss.sum().backward()
-        found.append([loss.detach(), *(x.grad for x in inputs)])
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        found.append([loss.detach(), h.grad, w.grad])
     allowed = {torch.float32: 1e-4, torch.bfloat16: 2e-2}[dtype]
     for exact, rough in zip(*found, strict=True):
         assert exact is not None and rough is not None

@@ -25,6 +25,7 @@ from pycat.proxy import training
 from pycat.proxy.checkpoint import load_model, read_info
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import Run
+from pycat.proxy.stacked_step import StackedStep
 from pycat.proxy.training import Arm, train, train_together
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
 
@@ -331,7 +332,7 @@ def test_a_branched_run_goes_on_where_it_was_cut(
 ) -> None:
     options: dict[str, Any] = {"checkpoint_steps": [6, 12], "anneal_each": True, **FAST}
     (whole,) = train_together([Arm(toy_corpus, 0, tmp_path / "whole")], **options)
-    update = training.StackedStep.update
+    update = StackedStep.update
     for stop_after in (5, 4):  # in the first branch, then behind it
         calls = iter(range(stop_after))
 
@@ -340,10 +341,10 @@ def test_a_branched_run_goes_on_where_it_was_cut(
                 raise KeyboardInterrupt
             update(*arguments)
 
-        monkeypatch.setattr(training.StackedStep, "update", stopping)
+        monkeypatch.setattr(StackedStep, "update", stopping)
         with pytest.raises(KeyboardInterrupt):
             train_together([Arm(toy_corpus, 0, tmp_path / "cut")], **options)
-    monkeypatch.setattr(training.StackedStep, "update", update)
+    monkeypatch.setattr(StackedStep, "update", update)
     (cut,) = train_together([Arm(toy_corpus, 0, tmp_path / "cut")], **options)
     for one, other in zip(whole.checkpoints, cut.checkpoints, strict=True):
         assert one.read_bytes() == other.read_bytes()

@@ -16,7 +16,7 @@ def model() -> Transformer:
 
 def test_presets_have_the_published_sizes() -> None:
     base = Transformer(ModelConfig(vocab_size=32_000, **PRESETS["base"]))
-    # Per layer 4 d² + 8 d² weights in the encoder and 8 d² + 8 d² in the decoder, one embedding.
+    # A layer has 4 d² + 8 d² weights in the encoder and 8 d² + 8 d² in the decoder. One embedding.
     weights = 6 * (12 + 16) * 512**2 + 32_000 * 512
     assert sum(p.numel() for p in base.parameters() if p.dim() > 1) == weights
     assert PRESETS["tiny"]["d_model"] == 256

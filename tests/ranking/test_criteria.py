@@ -330,7 +330,7 @@ def test_chunks_give_what_the_whole_table_gives() -> None:
 
 @pytest.mark.parametrize("name", ["cat_var", "cat_var_log"])
 def test_a_score_does_not_depend_on_where_its_row_lies(name: str) -> None:
-    """As many rows as leave one for the last block, under checkpoints that sum up inexactly."""
+    """The last block holds one row; sums over these checkpoints are inexact."""
     nll = np.random.default_rng(3).uniform(1, 9, 12)
     equal = table(np.tile(nll, (criteria._BLOCK_ROWS + 1, 1)), [1] * (criteria._BLOCK_ROWS + 1))
     assert len(np.unique(evaluate_criterion(equal, name))) == 1

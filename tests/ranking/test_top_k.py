@@ -1,4 +1,4 @@
-"""Cuts of rankings against sorting, and what they hold while they cut."""
+"""Top-k selection against sorting, and the memory that it takes."""
 
 import tracemalloc
 from typing import Any
@@ -131,5 +131,5 @@ def test_the_extension_takes_from_groups_it_knows() -> None:
             budgets=np.zeros(2, np.int64),
             selected=np.zeros(1, bool),
         )
-    with pytest.raises(TypeError):  # nothing is converted, and so nothing copied, unasked
+    with pytest.raises(TypeError):  # no array is converted, and so copied, unasked
         _core.radix_histogram(**ranked(scores=np.zeros(3, np.float32)))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers import MakeScores, damage_column, plain_select
+from helpers import MakeScores, bpe_corpus, damage_column, plain_select
 
 import pycat
 from pycat.ranking.criteria import evaluate_criterion, possible
@@ -97,15 +97,7 @@ def test_domains_from_the_largest_with_the_rest_together(table: pycat.ScoreTable
 def test_rules_counted_over_kept_and_dropped(tmp_path: Path) -> None:
     lines = [(f"the number {i} is here", f"die Zahl {i} steht hier") for i in range(60)]
     lines[7:9] = [(f"copied line {i} of both", f"copied line {i} of both") for i in (7, 8)]
-    for side, name in enumerate(("t.en", "t.de")):
-        (tmp_path / name).write_text("".join(f"{line[side]}\n" for line in lines), "utf-8")
-    corpus = pycat.tokenize(
-        tmp_path / "t.en",
-        tmp_path / "t.de",
-        out=tmp_path / "corpus",
-        vocab_size=400,
-        model_type="bpe",
-    )
+    corpus = bpe_corpus(tmp_path, lines)
     kept = np.isin(corpus.pair_ids, [1, 8, 20])
     assert by_rule(None, kept) is None
     measures = pycat.measure(corpus, out=tmp_path / "measures")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import MakeScores, damage_column, plain_select
+from helpers import MakeScores, bpe_corpus, damage_column, plain_select
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -265,15 +265,7 @@ def test_what_cannot_be_chosen_again_says_so(table: pycat.ScoreTable) -> None:
 def test_rules_that_a_pair_breaks(tmp_path: Path, make_scores: MakeScores) -> None:
     lines = [(f"the number {i} is here", f"die Zahl {i} steht hier") for i in range(60)]
     lines[7] = ("a line that was copied whole", "a line that was copied whole")
-    for side, name in enumerate(("t.en", "t.de")):
-        (tmp_path / name).write_text("".join(f"{line[side]}\n" for line in lines), "utf-8")
-    corpus = pycat.tokenize(
-        tmp_path / "t.en",
-        tmp_path / "t.de",
-        out=tmp_path / "corpus",
-        vocab_size=400,
-        model_type="bpe",
-    )
+    corpus = bpe_corpus(tmp_path, lines)
     measures = pycat.measure(corpus, out=tmp_path / "measures")
     scores = make_scores(corpus, np.random.default_rng(0).uniform(1, 9, (60, 2)))
     copied = explain(scores, 7).rules
@@ -300,17 +292,9 @@ def test_rules_that_a_pair_breaks(tmp_path: Path, make_scores: MakeScores) -> No
 
 
 def test_text_that_is_gone_comes_from_tokens(tmp_path: Path, make_scores: MakeScores) -> None:
-    for name, word in (("t.en", "word"), ("t.de", "Wort")):
-        (tmp_path / name).write_text("".join(f"{word} {i}\n" for i in range(40)), "utf-8")
-    corpus = pycat.tokenize(
-        tmp_path / "t.en",
-        tmp_path / "t.de",
-        out=tmp_path / "corpus",
-        vocab_size=400,
-        model_type="bpe",
-    )
+    corpus = bpe_corpus(tmp_path, [(f"word {i}", f"Wort {i}") for i in range(40)])
     scores = make_scores(corpus, np.ones((40, 2)))
-    (tmp_path / "t.de").unlink()
+    (tmp_path / "text.de").unlink()
     explanation = explain(scores, 4)
     assert explanation.text == ("word 4", "Wort 4")
     assert explanation.text_problem is not None

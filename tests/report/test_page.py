@@ -22,7 +22,7 @@ from pycat import report
 from pycat.cli.main import main
 from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
-from pycat.evaluation.results import Evaluation, EvaluationRow
+from pycat.evaluation.results import Evaluation, Translated
 from pycat.filters.rules import DEFAULT_RULES
 from pycat.ranking.criteria import cat_var
 from pycat.report import page as report_page
@@ -338,28 +338,40 @@ def test_extreme_and_repeated_steps(tmp_path: Path, make: Callable[..., Made]) -
 
 def test_evaluation_table(tmp_path: Path, make: Callable[..., Made]) -> None:
     _, scores = make(invented(40))
-    rows = [
-        EvaluationRow(arm, pairs, tokens, updates, test, bleu + shift, chrf + shift)
-        for arm, pairs, tokens, updates, bleu, chrf in (
-            ("full", 40, 1400, 120, 30.04, 55.0),
-            ("random", 20, 700, 60, 21.0, 44.0),
-            ("cat_var", 20, 720, 60, 19.5, 44.25),
+
+    def result(nll: float, gain: float, share: float | None, verdict: str) -> dict[str, Any]:
+        return {
+            "nll": nll,
+            "gain_on_random": [gain, gain - 0.1, gain + 0.1],
+            "effective_data": [share, share, share],
+            "verdict": verdict,
+            "matches_full": verdict == "better",
+        }
+
+    arms = {
+        arm: {"pairs": pairs, "target_tokens": tokens, "seeds": 2, "tests": {"<b>news": found}}
+        for arm, pairs, tokens, found in (
+            ("full", 40, 1400, result(3.25, 0.25, 1.0, "better")),
+            ("random", 20, 700, result(3.5, 0.0, 0.5, "tie")),
+            ("selected", 20, 720, result(3.75, -0.25, None, "worse")),
         )
-        for test, shift in (("news", 0.0), ("<b>talks", 2.0))
-    ]
-    evaluation = Evaluation(
-        tmp_path / "evaluation", rows, "bleu|sig", "chrf|sig", {"recipe": {"beam": 5, "tests": {}}}
-    )
+    }
+    rows = [Translated("selected", "<b>news", 19.51, 44.2, "bleu|sig", "chrf|sig")]
+    manifest: dict[str, Any] = {
+        "recipe": {"beam": 5, "tests": {}, "updates": [30, 60, 120]},
+        "ledger": {"paid_after": 2.5},
+    }
+    evaluation = Evaluation(tmp_path / "evaluation", arms, rows, ["one seed: noise"], manifest)
     text = write(tmp_path, plain_select(scores, keep=0.5), scores, evaluation=evaluation)
     cells = Page(text).table("arm")
-    assert cells[0][4:] == ["news", "<b>talks"]
-    assert cells[2] == "full 40 1,400 120|30.0 +9.0|55.0 +11.0|32.0 +9.0|57.0 +11.0".replace(
-        "full 40 1,400 120", "full|40|1,400|120"
-    ).split("|")
-    assert cells[3] == ["random", "20", "700", "60", "21.0", "44.0", "23.0", "46.0"]
-    assert cells[4][4:] == ["19.5 −1.5", "44.2 +0.2", "21.5 −1.5", "46.2 +0.2"]
-    assert "trained once, with one seed" in " ".join(text.split())
-    assert "The arms differ in updates" in text
+    assert cells[1][:5] == ["full", "40", "1,400", "2", "3.2500"]
+    assert cells[1][6:] == ["all of it", "better; matches the whole"]
+    assert cells[2][6:] == ["50 %", "tie"]
+    assert cells[3][5].startswith("-0.250")
+    assert cells[3][6:] == ["–", "worse"]
+    assert "Loss on <b>news of models trained on each arm for 120 updates" in Page(text).captions
+    assert "paid for itself after 2.5" in " ".join(text.split())
+    assert "one seed: noise." in text
     assert "bleu|sig" in text
     assert "chrf|sig" in text
     assert ["beam", "5"] in Page(text).all_tables("option")[-1]

@@ -63,7 +63,7 @@ def test_other_pairs_come_in_pair_order(
     assert merged.corpus_path == whole.corpus_path
     if out is not None:
         assert len([*out.glob("part-*.parquet")]) == 5
-        again = merge_scores(shards[::-1], out=out)  # known again, in whatever order
+        again = merge_scores(shards[::-1], out=out)  # recognised in any order
         assert again.manifest == merged.manifest
 
 
@@ -116,7 +116,7 @@ def test_what_was_measured_of_one_table_is_said_of_it_alone(make: Make, tmp_path
     again = merge_scores([ScoreTable.open(tmp_path / "merged"), more]).manifest
     nested = [each["inputs"] for each in again["inputs"] if "inputs" in each]
     assert nested == [merged["inputs"]]
-    assert "model_flops" not in again  # of the other table it is not known
+    assert "model_flops" not in again  # unknown of the other table
 
 
 def test_tables_that_do_not_belong_together_are_refused(make: Make) -> None:

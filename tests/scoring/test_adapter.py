@@ -83,7 +83,7 @@ def test_any_module_scores_through_the_protocol(
             for name, values in expected.items():
                 found = table.column(f"{name}_{k}")[row]
                 assert abs(found - values.sum().item()) < 1e-4 * values.abs().sum().item() + 1e-9
-    # The same weights are known again; others are not taken for them.
+    # A finished table is taken for the same weights only.
     again = pycat.score(
         some, [adapter(340, seed, softcap) for seed in (1, 2)], out=tmp_path / "scores"
     )

@@ -26,7 +26,7 @@ CONFIG = ModelConfig(vocab_size=101, d_model=40, num_heads=5, d_ff=72, num_layer
 
 
 def _model(config: ModelConfig = CONFIG, seed: int = 0) -> Transformer:
-    """Peaked distributions, and biases and norms that do something."""
+    """A proxy of peaked distributions, whose biases and norms matter."""
     torch.manual_seed(seed)
     model = Transformer(config).eval()
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_all_statistics_equal_the_float64_model(isa: str, monkeypatch: pytest.Mo
     monkeypatch.setenv("PYCAT_CPU_ISA", isa)
     model, batch = _model(), _batch([(1, 1), (1, 9), (33, 2), *_lengths(30, 40)])
     found, expected = _score(model, batch, stats="all"), _expected(model, batch)
-    assert expected[0].std() > 1  # else agreement would say little
+    assert expected[0].std() > 1  # else agreement would prove little
     errors = statistic_errors(
         dict(zip(STAT_NAMES, expected, strict=True)), batch.tgt_cu_seqlens.diff()
     )
@@ -152,7 +152,7 @@ def test_checkpoints_stay_apart() -> None:
 
 
 def test_a_prefix_is_read_and_not_counted() -> None:
-    """As language tags are: nll of the rest given the prefix."""
+    """A language tag is such a prefix: nll is that of the rest, given the prefix."""
     weights, batch = proxy_weights(_model(), EOS, 64), _batch([(4, 3), (2, 6)])
     prefixed = replace(weights, prefix=(EOS, 17, 23))
     found = CpuForward([prefixed], "float32", per_token=True).score(batch)
@@ -222,7 +222,7 @@ def test_damaged_weights_harm_only_what_they_touch() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_an_overflow_inside_stays_visible(dtype: str) -> None:
-    """Bytes have no NaN of their own."""
+    """An int8 value cannot be NaN, and the overflow must show all the same."""
     _skip_without(dtype)
     model, batch = _model(), _batch(_lengths(8, 12))
     with torch.no_grad():

@@ -87,7 +87,7 @@ def test_eos_is_counted_and_padding_is_not(toy_corpus: Corpus, run: Run) -> None
 def test_scores_do_not_depend_on_batch_size_or_threads(
     toy_corpus: Corpus, run: Run, batch_tokens: int, num_threads: int
 ) -> None:
-    """Not in a single bit."""
+    """Scores are the same to the bit."""
     reference = score(toy_corpus, run.checkpoints, device="cpu")
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
@@ -102,7 +102,7 @@ def test_scores_do_not_depend_on_batch_size_or_threads(
 def test_pytorch_scores_alike(
     toy_corpus: Corpus, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It runs the models that the extension does not know."""
+    """PyTorch runs the models that the extension does not know."""
     reference = score(toy_corpus, run.checkpoints, device="cpu")
     monkeypatch.setattr(ProxyAdapter, "transformer_weights", lambda self, num_positions: None)
     table = score(toy_corpus, run.checkpoints, device="cpu")
@@ -256,7 +256,7 @@ def test_a_table_without_further_statistics_is_known_again(
     toy_corpus: Corpus, run: Run, tmp_path: Path
 ) -> None:
     table = score(toy_corpus, run.checkpoints, out=tmp_path / "nll", device="cpu", stats="nll")
-    # What an earlier pycat wrote: no word of statistics.
+    # Recipes of earlier versions do not name statistics.
     assert "stats" not in table.manifest["recipe"]
     parts = [path.stat().st_mtime_ns for path in (tmp_path / "nll").glob("part-*")]
     score(toy_corpus, run.checkpoints, out=tmp_path / "nll", device="cpu", stats="nll")
@@ -323,7 +323,7 @@ def test_memory_does_not_grow_with_the_corpus(
 
 
 class CountingAdapter(Adapter):
-    """Hidden states that say where in the batch a token stands, and nothing else."""
+    """A model whose hidden states depend only on a token's place in the batch."""
 
     def __init__(self, seed: int) -> None:
         torch.manual_seed(seed)

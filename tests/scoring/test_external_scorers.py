@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import MakeScores, plain_select
+from helpers import MakeScores, bpe_corpus, plain_select
 from numpy.typing import NDArray
 
 import pycat
@@ -29,20 +29,12 @@ PAIRS = [
 def table(tmp_path: Path, make_scores: MakeScores) -> pycat.ScoreTable:
     """Five pairs, of which the second and the fourth are no translations; a line is skipped."""
     lines = [PAIRS[0], ("", "ohne Quelle"), *PAIRS[1:]]
-    for side, name in enumerate(("t.en", "t.de")):
-        (tmp_path / name).write_text("".join(f"{line[side]}\n" for line in lines), "utf-8")
-    corpus = pycat.tokenize(
-        tmp_path / "t.en",
-        tmp_path / "t.de",
-        out=tmp_path / "corpus",
-        vocab_size=400,
-        model_type="bpe",
-    )
+    corpus = bpe_corpus(tmp_path, lines)
     return make_scores(corpus, np.ones((5, 2)), tmp_path / "scores")
 
 
 def vectors(texts: list[str]) -> NDArray[np.float32]:
-    """A direction of the plane for each text, by its length."""
+    """A unit vector in the plane for each text, at an angle by its length."""
     angles = np.array([0.1 * len(text) for text in texts])
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 

@@ -78,7 +78,7 @@ def test_scores_equal_the_models_own_loss(family: str, tmp_path: Path) -> None:
 def test_the_extension_runs_the_bart_family(
     family: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its forward pass finds what PyTorch's finds; the hidden states are asked for by a probe."""
+    """The extension's nll is PyTorch's; a probe compares hidden states before it is used."""
     eos_id = eos_of(family)
     src, tgt = (random_rows(9, eos_id, seed=seed, special=[0, 1, 2, 64, 66]) for seed in (1, 2))
     corpus = make_corpus(tmp_path / "corpus", src, tgt, eos_id=eos_id)
@@ -90,7 +90,7 @@ def test_the_extension_runs_the_bart_family(
     batch = corpus.read(np.arange(9))
     found = CpuForward([weights], "float32").score(batch).sums[0, 0]
     np.testing.assert_allclose(found, own_nll(model, src, tgt), rtol=1e-5)
-    # A model whose weights are not read as it reads them itself is left to PyTorch.
+    # A model whose hidden states differ in that probe is left to PyTorch.
     broken = replace(weights, embedding_scale=2 * weights.embedding_scale)
     monkeypatch.setattr(huggingface, "encoder_decoder_weights", lambda *_: broken)
     assert adapter.transformer_weights(POSITIONS) is None
@@ -129,7 +129,7 @@ def test_folders_are_sorted_by_update_however_they_are_given(
     corpus, paths = marian
     whole = pycat.score(corpus, paths[0].parent, device="cpu")
     assert whole.steps == [9, 10, 100]
-    # The order of a shell's checkpoint-*.
+    # In the order of a shell's checkpoint-*: 10, 100, 9.
     for given in ([paths[1], paths[2], paths[0]], [paths[0].parent]):
         table = pycat.score(corpus, given, device="cpu", out=tmp_path / "scores")
         np.testing.assert_array_equal(table.nll, whole.nll)

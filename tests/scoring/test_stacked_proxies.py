@@ -40,7 +40,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA 
 
 
 def make_models(config: ModelConfig, count: int) -> list[Transformer]:
-    """Random weights; so large biases, gains and shifts that a lost one shows."""
+    """Models of random weights, with biases, gains and shifts so large that a lost one shows."""
     torch.manual_seed(0)
     models = [Transformer(config).eval() for _ in range(count)]
     for model in models:
@@ -143,7 +143,7 @@ def varlen_in_python(
     *,
     window_size: tuple[int, int] = (-1, -1),
 ) -> Tensor:
-    """`varlen_attn` of torch 2.11, sequence by sequence, with its demands."""
+    """`varlen_attn` of torch 2.11, sequence by sequence; it asserts what that requires."""
     assert window_size in ((-1, -1), (-1, 0))
     assert {type(longest) for longest in (max_q, max_k)} == {int}
     out = torch.empty_like(query)

@@ -135,7 +135,7 @@ def test_rules_then_guard_then_the_criterion() -> None:
     kept, facts = chosen(keep=0.4, guard=0.5)
     assert kept == [1, 3, 5, 9]
     assert facts["dropped"] == {"rules": 1, "guard": 3, "criterion": 2}
-    # Never more than leaves what is to be kept and what is to be dropped besides.
+    # The guard drops no more than leaves enough to keep and to drop by other steps.
     kept, facts = chosen(keep=0.7, guard=1.0, drop={"-score": 0.1})
     assert facts["dropped"] == {"rules": 1, "guard": 1, "drop": 1, "criterion": 0}
     assert kept == [0, 1, 2, 3, 5, 7, 9]

@@ -45,14 +45,14 @@ def test_no_checkpoint_can_be_left_out_of_two(
 ) -> None:
     table = make_scores(toy_corpus, np.random.default_rng(0).uniform(1, 50, (300, 2)))
     assert stability(table).without_checkpoint == []
-    # What is had at one checkpoint is not another without one of the others.
+    # A criterion of one checkpoint does not change where another is left out.
     three = make_scores(toy_corpus, np.random.default_rng(1).uniform(1, 50, (300, 3)))
     for by in ("ppl@0", "ppl@2", "-ppl@-3"):
         assert stability(three, by=by).without_checkpoint == []
     assert np.array_equal(
         evaluate_criterion(three, "ppl@1", checkpoints=[0, 2]), evaluate_criterion(three, "ppl@1")
     )
-    # Nor does a function say which checkpoints it reads.
+    # Of a function it is not known which checkpoints it reads.
     three = make_scores(toy_corpus, np.ones((300, 3)))
     assert stability(three, by=lambda given: given.nll[:, 0]).without_checkpoint == []
 

@@ -86,6 +86,12 @@ def corpus_of(folder: Path, pairs: list[tuple[str, str]], tokenizer: Path) -> py
     )
 
 
+def bpe_corpus(folder: Path, pairs: list[tuple[str, str]]) -> pycat.Corpus:
+    """A corpus of these pairs as folder/corpus, with a small BPE vocabulary of its own."""
+    src, tgt = write_lines(folder, pairs, "text")
+    return pycat.tokenize(src, tgt, out=folder / "corpus", vocab_size=400, model_type="bpe")
+
+
 def write_lines(folder: Path, pairs: list[tuple[str, str]], name: str) -> tuple[Path, Path]:
     src, tgt = folder / f"{name}.en", folder / f"{name}.de"
     src.write_text("".join(f"{pair[0]}\n" for pair in pairs), "utf-8")

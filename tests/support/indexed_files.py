@@ -14,7 +14,7 @@ CODES = {8: "H", 4: "i", 9: "I"}
 
 
 def write_indexed(prefix: Path, rows: Sequence[Sequence[int]], code: int = 8) -> None:
-    """What fairseq writes, field by field."""
+    """Write a pair of files as fairseq does, field by field."""
     size = struct.calcsize(CODES[code])
     lengths = [len(row) for row in rows]
     pointers = [size * sum(lengths[:i]) for i in range(len(rows))]
@@ -29,7 +29,7 @@ def write_indexed(prefix: Path, rows: Sequence[Sequence[int]], code: int = 8) ->
 
 
 def write_split(folder: Path, name: str, *, code: int = 8, pairs: int = 4) -> None:
-    """`name` is such as "train.de-en"."""
+    """Write both sides of a split and their dictionaries; `name` is such as "train.de-en"."""
     folder.mkdir(exist_ok=True)
     for language, rows in zip(name.split(".")[1].split("-"), (DE, EN), strict=True):
         write_indexed(folder / f"{name}.{language}", rows[:pairs], code)

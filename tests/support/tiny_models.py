@@ -128,7 +128,7 @@ def make_corpus(
     vocab_size: int = VOCAB,
     **manifest: Any,
 ) -> Corpus:
-    """A corpus of these ids as they stand."""
+    """A corpus of these ids, unchanged."""
     folder.mkdir()
     for name, rows in (("src", src), ("tgt", tgt)):
         with IndexedWriter(str(folder / name), dtype="uint16") as writer:

@@ -15,7 +15,7 @@ def lines() -> list[str]:
 
 
 def words(single: str) -> Any:
-    """Whole words; `single` says where special tokens stand."""
+    """A tokenizer of whole words; `single` is the template of special tokens."""
     rules = Rules(models.WordLevel(unk_token="<unk>"))
     rules.pre_tokenizer = pre_tokenizers.Whitespace()
     rules.train_from_iterator(lines(), trainers.WordLevelTrainer(special_tokens=SPECIAL))
