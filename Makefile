@@ -22,10 +22,12 @@ venv: .venv/.installed
 		--force-reinstall $(if $(CI),--config-settings=cmake.define.PYCAT_WERROR=ON) .
 	touch $@
 
-# Your own text: make demo SRC=train.en TGT=train.de [OUT=demo]
+# 30 % of the collected text is spoilt, to see what pycat drops of it; SPOIL=0 leaves it as it is.
+# Your own text, never spoilt: make demo SRC=train.en TGT=train.de [OUT=demo]
 OUT ?= demo
+SPOIL ?= 30
 demo: venv
-	$(BIN)/pycat-demo --out $(OUT) $(if $(SRC),--src $(SRC) --tgt $(TGT))
+	$(BIN)/pycat-demo --out $(OUT) --spoil $(SPOIL) $(if $(SRC),--src $(SRC) --tgt $(TGT))
 
 test: venv
 	$(BIN)/pytest -q

@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import pycat
@@ -52,10 +52,14 @@ _REMEDIES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `pycat`; returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
-    verb = parse(sys.argv[1:] if argv is None else argv)
+    """Run `pycat`; returns the exit status, as `exit_status`."""
+    return exit_status(parse(sys.argv[1:] if argv is None else argv).run)
+
+
+def exit_status(run: Callable[[], None]) -> int:
+    """Run a verb, and print an error in one line: 0, 1 after an error, 130 after Ctrl-C."""
     try:
-        verb.run()
+        run()
     except PycatError as error:
         return _failed(str(error))
     except RuntimeError as error:

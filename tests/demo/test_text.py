@@ -169,6 +169,29 @@ def test_po_is_read_instead_of_its_mo_and_other_languages_are_not(tmp_path: Path
     assert pairs_of(text) == PO_PAIRS
 
 
+def test_french_stands_beside_the_english_that_has_german(tmp_path: Path) -> None:
+    german = {
+        "the gate is open": "das Tor steht auf",
+        "the gate is shut": "das Tor bleibt zu",
+        "one fern grows here\0many ferns grow here": "hier wächst Farn\0hier wachsen Farne",
+    }
+    french = {
+        "the gate is open": "la porte est ouverte",
+        "nobody said this in German": "personne ne l'a dit",
+        "one fern grows here\0many ferns grow here": "une fougère\0des fougères",
+    }
+    text = collected(
+        tmp_path,
+        {"f/de/LC_MESSAGES/f.mo": mo(german), "f/locale/fr_FR/LC_MESSAGES/f.mo": mo(french)},
+    )
+    assert dict(zip(lines(text.train_en), lines(text.train_fr), strict=True)) == {
+        "the gate is open": "la porte est ouverte",
+        "the gate is shut": "",
+        "one fern grows here": "une fougère",
+        "many ferns grow here": "des fougères",
+    }
+
+
 @pytest.mark.parametrize(
     ("raw", "clean"),
     [
@@ -207,7 +230,7 @@ def test_duplicates_belong_to_the_first_source(tmp_path: Path) -> None:
         "package\tversion\tlicence\tpairs\nfern.tools\t1.2\tMIT\t1\nmoss\t3.0\tApache-2.0\t1\n"
     )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "SOURCES.tsv", "test.de", "test.en", "train.de", "train.en",
+        "SOURCES.tsv", "test.de", "test.en", "train.de", "train.en", "train.fr",
     ]  # fmt: skip
 
 
@@ -218,7 +241,7 @@ def test_split_is_disjoint_and_repeatable(tmp_path: Path) -> None:
     first = collected(tmp_path / "1", catalogues, num_test=50)
     second = collected(tmp_path / "2", catalogues, num_test=50)
     assert (first.num_train, first.num_test) == (500, 50)
-    for name in ("train.en", "train.de", "test.en", "test.de", "SOURCES.tsv"):
+    for name in ("train.en", "train.de", "train.fr", "test.en", "test.de", "SOURCES.tsv"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
     train, test = (
         ["".join(filter(str.isalpha, line.casefold())) for line in lines(path)]
