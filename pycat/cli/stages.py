@@ -384,7 +384,8 @@ def print_evaluation(evaluation: "Evaluation") -> None:
         print(f"  {'arm':<{width}} {'pairs':>10} {'loss':>8}  worth of random text   than random")
         for name, arm in evaluation.arms.items():
             result = arm["tests"][test]
-            worth, verdict = effective_text(result), result.get("verdict", "")
+            worth = "all of it" if name == "full" else effective_text(result)
+            verdict = result.get("verdict", "")
             figures = f"{arm['pairs']:>10,} {result['nll']:>8.4f}"
             print(f"  {name:<{width}} {figures}  {worth:<21}  {verdict}".rstrip())
     for row in evaluation.rows:

@@ -210,12 +210,6 @@ def _print_conclusion(evaluation: Evaluation) -> None:
             f"{'lower' if value > 0 else 'higher'} (95 % interval of the gain: {low:+.3f} to "
             f"{high:+.3f})"
         )
-    losses = {name: arm["tests"][_TEST]["nll"] for name, arm in evaluation.arms.items()}
-    if losses["random-quarter"] <= losses["full"]:
-        print(
-            "A random quarter trained as well as all of the text, since the models are trained so "
-            "briefly: read the losses here, not the shares."
-        )
     print()
 
 

@@ -130,7 +130,7 @@ def evaluate(
     selected = corpus.subset(selection.pair_ids)
     updates = _num_updates(selected, passes, batch_tokens)
     budgets = [round(share * updates) for share in _BUDGETS]
-    training = {
+    training: dict[str, Any] = {
         "preset": preset,
         "batch_tokens": batch_tokens,
         "learning_rate": LEARNING_RATES[preset] if learning_rate is None else learning_rate,
@@ -138,7 +138,7 @@ def evaluate(
         "device": device,
         "dtype": dtype,
     }
-    search = {"beam": beam, "length_penalty": length_penalty}
+    search: dict[str, Any] = {"beam": beam, "length_penalty": length_penalty}
     recipe = {
         "arms": {name: [view.id for view in own] for name, own in views.items()},
         "tests": {name: [row["sha256"] for row in t.fingerprint()] for name, t in texts.items()},
@@ -338,6 +338,12 @@ def _warnings(
             found.append(
                 f"{test}: the loss does not fall with more random text, so no share can be read "
                 "off; train longer, or on more text"
+            )
+        quarter, full = (arms.get(name) for name in ("random-quarter", "full"))
+        if quarter and full and quarter["tests"][test]["nll"] <= full["tests"][test]["nll"]:
+            found.append(
+                f"{test}: a random quarter trains as well as all of the text, so shares of random "
+                "text say nothing; compare the losses, or train longer"
             )
         oracle = arms.get("oracle")
         if oracle is not None and oracle["tests"][test].get("verdict", "better") != "better":

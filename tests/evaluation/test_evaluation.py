@@ -259,3 +259,23 @@ def test_the_ledger_says_when_pruning_has_paid(selection: Selection, tmp_path: P
     assert costs["seconds"] == {"score": 70.0, "select": 30.0, "retrain": 40.0}
     assert costs["flops"] == {"retrain": 10}
     assert costs["paid_after"] == 2.5  # 100 s against 20 s saved twice
+
+
+def test_what_the_experiment_cannot_show_is_said() -> None:
+    def arm(nll: float, verdict: str = "better") -> dict[str, Any]:
+        return {"tests": {"toy": {"nll": nll, "verdict": verdict}}}
+
+    arms = {"full": arm(3.0), "random-quarter": arm(3.5), "oracle": arm(2.9)}
+    curves = {"toy": {"scale": 5.0}}
+    assert evaluation._warnings(8, 2, arms, curves) == []
+    told = evaluation._warnings(2, 1, arms, {"toy": {"scale": 0.0}})
+    assert [text.split(":")[0] for text in told] == [
+        "2 passes over the selection are few",
+        "one seed",
+        "toy",
+    ]
+    assert "does not fall with more random text" in told[2]
+    blind = {**arms, "random-quarter": arm(3.0), "oracle": arm(2.9, "tie")}
+    quarter, oracle = evaluation._warnings(8, 2, blind, curves)
+    assert quarter.startswith("toy: a random quarter trains as well as all of the text")
+    assert oracle.startswith("toy: clean text at random is no better than text at random")
