@@ -113,6 +113,7 @@ def prune(
         PycatError: the rules leave next to nothing, as above; the message has the hits of each rule
             and three of the pairs. Or as each stage.
     """
+    # One function, longer than most: it is the order of the stages.
     changed = read_rules(rules)
     thresholds = None if changed is None else complete_rules(changed)
     Recipe(keep, by, rules=thresholds, guard=guard).check()

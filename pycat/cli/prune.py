@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pycat
 from pycat.cli.options import (
@@ -20,6 +21,9 @@ from pycat.cli.score import ScoreOptions
 from pycat.cli.select import CRITERION_HELP, GUARD_HELP, RULES_HELP, summary
 from pycat.cli.stages import EvaluateOptions, TokenizeOptions, TrainOptions, print_evaluation
 from pycat.errors import PycatError
+
+if TYPE_CHECKING:
+    from pycat.pruning import Pruned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,7 @@ class Prune:
         print_places(pruned)
 
 
-def print_places(pruned: pycat.Pruned) -> None:
+def print_places(pruned: "Pruned") -> None:
     """Print the time of each stage, and where text and report lie."""
     print("time: " + ", ".join(f"{stage} {s:,.1f} s" for stage, s in pruned.timings.items()))
     print("text: " + ", ".join(map(str, pruned.texts)))

@@ -111,6 +111,7 @@ def evaluate(
         TextError: a test set cannot be read.
         OutputError: `out` holds something else, or an evaluation made with other options.
     """
+    # One function, longer than most: it is the order of its steps.
     # What to train on, for how long, and what to measure on.
     selection = _open_selection(selection)
     corpus = selection.corpus()
