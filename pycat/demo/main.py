@@ -53,7 +53,7 @@ pycat demo: prune real English-German text to half, and see what the half is wor
                 number of updates, and measure their loss on 500 clean messages held out
   report        {work}/report.html
 
-About nine minutes on two cores. The models are small and trained briefly: compare them with each
+About ten minutes on two cores. The models are small and trained briefly: compare them with each
 other, not with a translator.
 """
 
