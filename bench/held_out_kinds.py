@@ -142,7 +142,7 @@ def _source_truncated(src: str, tgt: str, _: list[Pair], rng: random.Random) -> 
 
 @_noticeable
 def _markup(src: str, tgt: str, _: list[Pair], rng: random.Random) -> tuple[str, str]:
-    """Tags, entities, addresses and placeholders left in the target: one for each two words."""
+    """Mark-up left in the target, such as tags and `{0}`: one piece for every two words."""
     words = tgt.split()
     for _count in range(math.ceil(len(words) / 2)):
         piece = rng.choice(MARKUP.split()).replace("{}", str(rng.randrange(10_000)))

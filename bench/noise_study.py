@@ -127,7 +127,7 @@ def study(
     if which == "given":
         pairs = pairs[:count]
     else:
-        # Pairs from the end of the file: where there are enough, none of them is among "given".
+        # The pairs come from the end of the file, so that a large file has none of them in "given".
         rest = [pair for pair in pairs[count:] + pairs[:count] if pair.label == "clean"]
         ways = OTHER_KINDS
         if which == "held-out":

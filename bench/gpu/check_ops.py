@@ -226,7 +226,7 @@ def check(case: Case, device: str) -> tuple[dict[str, Any], float]:
     # Half a unit in the last place of a logit of 1e4 is 5e-4; on the CPU the bias is the first of
     # the terms that are added up, so each sum is rounded so.
     absolute = 1e-2 if case.h and case.kind == "ten_thousand" else ABSOLUTE
-    # Products in float64 take the CPU long.
+    # The device computes the float64 reference of large cases: the CPU would take minutes.
     exact = call(reference, moved if case.work > 10**8 else given)
     wrong: dict[str, Any] = {}
     # Both may be off, to either side. The CPU adds H terms to a large bias, each sum rounded.

@@ -11,7 +11,8 @@
 namespace pycat {
 namespace {
 
-// Up to this many sequences are verified on opening, which takes less than a millisecond.
+// Files of at most this many sequences are verified when they are opened. Verifying so many takes
+// less than a millisecond.
 constexpr std::uint64_t kVerifyOnOpening = 1 << 18;
 constexpr std::size_t kPrefetchAhead = 16;
 constexpr std::uint64_t kMinSequencesPerThread = 1 << 16;

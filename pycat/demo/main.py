@@ -74,7 +74,7 @@ _EVALUATE: dict[str, Any] = {
 }
 _TEST = "software"
 
-# Columns of the table of what was dropped, by the steps of a selection.
+# The table's heading for each step of a selection that drops pairs.
 _STEPS = {"rules": "rules", "guard": "noise filter", "criterion": "criterion", "kept": "kept"}
 
 

@@ -29,7 +29,7 @@ from pycat.evaluation.retraining import retrain
 from pycat.evaluation.translating import translate_arms
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import Run
-from pycat.proxy.training import LEARNING_RATES, Arm, auto_preset
+from pycat.proxy.training import LEARNING_RATES, Arm, auto_preset, check_options
 from pycat.runtime.device import choose_device
 from pycat.runtime.output import OutputFolder
 from pycat.selection.selection import Selection
@@ -127,6 +127,13 @@ def evaluate(
         list(dict.fromkeys([*arms, *(_CURVE_ARMS if curve else ())])),
         range(seed, seed + seeds),
         None if labels is None else read_labels(Path(labels), corpus),
+    )
+    check_options(
+        preset=preset,
+        batch_tokens=batch_tokens,
+        learning_rate=learning_rate,
+        dropout=dropout,
+        seed=seed,
     )
     selected = corpus.subset(selection.pair_ids)
     updates = _num_updates(selected, passes, batch_tokens)

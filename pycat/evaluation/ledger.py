@@ -42,8 +42,9 @@ def ledger(
             seconds[stage] = manifest["elapsed_s"]
             if "model_flops" in manifest:
                 flops[stage] = manifest["model_flops"]
-    pruning_s = sum(seconds.values()) if set(seconds) >= {"select"} else None
-    elapsed = [run.manifest["elapsed_s"] for run in retrained]
+    pruning_s = sum(seconds.values()) if set(seconds) >= {"proxy", "score", "select"} else None
+    # Runs that were trained as one share its time.
+    elapsed = [run.manifest["elapsed_s"] / run.manifest["num_stacked"] for run in retrained]
     seconds["retrain"] = round(sum(elapsed), 3)
     flops["retrain"] = sum(run.manifest["model_flops"] for run in retrained)
     saved_s = sum(elapsed) / len(elapsed) * (num_tokens / kept_tokens - 1)

@@ -34,6 +34,7 @@ class PackedBatches(Iterator[Batch]):
         position: dict[str, int] | None = None,
     ) -> None:
         self._corpus, self._batch_tokens, self._seed = corpus, batch_tokens, seed
+        self._pair_ids = corpus.pair_ids
         self._batch_pairs = len(corpus) if batch_pairs is None else batch_pairs
         self._epoch, self._batch = 0, 0
         if position is not None:
@@ -57,7 +58,7 @@ class PackedBatches(Iterator[Batch]):
         first = self._ends[self._batch - 1] if self._batch else 0
         rows = self._order[first : self._ends[self._batch]]
         self._batch += 1
-        return self._corpus.read(self._corpus.pair_ids[rows])
+        return self._corpus.read(self._pair_ids[rows])
 
     def go_to(self, position: dict[str, int]) -> None:
         """Go on at a `position` of these batches."""

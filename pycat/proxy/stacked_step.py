@@ -1,4 +1,4 @@
-"""One update of M stacked models: forward pass, loss, gradients clipped a model, Adam.
+"""One update of M stacked models: forward pass, loss, gradients clipped for each model, Adam.
 
 On CUDA in 16 bits every batch is laid into arrays of fixed shapes, and the whole update is one CUDA
 graph: a small model's hundreds of kernels then cost no time between them. What a batch leaves free

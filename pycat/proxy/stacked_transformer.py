@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pycat.proxy.transformer import ModelConfig, Transformer, sinusoids
+from pycat.proxy.transformer import Dropout, ModelConfig, Transformer, sinusoids
 
 # Queries (M Tq, heads, width), keys and values (M Tk, heads, width) to the shape of the queries.
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -54,6 +54,7 @@ class StackedTransformer:
         self.config: ModelConfig = models[0].config
         self.num_models = len(models)
         self.dropout = dropout
+        self._cpu_dropout = Dropout(dropout)
         self.eps = models[0].encoder_norm.eps
         states = [model.state_dict() for model in models]
         self.parameters = {
@@ -153,4 +154,7 @@ class StackedTransformer:
         return torch.addcmul(shift[:, None], normed, gain[:, None])
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout) if self.dropout > 0 else x
+        if x.is_cuda:
+            return F.dropout(x, self.dropout)
+        dropped: Tensor = self._cpu_dropout(x)
+        return dropped

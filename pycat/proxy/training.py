@@ -40,8 +40,8 @@ LEARNING_RATES = {"mini": 2e-3, "tiny": 1e-3, "base": 7e-4}
 _FALL_SHARE = 1 / 3
 _STATE_FILE = "state.pt"
 _STATE_EVERY_S = 60.0
-# On CUDA attention takes an empty block's time for each pair that a batch could hold: so many more
-# than there are of 16 tokens, and a batch of very short pairs is cut instead.
+# On CUDA a batch holds at most one pair for so many of its tokens. Attention starts a block for
+# each pair that a batch could hold, so a bound that only very short pairs reach saves time.
 _CUDA_TOKENS_A_PAIR = 12
 # The state is deleted first: a folder that is half deleted must not look like one to resume.
 _OWNED = (_STATE_FILE, "step-*.safetensors")
@@ -116,7 +116,7 @@ def train(
     corpus = as_corpus(corpus)
     if preset == "auto":
         preset = auto_preset(len(corpus))
-    _check_options(
+    check_options(
         preset=preset,
         label_smoothing=label_smoothing,
         dropout=dropout,
@@ -297,6 +297,7 @@ class _Trainer:
                 losses=run.losses,
                 num_tokens=run.num_tokens,
                 model_flops=run.model_flops,
+                num_stacked=len(self.runs),
                 parameters=sum(value.numel() for value in self.stack.state_dict(m).values()),
                 torch=torch.__version__,
             )
@@ -467,10 +468,10 @@ def _update_flops(config: ModelConfig, batch: Batch) -> int:
     return 3 * 2 * proxy_products(config, *lengths)
 
 
-def _check_options(**options: Any) -> None:
-    """Refuse what is out of range, by name."""
+def check_options(**options: Any) -> None:
+    """Refuse those of the given options of training that are out of range."""
     for name, known in (("preset", PRESETS), ("rate_schedule", RATE_SCHEDULES)):
-        if options[name] not in known:
+        if name in options and options[name] not in known:
             raise PycatError(f"{name} is {options[name]!r}; expected one of {', '.join(known)}")
     ranges: tuple[tuple[str, Any, str], ...] = (
         ("label_smoothing", lambda value: 0 <= value < 1, "at least 0 and below 1"),
@@ -483,7 +484,7 @@ def _check_options(**options: Any) -> None:
         ("seed", lambda value: 0 <= value < 2**31, "at least 0 and below 2**31"),
     )
     for name, is_right, expected in ranges:
-        if not is_right(options[name]):
+        if name in options and not is_right(options[name]):
             raise PycatError(f"{name} is {options[name]}; expected {expected}")
 
 

@@ -1,7 +1,7 @@
 """Charts of the report, as SVG text for an HTML page.
 
-Needs matplotlib. The colours below are placeholders. In the finished SVG each becomes a CSS
-variable of the page, so that the same chart fits light, dark and print.
+Needs matplotlib. The colours below stand for CSS variables of the page, which
+replace them in the finished SVG, so that the same chart fits light, dark and print.
 """
 
 import io

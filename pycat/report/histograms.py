@@ -12,7 +12,7 @@ _NUM_BINS = 48
 
 @dataclass(frozen=True)
 class Ranking:
-    """Scores of N pairs in corpus order, and which of the pairs were kept.
+    """The scores of N pairs, in corpus order, and whether each pair was kept.
 
     Attributes:
         values: score of each pair, float64 (N,).

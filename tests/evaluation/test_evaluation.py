@@ -224,6 +224,8 @@ def test_labels_go_by_lines(toy_corpus: Corpus, tmp_path: Path) -> None:
         ({"arms": ["oracle"]}, "oracle needs labels"),
         ({"translate": ["oracle"]}, "translate names 'oracle', which is none of the arms"),
         ({"seeds": 0}, "seeds is 0; expected at least 1"),
+        ({"preset": "huge"}, "preset is 'huge'; expected one of mini, tiny, base"),
+        ({"dropout": 1.0}, r"dropout is 1\.0; expected at least 0 and at most 0\.9"),
         ({"beam": 0}, "beam is 0; expected at least 1"),
         ({"passes": 0.0}, "passes is 0.0; expected above 0"),
         ({"batch_tokens": 10**6}, "expected at least one batch of 1,000,000; keep more"),
@@ -252,13 +254,18 @@ def test_the_ledger_says_when_pruning_has_paid(selection: Selection, tmp_path: P
     scores = selection.path.parent / "scores" / "scores.json"
     scores.write_text(json.dumps({**json.loads(scores.read_text()), "elapsed_s": 70.0}))
     runs = [
-        Run(tmp_path, (), (), (), {"elapsed_s": seconds, "model_flops": 5})
-        for seconds in (10.0, 30.0)
+        Run(tmp_path, (), (), (), {"elapsed_s": seconds, "model_flops": 5, "num_stacked": stacked})
+        for seconds, stacked in ((10.0, 1), (60.0, 2))
     ]
+    unknown = ledger(Selection.open(selection.path), runs, num_tokens=900, kept_tokens=300)
+    assert unknown["paid_after"] is None  # what the proxy cost is not known
+    (selection.path.parent / "proxy").mkdir()
+    manifest = {"format": "pycat.proxy", "version": 1, "complete": True, "elapsed_s": 20.0}
+    (selection.path.parent / "proxy" / "proxy.json").write_text(json.dumps(manifest))
     costs = ledger(Selection.open(selection.path), runs, num_tokens=900, kept_tokens=300)
-    assert costs["seconds"] == {"score": 70.0, "select": 30.0, "retrain": 40.0}
+    assert costs["seconds"] == {"proxy": 20.0, "score": 70.0, "select": 30.0, "retrain": 40.0}
     assert costs["flops"] == {"retrain": 10}
-    assert costs["paid_after"] == 2.5  # 100 s against 20 s saved twice
+    assert costs["paid_after"] == 3.0  # 120 s against 20 s saved twice
 
 
 def test_what_the_experiment_cannot_show_is_said() -> None:

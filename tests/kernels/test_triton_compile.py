@@ -17,6 +17,7 @@ from pycat.kernels import (  # noqa: E402
     linear_cross_entropy,
     residual,
     sequence_stats,
+    smoothed_cross_entropy,
 )
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
@@ -314,3 +315,26 @@ def test_residual_kernels(target: str, dtype: str, width: int) -> None:
         assert_present(resources, wide)
         if target != "gfx942":
             assert resources.registers <= 128, "four programs of four warps a multiprocessor"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_smoothed_cross_entropy_kernel(target: str, dtype: str) -> None:
+    used = compile_for(
+        target,
+        smoothed_cross_entropy._loss_and_gradient_kernel,
+        {
+            "logits_ptr": f"*{dtype}",
+            "targets_ptr": "*i64",
+            "weights_ptr": "*fp32",
+            "losses_ptr": "*fp32",
+            "smoothing": "fp32",
+        },
+        {"BLOCK_V": smoothed_cross_entropy._BLOCK_V},
+        ("vocab_size", "stride_row"),
+        num_warps=8,
+    )
+    assert used.stack == 0
+    assert used.shared <= SHARED_BYTES[target]
+    # Four programs of 256 threads at a time hide each other's waits for memory.
+    assert used.registers * 256 * 4 <= REGISTERS

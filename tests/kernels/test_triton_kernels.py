@@ -26,6 +26,7 @@ from pycat.kernels import linear_cross_entropy as linear_module  # noqa: E402
 from pycat.kernels.cross_entropy import cross_entropy  # noqa: E402
 from pycat.kernels.linear_cross_entropy import _row_starts, linear_cross_entropy  # noqa: E402
 from pycat.kernels.residual import add_bias_, add_norm  # noqa: E402
+from pycat.kernels.smoothed_cross_entropy import loss_and_gradient_  # noqa: E402
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -586,6 +587,33 @@ def test_add_norm(
     found = add_norm(x, delta, bias, **options)
     assert torch.equal(x, summed)
     torch.testing.assert_close(found.double(), exact(summed), rtol=allowed, atol=allowed)
+
+
+@runs
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("vocab_size", [1, 67, 5000])
+def test_smoothed_loss_and_its_gradient(
+    vocab_size: int, smoothing: float, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = (2 * torch.randn(5, vocab_size, generator=generator)).to(dtype)
+    z[3] *= 30  # one row is nearly certain
+    y = torch.randint(vocab_size, (5,), generator=generator)
+    weights = torch.tensor([0.5, 0.0, 1.0, 0.25, 2.0])
+    exact = z.double().requires_grad_()
+    losses = torch.nn.functional.cross_entropy(
+        exact, y, label_smoothing=smoothing, reduction="none"
+    )
+    (losses * weights).sum().backward()  # type: ignore[no-untyped-call]
+    logits = z.to(DEVICE)
+    found = loss_and_gradient_(logits, y.to(DEVICE), weights.to(DEVICE), smoothing)
+    torch.testing.assert_close(found.cpu().double(), losses.detach(), rtol=2e-6, atol=2e-5)
+    # In 16 bits the gradient is rounded once, where it is stored.
+    allowed = {torch.float32: 2e-5, torch.float16: 2e-3}[dtype]
+    assert exact.grad is not None
+    torch.testing.assert_close(logits.cpu().double(), exact.grad, rtol=allowed, atol=allowed)
+    assert not logits[1].any()
 
 
 @runs

@@ -70,7 +70,7 @@ def test_hidden_states_are_those_of_the_model(config: ModelConfig) -> None:
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Equal parameters, but for the keys' biases: no output depends on them."""
+    """Check that parameters are equal. The keys' biases are left out: no output depends on them."""
     for name, value in found.items():
         part = slice(len(value) // 2, None) if name.endswith("key_value.bias") else slice(None)
         torch.testing.assert_close(value[part], expected[name][part], rtol=1e-3, atol=2e-4)

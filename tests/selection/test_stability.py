@@ -52,7 +52,7 @@ def test_no_checkpoint_can_be_left_out_of_two(
     assert np.array_equal(
         evaluate_criterion(three, "ppl@1", checkpoints=[0, 2]), evaluate_criterion(three, "ppl@1")
     )
-    # Of a function it is not known which checkpoints it reads.
+    # A criterion that is a function does not say which checkpoints it reads.
     three = make_scores(toy_corpus, np.ones((300, 3)))
     assert stability(three, by=lambda given: given.nll[:, 0]).without_checkpoint == []
 
