@@ -107,7 +107,8 @@ class EncoderDecoderAdapter(_HuggingFaceAdapter):
         weights = encoder_decoder_weights(self.model, self.head, tuple(self._prefix))
         if weights is None:
             return None
-        probe = _probe(self.vocab_size, self.eos_id, self.model.config)
+        known = min(self.vocab_size, self.src_vocab_size)
+        probe = _probe(known, self.eos_id, self.model.config)
         sides = ((probe.src_tokens, probe.src_cu_seqlens), (probe.tgt_tokens, probe.tgt_cu_seqlens))
         src, tgt = (tokens[length_mask(tokens, ends)] for tokens, ends in sides)
         packed = probe._replace(src_tokens=src, tgt_tokens=tgt)
@@ -193,6 +194,7 @@ def load_hugging_face(path: Path, corpus: Corpus, *, position: int) -> Adapter:
         )
     _check_tokenizer(path, corpus)
     model = _load(path)
+    _check_prompt(path, corpus, model.config)
     for name, value in model.named_parameters():
         if not bool(value.isfinite().all()):
             raise CheckpointError(
@@ -225,7 +227,7 @@ def _verified_head(adapter: EncoderDecoderAdapter | CausalAdapter, eos_id: int) 
         CheckpointError: no known head does, or the model does not run.
     """
     model, path = adapter.model, adapter.name
-    batch = _probe(adapter.vocab_size, eos_id, model.config)
+    batch = _probe(min(adapter.vocab_size, adapter.src_vocab_size), eos_id, model.config)
     try:
         hidden, expected = adapter.hidden(batch), adapter.model_logits(batch).float()
     except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:
@@ -342,6 +344,26 @@ def _check_tokenizer(path: Path, corpus: Corpus) -> None:
             f"with {expected[:12]}…; tokenize the text with the checkpoint's own "
             f"(--tokenizer {path})"
         )
+
+
+def _check_prompt(path: Path, corpus: Corpus, config: Any) -> None:
+    """Refuse a corpus whose sources were tokenized for the other kind of model."""
+    made = corpus.manifest.get("recipe", {}).get("tokenizer")
+    if "template" not in corpus.manifest or not isinstance(made, dict):
+        return
+    for_causal = "prompt" in made and not made.get("encoder_decoder", False)
+    if for_causal == (not config.is_encoder_decoder):
+        return
+    found, kind = (
+        ("as one text of prompt and target, which a causal model reads", "an encoder-decoder")
+        if for_causal
+        else ("as two texts, which an encoder-decoder model reads", "a causal")
+    )
+    raise CheckpointError(
+        f"{path}: is {kind} model ({config.model_type}), but {corpus.path} was tokenized {found}; "
+        f"tokenize the text with the folder of the whole model (--tokenizer {path}), and the "
+        "prompt that it was trained with, if any"
+    )
 
 
 def _step(path: Path, position: int) -> int:
