@@ -9,8 +9,6 @@ labels (a language tag, `<s>`: `Template.tgt_before`), then the target; only the
 causal model reads the source, which is its prompt, and the target as one sequence.
 """
 
-import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,14 +172,13 @@ def _one_sequence(batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.where(in_tgt < 0, from_src, from_tgt), predicts
 
 
-def load_hugging_face(path: Path, corpus: Corpus, *, position: int) -> Adapter:
+def load_hugging_face(path: Path, corpus: Corpus, *, step: int) -> Adapter:
     """Load the model of a folder, in float32 on the CPU, and verify its head.
 
     Args:
         path: the folder, with `config.json` and weights.
         corpus: the corpus to score; its template has the special tokens around the targets.
-        position: of the folder among the checkpoints given, from 1; stands for the updates where
-            neither `trainer_state.json` nor the folder's name tells them.
+        step: updates it was trained for, or what stands for them (`CheckpointOrder.steps`).
 
     Raises:
         CheckpointError: transformers is missing or cannot load it, weights are missing or not
@@ -201,7 +198,6 @@ def load_hugging_face(path: Path, corpus: Corpus, *, position: int) -> Adapter:
                 f"{path}: {name} has weights that are not finite numbers; the file is damaged or "
                 "the training diverged: leave this checkpoint out"
             )
-    step = _step(path, position)
     adapter: EncoderDecoderAdapter | CausalAdapter
     if not isinstance(model.get_output_embeddings(), nn.Linear):
         raise CheckpointError(
@@ -364,14 +360,6 @@ def _check_prompt(path: Path, corpus: Corpus, config: Any) -> None:
         f"tokenize the text with the folder of the whole model (--tokenizer {path}), and the "
         "prompt that it was trained with, if any"
     )
-
-
-def _step(path: Path, position: int) -> int:
-    try:
-        return int(json.loads((path / "trainer_state.json").read_text("utf-8"))["global_step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        match = re.search(r"-(\d+)$", path.name)
-        return int(match[1]) if match else position
 
 
 def _folder_weights_sha256(path: Path) -> str:
