@@ -31,7 +31,23 @@ def test_chinese_is_what_sacrebleu_says_of_it(code: str) -> None:
 
 @pytest.mark.parametrize(
     "code",
-    ["ja", "jpn", "ja_XX", "jpn_Jpan", "ko", "kor_Hang", "th", "tha_Thai", "km", "khm_Khmr", "lo", "lao_Laoo", "my", "mya_Mymr", "bur"],
+    [
+        "ja",
+        "jpn",
+        "ja_XX",
+        "jpn_Jpan",
+        "ko",
+        "kor_Hang",
+        "th",
+        "tha_Thai",
+        "km",
+        "khm_Khmr",
+        "lo",
+        "lao_Laoo",
+        "my",
+        "mya_Mymr",
+        "bur",
+    ],
 )
 def test_other_languages_without_blanks(
     code: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
