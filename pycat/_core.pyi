@@ -347,6 +347,7 @@ class Transformer:
         epsilon: what norms add to the variance.
         embedding_scale: factor of token embeddings.
         head_scale: factor of the last hidden states.
+        uncounted_token: id of the token that takes no position and gets none; negative for none.
 
     Raises:
         ValueError: an array is missing or has another shape, or the processor lacks the dtype.
@@ -363,6 +364,7 @@ class Transformer:
         epsilon: float,
         embedding_scale: float,
         head_scale: float,
+        uncounted_token: int = -1,
     ) -> None: ...
     def score(
         self,

@@ -93,6 +93,7 @@ def _pack(weights: TransformerWeights, dtype: str) -> _core.Transformer:
         epsilon=weights.epsilon,
         embedding_scale=weights.embedding_scale,
         head_scale=weights.head_scale,
+        uncounted_token=-1 if weights.uncounted_token is None else weights.uncounted_token,
     )
 
 

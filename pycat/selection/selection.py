@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.data.parallel_text import ParallelText, write_rows
+from pycat.data.tab_columns import wrong_column
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.filters.measures import WITHOUT_TEXT, Measures, find_measures, no_measures
 from pycat.filters.rules import complete_rules, hits_in_words, read_rules, recorded_rules
@@ -312,20 +313,20 @@ def choose_measured(
         raise no_measures(table, corpus)
     kept_by_rules = None
     if rules is not None:
-        kept_by_rules, of_rules = _apply_rules(measured, rules)
+        kept_by_rules, of_rules = _apply_rules(measured, rules, corpus)
     noise = partial(measured.noise_score, table)
     return choose(table, recipe, kept_by_rules, noise, corpus), of_rules
 
 
 def _apply_rules(
-    measures: Measures, thresholds: Mapping[str, float | None]
+    measures: Measures, thresholds: Mapping[str, float | None], corpus: Corpus
 ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
     """The pairs (N,) that the rules leave, and what the manifest says of the rules."""
     kept, hits = measures.apply(recorded_rules(thresholds))
     if not kept.any():
         raise PycatError(
-            f"the rules leave none of {len(kept):,} pairs (hits: {hits_in_words(hits)}); loosen "
-            "their thresholds, or pass --rules none (rules='none')"
+            f"the rules leave none of {len(kept):,} pairs (hits: {hits_in_words(hits)}); "
+            f"{wrong_column(corpus)}loosen their thresholds, or pass --rules none (rules='none')"
         )
     without = {
         rule: why
