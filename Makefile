@@ -2,13 +2,14 @@
 # make lint   formatting, lint, types        make test-isa   numeric tests, as on older processors
 # make fuzz   a million damaged files        make sanitize   tests under sanitizers
 # make bench  microbenchmarks                make gpu        what only a GPU can show
+# make docs   the documentation as a site: build/site/index.html
 # Needs Python 3.11 or newer and a C++ compiler; everything else is installed into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find csrc kernels pycat -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
-.PHONY: venv demo test test-isa lint format bench gpu fuzz sanitize clean
+.PHONY: venv demo docs test test-isa lint format bench gpu fuzz sanitize clean
 
 venv: .venv/.installed
 
@@ -62,6 +63,10 @@ format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i csrc/*/*.cpp csrc/*/*.h tests/core/*.cpp
+
+# A warning, such as of a link that leads nowhere, is an error.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: venv
 	for bench in bench/bench_*.py; do $(BIN)/python $$bench --quick || exit 1; done
