@@ -162,6 +162,7 @@ class Measure:
 
     def run(self) -> None:
         """Measure, and print how many pairs each rule hits."""
+        from pycat.filters.loud_rules import loud_rules_in_words
         from pycat.filters.rules import hits_in_words
 
         measures = pycat.measure(
@@ -179,6 +180,8 @@ class Measure:
         for why in dict.fromkeys(without.values()):
             missing = [rule for rule, reason in without.items() if reason == why]
             print(f"  not measured: {', '.join(missing)}; {why}")
+        for line in loud_rules_in_words(measures.manifest["loud_rules"], len(measures)):
+            print(line)
 
 
 @dataclass(frozen=True, kw_only=True)
