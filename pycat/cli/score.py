@@ -1,7 +1,8 @@
 """The verb `score`: a table of scores, or lines as other scorers write them."""
 
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ class Score:
     corpus: list[Path] | None = option(CORPUS_HELP, None, metavar="FOLDER")
     checkpoints: list[Path] = option(
         "Score under the checkpoints in this folder, made by train or by a Hugging Face Trainer; "
-        "or under these two or more, in training order.",
+        "or under these two or more, which are put in the order of their updates.",
         metavar="PATH",
     )
     how: ScoreOptions = group()
@@ -112,6 +113,8 @@ class Score:
         if self.corpus is not None and text:
             given = ", ".join(f"--{dashed(name)}" for name in text)
             raise PycatError(f"score: --corpus is tokenized already; leave out {given}")
+        if len(self.checkpoints) > 1 or self.checkpoints[0].is_dir():
+            _print_order(self.checkpoints)
         with ExitStack() as stack:
             corpus = (
                 self._tokenized(text, stack)
@@ -171,6 +174,15 @@ class Score:
             languages=self.opening.languages,
             out=Path(folder) / "corpus",
         )
+
+
+def _print_order(checkpoints: Sequence[Path]) -> None:
+    """Print, beside the output, which checkpoint counts as earlier."""
+    from pycat.scoring.loading import checkpoint_order
+
+    order = checkpoint_order(checkpoints)
+    if len(order.paths) > 1:
+        print(order, file=sys.stderr)
 
 
 def _print_table(table: "ScoreTable") -> None:

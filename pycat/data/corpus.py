@@ -472,11 +472,12 @@ def open_corpus(
         return Corpus(folder, *fairseq.open_data_bin(folder, split, given["languages"]))
     _refuse_options(folder, "a folder of pycat's", given, ())
     manifest = read_manifest(folder, "corpus", CorpusError)
-    sides = (
-        _core.IndexedFile(str(folder / side), vocab_size=manifest["vocab_size"])
-        for side in ("src", "tgt")
+    vocab_size = manifest["vocab_size"]
+    src = _core.IndexedFile(
+        str(folder / "src"), vocab_size=manifest.get("src_vocab_size", vocab_size)
     )
-    return Corpus(folder, manifest, *sides)
+    tgt = _core.IndexedFile(str(folder / "tgt"), vocab_size=vocab_size)
+    return Corpus(folder, manifest, src, tgt)
 
 
 def as_corpus(corpus: Corpus | str | PathLike[str]) -> Corpus:

@@ -37,12 +37,14 @@ class Tokenizer:
     Attributes:
         path: the `.model` file.
         vocab_size: ids run from 0 to `vocab_size - 1`.
+        src_vocab_size: None: source and target share the vocabulary.
         eos_id: ends every sequence, and starts the decoder.
         sha256: of the model file; corpora and checkpoints record it.
         shortest: min tokens of a source and of a target that are not empty.
     """
 
     shortest = (2, 2)
+    src_vocab_size: None = None
 
     def __init__(self, path: str | PathLike[str]) -> None:
         """Load a model file.
@@ -92,12 +94,12 @@ class Tokenizer:
         """Ids of sources and of targets, as `encode` gives them."""
         return self.encode(src), self.encode(tgt)
 
-    def pieces(self, row: Sequence[int]) -> list[str]:
-        """Pieces of the vocabulary that a row of ids stands for."""
+    def pieces(self, row: Sequence[int], *, source: bool = False) -> list[str]:
+        """Pieces of the vocabulary that a row of ids stands for, on either side."""
         return [self._processor.id_to_piece(token) for token in row]
 
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Text of each row of ids, without EOS."""
+    def decode(self, rows: Sequence[Sequence[int]], *, source: bool = False) -> list[str]:
+        """Text of each row of ids, without EOS, on either side."""
         plain = [[token for token in row if token != self.eos_id] for row in rows]
         texts: list[str] = self._processor.decode(plain) if plain else []
         return texts

@@ -78,8 +78,10 @@ def tokenize(
         languages: names of source and target; by default the file names' suffixes.
         src_lang, tgt_lang: codes that a Hugging Face tokenizer puts into its sequences, such as
             "eng_Latn".
-        prompt: for causal Hugging Face models, the text before the target, with `{src}` for the
-            source, such as "Translate English to German: {src}\n".
+        prompt: for Hugging Face models, text around the source, with `{src}` for the source: all
+            that precedes the target for a causal model, such as "Translate English to German:
+            {src}\n"; what the encoder reads for T5 and its like, such as "translate English to
+            German: {src}".
         overwrite: replace a corpus made with other options.
         num_threads: threads that tokenize, None for one a core that this process may use; the
             corpus is the same for any number.
@@ -175,6 +177,9 @@ def _finish(
         num_pairs=num_pairs,
         skipped=dict(sorted(counts.items())),
         vocab_size=tokenizer.vocab_size,
+        **(
+            {} if tokenizer.src_vocab_size is None else {"src_vocab_size": tokenizer.src_vocab_size}
+        ),
         eos_id=tokenizer.eos_id,
         tokenizer_sha256=tokenizer.sha256,
         text=text,
@@ -198,7 +203,7 @@ def _given_tokenizer(
     return None if path is None else Tokenizer(path)
 
 
-def _tokenizer_recipe(given: Tokenizer | HuggingFaceTokenizer) -> str | dict[str, str]:
+def _tokenizer_recipe(given: Tokenizer | HuggingFaceTokenizer) -> str | dict[str, Any]:
     if isinstance(given, Tokenizer):
         return given.sha256
     return {"sha256": given.sha256, **given.options}
@@ -314,7 +319,8 @@ def _write_corpus(
     num_threads: int,
 ) -> Counter[str]:
     """Write the index files and `skipped.tsv`; count "lines", "pairs" and each skip reason."""
-    dtype = "uint16" if tokenizer.vocab_size < 65_500 else "int32"
+    largest = max(tokenizer.vocab_size, tokenizer.src_vocab_size or 0)
+    dtype = "uint16" if largest < 65_500 else "int32"
     counts: Counter[str] = Counter(lines=0, pairs=0)
     with (
         progress("tokenize", text.file_bytes / 1e6, "MB") as advance,

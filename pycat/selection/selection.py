@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -197,8 +198,8 @@ def select(
     likeliest noise, and keeps the highest `cat_var` of the rest. `rules="none", guard=0` is the
     paper's plain method, which needs no measures.
 
-    The ranking goes from the highest score to the lowest, and among equal scores from the lowest
-    pair id to the highest. Fractions count the whole table, whatever was dropped before.
+    The ranking goes from the highest score to the lowest. Equal scores rank by a hash of the pair's
+    tokens and the seed, so that the order of the text does not matter. Fractions count the whole table, whatever was dropped before.
 
     Args:
         scores: an open ScoreTable of N pairs, or the path of one.
@@ -230,7 +231,8 @@ def select(
         num_strata: number of strata by score (50 by default) or by length (10).
         cap: name of a column of group ids, and how many pairs of a group may stay: the highest of
             those that `drop` left. Negative ids are in no group.
-        seed: seed of the criterion "random", and of the draw from strata by score.
+        seed: seed of the criterion "random", of the draw from strata by score, and of the order of
+            equal scores.
         out: the folder to make; without one, the selection stays in memory.
         overwrite: replace a selection made with other options.
 
@@ -305,14 +307,15 @@ def choose_measured(
     if rules is not None and not corpus.has_text:
         rules, of_rules = None, {"without": {"rules": WITHOUT_TEXT}}
     if rules is None and not recipe.guard:
-        return choose(table, recipe), of_rules
+        return choose(table, recipe, corpus=corpus), of_rules
     measured = find_measures(table, corpus, measures)
     if measured is None:
         raise no_measures(table, corpus)
     kept_by_rules = None
     if rules is not None:
         kept_by_rules, of_rules = _apply_rules(measured, rules)
-    return choose(table, recipe, kept_by_rules, lambda: measured.noise_score(table)), of_rules
+    noise = partial(measured.noise_score, table)
+    return choose(table, recipe, kept_by_rules, noise, corpus), of_rules
 
 
 def _apply_rules(
