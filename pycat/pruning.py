@@ -11,6 +11,7 @@ import numpy as np
 
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText
+from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizing import known_text, tokenize
 from pycat.errors import OutputError, PycatError
 from pycat.evaluation.evaluation import TestSet, evaluate, test_text
@@ -91,7 +92,7 @@ def prune(
     pairs, or of 1,000 pairs and more fewer than 100: most likely a column is wrong.
 
     Args:
-        src, tgt: UTF-8 files of equal line count; plain, `.gz` or `.zst`.
+        src, tgt: UTF-8 files of equal line count; plain or compressed.
         tsv: instead of both, one file of source, tab, target.
         out: the folder to make: `corpus`, `measures`, `proxy`, `scores`, `selection`, the pruned
             text, and `report.html`. Finished stages in it are not repeated.
@@ -279,7 +280,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 def _text_paths(work: Path, text: ParallelText, languages: tuple[str, str]) -> tuple[Path, ...]:
     """`pruned.en` and `pruned.de`, or `pruned.tsv`, compressed as the input is."""
     endings = ("tsv",) if text.is_tsv else languages
-    compressed = [path.suffix if path.suffix in (".gz", ".zst") else "" for path in text.paths]
+    compressed = map(compression_suffix, text.paths)
     return tuple(
         work / f"pruned.{ending}{suffix}"
         for ending, suffix in zip(endings, compressed, strict=True)

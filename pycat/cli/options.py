@@ -156,7 +156,7 @@ class TextFiles:
     """The parallel text that a verb begins with."""
 
     src: Path | None = option(
-        "Read source text from this file: UTF-8, one sentence a line; plain, .gz or .zst.", None
+        "Read source text from this file: UTF-8, one sentence a line; plain or compressed.", None
     )
     tgt: Path | None = option(
         "Read target text from this file, whose line i translates line i of --src.", None

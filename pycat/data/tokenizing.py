@@ -25,6 +25,7 @@ from pycat.data.corpus import (
 )
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import Chunk, FileFingerprint, ParallelText, decode
+from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizer import MAX_TRAINING_BYTES, Tokenizer, train_tokenizer
 from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.hashing import hash_files
@@ -66,7 +67,8 @@ def tokenize(
     r"""Tokenize parallel text into a corpus folder.
 
     Args:
-        src, tgt: UTF-8 files of equal line count; plain, `.gz` or `.zst`.
+        src, tgt: UTF-8 files of equal line count; plain, or compressed by gzip, zstd, xz, bzip2 or
+            LZ4, whatever they are called.
         tsv: instead of both, one file of source, tab, target; further columns are not read.
         out: the folder to make. A folder of the same input is opened as it is.
         tokenizer: a SentencePiece `.model`, or a folder with the tokenizer of a Hugging Face model,
@@ -214,8 +216,7 @@ def _languages(text: ParallelText) -> tuple[str, str]:
     if text.is_tsv:
         return "src", "tgt"
     suffixes = [
-        path.with_suffix("").suffix if path.suffix in (".gz", ".zst") else path.suffix
-        for path in text.paths
+        Path(path.name.removesuffix(compression_suffix(path))).suffix for path in text.paths
     ]
     src, tgt = (suffix.removeprefix(".") for suffix in suffixes)
     return (src, tgt) if src and tgt and src != tgt else ("src", "tgt")

@@ -64,7 +64,8 @@ def load_adapters(
 
             adapters.append(load_hugging_face(item, corpus, step=steps[i]))
         _check_shape(adapters[-1], adapters[0])
-    _refuse_equal_weights(adapters)
+    if len(paths) == len(given):
+        _refuse_equal_weights(adapters)
     _check_vocabulary(adapters[0], corpus)
     return adapters
 
@@ -129,19 +130,18 @@ def _same(one: Path | Adapter, other: Path | Adapter) -> bool:
 
 def _refuse_equal_weights(adapters: Sequence[Adapter]) -> None:
     """Refuse a checkpoint on the disk that is a copy of another, whatever its name."""
-    on_disk = [adapter for adapter in adapters if Path(adapter.name).exists()]
     # Small tensors first: those of two checkpoints of a run differ, and end the comparison.
     tensors = [
         sorted(adapter.module.state_dict().items(), key=lambda item: (item[1].numel(), item[0]))
-        for adapter in on_disk
+        for adapter in adapters
     ]
-    for i, adapter in enumerate(on_disk):
+    for i, adapter in enumerate(adapters):
         for j in range(i):
             if all(
                 torch.equal(one, other)
                 for (_, one), (_, other) in zip(tensors[i], tensors[j], strict=True)
             ):
-                copies = sorted((adapter.name, on_disk[j].name), key=_tells_no_number)
+                copies = sorted((adapter.name, adapters[j].name), key=_tells_no_number)
                 raise CheckpointError(
                     f"{copies[1]}: has the weights of {copies[0]}; a checkpoint that counts twice "
                     "distorts how perplexity moves: list the others without it"

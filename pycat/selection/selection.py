@@ -102,7 +102,7 @@ class Selection:
     ) -> None:
         """Write the kept lines of both sides, in the original order, byte for byte.
 
-        Files named `.gz` and `.zst` are compressed. Both files appear complete, or neither.
+        Files named `.gz`, `.zst`, `.xz`, `.bz2` and `.lz4` are compressed. Both files appear complete, or neither.
 
         Args:
             src, tgt: the files to write.
