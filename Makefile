@@ -41,13 +41,14 @@ TESTS_NUMERIC := tests/test_tolerances.py tests/kernels/test_cross_entropy.py \
 	tests/filters tests/scores/test_score_table.py tests/evaluation/test_beam_search.py
 AS_portable := OPENBLAS_CORETYPE=Prescott MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default
 AS_avx2 := OPENBLAS_CORETYPE=Haswell MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=avx2
+AS_avx_vnni := $(AS_avx2)
 AS_avx512 := OPENBLAS_CORETYPE=SkylakeX MKL_CBWR=AVX512 ATEN_CPU_CAPABILITY=avx512
 AS_avx512_bf16 := $(AS_avx512)
 test-isa: venv
 	$(MAKE) --output-sync=target -j2 $$($(BIN)/python -P -c \
 		"from pycat import _core; print(*(f'test-as-{isa}' for isa in _core.supported_cpu_isas()))")
 
-test-as-avx2 test-as-avx512: TESTS_NUMERIC += tests/kernels/test_triton_kernels.py
+test-as-avx2 test-as-avx_vnni test-as-avx512: TESTS_NUMERIC += tests/kernels/test_triton_kernels.py
 test-as-%: venv
 	env PYCAT_CPU_ISA=$* $(AS_$*) OMP_NUM_THREADS=1 $(BIN)/pytest -q -p no:cacheprovider $(TESTS_NUMERIC)
 

@@ -324,7 +324,7 @@ def cpu_isa() -> str:
     """
 
 def supported_cpu_isas() -> list[str]:
-    """The supported ones of portable, avx2, avx512 and avx512_bf16, weakest first."""
+    """The supported ones of portable, avx2, avx_vnni, avx512 and avx512_bf16, weakest first."""
 
 class Transformer:
     """One checkpoint of an encoder-decoder Transformer, packed for this processor.
@@ -347,6 +347,7 @@ class Transformer:
         epsilon: what norms add to the variance.
         embedding_scale: factor of token embeddings.
         head_scale: factor of the last hidden states.
+        num_threads: that pack the weights.
 
     Raises:
         ValueError: an array is missing or has another shape, or the processor lacks the dtype.
@@ -363,6 +364,7 @@ class Transformer:
         epsilon: float,
         embedding_scale: float,
         head_scale: float,
+        num_threads: int,
     ) -> None: ...
     def score(
         self,
