@@ -362,7 +362,8 @@ class Transformer::Pass {
       const std::int64_t target = targets.targets[t];
       if (target >= 0 && target < targets.vocab_size) logits[count++] = {target, t - first};
     }
-    return begin_panel(*model_.head_kernel_, hidden.panel(p), fields, logits, count);
+    return begin_panel(*model_.head_kernel_, hidden.panel(p), hidden.panel_scales(p), fields,
+                       logits, count);
   }
 
   const Transformer& model_;

@@ -82,8 +82,8 @@ def exit_status(run: Callable[[], None]) -> int:
     return 0
 
 
-def parse(words: Sequence[str]) -> Verb:
-    """The verb named by the words, with its options; exits with status 2 on wrong usage."""
+def argument_parser() -> ArgumentParser:
+    """The parser of `pycat`, with one for each verb; the manual's pages are made from it."""
     parser = ArgumentParser(
         prog="pycat",
         description="Prune parallel text for machine translation by Checkpoints Across Time: "
@@ -97,7 +97,12 @@ def parse(words: Sequence[str]) -> Verb:
         text = " ".join((kind.__doc__ or "").split())
         first = text.partition(". ")[0].removesuffix(".") + "."
         add_options(verbs.add_parser(name, help=first, description=text), kind)
-    found = parser.parse_args(joined_criteria(words))
+    return parser
+
+
+def parse(words: Sequence[str]) -> Verb:
+    """The verb named by the words, with its options; exits with status 2 on wrong usage."""
+    found = argument_parser().parse_args(joined_criteria(words))
     verb: Verb = read(VERBS[found.verb], found)
     return verb
 

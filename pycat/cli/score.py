@@ -39,8 +39,8 @@ class ScoreOptions:
         None,
     )
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = option(
-        "Multiply matrices in this type; auto is bfloat16 if the device has it, and int8 is the "
-        "fastest on newer CPUs.",
+        "Multiply matrices in this type; int8 is the fastest on CPUs, and auto is bfloat16 if the "
+        "device has it, else float32, or int8 with --exact-keep.",
         "float32",
     )
     too_long: Literal["refuse", "truncate"] = option(

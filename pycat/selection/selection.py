@@ -18,6 +18,7 @@ from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.data.parallel_text import ParallelText, write_rows
 from pycat.data.tab_columns import wrong_column
 from pycat.errors import OutputError, PycatError, TextError
+from pycat.filters.loud_rules import LOUD_SHARE
 from pycat.filters.measures import WITHOUT_TEXT, Measures, find_measures, no_measures
 from pycat.filters.rules import complete_rules, hits_in_words, read_rules, recorded_rules
 from pycat.ranking.criteria import Criterion
@@ -297,7 +298,7 @@ def choose_measured(
         measures: as in `select`.
 
     Returns:
-        The choice, and what the manifest says of the rules: `rule_hits`, `without`.
+        The choice, and what the manifest says of the rules: `rule_hits`, `loud_rules`, `without`.
 
     Raises:
         OutputError: measures are needed, and there are none of this corpus.
@@ -333,7 +334,17 @@ def _apply_rules(
         for rule, why in measures.manifest["without"].items()
         if thresholds.get(rule) is not None
     }
-    return kept, {"rule_hits": hits, **({"without": without} if without else {})}
+    examples = {rule: said["examples"] for rule, said in measures.manifest["loud_rules"].items()}
+    loud = {
+        rule: {"hits": count, "examples": examples.get(rule, [])}
+        for rule, count in hits.items()
+        if count > LOUD_SHARE * len(kept)
+    }
+    return kept, {
+        "rule_hits": hits,
+        **({"loud_rules": loud} if loud else {}),
+        **({"without": without} if without else {}),
+    }
 
 
 def _write_kept(batches: Iterator[pa.RecordBatch], path: Path) -> None:
