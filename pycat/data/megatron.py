@@ -148,8 +148,9 @@ def _check_documents(src: IndexedFile, tgt: IndexedFile) -> None:
             counts = [int(end[at]) - begin for end in ends]
             raise CorpusError(
                 f"{src.prefix}.idx: document {at:,} has {counts[0]:,} sequences, but {counts[1]:,} "
-                f"in {tgt.prefix}.idx; expected as many in both, for sequence i translates sequence "
-                "i: drop lines that are empty on either side from both, and preprocess again"
+                f"in {tgt.prefix}.idx; expected as many in both, since sequence i translates "
+                "sequence i: drop lines that are empty on either side from both, and preprocess "
+                "again"
             )
     if len(ends[0]) != len(ends[1]) and len(src) == len(tgt):
         raise CorpusError(

@@ -21,7 +21,10 @@ def check_first_columns(text: ParallelText) -> None:
     Raises:
         TextError: names the columns that seem to hold sentences.
     """
-    rows = [row[0].rstrip(b"\r\n").split(b"\t") for row in zip(*next(text.chunks()).columns)]
+    rows = [
+        row[0].rstrip(b"\r\n").split(b"\t")
+        for row in zip(*next(text.chunks()).columns, strict=True)
+    ]
     num_columns = min(map(len, rows))
     if num_columns < 3:
         return

@@ -103,7 +103,8 @@ class Selection:
     ) -> None:
         """Write the kept lines of both sides, in the original order, byte for byte.
 
-        Files named `.gz`, `.zst`, `.xz`, `.bz2` and `.lz4` are compressed. Both files appear complete, or neither.
+        Files named `.gz`, `.zst`, `.xz`, `.bz2` and `.lz4` are compressed. Both files appear
+        complete, or neither.
 
         Args:
             src, tgt: the files to write.
@@ -200,7 +201,8 @@ def select(
     paper's plain method, which needs no measures.
 
     The ranking goes from the highest score to the lowest. Equal scores rank by a hash of the pair's
-    tokens and the seed, so that the order of the text does not matter. Fractions count the whole table, whatever was dropped before.
+    tokens and the seed, so that the order of the text does not matter. Fractions count the whole
+    table, whatever was dropped before.
 
     Args:
         scores: an open ScoreTable of N pairs, or the path of one.
