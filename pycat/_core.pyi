@@ -348,6 +348,7 @@ class Transformer:
         embedding_scale: factor of token embeddings.
         head_scale: factor of the last hidden states.
         num_threads: that pack the weights.
+        uncounted_token: id of the token that takes no position and gets none; negative for none.
 
     Raises:
         ValueError: an array is missing or has another shape, or the processor lacks the dtype.
@@ -365,6 +366,7 @@ class Transformer:
         embedding_scale: float,
         head_scale: float,
         num_threads: int,
+        uncounted_token: int = -1,
     ) -> None: ...
     def score(
         self,

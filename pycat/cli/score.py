@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pycat
 from pycat.cli.options import (
+    columns_option,
     dashed,
     device_option,
     group,
@@ -63,6 +64,7 @@ class LineOptions:
     src: Path | None = option("Read source text, as tokenize does.", None)
     tgt: Path | None = option("Read target text, as tokenize does.", None)
     tsv: Path | None = option("Read text with tabs, as tokenize does.", None)
+    columns: tuple[int, int] | None = columns_option()
     max_tokens: int | None = option("Skip longer pairs, as tokenize does.", None)
     src_lang: str | None = option("Name the source's code, as for tokenize.", None, metavar="CODE")
     tgt_lang: str | None = option("Name the target's code, as for tokenize.", None, metavar="CODE")

@@ -44,6 +44,10 @@ class TokenizeOptions:
     )
     vocab_size: int = option("Train this many pieces, which both languages share.", 8000)
     model_type: Literal["unigram", "bpe"] = option("Train pieces of this type.", "unigram")
+    character_coverage: float = option(
+        "Make pieces of the characters of this share of the text; rarer ones are read as bytes.",
+        0.9995,
+    )
     max_tokens: int = option("Skip pairs with a side of more tokens than this.", 512)
     languages: tuple[str, str] | None = option(
         "Call source and target by these names; without it, by the suffixes of their files.",
@@ -62,8 +66,8 @@ class TokenizeOptions:
         metavar="CODE",
     )
     prompt: str | None = option(
-        "For a causal Hugging Face model, put this text before the target; {src} stands for the "
-        r"source and \n for a line end.",
+        "For a Hugging Face model, let this text stand around the source, in place of {src}: all "
+        r"that precedes the target of a causal one, where \n is a line end, or the prefix of T5.",
         None,
         type=prompt,
         metavar="TEXT",

@@ -363,7 +363,8 @@ class Corpus:
         """
         self._require_text()
         known = self.manifest["text"]
-        text = ParallelText(tuple(Path(row["path"]) for row in known))
+        places = self.manifest["recipe"].get("columns", (1, 2))
+        text = ParallelText(tuple(Path(row["path"]) for row in known), (places[0], places[1]))
         for path in text.paths:
             if not path.is_file():
                 raise TextError(f"{path}: the text of {self.path} is gone; put it back")

@@ -50,9 +50,15 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ParallelText:
-    """N lines of source and target: `(src, tgt)` files, or one `(tsv,)` file."""
+    """N lines of source and target: `(src, tgt)` files, or one `(tsv,)` file.
+
+    Attributes:
+        paths: the files.
+        places: columns of source and target in a TSV file, from 1.
+    """
 
     paths: tuple[Path, ...]
+    places: tuple[int, int] = (1, 2)
 
     @classmethod
     def of(
@@ -60,12 +66,23 @@ class ParallelText:
         src: str | PathLike[str] | None,
         tgt: str | PathLike[str] | None,
         tsv: str | PathLike[str] | None,
+        columns: tuple[int, int] | None = None,
     ) -> "ParallelText":
         """Make it of `src` and `tgt`, or of `tsv` alone; paths become absolute.
 
+        Args:
+            src, tgt, tsv: the files.
+            columns: of source and target in `tsv`, from 1; the first two by default.
+
         Raises:
-            TextError: not exactly one of the two forms, or a file is missing or empty.
+            TextError: not exactly one of the two forms, a file is missing or empty, or columns are
+                given for two files, or are not two different ones.
         """
+        if columns is not None and (tsv is None or min(columns) < 1 or columns[0] == columns[1]):
+            raise TextError(
+                f"columns are {columns}; expected two different numbers from 1, of source and "
+                "target in a tab-separated file (tsv)"
+            )
         given: tuple[str | PathLike[str], ...]
         if tsv is not None and src is None and tgt is None:
             given = (tsv,)
@@ -78,7 +95,7 @@ class ParallelText:
             check_regular(path)
             if path.stat().st_size == 0:
                 raise TextError(_EMPTY.format(path))
-        return cls(paths)
+        return cls(paths, columns or (1, 2))
 
     @property
     def is_tsv(self) -> bool:
@@ -151,13 +168,20 @@ class ParallelText:
             row = tuple(line.removeprefix(_BOM) for line in row)
         if not self.is_tsv:
             return _chomp(row[0]), _chomp(row[1])
-        src, *rest = _chomp(row[0]).split(b"\t", 2)
-        if not rest:
+        last = max(self.places)
+        found = _chomp(row[0]).split(b"\t", last)
+        if len(found) < last:
+            if len(found) == 1:
+                raise TextError(
+                    f"{self.paths[0]}: line {number:,} has no tab; expected source, tab, target "
+                    "(further columns are kept but not read)"
+                )
             raise TextError(
-                f"{self.paths[0]}: line {number:,} has no tab; expected source, tab, target "
-                "(further columns are kept but not read)"
+                f"{self.paths[0]}: line {number:,} has {len(found)} columns; expected at least "
+                f"{last}, for source and target are columns {self.places[0]} and {self.places[1]} "
+                "(--columns)"
             )
-        return src, rest[0]
+        return found[self.places[0] - 1], found[self.places[1] - 1]
 
     def columns(self, chunk: Chunk) -> tuple[list[bytes], list[bytes]]:
         """Sources and targets of a chunk, as `sides` splits each line."""

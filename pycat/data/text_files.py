@@ -137,7 +137,7 @@ def created_text(path: Path, temporary: Path) -> io.BufferedWriter:
     compression = COMPRESSED.get(suffix)
     with naming(path, temporary):
         stream = (
-            lzma.open(temporary, "wb")
+            lzma.open(temporary, "wb")  # noqa: SIM115  closed by the writer that is returned
             if compression == "xz"
             else pa.output_stream(str(temporary), compression=compression)
         )
@@ -172,7 +172,7 @@ class _Decompressed(io.RawIOBase):
                 if self._member is not None:
                     raise OSError(f"the {self._kind} data end in the middle")
                 return 0
-            elif not self._input:
+            if not self._input:
                 self._input = data
             if self._member is None:
                 self._input = self._input.lstrip(b"\0")

@@ -21,7 +21,6 @@ def tie_keys(corpus: Corpus, seed: int = 0, *, reverse: bool = False) -> TieKeys
         seed: another seed orders ties in another way.
         reverse: order ties from the other end.
     """
-
     offset = np.uint64(_STEP * (seed + 1) % 2**64)
 
     def keys(rows: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -1,9 +1,9 @@
 """Exact top-k selection by a radix histogram, without sorting.
 
 A ranking goes from the highest score to the lowest; among equal scores, from the lowest key that
-breaks ties to the highest, and then from the lower row to the higher. The cut is found as in a radix
-sort, digit by digit from the leading bits of the scores: a few passes over them, a chunk at a time,
-whatever their number. Keys are computed for the rows alone that are tied at the cut.
+breaks ties to the highest, and then from the lower row to the higher. The cut is found as in a
+radix sort, digit by digit from the leading bits of the scores: a few passes over them, a chunk at a
+time, whatever their number. Keys are computed for the rows alone that are tied at the cut.
 """
 
 from collections.abc import Callable, Iterator

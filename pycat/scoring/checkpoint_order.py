@@ -79,7 +79,7 @@ def in_training_order(
         )
     numbers = _numbers_of_like_names([path.name for path in paths])
     # Updates on record and numbers of names are not to be compared, so they are never mixed.
-    if numbers is not None and not steps and len(paths) > 1:
+    if numbers is not None and not steps:
         places = sorted(range(len(paths)), key=lambda i: numbers[i])
         last = [numbers[i][-1] for i in places]
         distinct = len(set(last)) == len(last) and last == sorted(last)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.data.parallel_text import ParallelText, write_rows
+from pycat.data.tab_columns import wrong_column
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.filters.loud_rules import LOUD_SHARE
 from pycat.filters.measures import WITHOUT_TEXT, Measures, find_measures, no_measures
@@ -102,7 +103,8 @@ class Selection:
     ) -> None:
         """Write the kept lines of both sides, in the original order, byte for byte.
 
-        Files named `.gz`, `.zst`, `.xz`, `.bz2` and `.lz4` are compressed. Both files appear complete, or neither.
+        Files named `.gz`, `.zst`, `.xz`, `.bz2` and `.lz4` are compressed. Both files appear
+        complete, or neither.
 
         Args:
             src, tgt: the files to write.
@@ -199,7 +201,8 @@ def select(
     paper's plain method, which needs no measures.
 
     The ranking goes from the highest score to the lowest. Equal scores rank by a hash of the pair's
-    tokens and the seed, so that the order of the text does not matter. Fractions count the whole table, whatever was dropped before.
+    tokens and the seed, so that the order of the text does not matter. Fractions count the whole
+    table, whatever was dropped before.
 
     Args:
         scores: an open ScoreTable of N pairs, or the path of one.
@@ -313,20 +316,20 @@ def choose_measured(
         raise no_measures(table, corpus)
     kept_by_rules = None
     if rules is not None:
-        kept_by_rules, of_rules = _apply_rules(measured, rules)
+        kept_by_rules, of_rules = _apply_rules(measured, rules, corpus)
     noise = partial(measured.noise_score, table)
     return choose(table, recipe, kept_by_rules, noise, corpus), of_rules
 
 
 def _apply_rules(
-    measures: Measures, thresholds: Mapping[str, float | None]
+    measures: Measures, thresholds: Mapping[str, float | None], corpus: Corpus
 ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
     """The pairs (N,) that the rules leave, and what the manifest says of the rules."""
     kept, hits = measures.apply(recorded_rules(thresholds))
     if not kept.any():
         raise PycatError(
-            f"the rules leave none of {len(kept):,} pairs (hits: {hits_in_words(hits)}); loosen "
-            "their thresholds, or pass --rules none (rules='none')"
+            f"the rules leave none of {len(kept):,} pairs (hits: {hits_in_words(hits)}); "
+            f"{wrong_column(corpus)}loosen their thresholds, or pass --rules none (rules='none')"
         )
     without = {
         rule: why

@@ -1,4 +1,4 @@
-"""Prompts, language codes and two vocabularies of Hugging Face models, as transformers reads them."""
+"""Prompts, language codes and two vocabularies of models, as transformers reads them."""
 
 import json
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_text_in_the_target_or_after_it_is_refused(
     prompt: str, family: str, tmp_path: Path
 ) -> None:
     saved(tmp_path, words("$A </s>"), family)
-    with pytest.raises(TokenizerError, match="no field but {src}, found {[a-z]+}: the target"):
+    with pytest.raises(TokenizerError, match=r"no field but {src}, found {[a-z]+}: the target"):
         HuggingFaceTokenizer(tmp_path, prompt=prompt)
 
 
@@ -176,7 +176,9 @@ def test_only_tokens_for_languages_are_codes(kind: str, tmp_path: Path) -> None:
     wrong = [*BAD[kind], *(name for each, name in NEAR if each == kind)]
     for name in wrong:
         for codes in ((name, tgt), (src, name)):
-            with pytest.raises(TokenizerError, match="has no language code|name them with") as info:
+            with pytest.raises(
+                TokenizerError, match=r"has no language code|name them with"
+            ) as info:
                 HuggingFaceTokenizer(folder, src_lang=codes[0], tgt_lang=codes[1])
             if near := NEAR.get((kind, name)):
                 assert f"did you mean {near}" in str(info.value), name

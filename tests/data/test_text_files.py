@@ -149,7 +149,7 @@ def test_what_is_no_text_is_named(kind: str, tmp_path: Path) -> None:
 
 
 def test_latin_1_is_refused_with_its_line(toy_tokenizer: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.en").write_bytes("one\ntwo\n".encode())
+    (tmp_path / "a.en").write_bytes(b"one\ntwo\n")
     (tmp_path / "a.de").write_bytes("eins\nfünf\n".encode("latin-1"))
     with pytest.raises(TextError, match=r"a\.de: line 2, byte 2 is 0xfc, which is not .*iconv"):
         pycat.tokenize(

@@ -83,7 +83,7 @@ def test_without_updates_the_order_given_is_taken_and_said(
     words = ["score", "--corpus", corpus.path, "--out", tmp_path / "s", "--device", "cpu"]
     assert cli.main([*map(str, words), "--checkpoints", str(late), str(early)]) == 0
     assert "in training order: late, early (as given" in capsys.readouterr().err
-    with pytest.raises(CheckpointError, match="place among the 3 checkpoints of .* is not known"):
+    with pytest.raises(CheckpointError, match=r"place among the 3 checkpoints of .* is not known"):
         pycat.score(corpus, tmp_path, device="cpu")
 
 
