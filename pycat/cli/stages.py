@@ -45,6 +45,10 @@ class TokenizeOptions:
     )
     vocab_size: int = option("Train this many pieces, which both languages share.", 8000)
     model_type: Literal["unigram", "bpe"] = option("Train pieces of this type.", "unigram")
+    character_coverage: float = option(
+        "Make pieces of the characters of this share of the text; rarer ones are read as bytes.",
+        0.9995,
+    )
     max_tokens: int = option("Skip pairs with a side of more tokens than this.", 512)
     languages: tuple[str, str] | None = option(
         "Call source and target by these names; without it, by the suffixes of their files.",
@@ -63,8 +67,8 @@ class TokenizeOptions:
         metavar="CODE",
     )
     prompt: str | None = option(
-        "For a causal Hugging Face model, put this text before the target; {src} stands for the "
-        r"source and \n for a line end.",
+        "For a Hugging Face model, let this text stand around the source, in place of {src}: all "
+        r"that precedes the target of a causal one, where \n is a line end, or the prefix of T5.",
         None,
         type=prompt,
         metavar="TEXT",
@@ -163,6 +167,7 @@ class Measure:
 
     def run(self) -> None:
         """Measure, and print how many pairs each rule hits."""
+        from pycat.filters.loud_rules import loud_rules_in_words
         from pycat.filters.rules import hits_in_words
 
         measures = pycat.measure(
@@ -180,6 +185,8 @@ class Measure:
         for why in dict.fromkeys(without.values()):
             missing = [rule for rule, reason in without.items() if reason == why]
             print(f"  not measured: {', '.join(missing)}; {why}")
+        for line in loud_rules_in_words(measures.manifest["loud_rules"], len(measures)):
+            print(line)
 
 
 @dataclass(frozen=True, kw_only=True)

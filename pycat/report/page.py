@@ -150,6 +150,8 @@ def write_report(
         **_headline(corpus, selection, scores, values, len(rows)),
         **_figure_tables(sample, figures),
         rules=by_rule(measured, kept),
+        loud_rules={} if measured is None else measured.manifest["loud_rules"],
+        num_measured=None if measured is None else measured.manifest["num_pairs"],
         evaluation=None if evaluation is None else evaluation_variables(evaluation),
         losses=run.losses if run is not None and list(run.steps) == scores.steps else None,
         pictures=_pictures(selection, scores.steps, figures),
