@@ -26,7 +26,8 @@ def option(text: str, default: Any = MISSING, **settings: Any) -> Any:
         text: the help, in whole sentences.
         default: value where the option is not given; without one, it is required.
         settings: arguments of `add_argument` that do not follow from the field's type; or
-            `positional=True`, for a word without a name that may be left out.
+            `positional=True`, for a word without a name that may be left out; or `flag`, a name of
+            the option that is not the field's.
     """
     return field(default=default, metadata={"text": text, **settings})
 
@@ -71,7 +72,7 @@ def add_options(parser: Any, kind: Any, prefix: str = "", path: str = "") -> Non
             parser.add_argument(path + entry.name, help=text, **found)
             continue
         parser.add_argument(
-            f"--{prefix}{dashed(entry.name)}",
+            settings.pop("flag", f"--{prefix}{dashed(entry.name)}"),
             dest=path + entry.name,
             required=entry.default is MISSING,
             help=text,

@@ -99,6 +99,19 @@ class Select:
 
     def run(self) -> None:
         """Select, print what was kept, and write its text where asked."""
+        selection = pycat.select(
+            self.scores,
+            out=self.out,
+            overwrite=self.overwrite,
+            measures=self.measures,
+            **self.arguments(),
+        )
+        print(summary(selection))
+        if self.text is not None:
+            _write_text(selection, self.text, None, self.overwrite)
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `pycat.select` that say what to keep."""
         by, keep = self.by, self.keep
         if self.then is not None:
             if (by, keep) != (Select.by, Select.keep):
@@ -107,26 +120,19 @@ class Select:
         drop: dict[Any, float] = dict(self.drop or ())
         if len(drop) < len(self.drop or ()):
             raise PycatError("select: --drop names a criterion twice; add up its fractions")
-        selection = pycat.select(
-            self.scores,
-            out=self.out,
-            overwrite=self.overwrite,
-            keep=keep,
-            by=by,
-            rules=self.rules,
-            guard=self.guard,
-            measures=self.measures,
-            part=self.part,
-            unit=self.unit,
-            drop=drop,
-            strata=self.strata,
-            num_strata=self.num_strata,
-            cap=self.cap,
-            seed=self.seed,
-        )
-        print(summary(selection))
-        if self.text is not None:
-            _write_text(selection, self.text, None, self.overwrite)
+        return {
+            "keep": keep,
+            "by": by,
+            "rules": self.rules,
+            "guard": self.guard,
+            "part": self.part,
+            "unit": self.unit,
+            "drop": drop,
+            "strata": self.strata,
+            "num_strata": self.num_strata,
+            "cap": self.cap,
+            "seed": self.seed,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from pycat.evaluation.arms import (
     read_labels,
 )
 from pycat.evaluation.effective_data import EffectiveData, HeldOut, Worth, effective_data
-from pycat.evaluation.held_out import held_out_corpus, held_out_nll
+from pycat.evaluation.held_out import held_out_corpus, held_out_nll, num_known
 from pycat.evaluation.ledger import ledger
 from pycat.evaluation.results import Evaluation
 from pycat.evaluation.retraining import retrain
@@ -194,7 +194,10 @@ def evaluate(
     folder.finish(
         arms=results,
         random_curve=curves,
-        warnings=_warnings(passes, seeds, results, curves),
+        warnings=[
+            *_known_sentences(held_out, corpus),
+            *_warnings(passes, seeds, results, curves),
+        ],
         translations=[asdict(row) for row in translations],
         ledger=ledger(
             selection,
@@ -331,6 +334,20 @@ def _curve(worth: EffectiveData) -> dict[str, Any]:
         "min_share": round(worth.min_share, 4),
         "seed_noise": None if math.isnan(noise) else round(noise, 6),
     }
+
+
+def _known_sentences(held_out: Mapping[str, Corpus], corpus: Corpus) -> list[str]:
+    """Which test sets hold sentences of the training text."""
+    found = []
+    for test, text in held_out.items():
+        num_src, num_tgt = num_known(text, corpus)
+        if num_src or num_tgt:
+            found.append(
+                f"{test}: of {len(text):,} pairs {num_src:,} have a source and {num_tgt:,} a "
+                "target that the training text has too, so the loss favours arms that learn them "
+                "by heart; leave them out of one of the two"
+            )
+    return found
 
 
 def _warnings(

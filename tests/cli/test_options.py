@@ -36,7 +36,7 @@ from pycat.selection.recipe import PARTS, UNITS
 
 # The verb's own words: what is no argument of the function, or has another name there.
 OWN_OPTIONS = {"text", "then", "drop", "evaluate", "test", "corpus", "checkpoints", "work"}
-OWN_OPTIONS |= {"no_curve", "selection"}
+OWN_OPTIONS |= {"no_curve", "selection", "run_file"}
 
 
 def values(kind: Any, name: str) -> Sequence[str]:
