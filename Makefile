@@ -3,13 +3,14 @@
 # make fuzz   a million damaged files        make sanitize   tests under sanitizers
 # make bench  microbenchmarks                make gpu        what only a GPU can show
 # make test-arm   the kernels as on 64-bit Arm, emulated
+# make docs   the documentation as a site: build/site/index.html
 # Needs Python 3.11 or newer and a C++ compiler; everything else is installed into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find csrc kernels pycat -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
-.PHONY: venv demo test test-isa lint format bench gpu fuzz sanitize test-arm clean
+.PHONY: venv demo docs test test-isa lint format bench gpu fuzz sanitize test-arm clean
 
 venv: .venv/.installed
 
@@ -64,6 +65,10 @@ format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i csrc/*/*.cpp csrc/*/*.h tests/core/*.cpp
+
+# A warning, such as of a link that leads nowhere, is an error.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: venv
 	for bench in bench/bench_*.py; do $(BIN)/python $$bench --quick || exit 1; done

@@ -44,6 +44,7 @@ struct EmbeddingWeights {
   std::int64_t vocab_size;
   const float* positions;  // (num_positions, D)
   std::int64_t num_positions;
+  std::int64_t uncounted_token;  // takes no position and gets none; negative: there is none
   NormWeights norm;
 };
 

@@ -191,6 +191,7 @@ def _pack(weights: TransformerWeights, dtype: str, num_threads: int) -> _core.Tr
         embedding_scale=weights.embedding_scale,
         head_scale=weights.head_scale,
         num_threads=num_threads,
+        uncounted_token=-1 if weights.uncounted_token is None else weights.uncounted_token,
     )
 
 
