@@ -324,7 +324,9 @@ def cpu_isa() -> str:
     """
 
 def supported_cpu_isas() -> list[str]:
-    """The supported ones of portable, avx2, avx_vnni, avx512 and avx512_bf16, weakest first."""
+    """The supported ones, weakest first: portable, then avx2, avx_vnni, avx512 and avx512_bf16 on
+    x86-64, or neon and neon_dot on 64-bit Arm.
+    """
 
 class Transformer:
     """One checkpoint of an encoder-decoder Transformer, packed for this processor.
