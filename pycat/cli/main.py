@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import pycat
+from pycat.cli.columns import Average, Cld, Trusted
 from pycat.cli.explain import Explain
 from pycat.cli.options import add_options, joined_criteria, read
 from pycat.cli.prune import Prune
@@ -32,6 +33,9 @@ VERBS: dict[str, type[Any]] = {
     "train": Train,
     "score": Score,
     "baseline": Baseline,
+    "trusted": Trusted,
+    "average": Average,
+    "cld": Cld,
     "select": Select,
     "apply": Apply,
     "explain": Explain,

@@ -16,7 +16,7 @@ from torch import Tensor
 from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus, as_corpus
 from pycat.errors import CorpusError, OutputError, PycatError
-from pycat.proxy.checkpoint import save_checkpoint
+from pycat.proxy.checkpoint import CheckpointInfo, load_model, save_checkpoint
 from pycat.proxy.flops import proxy_products
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import Run, checkpoint_path
@@ -48,11 +48,12 @@ _OWNED = (_STATE_FILE, "step-*.safetensors")
 
 
 class Arm(NamedTuple):
-    """One of several models that are trained together."""
+    """One of several models that are trained together; it starts from `initial`, if given."""
 
     corpus: Corpus
     seed: int
     out: Path
+    initial: CheckpointInfo | None = None
 
 
 def train(
@@ -128,7 +129,7 @@ def train(
         batch_tokens=batch_tokens,
         seed=seed,
     )
-    _check_size(corpus, batch_tokens)
+    check_size(corpus, batch_tokens)
     if updates is None:
         per_epoch = PackedBatches(corpus, batch_tokens, seed=seed).num_batches
         updates = min(MAX_PROXY_UPDATES, max(1, round(epochs * per_epoch)))
@@ -178,7 +179,8 @@ def train_together(
             to zero over the last third before it, in a branch off the run at the constant rate.
             The run is as long as two thirds of the largest budget, the branches a third of each.
         preset, batch_tokens, learning_rate, rate_schedule, warmup, label_smoothing, dropout,
-            device, dtype, overwrite: as in `train`; `preset` is not "auto".
+            device, dtype, overwrite: as in `train`; `preset` is not "auto", and only a label where
+            all arms have initial weights.
         advance: called with the updates of each run that were done; by default progress is shown.
 
     Returns:
@@ -206,6 +208,8 @@ def train_together(
     open_runs = []
     for arm in arms:
         own = {"corpus": arm.corpus.id, "seed": arm.seed, **recipe}
+        if arm.initial is not None:
+            own["initial"] = arm.initial.sha256
         folder = OutputFolder(arm.out, "proxy", own, _OWNED, overwrite)
         if folder.manifest is None:
             open_runs.append(_OpenRun(arm, folder))
@@ -451,7 +455,9 @@ class _Trainer:
 
 
 def _new_model(arm: Arm, preset: str) -> Transformer:
-    """A model with the initial weights of the arm's seed."""
+    """A model with the weights that the arm starts from, by default those of its seed."""
+    if arm.initial is not None:
+        return load_model(arm.initial, torch.device("cpu"))
     config = ModelConfig(
         vocab_size=arm.corpus.vocab_size,
         src_vocab_size=arm.corpus.src_vocab_size,
@@ -488,7 +494,8 @@ def check_options(**options: Any) -> None:
             raise PycatError(f"{name} is {options[name]}; expected {expected}")
 
 
-def _check_size(corpus: Corpus, batch_tokens: int) -> None:
+def check_size(corpus: Corpus, batch_tokens: int) -> None:
+    """Refuse a corpus that is smaller than one batch."""
     num_tokens = int(corpus.num_tokens.sum())
     if num_tokens < batch_tokens:
         raise CorpusError(
