@@ -324,7 +324,7 @@ def cpu_isa() -> str:
     """
 
 def supported_cpu_isas() -> list[str]:
-    """The supported ones of portable, avx2, avx512 and avx512_bf16, weakest first."""
+    """The supported ones of portable, avx2, avx_vnni, avx512 and avx512_bf16, weakest first."""
 
 class Transformer:
     """One checkpoint of an encoder-decoder Transformer, packed for this processor.
@@ -347,6 +347,8 @@ class Transformer:
         epsilon: what norms add to the variance.
         embedding_scale: factor of token embeddings.
         head_scale: factor of the last hidden states.
+        num_threads: that pack the weights.
+        uncounted_token: id of the token that takes no position and gets none; negative for none.
 
     Raises:
         ValueError: an array is missing or has another shape, or the processor lacks the dtype.
@@ -363,6 +365,8 @@ class Transformer:
         epsilon: float,
         embedding_scale: float,
         head_scale: float,
+        num_threads: int,
+        uncounted_token: int = -1,
     ) -> None: ...
     def score(
         self,
@@ -597,10 +601,12 @@ def measure_pairs(
         folded, kinds: the tables of `pycat.filters.code_points`.
 
     Returns:
-        Arrays (N,): int32 `src_chars`, `tgt_chars`, `num_damaged`; float32 `overlap`, `letters`,
-        `number_mismatch`, `repetition`; bool `src_unusual`, `tgt_unusual` (all in capitals, or
-        possibly not in NFC); uint64 `src_hash`, `tgt_hash`, `pair_hash`, `band_0` to `band_3`, the
-        same in every process.
+        Arrays (N,): int32 `src_chars`, `tgt_chars`, `num_damaged`, `num_grams` (of which `overlap`
+        is a share); float32 `overlap`, `letters`, `number_mismatch`, `repetition`; uint8
+        `src_forms`, `tgt_forms` (sums of 1: all in capitals, 2: possibly not in NFC, or with
+        invisible characters or unusual blanks, 4: with characters of placeholders, tags or
+        addresses); uint64 `src_hash`, `tgt_hash`, `pair_hash`, `band_0` to `band_3`, the same in
+        every process.
 
     Raises:
         ValueError: the lengths differ.

@@ -1,7 +1,7 @@
 """The whole way from parallel text to pruned text and its report: the stages in their order."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from os import PathLike
 from pathlib import Path
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText
+from pycat.data.tab_columns import wrong_column
+from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizing import known_text, tokenize
 from pycat.errors import OutputError, PycatError
 from pycat.evaluation.evaluation import TestSet, evaluate, test_text
@@ -20,7 +22,7 @@ from pycat.filters.measures import MEASURES_FOLDER, Measures, measure
 from pycat.filters.rules import complete_rules, hits_in_words, read_rules
 from pycat.proxy.run import Run
 from pycat.proxy.training import train
-from pycat.ranking.criteria import needs_proxy
+from pycat.ranking.criteria import members_of, needs_proxy
 from pycat.report.page import write_report
 from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.scores.score_table import ScoreTable
@@ -77,6 +79,7 @@ def prune(
     tgt: str | PathLike[str] | None = None,
     *,
     tsv: str | PathLike[str] | None = None,
+    columns: tuple[int, int] | None = None,
     out: str | PathLike[str],
     keep: float = 0.5,
     by: str | None = None,
@@ -103,8 +106,9 @@ def prune(
     pairs, or of 1,000 pairs and more fewer than 100: most likely a column is wrong.
 
     Args:
-        src, tgt: UTF-8 files of equal line count; plain, `.gz` or `.zst`.
+        src, tgt: UTF-8 files of equal line count; plain or compressed.
         tsv: instead of both, one file of source, tab, target.
+        columns: of source and target in `tsv`, from 1, as in `tokenize`.
         out: the folder to make: `corpus`, `measures`, `proxy`, `scores`, `selection`, the pruned
             text, and `report.html`. Finished stages in it are not repeated.
         keep: fraction of the pairs to keep, in (0, 1].
@@ -137,8 +141,9 @@ def prune(
     thresholds = None if changed is None else complete_rules(changed)
     by = by or "+".join(trusted or ()) or (FAST_CRITERION if fast else DEFAULT_CRITERION)
     asked = Recipe(keep, by, rules=thresholds, guard=guard)
-    if not trusted:  # their columns are not there yet
-        asked.check()
+    # The columns of trusted text are not there yet; the rest of the criterion is checked.
+    known = [str(member) for member in members_of(by) if member not in (trusted or {})]
+    replace(asked, by="+".join(known) or FAST_CRITERION).check()
     if fast and (trusted or needs_proxy(by)):
         needing = "trusted text" if trusted else f"the criterion {by}"
         raise PycatError(
@@ -148,7 +153,7 @@ def prune(
         test_text(good)
     for test in (tests or {}).values():
         test_text(test)
-    text = ParallelText.of(src, tgt, tsv)
+    text = ParallelText.of(src, tgt, tsv, columns)
     work = Path(out)
     options: dict[str, dict[str, Any]] = {
         "tokenize": dict(tokenize_options or {}),
@@ -167,13 +172,17 @@ def prune(
         }
     recipe = {stage: _plain(given) for stage, given in options.items()}
     fingerprints = text.fingerprint(known_text(work / _FOLDERS["tokenize"]))
+    if text.places != (1, 2):
+        recipe["tokenize"]["columns"] = [*text.places]
     recipe["tokenize"]["text"] = [row["sha256"] for row in fingerprints]
     folder = _open_work(work, recipe, overwrite)
 
     def where(stage: str) -> dict[str, Any]:
         return {"out": work / _FOLDERS[stage], "overwrite": overwrite}
 
-    corpus = tokenize(src, tgt, tsv=tsv, **where("tokenize"), **options["tokenize"])
+    corpus = tokenize(
+        src, tgt, tsv=tsv, columns=columns, **where("tokenize"), **options["tokenize"]
+    )
     measures = None
     if "measure" in options:
         measures = measure(corpus, **where("measure"), **options["measure"])
@@ -265,7 +274,8 @@ def _check_rules_leave_enough(
                 f"least {fewest:,}; nothing was trained.",
                 f"Pairs that each rule hits: {hits_in_words(hits)}. For example",
                 *examples,
-                "See that the files or columns hold source and target, in that order, and their "
+                wrong_column(corpus)
+                + "See that the files or columns hold source and target, in that order, and their "
                 "languages (--tokenize-languages); or loosen the rules (--rules FILE), or pass "
                 "--rules none (rules='none')",
             )
@@ -347,7 +357,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 def _text_paths(work: Path, text: ParallelText, languages: tuple[str, str]) -> tuple[Path, ...]:
     """`pruned.en` and `pruned.de`, or `pruned.tsv`, compressed as the input is."""
     endings = ("tsv",) if text.is_tsv else languages
-    compressed = [path.suffix if path.suffix in (".gz", ".zst") else "" for path in text.paths]
+    compressed = map(compression_suffix, text.paths)
     return tuple(
         work / f"pruned.{ending}{suffix}"
         for ending, suffix in zip(endings, compressed, strict=True)

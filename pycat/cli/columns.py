@@ -28,7 +28,11 @@ class Trusted:
     updates: int | None = option(
         "Make this many updates; without it, three passes over the text, but 10 to 300.", None
     )
-    batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)
+    batch_tokens: int | None = option(
+        "Put at most this many tokens into either side of a batch; without it, 2048, but at most a "
+        "quarter of the text.",
+        None,
+    )
     learning_rate: float = option("Let Adam's rate rise to this.", 3.5e-4)
     seed: int = option("Seed batch order and dropout with this number.", 0)
     device: str = device_option()

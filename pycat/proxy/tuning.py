@@ -8,10 +8,12 @@ from pycat.errors import PycatError
 from pycat.proxy.checkpoint import read_infos
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import Run
-from pycat.proxy.training import Arm, check_size, train_together
+from pycat.proxy.trainer import Arm
+from pycat.proxy.training import check_size, train_together
 
 # Passes over the pairs, and the bounds of the updates that they give.
 _PASSES = 3
+_BATCH_TOKENS = 2048
 _MIN_UPDATES, _MAX_UPDATES = 10, 300
 # Half of the lowest peak of a preset: the weights are to move, not to be learned anew.
 _LEARNING_RATE = 3.5e-4
@@ -23,7 +25,7 @@ def tune(
     *,
     out: str | PathLike[str],
     updates: int | None = None,
-    batch_tokens: int = 2048,
+    batch_tokens: int | None = None,
     learning_rate: float = _LEARNING_RATE,
     seed: int = 0,
     device: str = "auto",
@@ -37,7 +39,8 @@ def tune(
         checkpoint: file of a checkpoint of pycat's.
         out: the folder to make; a run of the same options is resumed, or opened if finished.
         updates: their number; by default three passes over the pairs, but 10 to 300.
-        batch_tokens, learning_rate, seed, device, dtype, overwrite: as for `train`.
+        batch_tokens: as for `train`; by default 2,048, but at most a quarter of the target tokens.
+        learning_rate, seed, device, dtype, overwrite: as for `train`.
 
     Returns:
         The run, of one checkpoint.
@@ -48,6 +51,8 @@ def tune(
         PycatError, OutputError: as `train`.
     """
     [info] = read_infos([checkpoint], corpus)
+    if batch_tokens is None:
+        batch_tokens = min(_BATCH_TOKENS, max(1, int(corpus.num_tokens.sum()) // 4))
     check_size(corpus, batch_tokens)
     if updates is None:
         per_pass = PackedBatches(corpus, batch_tokens, seed=seed).num_batches

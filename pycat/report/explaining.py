@@ -220,7 +220,7 @@ def ranking_scores(
     recipe = selection.manifest["recipe"]
     by, seed = recipe["criterion"], recipe["seed"] or 0
     if is_of(by, "coverage"):  # what a pair adds depends on the pairs before it
-        choice, _ = choose_measured(table, corpus, Recipe.from_json(recipe), measures)
+        choice, _ = choose_measured(table, corpus, Recipe.of_manifest(selection.manifest), measures)
         return choice.scores
     if measures is None and is_of(by, "noise"):
         raise no_measures(table, corpus)
@@ -296,7 +296,7 @@ def _decision(
     """What the selection did with the pair, and the step of its recipe that decided."""
     check_made_from(selection, table)
     recorded = selection.manifest["recipe"]
-    recipe = Recipe.from_json(recorded)
+    recipe = Recipe.of_manifest(selection.manifest)
     kept = bool(np.isin(pair, selection.pair_ids))
     state = "kept" if kept else "dropped"
     try:
@@ -322,7 +322,7 @@ def _decision(
             signals = _strongest_signals(table, corpus, measures, row, pair)
             reason = f"{reason}; its noise score is {value}{signals}"
     else:
-        score = number(choice.scores[row])
+        score = float(choice.scores[row])
         step, reason = _at_the_cut(score, recipe, selection, kept, above=left_out > 0)
     return Decision(kept, step, f"{state}: {reason}")
 
@@ -363,15 +363,22 @@ def _left_out(
 
 
 def _at_the_cut(
-    value: str, recipe: Recipe, selection: Selection, kept: bool, above: bool
+    score: float, recipe: Recipe, selection: Selection, kept: bool, above: bool
 ) -> tuple[str, str]:
-    """Step and reason of a pair that was ranked: its score `value`, and those of the kept pairs.
+    """Step and reason of a pair that was ranked: its score, and those of the kept pairs.
 
     `above` says that the pair stands above the range, or above the middle, that is kept.
     """
-    by = recipe.by
+    by, value = recipe.by, number(score)
     low, high = (number(selection.manifest[name]) for name in ("threshold", "highest"))
     span = f"kept pairs have {low} to {high}"
+    tied = selection.manifest.get("ties", {}).get("criterion")
+    ends = selection.manifest["threshold"], selection.manifest["highest"]
+    if tied is not None and recipe.strata is None and score in ends:
+        span += (
+            f"; {tied['num_pairs']:,} pairs at the cut have equal scores, and a hash of the text "
+            f"put {tied['num_before']:,} of them before it"
+        )
     if above:
         return "range", f"its {by} is {value}; {span}"
     if recipe.strata is None:

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from pycat.data.parallel_text import ParallelText
 from pycat.data.same_tokenizer import tokenize_alike
 from pycat.errors import PycatError
-from pycat.proxy.checkpoint import read_info
+from pycat.proxy.checkpoint import read_info, read_infos
 from pycat.proxy.tuning import tune
 from pycat.scores.score_table import ScoreTable, as_table
+from pycat.scoring.adapter import ProxyAdapter
 from pycat.scoring.engine import score
 
 TrustedText = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
@@ -45,7 +46,7 @@ def add_trusted(
     out: str | PathLike[str],
     name: str = "trusted",
     updates: int | None = None,
-    batch_tokens: int = 2048,
+    batch_tokens: int | None = None,
     learning_rate: float = 3.5e-4,
     seed: int = 0,
     device: str = "auto",
@@ -109,7 +110,10 @@ def add_trusted(
     # Both checkpoints are scored together, so that they share batches and rounding.
     both = score(
         corpus,
-        [info.path, *run.checkpoints],
+        [
+            ProxyAdapter(model, corpus.eos_id)
+            for model in read_infos([info.path, *run.checkpoints], corpus)
+        ],
         out=folder / "scores",
         stats="nll",
         device=device,

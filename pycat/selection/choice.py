@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
 from pycat.filters.noise_share import NoiseShare, noise_share
 from pycat.ranking.correlations import explained_by, sampled_column, sampled_rows
@@ -21,7 +22,8 @@ from pycat.ranking.criteria import (
     is_known,
     members_of,
 )
-from pycat.ranking.top_k import chunked, top_k_within_budget
+from pycat.ranking.tie_keys import tie_keys
+from pycat.ranking.top_k import Column, TieKeys, chunked, cut_within_budget
 from pycat.scores.score_table import ScoreTable
 from pycat.selection import strata
 from pycat.selection.recipe import NUM_STRATA, Recipe
@@ -38,8 +40,9 @@ class Choice:
             "cap", and "range" for what stands above a range or a middle.
         left_out: int16 (N,), which of the steps left a pair out, from 1; 0 for the others.
         recipe: as `Recipe.json` says it, with the hashes of what names alone do not tell.
-        facts: counts, of what was dropped too, the lowest and highest score kept, and what
-            explains the ranking.
+        facts: counts, of what was dropped too, the lowest and highest score kept, what explains
+            the ranking, and `ties`: of each step whose cut went through pairs of equal scores, how
+            many they were and how many of them rank before the cut.
     """
 
     kept: NDArray[np.bool_]
@@ -55,6 +58,7 @@ def choose(
     recipe: Recipe,
     kept_by_rules: NDArray[np.bool_] | None = None,
     noise: Callable[[], Scores] | None = None,
+    corpus: Corpus | None = None,
 ) -> Choice:
     """Follow a recipe.
 
@@ -69,11 +73,12 @@ def choose(
             fewer than asked for, all are kept.
         noise: gives the noise scores (N,), where the recipe needs them. A guard asks for them
             before the criterion's scores are in memory, not beside them.
+        corpus: of those N pairs, whose tokens break ties; without it, lower rows come first.
 
     Raises:
         PycatError: the recipe cannot be followed on this table.
     """
-    pairs = _Candidates(table, recipe, noise)
+    pairs = _Candidates(table, recipe, noise, corpus)
     if kept_by_rules is not None:
         pairs.drop_by_rules(kept_by_rules)
     if recipe.guard:
@@ -101,12 +106,14 @@ def choose(
     facts["dropped"] = pairs.dropped
     if pairs.noise_share is not None:
         facts["noise_share"] = asdict(pairs.noise_share)
+    broke_ties = bool(pairs.ties) and corpus is not None and recipe.ties == "text"
+    if broke_ties:
+        facts["ties"] = pairs.ties
     first, last = pairs.budget
     if last > pairs.left_by_rules:
         facts["asked"] = last - first
-    return Choice(
-        kept, scores, tuple(pairs.steps), pairs.left_out(), recipe.json(pairs.hashes), facts
-    )
+    recorded = recipe.json(pairs.hashes, broke_ties=broke_ties)
+    return Choice(kept, scores, tuple(pairs.steps), pairs.left_out(), recorded, facts)
 
 
 class _Candidates:
@@ -122,10 +129,15 @@ class _Candidates:
         left_by_rules: size of what the rules leave.
         noise_share: the estimate, where the recipe asks for one.
         drawn: the pairs (N,) that `mix` drew at random; empty without it.
+        ties: as `facts` of `Choice`.
     """
 
     def __init__(
-        self, table: ScoreTable, recipe: Recipe, noise: Callable[[], Scores] | None
+        self,
+        table: ScoreTable,
+        recipe: Recipe,
+        noise: Callable[[], Scores] | None,
+        corpus: Corpus | None,
     ) -> None:
         self.num_tokens = table.num_tokens
         self.steps: list[str] = []
@@ -141,6 +153,11 @@ class _Candidates:
         self.noise_share: NoiseShare | None = None
         self.drawn: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._num_strata = 1
+        self.ties: dict[str, dict[str, int]] = {}
+        self._tie_keys: TieKeys | None = None
+        if recipe.ties == "text" and corpus is not None:
+            # The bottom is the end of the ranking that the top begins.
+            self._tie_keys = tie_keys(corpus, recipe.seed, reverse=recipe.part == "bottom")
 
     @property
     def budget(self) -> tuple[int, int]:
@@ -205,11 +222,12 @@ class _Candidates:
             size = round(self.noise_share.share * self._left())
         else:
             size = round(float(self._recipe.guard) * (self._total - last))
-        self._leave_out(self._highest(noise, min(size, spare)), "guard")
+        self._leave_out(self._highest(noise, min(size, spare), "guard"), "guard")
 
     def drop_highest(self, scores: Scores, share: float) -> None:
         """Leave out the highest scores: a share of the whole table."""
-        self._leave_out(self._highest(scores, round(share * self._total)), "drop")
+        size = round(share * self._total)
+        self._leave_out(self._highest(scores, size, "drop"), "drop")
 
     def crowded(self) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Rows that are left in groups of more pairs than the cap, and their group ids."""
@@ -237,7 +255,14 @@ class _Candidates:
         """Leave out the rows of crowded groups that are not among their group's best."""
         assert self._recipe.cap is not None
         rows, ids = crowded
-        order = np.lexsort((rows, -scores[rows], ids))
+        values = scores[rows]
+        keys = np.zeros(len(rows), dtype=np.uint64)
+        if self._tie_keys is not None and len(rows):
+            order = np.lexsort((values, ids))
+            next_equal = (np.diff(values[order]) == 0) & (np.diff(ids[order]) == 0)
+            tied = order[np.append(next_equal, False) | np.append(False, next_equal)]
+            keys[tied] = self._tie_keys(rows[tied])
+        order = np.lexsort((rows, keys, -values, ids))
         ids = ids[order]
         place = np.arange(len(ids)) - np.searchsorted(ids, ids)
         self._leave_out(rows[order[place >= self._recipe.cap[1]]], "cap")
@@ -259,7 +284,9 @@ class _Candidates:
         sizes = strata.sizes(self._codes, self._num_strata, None)
         for share, sign in ((hardest, 1), (easiest, -1)):
             budgets = (share * sizes).astype(np.int64)
-            tail = top_k_within_budget(sign * perplexity, budgets, self._codes)
+            tail = cut_within_budget(
+                sign * perplexity, budgets, self._codes, tie_keys=self._tie_keys
+            ).selected
             self._leave_out(tail, "tails")
 
     def keep(self, scores: Scores) -> NDArray[np.bool_]:
@@ -282,12 +309,12 @@ class _Candidates:
         else:
             above = (left - size) // 2 if recipe.part == "middle" else first
             if above:
-                rows = self._highest(scores, above)
+                rows = self._highest(scores, above, "range")
                 self._codes[rows] = -len(self.steps)
                 if recipe.part != "middle":
                     # So ranges that meet share no pair and leave none out, in tokens too.
                     size -= self._size(rows)
-            kept = self._highest(scores, size)
+            kept = self._highest(scores, size, "criterion")
         if not kept.any():
             of_all = f"keep is {recipe.keep} of {self._total:,} {recipe.unit}"
             if first >= self.left_by_rules:
@@ -308,7 +335,8 @@ class _Candidates:
         quotas = strata.proportional(sizes, size)
         quotas -= strata.sizes(spent, self._num_strata, self._weights)
         drawn = strata.Drawn(self._table, self._recipe.seed)
-        self.drawn = top_k_within_budget(drawn, np.maximum(quotas, 0), rest, self._weights)
+        quotas = np.maximum(quotas, 0)
+        self.drawn = cut_within_budget(drawn, quotas, rest, self._weights).selected
         return kept | self.drawn
 
     def _keep_of_strata(self, scores: Scores, budget: int) -> NDArray[np.bool_]:
@@ -317,13 +345,13 @@ class _Candidates:
         if recipe.strata != "score":
             sizes = strata.sizes(codes, self._num_strata, self._weights)
             quotas = strata.proportional(sizes, budget)
-            return top_k_within_budget(scores, quotas, codes, self._weights)
+            return self._cut(scores, quotas, "criterion")
         self._num_strata = recipe.num_strata or NUM_STRATA["score"]
         strata.by_score(scores, codes, self._num_strata)
         sizes = strata.sizes(codes, self._num_strata, self._weights)
         quotas = strata.coverage_centric(sizes, budget)
         drawn = strata.Drawn(self._table, recipe.seed)
-        return top_k_within_budget(drawn, quotas, codes, self._weights)
+        return self._cut(drawn, quotas, "criterion")
 
     def _leave_out(self, rows: NDArray[np.bool_] | NDArray[np.int64], step: str) -> None:
         self.steps.append(step)
@@ -332,9 +360,18 @@ class _Candidates:
         counted = len(self._codes) - num_left - sum(self.dropped.values())
         self.dropped[step] = self.dropped.get(step, 0) + counted
 
-    def _highest(self, scores: Scores, size: int) -> NDArray[np.bool_]:
+    def _highest(self, scores: Scores, size: int, step: str) -> NDArray[np.bool_]:
         """The highest scores (N,) of what is left, as many as fit into the size."""
-        return top_k_within_budget(scores, np.array([size]), self._codes, self._weights)
+        return self._cut(scores, np.array([size]), step)
+
+    def _cut(self, scores: Column, budgets: NDArray[np.int64], step: str) -> NDArray[np.bool_]:
+        """The highest scores (N,) of each stratum that is left; counts ties under `step`."""
+        cut = cut_within_budget(scores, budgets, self._codes, self._weights, self._tie_keys)
+        if cut.num_tied:
+            counts = self.ties.setdefault(step, {"num_pairs": 0, "num_before": 0})
+            counts["num_pairs"] += cut.num_tied
+            counts["num_before"] += cut.num_tied_selected
+        return cut.selected
 
     def _left(self) -> int:
         """Size of what is left."""

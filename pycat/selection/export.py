@@ -1,5 +1,6 @@
 """Export of a selection to trainers that mix or sample their training text."""
 
+import json
 from os import PathLike
 from pathlib import Path
 
@@ -19,8 +20,8 @@ _FILES = ("kept.tsv.gz", "rest.tsv.gz", "opustrainer.yml", "weights.txt")
 _CONFIG = """\
 # Gradual fine-tuning: first all text but the noise, then more and more of what was kept.
 datasets:
-  kept: {folder}/kept.tsv.gz
-  rest: {folder}/rest.tsv.gz
+  kept: {files[0]}
+  rest: {files[1]}
 
 stages:
   - everything
@@ -92,7 +93,7 @@ def export_opustrainer(
             f"{chosen.path or 'selection'}: made from another score table than "
             f"{table.path or 'the corpus alone'}; pass the one that it was made from"
         )
-    recipe = Recipe.from_json(chosen.manifest["recipe"])
+    recipe = Recipe.of_manifest(chosen.manifest)
     recipe.check(table)
     choice, _ = choose_measured(table, table.view_of(corpus), recipe, measures)
     ranked = choice.left_out == 0
@@ -130,7 +131,7 @@ def export_opustrainer(
     with replacing(config) as temporary:
         temporary.write_text(
             _CONFIG.format(
-                folder=folder.resolve(),
+                files=[json.dumps(str(folder.resolve() / name)) for name in _FILES[:2]],
                 kept=share,
                 rest=1 - share,
                 more=(1 + share) / 2,

@@ -28,7 +28,12 @@ NUM_STRATA = {"score": 50, "length": 10}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How pairs are chosen: the arguments of `select`, `rules` with all thresholds or None."""
+    """How pairs are chosen: the arguments of `select`, `rules` with all thresholds or None.
+
+    Attributes:
+        ties: what ranks equal scores: "text", a hash of the pair's tokens and the seed; or "row",
+            the lower row first, as selections of earlier versions have it.
+    """
 
     keep: float | tuple[float, float] = 0.5
     by: str | Criterion = DEFAULT_CRITERION
@@ -43,6 +48,7 @@ class Recipe:
     guard: float | str = 0.0
     tails: tuple[float, float] | None = None
     mix: float = 0.0
+    ties: str = "text"
 
     @property
     def needs_noise(self) -> bool:
@@ -134,8 +140,9 @@ class Recipe:
                 strata.check_column(table, name)
 
     @classmethod
-    def from_json(cls, recipe: Mapping[str, Any]) -> "Recipe":
+    def of_manifest(cls, manifest: Mapping[str, Any]) -> "Recipe":
         """What a selection's manifest records, to choose again."""
+        recipe = manifest["recipe"]
         keep, cap = recipe["keep"], recipe.get("cap")
         return cls(
             keep=(keep[0], keep[1]) if isinstance(keep, list) else keep,
@@ -151,12 +158,15 @@ class Recipe:
             guard=recipe.get("guard", 0.0),
             tails=None if recipe.get("tails") is None else tuple(recipe["tails"]),
             mix=recipe.get("mix", 0.0),
+            ties="text" if "ties" in manifest else "row",
         )
 
-    def json(self, hashes: Mapping[str, str]) -> dict[str, Any]:
+    def json(self, hashes: Mapping[str, str], *, broke_ties: bool = False) -> dict[str, Any]:
         """The recipe as a manifest holds it; options that change nothing are left out."""
         criteria = (self.by, *(self.drop or {}))
         seeded = self.strata == "score" or self.mix > 0 or any(map(uses_seed, criteria))
+        # The default seed is not recorded for ties alone, so that older selections still match.
+        seeded = seeded or (broke_ties and self.seed != 0)
         recipe: dict[str, Any] = {
             "criterion": criterion_name(self.by),
             "keep": list(self.keep) if isinstance(self.keep, tuple) else self.keep,

@@ -11,6 +11,9 @@ import pycat
 from pycat import _core
 from pycat.data.corpus import open_corpus
 from pycat.ranking.coverage import coverage
+from pycat.scores.unscored import unscored
+from pycat.selection.choice import choose
+from pycat.selection.recipe import Recipe
 
 Sides = tuple[list[int], list[int]]
 
@@ -106,6 +109,24 @@ def test_the_lazy_choice_is_the_plain_one(tmp_path: Path) -> None:
     spent = np.cumsum(costs[chosen])
     inside = chosen[: int(np.searchsorted(spent, 50)) + 1]
     assert some[inside].tolist() == gains[inside].tolist()
+
+
+def test_the_noisy_go_first_and_then_the_redundant(tmp_path: Path) -> None:
+    corpus = corpus_of_tokens(
+        tmp_path, [([5, 6], [7]), ([5, 6], [7]), ([8], [9]), ([10, 11], [12])]
+    )
+    table = unscored(corpus)
+
+    def kept(**options: float) -> list[int]:
+        recipe = Recipe(by="coverage", keep=0.5, **options)  # type: ignore[arg-type]
+        choice = choose(table, recipe, noise=lambda: np.array([0, 0.1, 0.2, 0.9]), corpus=corpus)
+        assert choice.recipe["hashes"]["by"]
+        return [int(row) for row in np.flatnonzero(choice.kept)]
+
+    # What is noisy is also new, so without the noise filter it is among the first.
+    assert kept() == [2, 3]
+    [redundant] = {0, 1} - {*kept(guard=0.5)}
+    assert kept(guard=0.5) == sorted([1 - redundant, 2])
 
 
 def test_more_n_grams_than_cells_share_them(tmp_path: Path) -> None:

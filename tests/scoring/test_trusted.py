@@ -12,7 +12,7 @@ from pycat.proxy.tuning import tune
 from pycat.scoring.trusted import add_trusted, trusted_gain
 
 TRAIN = {"checkpoint_steps": [2, 4], "batch_tokens": 512, "preset": "mini", "device": "cpu"}
-TUNE = {"updates": 3, "batch_tokens": 256, "device": "cpu"}
+TUNE = {"updates": 9, "batch_tokens": 256, "device": "cpu"}
 
 
 def test_the_gain_by_hand() -> None:
@@ -31,7 +31,7 @@ def test_a_column_by_tuning_on_trusted_text(toy_text: ToyText, tmp_path: Path) -
     options = {"checkpoint": last, "out": out, **TUNE}
     assert add_trusted(table, good, **options) == "trusted"  # type: ignore[arg-type]
     tuned = pycat.Run.open(out / "tuned")
-    assert tuned.steps == (3,)
+    assert tuned.steps == (9,)
     assert tuned.manifest["recipe"]["initial"]
     both = pycat.score(corpus, [last, *tuned.checkpoints], device="cpu", stats="nll")
     expected = (both.nll[:, 0] - both.nll[:, 1]) / (corpus.num_tokens + 5)

@@ -33,7 +33,7 @@ def test_kept_and_rest_become_data_sets_with_stages(
     weights = [*map(float, (tmp_path / "out" / "weights.txt").read_text().split())]
     assert weights == pytest.approx([*((np.arange(20) + 1) / 20), *([0] * 20)])
     text = config.read_text()
-    assert f"kept: {tmp_path / 'out'}/kept.tsv.gz" in text
+    assert f'kept: "{tmp_path / "out" / "kept.tsv.gz"}"\n' in text
     # Half of what is mixed was kept: half and half, then three quarters, then kept alone.
     assert text.index("- kept 0.5000") < text.index("- kept 0.7500") < text.index("- kept 1.0")
     with pytest.raises(OutputError, match=r"kept\.tsv\.gz: this file exists; pass --overwrite"):

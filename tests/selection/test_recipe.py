@@ -343,7 +343,7 @@ def test_a_share_of_what_is_kept_is_drawn_at_random() -> None:
     assert choice.facts["threshold"] == 7
     assert choice.recipe["mix"] == 0.4
     assert choice.recipe["seed"] == 3
-    again = choose(given, Recipe.from_json(choice.recipe))
+    again = choose(given, Recipe.of_manifest({"recipe": choice.recipe}))
     assert again.kept.tolist() == choice.kept.tolist()
     # What a drop left out is not drawn.
     for seed in range(5):

@@ -78,8 +78,8 @@ def test_a_corpus_is_selected_from_without_scores(toy_text: ToyText, tmp_path: P
     assert kept.manifest["recipe"]["criterion"] == "noise"
     assert pycat.Selection.open(tmp_path / "kept").kept_corpus().id == kept.kept_corpus().id
     longest = pycat.select(corpus, keep=10 / 200, by="length", rules="none", guard=0)
-    by_length = np.argsort(-corpus.num_tokens, kind="stable")[:10]
-    assert longest.pair_ids.tolist() == sorted(by_length.tolist())
+    lengths = np.sort(corpus.num_tokens)[::-1]
+    assert sorted(corpus.num_tokens[longest.pair_ids].tolist())[::-1] == lengths[:10].tolist()
     some = corpus.subset(np.arange(20, 60))
     assert len(pycat.select(some, keep=0.5, rules="none")) == 20
     assert unscored(some).pair_ids.tolist() == list(range(20, 60))
@@ -105,4 +105,4 @@ def test_a_pair_is_explained_without_scores(toy_text: ToyText, tmp_path: Path) -
     found = pycat.explain(corpus, best, selection=pycat.select(corpus, rules="none"))
     assert found.decision is not None
     assert found.decision.step == "cut"
-    assert "its noise is -0." in found.decision.reason
+    assert found.decision.reason.startswith("kept: its noise is \N{MINUS SIGN}0.")
