@@ -601,12 +601,14 @@ def measure_pairs(
         folded, kinds: the tables of `pycat.filters.code_points`.
 
     Returns:
-        Arrays (N,): int32 `src_chars`, `tgt_chars`, `num_damaged`, `num_grams` (of which `overlap`
-        is a share); float32 `overlap`, `letters`, `number_mismatch`, `repetition`; uint8
-        `src_forms`, `tgt_forms` (sums of 1: all in capitals, 2: possibly not in NFC, or with
-        invisible characters or unusual blanks, 4: with characters of placeholders, tags or
-        addresses); uint64 `src_hash`, `tgt_hash`, `pair_hash`, `band_0` to `band_3`, the same in
-        every process.
+        Arrays (N,): int32 `src_chars`, `tgt_chars`; `src_letters`, `tgt_letters` (without markup;
+        an ideograph counts as three, kana and Hangul syllables as two); `num_damaged`; `num_grams`
+        (of which `overlap` is a share); float32 `overlap`, `letters`, `number_mismatch`,
+        `repetition`; `src_names`, `tgt_names` (shares of letters in words of ASCII with a capital,
+        in lines of another script); uint8 `src_forms`, `tgt_forms` (sums of 1: all in capitals, 2:
+        possibly not in NFC, or with invisible characters or unusual blanks, 4: with characters of
+        placeholders, tags or addresses); uint64 `src_hash`, `tgt_hash`, `pair_hash`, `band_0` to
+        `band_3`, the same in every process.
 
     Raises:
         ValueError: the lengths differ.

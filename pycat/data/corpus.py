@@ -474,11 +474,12 @@ def open_corpus(
     _refuse_options(folder, "a folder of pycat's", given, ())
     manifest = read_manifest(folder, "corpus", CorpusError)
     vocab_size = manifest["vocab_size"]
-    src = _core.IndexedFile(
-        str(folder / "src"), vocab_size=manifest.get("src_vocab_size", vocab_size)
+    src_vocab_size = manifest.get("src_vocab_size", vocab_size)
+    sides = (
+        _core.IndexedFile(str(folder / side), vocab_size=size)
+        for side, size in (("src", src_vocab_size), ("tgt", vocab_size))
     )
-    tgt = _core.IndexedFile(str(folder / "tgt"), vocab_size=vocab_size)
-    return Corpus(folder, manifest, src, tgt)
+    return Corpus(folder, manifest, *sides)
 
 
 def as_corpus(corpus: Corpus | str | PathLike[str]) -> Corpus:
