@@ -448,6 +448,7 @@ class NgramCoverage:
         ids: int64 (N,), the pairs to choose from, at least one and below 2**32.
         num_cells: cells for n-grams, 4 bytes each: a power of two from 16 to 2**31.
         decay: factor of an n-gram's weight for each chosen pair that has it, between 0 and 1.
+        tolerance: share, from 0 to below 1, by which a chosen pair may gain less than the best.
         num_threads: threads to use. Results do not depend on it.
 
     Raises:
@@ -464,6 +465,7 @@ class NgramCoverage:
         *,
         num_cells: int,
         decay: float,
+        tolerance: float,
         num_threads: int,
     ) -> None: ...
     def count(self, begin: int, end: int) -> None:
