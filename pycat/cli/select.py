@@ -210,6 +210,11 @@ def _dropped(selection: "Selection") -> list[str]:
     later = [f"{step} {count:,}" for step, count in dropped.items() if step != "rules"]
     if len(later) > 1 or lines:
         lines.append(f"  then dropped: {', '.join(later)}")
+    for step, counts in manifest.get("ties", {}).items():
+        lines.append(
+            f"  equal scores at the cut ({step}): {counts['num_pairs']:,} pairs, of which "
+            f"{counts['num_before']:,} rank before it by a hash of their text"
+        )
     return lines
 
 

@@ -376,7 +376,11 @@ def _without(corpus: Corpus) -> dict[str, str]:
     """Why rules, or some of them, have no columns."""
     if not corpus.has_text:
         return {"rules": WITHOUT_TEXT}
-    return language_codes(corpus)[1]
+    without = language_codes(corpus)[1]
+    if corpus.src_vocab_size is not None:
+        why = "source and target have vocabularies of their own"
+        without |= {"src_foreign": why, "tgt_foreign": why}
+    return without
 
 
 class _Steps:

@@ -72,7 +72,7 @@ def measure_text(corpus: Corpus, path: Path, *, num_threads: int | None = None) 
                 f"{len(corpus):,}; run 'pycat tokenize' again"
             )
         _group(scratch)
-        shares = foreign_shares(corpus)  # a corpus made from text has one vocabulary
+        shares = foreign_shares(corpus)
         for name, values in zip(("src_foreign", "tgt_foreign"), shares, strict=True):
             # In a line of another script, names in Latin letters are no text in the other language.
             names = scratch.take(name.replace("foreign", "names"))
