@@ -213,7 +213,7 @@ def evaluate(
         arms=results,
         random_curve=curves,
         warnings=[
-            *_known_sentences(held_out, corpus),
+            *_known_sentences(test_corpora, corpus),
             *_warnings(passes, seeds, results, curves),
         ],
         translations=[asdict(row) for row in translations],
