@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from typing import Any, Protocol
 
 import pycat
+from pycat.cli.columns import Average, Cld, Trusted
 from pycat.cli.explain import Explain
 from pycat.cli.options import add_options, joined_criteria, read
 from pycat.cli.prune import Prune
@@ -33,6 +34,9 @@ VERBS: dict[str, type[Any]] = {
     "train": Train,
     "score": Score,
     "baseline": Baseline,
+    "trusted": Trusted,
+    "average": Average,
+    "cld": Cld,
     "select": Select,
     "apply": Apply,
     "explain": Explain,

@@ -62,7 +62,7 @@ class _TrainTable:
 
 
 # The options of `select` that say where things lie are those of the study.
-_NOT_IN_FILE = ("out", "overwrite", "scores", "text", "measures")
+_NOT_IN_FILE = ("out", "overwrite", "scores", "corpus", "text", "measures", "export")
 _PATHS = ("src", "tgt", "tsv", "tokenizer", "labels", "rules")
 _TABLES = ("text", "tests", "tokenize", "train", "score", "select", "arms", "evaluate")
 

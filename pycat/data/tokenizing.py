@@ -111,9 +111,9 @@ def tokenize(
     """
     text = ParallelText.of(src, tgt, tsv, columns)
     names = tuple(languages or _languages(text))
-    if len(set(names)) != 2 or not all(re.fullmatch(r"[\w-]+", name) for name in names):
+    if len(set(names)) != 2 or not all(re.fullmatch(r"[\w@-]+", name) for name in names):
         raise PycatError(
-            f"languages are {names}; expected two different names of letters, digits, - and _"
+            f"languages are {names}; expected two different names of letters, digits, -, _ and @"
         )
     if num_threads is not None and num_threads < 1:
         raise PycatError(f"num_threads is {num_threads}; expected at least 1, or None for all")

@@ -3,16 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.corpus import TOKENIZER_FILE, TOKENIZER_FOLDER, Corpus
-from pycat.data.hf_tokenizer import HuggingFaceTokenizer
-from pycat.data.parallel_text import ParallelText
-from pycat.data.tokenizer import Tokenizer
-from pycat.data.tokenizing import tokenize
+from pycat.data.corpus import Corpus
 from pycat.proxy.checkpoint import read_infos
 from pycat.proxy.run import Run
 from pycat.scoring.adapter import ProxyAdapter
@@ -23,22 +18,6 @@ _MAX_TOGETHER = 16
 
 # Pairs of a corpus that are read at once.
 _CHUNK_PAIRS = 65_536
-
-
-def held_out_corpus(
-    text: ParallelText, corpus: Corpus, tokenizer: Tokenizer | HuggingFaceTokenizer, out: Path
-) -> Corpus:
-    """The held-out text in a folder of its own, tokenized by the tokenizer of `corpus`."""
-    src, tgt, tsv = (*text.paths, None) if len(text.paths) == 2 else (None, None, text.paths[0])
-    if isinstance(tokenizer, HuggingFaceTokenizer):
-        how = corpus.manifest["recipe"]["tokenizer"]
-        more = {name: how[name] for name in ("src_lang", "tgt_lang", "prompt") if name in how}
-        path = corpus.path / TOKENIZER_FOLDER
-        return tokenize(src, tgt, tsv=tsv, out=out, tokenizer=path, overwrite=True, **more)
-    path = corpus.path / corpus.options.get("tokenizer", TOKENIZER_FILE)
-    return tokenize(
-        src, tgt, tsv=tsv, out=out, tokenizer=path, languages=corpus.languages, overwrite=True
-    )
 
 
 def held_out_nll(corpus: Corpus, runs: Sequence[Run], device: str) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus
 from pycat.errors import OutputError, PycatError
-from pycat.proxy.checkpoint import save_checkpoint
+from pycat.proxy.checkpoint import CheckpointInfo, load_model, save_checkpoint
 from pycat.proxy.dynamic_pruning import DynamicBatches
 from pycat.proxy.flops import proxy_products
 from pycat.proxy.packing import PackedBatches
@@ -43,11 +43,12 @@ OWNED = (_STATE_FILE, "step-*.safetensors")
 
 
 class Arm(NamedTuple):
-    """One of several models that are trained together."""
+    """One of several models that are trained together; it starts from `initial`, if given."""
 
     corpus: Corpus
     seed: int
     out: Path
+    initial: CheckpointInfo | None = None
 
 
 class OpenRun:
@@ -372,7 +373,9 @@ def updates_done(out: Path, recipe: Mapping[str, Any]) -> int:
 
 
 def _new_model(arm: Arm, preset: str) -> Transformer:
-    """A model with the initial weights of the arm's seed."""
+    """A model with the weights that the arm starts from, by default those of its seed."""
+    if arm.initial is not None:
+        return load_model(arm.initial, torch.device("cpu"))
     config = ModelConfig(
         vocab_size=arm.corpus.vocab_size,
         src_vocab_size=arm.corpus.src_vocab_size,

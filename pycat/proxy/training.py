@@ -116,7 +116,7 @@ def train(
             "checkpoint_schedule is 'loss', which dynamic pruning does not allow: the loss on what "
             "an epoch chooses does not fall evenly; expected linear or log"
         )
-    _check_size(corpus, batch_tokens)
+    check_size(corpus, batch_tokens)
     if updates is None:
         per_epoch = PackedBatches(corpus, batch_tokens, seed=seed).num_batches
         passes = epochs * (1.0 if dynamic is None else dynamic)
@@ -182,7 +182,8 @@ def train_together(
             to zero over the last third before it, in a branch off the run at the constant rate.
             The run is as long as two thirds of the largest budget, the branches a third of each.
         preset, batch_tokens, learning_rate, rate_schedule, warmup, label_smoothing, dropout,
-            device, dtype, overwrite: as in `train`; `preset` is not "auto".
+            device, dtype, overwrite: as in `train`; `preset` is not "auto", and only a label where
+            all arms have initial weights.
         advance: called with the updates of each run that were done; by default progress is shown.
 
     Returns:
@@ -260,7 +261,8 @@ def _recipe(
 
 
 def _recipe_of(arm: Arm, recipe: dict[str, Any]) -> dict[str, Any]:
-    return {"corpus": arm.corpus.id, "seed": arm.seed, **recipe}
+    initial = {} if arm.initial is None else {"initial": arm.initial.sha256}
+    return {"corpus": arm.corpus.id, "seed": arm.seed, **recipe, **initial}
 
 
 def auto_preset(num_pairs: int) -> str:
@@ -294,7 +296,8 @@ def check_options(**options: Any) -> None:
             raise PycatError(f"{name} is {options[name]}; expected {expected}")
 
 
-def _check_size(corpus: Corpus, batch_tokens: int) -> None:
+def check_size(corpus: Corpus, batch_tokens: int) -> None:
+    """Refuse a corpus that is smaller than one batch."""
     num_tokens = int(corpus.num_tokens.sum())
     if num_tokens < batch_tokens:
         raise CorpusError(

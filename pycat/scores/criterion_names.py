@@ -17,6 +17,8 @@ CRITERION_NAMES = (
     "ign",
     "entropy",
     "learnability",
+    "noise",
+    "coverage",
     "length",
     "rarity",
     "random",

@@ -166,7 +166,7 @@ class ScoreTable:
     @property
     def nll(self) -> NDArray[np.float64]:
         """Float64 (N, K) in nats, checkpoints in training order."""
-        return self.column("nll")
+        return self.column("nll") if self.num_checkpoints else np.empty((len(self), 0))
 
     @property
     def ppl(self) -> NDArray[np.float64]:

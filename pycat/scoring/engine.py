@@ -280,7 +280,7 @@ def _auto_without_bfloat16(model: Adapter, exact_keep: float | None) -> torch.dt
 
     int8 only where its errors can't change what is kept, and the extension runs the model.
     """
-    can_be_int8 = exact_keep is not None and _core.cpu_isa() != "portable"
+    can_be_int8 = exact_keep is not None and _core.cpu_isa() not in ("portable", "neon")
     if can_be_int8 and model.transformer_weights(1) is not None:
         return torch.int8
     return torch.float32
