@@ -1,5 +1,6 @@
 """The verbs `select` and `apply`: options, and what they print."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from pycat.cli.options import (
     overwrite_option,
 )
 from pycat.errors import PycatError
+from pycat.runtime.named_files import is_standard_output
 from pycat.scores.criterion_names import CRITERION_NAMES
 
 if TYPE_CHECKING:
@@ -124,7 +126,9 @@ class Select:
             cap=self.cap,
             seed=self.seed,
         )
-        print(summary(selection))
+        # Text on standard output stands there alone.
+        to_text = self.text is not None and any(map(is_standard_output, self.text))
+        print(summary(selection), file=sys.stderr if to_text else sys.stdout)
         if self.text is not None:
             _write_text(selection, self.text, None, self.overwrite)
 
@@ -163,7 +167,8 @@ def _write_text(
         selection.write_tsv(text[0], of=None if of is None else of[0], overwrite=overwrite)
     else:
         raise PycatError("--of names two files and --text one; expected two to write")
-    print("  text: " + ", ".join(map(str, text)))
+    shown = sys.stderr if any(map(is_standard_output, text)) else sys.stdout
+    print("  text: " + ", ".join(map(str, text)), file=shown)
 
 
 def summary(selection: "Selection") -> str:

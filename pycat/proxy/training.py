@@ -203,15 +203,18 @@ def train_together(
         "dtype": str(torch_dtype).removeprefix("torch."),
         **({"anneal_each": True} if anneal_each else {}),
     }
-    open_runs = []
-    for arm in arms:
-        own = {"corpus": arm.corpus.id, "seed": arm.seed, **recipe}
-        folder = OutputFolder(arm.out, "proxy", own, _OWNED, overwrite)
-        if folder.manifest is None:
-            open_runs.append(_OpenRun(arm, folder))
-    for place in sorted({run.place for run in open_runs}):
-        group = [run for run in open_runs if run.place == place]
-        _Trainer(group, recipe, torch_device, torch_dtype).run(advance)
+    with ExitStack() as folders:
+        open_runs = []
+        for arm in arms:
+            own = {"corpus": arm.corpus.id, "seed": arm.seed, **recipe}
+            folder = folders.enter_context(
+                OutputFolder(arm.out, "proxy", own, _OWNED, overwrite, working=(_STATE_FILE,))
+            )
+            if folder.manifest is None:
+                open_runs.append(_OpenRun(arm, folder))
+        for place in sorted({run.place for run in open_runs}):
+            group = [run for run in open_runs if run.place == place]
+            _Trainer(group, recipe, torch_device, torch_dtype).run(advance)
     return [Run.open(arm.out) for arm in arms]
 
 
@@ -301,7 +304,6 @@ class _Trainer:
                 parameters=sum(value.numel() for value in self.stack.state_dict(m).values()),
                 torch=torch.__version__,
             )
-            (run.folder.path / _STATE_FILE).unlink(missing_ok=True)
 
     def _run_branches(self, budgets: Sequence[int], advance: Callable[[int], None]) -> None:
         """One run at the constant rate, and for each budget a branch in which the rate falls."""
