@@ -422,6 +422,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return subprocess.run(command, env=environment).returncode
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
     _import_everything()
+    from pycat.runtime.children import end_with_parent
+
+    end_with_parent(os.getppid())
     chaos = Chaos(Path(os.environ["FAULTS_WORK"]), options.threads, options.seed)
     began = time.monotonic()
     chaos.make_base()
@@ -431,7 +434,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         chaos.disk(name, max(1, options.sizes // share))
         if options.flips:
             chaos.flips(name, options.flips)
-        print(f"{name}: {time.monotonic() - began:,.0f} s", flush=True)
+        print(
+            f"{name}: {time.monotonic() - began:,.0f} s, so far {_said(chaos.counts)}", flush=True
+        )
     racing = [name for name in options.verbs if VERBS[name].other]
     for i in range(options.races if racing else 0):
         chaos.race(racing[i % len(racing)])
@@ -449,6 +454,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     print(json.dumps(result))
     return 0
+
+
+def _said(counts: dict[str, Counter[str]]) -> str:
+    return "; ".join(f"{kind}: {dict(found)}" for kind, found in sorted(counts.items()))
 
 
 def _import_everything() -> None:
