@@ -363,7 +363,8 @@ class Corpus:
         """
         self._require_text()
         known = self.manifest["text"]
-        text = ParallelText(tuple(Path(row["path"]) for row in known))
+        places = self.manifest["recipe"].get("columns", (1, 2))
+        text = ParallelText(tuple(Path(row["path"]) for row in known), (places[0], places[1]))
         for path in text.paths:
             if not path.is_file():
                 raise TextError(f"{path}: the text of {self.path} is gone; put it back")
@@ -472,11 +473,12 @@ def open_corpus(
         return Corpus(folder, *fairseq.open_data_bin(folder, split, given["languages"]))
     _refuse_options(folder, "a folder of pycat's", given, ())
     manifest = read_manifest(folder, "corpus", CorpusError)
-    sides = (
-        _core.IndexedFile(str(folder / side), vocab_size=manifest["vocab_size"])
-        for side in ("src", "tgt")
+    vocab_size = manifest["vocab_size"]
+    src = _core.IndexedFile(
+        str(folder / "src"), vocab_size=manifest.get("src_vocab_size", vocab_size)
     )
-    return Corpus(folder, manifest, *sides)
+    tgt = _core.IndexedFile(str(folder / "tgt"), vocab_size=vocab_size)
+    return Corpus(folder, manifest, src, tgt)
 
 
 def as_corpus(corpus: Corpus | str | PathLike[str]) -> Corpus:

@@ -1,20 +1,20 @@
 r"""Parallel text on disk: two files of equal line count, or one of tab-separated pairs.
 
 Lines end at `\\n` and nowhere else: a lone carriage return, NUL or U+2028 inside a line never
-moves the alignment. Files named `.gz` or `.zst` are compressed, others plain.
+moves the alignment. Compressed files are known by their first bytes (`text_files`). A byte order
+mark of UTF-8 before the first line is no part of its sentence.
 """
 
 import io
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict, cast
+from typing import BinaryIO, TypedDict
 
-import pyarrow as pa
-
+from pycat.data.text_files import check_regular, compressing, opened_text, refuse_binary
 from pycat.errors import OutputError, TextError
 from pycat.runtime.hashing import hash_files
 from pycat.runtime.named_files import writing
@@ -30,7 +30,7 @@ _BLOCK_BYTES = 1 << 17
 _MAX_LINE_BYTES = 1 << 24
 
 _EMPTY = "{}: the file is empty; expected one sentence a line"
-_COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+_BOM = b"\xef\xbb\xbf"
 
 
 class FileFingerprint(TypedDict):
@@ -55,9 +55,15 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ParallelText:
-    """N lines of source and target: `(src, tgt)` files, or one `(tsv,)` file."""
+    """N lines of source and target: `(src, tgt)` files, or one `(tsv,)` file.
+
+    Attributes:
+        paths: the files.
+        places: columns of source and target in a TSV file, from 1.
+    """
 
     paths: tuple[Path, ...]
+    places: tuple[int, int] = (1, 2)
 
     @classmethod
     def of(
@@ -65,12 +71,23 @@ class ParallelText:
         src: str | PathLike[str] | None,
         tgt: str | PathLike[str] | None,
         tsv: str | PathLike[str] | None,
+        columns: tuple[int, int] | None = None,
     ) -> "ParallelText":
         """Make it of `src` and `tgt`, or of `tsv` alone; paths become absolute.
 
+        Args:
+            src, tgt, tsv: the files.
+            columns: of source and target in `tsv`, from 1; the first two by default.
+
         Raises:
-            TextError: not exactly one of the two forms, or a file is missing or empty.
+            TextError: not exactly one of the two forms, a file is missing or empty, or columns are
+                given for two files, or are not two different ones.
         """
+        if columns is not None and (tsv is None or min(columns) < 1 or columns[0] == columns[1]):
+            raise TextError(
+                f"columns are {columns}; expected two different numbers from 1, of source and "
+                "target in a tab-separated file (tsv)"
+            )
         given: tuple[str | PathLike[str], ...]
         if tsv is not None and src is None and tgt is None:
             given = (tsv,)
@@ -80,17 +97,10 @@ class ParallelText:
             raise TextError("parallel text: expected src and tgt, or tsv alone; pass one of them")
         paths = tuple(Path(path).absolute() for path in given)
         for path in paths:
-            if not path.is_file():
-                found = "a folder" if path.is_dir() else "nothing"
-                if path.exists() and not path.is_dir():
-                    raise TextError(
-                        f"{path}: expected a text file, found a pipe or device, and the text is "
-                        "read several times; write it to a file first"
-                    )
-                raise TextError(f"{path}: expected a text file, found {found}; check the path")
+            check_regular(path)
             if path.stat().st_size == 0:
                 raise TextError(_EMPTY.format(path))
-        return cls(paths)
+        return cls(paths, columns or (1, 2))
 
     @property
     def is_tsv(self) -> bool:
@@ -107,7 +117,7 @@ class ParallelText:
             TextError: the files have unequal line counts, or one cannot be decompressed.
         """
         with ExitStack() as stack:
-            files = [stack.enter_context(_opened(path)) for path in self.paths]
+            files = [stack.enter_context(opened_text(path)) for path in self.paths]
             sides = [_Lines(file, path) for (file, _), path in zip(files, self.paths, strict=True)]
             first, read_bytes = 1, 0
             while True:
@@ -115,7 +125,7 @@ class ParallelText:
                     side.read_ahead()
                 num_lines = min(min(len(side.lines) for side in sides), _CHUNK_LINES)
                 if advance is not None:
-                    before, read_bytes = read_bytes, sum(disk.tell() for _, disk in files)
+                    before, read_bytes = read_bytes, sum(place() for _, place in files)
                     advance(read_bytes - before)
                 if num_lines:
                     yield Chunk(first, tuple(side.take(num_lines) for side in sides))
@@ -158,20 +168,31 @@ class ParallelText:
 
     def sides(self, row: tuple[bytes, ...], number: int) -> tuple[bytes, bytes]:
         """Split one row of `rows`, line `number` counted from 1, into source and target."""
+        if number == 1:
+            row = tuple(line.removeprefix(_BOM) for line in row)
         if not self.is_tsv:
             return _chomp(row[0]), _chomp(row[1])
-        src, *rest = _chomp(row[0]).split(b"\t", 2)
-        if not rest:
+        last = max(self.places)
+        found = _chomp(row[0]).split(b"\t", last)
+        if len(found) < last:
+            if len(found) == 1:
+                raise TextError(
+                    f"{self.paths[0]}: line {number:,} has no tab; expected source, tab, target "
+                    "(further columns are kept but not read)"
+                )
             raise TextError(
-                f"{self.paths[0]}: line {number:,} has no tab; expected source, tab, target "
-                "(further columns are kept but not read)"
+                f"{self.paths[0]}: line {number:,} has {len(found)} columns; expected at least "
+                f"{last}, for source and target are columns {self.places[0]} and {self.places[1]} "
+                "(--columns)"
             )
-        return src, rest[0]
+        return found[self.places[0] - 1], found[self.places[1] - 1]
 
     def columns(self, chunk: Chunk) -> tuple[list[bytes], list[bytes]]:
         """Sources and targets of a chunk, as `sides` splits each line."""
         if not self.is_tsv:
             src, tgt = chunk.columns
+            if chunk.first == 1:
+                src, tgt = ([column[0].removeprefix(_BOM), *column[1:]] for column in (src, tgt))
             return [_chomp(line) for line in src], [_chomp(line) for line in tgt]
         rows = zip(chunk.columns[0])
         pairs = [self.sides(row, number) for number, row in enumerate(rows, chunk.first)]
@@ -233,7 +254,7 @@ def write_rows(
     source = iter(rows)
     with writing(outs, overwrite=overwrite, same_is_done=True) as files, ExitStack() as stack:
         streams = [
-            stack.enter_context(_compressing(file, out))
+            stack.enter_context(compressing(file, out))
             for file, out in zip(files, outs, strict=True)
         ]
         while batch := list(islice(source, _CHUNK_LINES)):
@@ -241,42 +262,8 @@ def write_rows(
                 stream.write(b"".join(lines))
 
 
-class _Open(io.RawIOBase):
-    """A stream that stays open when what writes to it is closed."""
-
-    def __init__(self, file: io.RawIOBase) -> None:
-        self._file = file
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        return self._file.write(data) or 0
-
-
-def _compressing(file: io.RawIOBase, out: Path) -> Any:
-    """A stream that compresses into `file` what is written, as the name of `out` says."""
-    compression = _COMPRESSION.get(out.suffix)
-    stream = _Open(file)
-    return stream if compression is None else pa.CompressedOutputStream(stream, compression)
-
-
 def _chomp(line: bytes) -> bytes:
     return line.removesuffix(b"\n").removesuffix(b"\r")
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, Any]]:
-    """Open a file: its text, decompressed, and the file on disk, whose position is the progress."""
-    try:
-        disk = pa.OSFile(str(path))
-    except OSError as error:
-        raise TextError(f"{path}: cannot be opened ({error}); check the path") from None
-    compression = _COMPRESSION.get(path.suffix)
-    # pyarrow refuses truncated streams and reads every member of a concatenated one.
-    stream = disk if compression is None else pa.CompressedInputStream(disk, compression)
-    with disk, stream:
-        yield cast(BinaryIO, stream), disk
 
 
 class _Lines:
@@ -332,6 +319,8 @@ class _Lines:
 
     def _read_block(self) -> None:
         block = self._file.read(_BLOCK_BYTES)
+        if self._num_read == 0 and not self._rest:
+            refuse_binary(self._path, block)
         end = block.rfind(b"\n") + 1
         if block and not end:
             self._rest.append(block)

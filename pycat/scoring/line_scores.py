@@ -16,12 +16,13 @@ or the lines of id i, always belong to line i of the text.
 import io
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,12 @@ FORMATS = ("fairseq", "marian", "jsonl")
 # Pairs scored before their lines are written: bounds memory.
 _PART_PAIRS = 65_536
 
-_Pieces = Callable[[NDArray[Any]], tuple[str, str]]
+_Pieces = Callable[[NDArray[Any], bool], tuple[str, str]]
+
+# What would end a field or a line of fairseq's format for some reader: byte-level pieces can spell
+# any of these, and a sentence is one field.
+_BLANKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_BLANKS_AND_SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
 
 
 def score_lines(
@@ -107,7 +113,10 @@ def score_lines(
         files: list[TextIO] = [sys.stdout]
         if paths:
             streams = stack.enter_context(writing(paths, overwrite=overwrite))
-            files = [io.TextIOWrapper(stream, "utf-8", newline="\n") for stream in streams]
+            files = [
+                io.TextIOWrapper(cast(BinaryIO, stream), "utf-8", newline="\n")
+                for stream in streams
+            ]
         elif isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         for first in range(0, len(corpus), _PART_PAIRS):
@@ -230,7 +239,7 @@ class _Writer:
                     file.write(f"{-scores.nll[k, row]:.6f}\n")
                 elif self._pieces is not None and tokens is not None:
                     src, tgt = part[row]
-                    texts = self._pieces(src), self._pieces(tgt[: lengths.tgt[row]])
+                    texts = self._pieces(src, True), self._pieces(tgt[: lengths.tgt[row]], False)
                     file.write(_fairseq(line, *texts, tokens[k]))
 
     def finish(self, files: Sequence[TextIO]) -> None:
@@ -281,15 +290,22 @@ def _piece_writer(corpus: Corpus) -> _Pieces:
     except (CorpusError, TokenizerError):
         tokenizer = None
 
-    def write(tokens: NDArray[Any]) -> tuple[str, str]:
+    def write(tokens: NDArray[Any], source: bool) -> tuple[str, str]:
         ids = [token for token in tokens.tolist() if token != corpus.eos_id]
         if tokenizer is None:
             return (" ".join(map(str, ids)),) * 2
-        # Byte fallback can spell line ends, and a sentence is one line.
-        [text] = tokenizer.decode([ids])
-        return " ".join(tokenizer.pieces(ids)), text.replace("\r", " ").replace("\n", " ")
+        [text] = tokenizer.decode([ids], source=source)
+        pieces = map(_visible, tokenizer.pieces(ids, source=source))
+        return " ".join(pieces), _BLANKS.sub(" ", text)
 
     return write
+
+
+def _visible(piece: str) -> str:
+    """A piece with blanks and control characters as SentencePiece shows bytes: a tab as <0x09>."""
+    return _BLANKS_AND_SPACE.sub(
+        lambda match: "".join(f"<0x{byte:02X}>" for byte in match[0].encode()), piece
+    )
 
 
 def _fairseq(

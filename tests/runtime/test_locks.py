@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,13 +44,13 @@ def no_flock() -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    locks.fcntl.flock = refuse  # type: ignore[assignment]
+    fcntl.flock = refuse
 
 
 @pytest.fixture(params=["flock", "without"])
 def flock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "without":
-        monkeypatch.setattr(locks.fcntl, "flock", fcntl.flock)  # put back at the end
+        monkeypatch.setattr(fcntl, "flock", fcntl.flock)  # put back at the end
         no_flock()
     return str(request.param)
 
@@ -103,7 +104,7 @@ def test_one_process_holds_it_once_and_again_after_release(tmp_path: Path, flock
 def test_without_flock_the_lock_of_another_machine_is_never_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks.fcntl, "flock", fcntl.flock)
+    monkeypatch.setattr(fcntl, "flock", fcntl.flock)
     no_flock()
     owner = {"host": "elsewhere", "pid": 2**22 + 1, "since": "then", "started": "1"}
     (tmp_path / LOCK_FILE).write_text(json.dumps(owner))
@@ -154,7 +155,7 @@ def test_a_folder_in_use_is_refused_and_finished_ones_are_opened(tmp_path: Path)
 def test_scratch_folders_of_killed_processes_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     left = tmp_path / "pycat-scratch-left"
     left.mkdir()
     (left / "big").write_text("text")

@@ -52,7 +52,8 @@ def test_no_new_file_stands_beside_an_old_one(
 ) -> None:
     paths = [tmp_path / "a", tmp_path / "b"]
     write("old a", "old b", into=paths)
-    renamed, replace = [], Path.replace
+    renamed: list[Path] = []
+    replace = Path.replace
 
     def killed(self: Path, target: Path) -> None:
         if renamed:
