@@ -211,7 +211,8 @@ def select(
 
     Args:
         scores: an open ScoreTable of N pairs, or the path of one. For a criterion that needs no
-            proxy ("noise", "length", "rarity", "random") an open Corpus does.
+            proxy ("noise", "fitted_noise", "coverage", "length", "rarity", "random") an open Corpus
+            does.
         keep: fraction to keep, in (0, 1], or the two ends of a range of the ranking: (0.2, 0.7)
             keeps half of all, after the first fifth. Where the rules leave less than 0.7, all that
             comes after 0.2 is kept.
@@ -343,7 +344,7 @@ def choose_measured(
     if rules is not None:
         kept_by_rules, of_rules = _apply_rules(measured, rules, corpus)
     noise = partial(measured.noise_score, table)
-    return choose(table, recipe, kept_by_rules, noise, corpus), of_rules
+    return choose(table, recipe, kept_by_rules, noise, corpus, measured.column), of_rules
 
 
 def _apply_rules(
