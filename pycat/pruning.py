@@ -24,6 +24,7 @@ from pycat.proxy.run import Run
 from pycat.proxy.training import train
 from pycat.ranking.criteria import members_of, needs_proxy
 from pycat.report.page import write_report
+from pycat.runtime.locks import Lock
 from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.scores.score_table import ScoreTable
 from pycat.scores.unscored import unscored
@@ -175,74 +176,79 @@ def prune(
     if text.places != (1, 2):
         recipe["tokenize"]["columns"] = [*text.places]
     recipe["tokenize"]["text"] = [row["sha256"] for row in fingerprints]
-    folder = _open_work(work, recipe, overwrite)
+    if work.exists() and not work.is_dir():
+        raise OutputError(f"{work}: expected a folder, found a file; choose another name")
+    work.mkdir(parents=True, exist_ok=True)
+    with Lock.of_folder(work) as lock:
+        folder = _open_work(work, recipe, overwrite, lock)
 
-    def where(stage: str) -> dict[str, Any]:
-        return {"out": work / _FOLDERS[stage], "overwrite": overwrite}
+        def where(stage: str) -> dict[str, Any]:
+            return {"out": work / _FOLDERS[stage], "overwrite": overwrite}
 
-    corpus = tokenize(
-        src, tgt, tsv=tsv, columns=columns, **where("tokenize"), **options["tokenize"]
-    )
-    measures = None
-    if "measure" in options:
-        measures = measure(corpus, **where("measure"), **options["measure"])
-        if thresholds is not None:
-            _check_rules_leave_enough(measures, corpus, thresholds)
-    run = None if fast else train(corpus, **where("train"), **options["train"])
-    scores = (
-        unscored(corpus)
-        if run is None
-        else score(corpus, run.checkpoints, **where("score"), **options["score"])
-    )
-    for name, good in (trusted or {}).items():
-        assert run is not None
-        add_trusted(
-            scores,
-            good,
-            checkpoint=run.checkpoints[-1],
-            out=work / _FOLDERS["trusted"] / name,
-            name=name,
-            seed=seed,
-            device=options["score"].get("device", "auto"),
-            overwrite=overwrite,
+        corpus = tokenize(
+            src, tgt, tsv=tsv, columns=columns, **where("tokenize"), **options["tokenize"]
         )
-    selection = select(scores, measures=measures, **where("select"), **options["select"])
-    evaluation = None
-    if "evaluate" in options:
-        held_out = None if tests else _held_out(corpus, measures, thresholds, seed)
-        evaluation = evaluate(
-            selection, held_out=held_out, **where("evaluate"), **options["evaluate"]
+        measures = None
+        if "measure" in options:
+            measures = measure(corpus, **where("measure"), **options["measure"])
+            if thresholds is not None:
+                _check_rules_leave_enough(measures, corpus, thresholds)
+        run = None if fast else train(corpus, **where("train"), **options["train"])
+        scores = (
+            unscored(corpus)
+            if run is None
+            else score(corpus, run.checkpoints, **where("score"), **options["score"])
         )
-    elif "evaluate" in folder.recipe:
-        evaluation = _earlier_evaluation(work, selection)
-    results: dict[str, Corpus | Measures | Run | ScoreTable | Selection | Evaluation] = {
-        "tokenize": corpus,
-        **({} if measures is None else {"measure": measures}),
-        **({} if run is None else {"train": run, "score": scores}),
-        "select": selection,
-        **({} if evaluation is None else {"evaluate": evaluation}),
-    }
-    timings = {stage: result.manifest["elapsed_s"] for stage, result in results.items()}
-    made = {stage: digest(dict(result.manifest)) for stage, result in results.items()}
-    texts = _text_paths(work, text, corpus.languages)
-    report = work / "report.html"
-    before = folder.manifest or {}
-    if before.get("made") != made or not all(path.is_file() for path in (*texts, report)):
-        if text.is_tsv:
-            selection.write_tsv(texts[0], overwrite=True)
-        else:
-            selection.write_text(*texts, overwrite=True)
-        write_report(
-            report,
-            selection,
-            scores,
-            run,
-            timings=timings,
-            measures=measures,
-            evaluation=evaluation,
-        )
-        folder.finish(made=made)
-    return Pruned(corpus, measures, run, scores, selection, evaluation, texts, report, timings)
+        for name, good in (trusted or {}).items():
+            assert run is not None
+            add_trusted(
+                scores,
+                good,
+                checkpoint=run.checkpoints[-1],
+                out=work / _FOLDERS["trusted"] / name,
+                name=name,
+                seed=seed,
+                device=options["score"].get("device", "auto"),
+                overwrite=overwrite,
+            )
+        selection = select(scores, measures=measures, **where("select"), **options["select"])
+        evaluation = None
+        if "evaluate" in options:
+            held_out = None if tests else _held_out(corpus, measures, thresholds, seed)
+            evaluation = evaluate(
+                selection, held_out=held_out, **where("evaluate"), **options["evaluate"]
+            )
+        elif "evaluate" in folder.recipe:
+            evaluation = _earlier_evaluation(work, selection)
+        results: dict[str, Corpus | Measures | Run | ScoreTable | Selection | Evaluation] = {
+            "tokenize": corpus,
+            **({} if measures is None else {"measure": measures}),
+            **({} if run is None else {"train": run, "score": scores}),
+            "select": selection,
+            **({} if evaluation is None else {"evaluate": evaluation}),
+        }
+        timings = {stage: result.manifest["elapsed_s"] for stage, result in results.items()}
+        made = {stage: digest(dict(result.manifest)) for stage, result in results.items()}
+        texts = _text_paths(work, text, corpus.languages)
+        report = work / "report.html"
+        before = folder.manifest or {}
+        if before.get("made") != made or not all(path.is_file() for path in (*texts, report)):
+            if text.is_tsv:
+                selection.write_tsv(texts[0], overwrite=True)
+            else:
+                selection.write_text(*texts, overwrite=True)
+            write_report(
+                report,
+                selection,
+                scores,
+                run,
+                timings=timings,
+                measures=measures,
+                evaluation=evaluation,
+                overwrite=True,
+            )
+            folder.finish(made=made)
+        return Pruned(corpus, measures, run, scores, selection, evaluation, texts, report, timings)
 
 
 def _check_rules_leave_enough(
@@ -313,7 +319,7 @@ def _earlier_evaluation(work: Path, selection: Selection) -> Evaluation | None:
     return evaluation if kept in evaluation.manifest["recipe"]["arms"].get("selected", ()) else None
 
 
-def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool) -> OutputFolder:
+def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool, lock: Lock) -> OutputFolder:
     """The work folder with this recipe recorded, and that of stages done before but not now.
 
     Raises:
@@ -336,7 +342,7 @@ def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool) -> OutputFol
             "pass --overwrite (overwrite=True) to make them again, or choose another folder"
         )
     # What differs was just allowed: each stage replaces its own folder if its input changed.
-    return OutputFolder(work, "prune", {**before, **recipe}, (), overwrite=True)
+    return OutputFolder(work, "prune", {**before, **recipe}, (), overwrite=True, lock=lock)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

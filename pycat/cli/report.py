@@ -1,10 +1,12 @@
 """The verb `report`: the page of `prune`, for stages that were run one by one."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pycat
 from pycat.cli.options import measures_option, option
+from pycat.runtime.named_files import is_stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,8 @@ class Report:
     evaluation: Path | None = option(
         "Show the table in this folder, made by evaluate.", None, metavar="FOLDER"
     )
-    out: Path = option("Write this page, or replace it.")
+    out: Path = option("Write this page, or replace an older one.")
+    overwrite: bool = option("Replace a file that is no report.", False)
 
     def run(self) -> None:
         """Write the page, and print its name."""
@@ -61,5 +64,7 @@ class Report:
                 timings=timings,
                 measures=self.measures,
                 evaluation=evaluation,
-            )
+                overwrite=self.overwrite,
+            ),
+            file=sys.stderr if is_stream(self.out) else sys.stdout,
         )

@@ -1,5 +1,6 @@
 """The verbs `select` and `apply`: options, and what they print."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pycat.cli.options import (
 )
 from pycat.cli.stages import OpenOptions, open_group
 from pycat.errors import PycatError
+from pycat.runtime.named_files import is_standard_output
 from pycat.scores.criterion_names import CRITERION_NAMES
 
 if TYPE_CHECKING:
@@ -147,7 +149,9 @@ class Select:
             measures=self.measures,
             **self.arguments(),
         )
-        print(summary(selection))
+        # Text on standard output stands there alone.
+        to_text = self.text is not None and any(map(is_standard_output, self.text))
+        print(summary(selection), file=sys.stderr if to_text else sys.stdout)
         if self.export is not None and self.out is not None:
             config = pycat.export_opustrainer(
                 selection,
@@ -156,7 +160,7 @@ class Select:
                 measures=self.measures,
                 overwrite=self.overwrite,
             )
-            print(f"  export: {config}")
+            print(f"  export: {config}", file=sys.stderr if to_text else sys.stdout)
         if self.text is not None:
             _write_text(selection, self.text, None, self.overwrite)
 
@@ -221,7 +225,8 @@ def _write_text(
         selection.write_tsv(text[0], of=None if of is None else of[0], overwrite=overwrite)
     else:
         raise PycatError("--of names two files and --text one; expected two to write")
-    print("  text: " + ", ".join(map(str, text)))
+    shown = sys.stderr if any(map(is_standard_output, text)) else sys.stdout
+    print("  text: " + ", ".join(map(str, text)), file=shown)
 
 
 def summary(selection: "Selection") -> str:

@@ -37,6 +37,7 @@ from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.hashing import hash_files
 from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing, write_json
 from pycat.runtime.progress import progress
+from pycat.runtime.publishing import sync_tree
 from pycat.runtime.workers import on_workers
 
 # Longer lines are skipped before the tokenizer reads them: no sentence is so long, but markup is.
@@ -141,43 +142,51 @@ def tokenize(
         "max_tokens": max_tokens,
         **({} if text.places == (1, 2) else {"columns": text.places}),
     }
-    folder = OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite)
-    if folder.manifest is not None:
-        if [row["path"] for row in folder.manifest["text"]] != list(map(str, text.paths)):
-            write_json(folder_path / "corpus.json", {**folder.manifest, "text": fingerprints})
-        return open_corpus(folder_path)
+    with OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite) as folder:
+        if folder.manifest is not None:
+            if [row["path"] for row in folder.manifest["text"]] != list(map(str, text.paths)):
+                write_json(folder_path / "corpus.json", {**folder.manifest, "text": fingerprints})
+            return open_corpus(folder_path)
 
-    if text.is_tsv and columns is None:
-        check_first_columns(text)
+        if text.is_tsv and columns is None:
+            check_first_columns(text)
 
-    # Put the tokenizer into the folder, then the tokens.
-    made: Tokenizer | HuggingFaceTokenizer
-    if isinstance(given, HuggingFaceTokenizer):
-        made = given
-        given.save(folder_path / TOKENIZER_FOLDER)
-    elif model is not None:
-        with replacing(folder_path / TOKENIZER_FILE) as temporary:
-            temporary.write_bytes(model)
-        made = Tokenizer(folder_path / TOKENIZER_FILE)
-    else:
-        made = train_tokenizer(
-            _training_lines(text),
-            folder_path / TOKENIZER_FILE,
-            vocab_size=vocab_size,
-            model_type=model_type,
-            character_coverage=character_coverage,
-        )
-    try:
-        counts = _write_corpus(
-            text, made, folder_path, max_tokens, num_threads or len(os.sched_getaffinity(0))
-        )
-    except TextError:
-        # Leave no tokenizer behind: it would protect the folder from a call with mended options.
-        (folder_path / TOKENIZER_FILE).unlink(missing_ok=True)
-        shutil.rmtree(folder_path / TOKENIZER_FOLDER, ignore_errors=True)
-        raise
-    _finish(folder, made, counts, languages=names, text=fingerprints)
+        # Put the tokenizer into the folder, then the tokens.
+        made: Tokenizer | HuggingFaceTokenizer
+        if isinstance(given, HuggingFaceTokenizer):
+            made = given
+            _save_tokenizer(given, folder_path / TOKENIZER_FOLDER)
+        elif model is not None:
+            with replacing(folder_path / TOKENIZER_FILE) as temporary:
+                temporary.write_bytes(model)
+            made = Tokenizer(folder_path / TOKENIZER_FILE)
+        else:
+            made = train_tokenizer(
+                _training_lines(text),
+                folder_path / TOKENIZER_FILE,
+                vocab_size=vocab_size,
+                model_type=model_type,
+                character_coverage=character_coverage,
+            )
+        try:
+            counts = _write_corpus(
+                text, made, folder_path, max_tokens, num_threads or len(os.sched_getaffinity(0))
+            )
+        except TextError:
+            # Leave no tokenizer behind: it would protect the folder from a call with other options.
+            (folder_path / TOKENIZER_FILE).unlink(missing_ok=True)
+            shutil.rmtree(folder_path / TOKENIZER_FOLDER, ignore_errors=True)
+            raise
+        _finish(folder, made, counts, languages=names, text=fingerprints)
     return open_corpus(folder_path)
+
+
+def _save_tokenizer(tokenizer: HuggingFaceTokenizer, folder: Path) -> None:
+    """Write a copy into a folder, durably; a link in its place is not followed."""
+    if folder.is_symlink():
+        folder.unlink()
+    tokenizer.save(folder)
+    sync_tree(folder)
 
 
 def _finish(

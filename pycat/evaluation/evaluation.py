@@ -177,53 +177,53 @@ def evaluate(
         **training,
         **search,
     }
-    folder = OutputFolder(Path(out), "evaluation", recipe, _OWNED, overwrite)
-    if folder.manifest is not None:
-        return Evaluation.open(folder.path)
+    with OutputFolder(Path(out), "evaluation", recipe, _OWNED, overwrite) as folder:
+        if folder.manifest is not None:
+            return Evaluation.open(folder.path)
 
-    # Train all arms, then score the held-out text under all of their models.
-    runs = retrain(
-        [
-            Arm(view, seed + s, folder.path / name / f"seed-{seed + s}")
-            for name, own in views.items()
-            for s, view in enumerate(own)
-        ],
-        checkpoint_steps=budgets,
-        num_workers=num_workers,
-        overwrite=overwrite,
-        **training,
-    )
-    test_corpora = {
-        name: tokenize_alike(text, corpus, folder.path / "tests" / name, overwrite=True)
-        for name, text in texts.items()
-    }
-    if own_test is not None:
-        test_corpora[_HELD_OUT] = own_test
-    results, curves = _results(views, runs, test_corpora, budgets, device, curve=curve)
-    firsts = {name: runs[i * seeds] for i, name in enumerate(views)}
-    translations = translate_arms(
-        {arm_name(arm): firsts[arm_name(arm)] for arm in translate},
-        texts,
-        corpus,
-        folder,
-        device,
-        **search,
-    )
-    folder.finish(
-        arms=results,
-        random_curve=curves,
-        warnings=[
-            *_known_sentences(test_corpora, corpus),
-            *_warnings(passes, seeds, results, curves),
-        ],
-        translations=[asdict(row) for row in translations],
-        ledger=ledger(
-            selection,
-            runs,
-            num_tokens=int(corpus.num_tokens.sum()),
-            kept_tokens=int(selected.num_tokens.sum()),
-        ),
-    )
+        # Train all arms, then score the held-out text under all of their models.
+        runs = retrain(
+            [
+                Arm(view, seed + s, folder.path / name / f"seed-{seed + s}")
+                for name, own in views.items()
+                for s, view in enumerate(own)
+            ],
+            checkpoint_steps=budgets,
+            num_workers=num_workers,
+            overwrite=overwrite,
+            **training,
+        )
+        test_corpora = {
+            name: tokenize_alike(text, corpus, folder.path / "tests" / name, overwrite=True)
+            for name, text in texts.items()
+        }
+        if own_test is not None:
+            test_corpora[_HELD_OUT] = own_test
+        results, curves = _results(views, runs, test_corpora, budgets, device, curve=curve)
+        firsts = {name: runs[i * seeds] for i, name in enumerate(views)}
+        translations = translate_arms(
+            {arm_name(arm): firsts[arm_name(arm)] for arm in translate},
+            texts,
+            corpus,
+            folder,
+            device,
+            **search,
+        )
+        folder.finish(
+            arms=results,
+            random_curve=curves,
+            warnings=[
+                *_known_sentences(test_corpora, corpus),
+                *_warnings(passes, seeds, results, curves),
+            ],
+            translations=[asdict(row) for row in translations],
+            ledger=ledger(
+                selection,
+                runs,
+                num_tokens=int(corpus.num_tokens.sum()),
+                kept_tokens=int(selected.num_tokens.sum()),
+            ),
+        )
     return Evaluation.open(folder.path)
 
 

@@ -40,6 +40,8 @@ _STATE_EVERY_S = 60.0
 _CUDA_TOKENS_A_PAIR = 12
 # The state is deleted first: a folder that is half deleted must not look like one to resume.
 OWNED = (_STATE_FILE, "step-*.safetensors")
+# Of those, what only an unfinished run needs.
+WORKING = (_STATE_FILE,)
 
 
 class Arm(NamedTuple):
@@ -133,7 +135,6 @@ class Trainer:
                 parameters=sum(value.numel() for value in self.stack.state_dict(m).values()),
                 torch=torch.__version__,
             )
-            (run.folder.path / _STATE_FILE).unlink(missing_ok=True)
 
     def _run_branches(self, budgets: Sequence[int], advance: Callable[[int], None]) -> None:
         """One run at the constant rate, and for each budget a branch in which the rate falls."""

@@ -1,6 +1,7 @@
 """Training of proxies on corpora, with checkpoints along the way."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pycat.proxy.dynamic_pruning import DYNAMIC_BY, DYNAMIC_UNITS
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import Run
 from pycat.proxy.schedules import RATE_SCHEDULES, checkpoint_steps_of, default_warmup
-from pycat.proxy.trainer import OWNED, Arm, OpenRun, Trainer, updates_done
+from pycat.proxy.trainer import OWNED, WORKING, Arm, OpenRun, Trainer, updates_done
 from pycat.proxy.transformer import PRESETS
 from pycat.runtime.device import choose_device, choose_dtype
 from pycat.runtime.output import OutputFolder
@@ -208,14 +209,18 @@ def train_together(
         loss_checkpoints=loss_checkpoints,
         dynamic=dynamic,
     )
-    open_runs = []
-    for arm in arms:
-        folder = OutputFolder(arm.out, "proxy", _recipe_of(arm, recipe), OWNED, overwrite)
-        if folder.manifest is None:
-            open_runs.append(OpenRun(arm, folder, recipe))
-    for place in sorted({run.place for run in open_runs}):
-        group = [run for run in open_runs if run.place == place]
-        Trainer(group, recipe, torch_device, getattr(torch, recipe["dtype"])).run(advance)
+    with ExitStack() as folders:
+        open_runs = []
+        for arm in arms:
+            own = _recipe_of(arm, recipe)
+            folder = folders.enter_context(
+                OutputFolder(arm.out, "proxy", own, OWNED, overwrite, working=WORKING)
+            )
+            if folder.manifest is None:
+                open_runs.append(OpenRun(arm, folder, recipe))
+        for place in sorted({run.place for run in open_runs}):
+            group = [run for run in open_runs if run.place == place]
+            Trainer(group, recipe, torch_device, getattr(torch, recipe["dtype"])).run(advance)
     return [Run.open(arm.out) for arm in arms]
 
 

@@ -259,6 +259,7 @@ CRITERIA: dict[str, _Rule] = {
     "entropy": _Rule(entropy, "entropy", "checkpoint"),
     "learnability": _Rule(learnability, "nll", "trajectory"),
     "noise": _Rule(noise, "", "given"),
+    "fitted_noise": _Rule(noise, "", "given"),
     "coverage": _Rule(lambda gains: gains, "", "given"),
     "length": _Rule(lambda chunk, seed: length(chunk.num_tokens), "", "chunk"),
     "rarity": _Rule(lambda table, ks: rarity(table), "", "table"),
@@ -297,7 +298,8 @@ def evaluate_criterion(
         checkpoints: indices from 0, ascending, that criteria in `CRITERIA` are evaluated on; all
             unless given. Ignored by other criteria, and by one that names a checkpoint.
         given: functions for what a table does not tell: "noise" gives the noise scores (N,), which
-            are `Measures.noise_score`, and "coverage" the gains (N,), by default of a choice of all
+            are `Measures.noise_score`, "fitted_noise" those of `pycat.filters.noise_share`, and
+            "coverage" the gains (N,), by default of a choice of all
             pairs.
 
     Raises:
@@ -477,8 +479,8 @@ def _evaluate(
     if shape == "given":
         if name in given:
             return function(given[name]())
-        if name == "noise":
-            raise PycatError("criterion noise needs measures of the corpus; pass them")
+        if name != "coverage":
+            raise PycatError(f"criterion {name} needs measures of the corpus; pass them")
         everything = np.ones(len(table), dtype=bool)
         return function(coverage(table.view_of(table.corpus()), everything, len(table)))
     if shape == "chunk":

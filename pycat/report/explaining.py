@@ -219,7 +219,8 @@ def ranking_scores(
     """
     recipe = selection.manifest["recipe"]
     by, seed = recipe["criterion"], recipe["seed"] or 0
-    if is_of(by, "coverage"):  # what a pair adds depends on the pairs before it
+    # What a pair adds depends on the pairs before it, and what is noise on what the rules leave.
+    if is_of(by, "coverage") or is_of(by, "fitted_noise"):
         choice, _ = choose_measured(table, corpus, Recipe.of_manifest(selection.manifest), measures)
         return choice.scores
     if measures is None and is_of(by, "noise"):
@@ -344,8 +345,9 @@ def _left_out(
     if step == "drop":
         drops = list((recipe.drop or {}).items())
         criterion, share = drops[left_out - 1 - choice.steps.index("drop")]
-        scores = evaluate_criterion(table, criterion, recipe.seed, given=given)
-        value = number(scores[row])
+        value = "not known here"
+        if not is_of(criterion, "fitted_noise"):
+            value = number(evaluate_criterion(table, criterion, recipe.seed, given=given)[row])
         return f"drop {criterion}", (
             f"it is among the {share:.1%} of the {recipe.unit} with the highest {criterion}, "
             f"which were dropped before the cut; its {criterion} is {value}"

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
+from pycat.errors import OutputError
 from pycat.evaluation.results import Evaluation
 from pycat.filters.measures import Measures
 from pycat.proxy.run import Run
@@ -31,7 +32,7 @@ from pycat.report.histograms import (
     histogram,
 )
 from pycat.report.template import template
-from pycat.runtime.output import replacing
+from pycat.runtime.named_files import is_stream, writing
 from pycat.scores.sampling import evenly, take
 from pycat.scores.score_table import ScoreTable
 from pycat.selection.selection import Selection
@@ -43,6 +44,10 @@ _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of perplexity, in each group
 
 # Charts and correlations are computed from at most so many pairs, evenly drawn.
 _MAX_PAIRS = 100_000
+
+# What stands at the beginning of each page, and of no other file.
+_MARK = b'<meta name="generator" content="pycat">'
+_HEAD_BYTES = 4096
 
 _CAT_CAUTION = (
     "A pair also scores high when the proxy was very wrong about it at first. Copied lines, text "
@@ -109,6 +114,7 @@ def write_report(
     timings: Mapping[str, float],
     measures: Measures | str | PathLike[str] | None = None,
     evaluation: Evaluation | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write the HTML page of a selection, with example pairs and, given matplotlib, charts.
 
@@ -117,7 +123,7 @@ def write_report(
     example pairs.
 
     Args:
-        out: the file to write; it appears complete or not at all.
+        out: the file to write; it appears complete or not at all, and replaces an older report.
         selection: the Selection to show; its criterion must be known by name.
         scores: the table that the selection was made from: `unscored` of the corpus where it was
             made from a corpus.
@@ -126,15 +132,19 @@ def write_report(
         measures: what `pycat.measure` measured of the corpus, or the path of its folder, for the
             table of rules; by default looked for as in `select`.
         evaluation: of the selection, where there is one.
+        overwrite: replace a file that is no report.
 
     Returns:
         Path of the page. Apart from `timings`, equal input gives equal bytes.
 
     Raises:
         PycatError: the selection is of another table, or of a function without a known name.
+        OutputError: `out` is a file that is no report, and `overwrite` is not given.
         CorpusError: the corpus is gone or damaged.
     """
     page = Path(out)
+    if not overwrite:
+        refuse_other_file(page)
     check_made_from(selection, scores)
     corpus = selection.corpus().subset(scores.pair_ids)
     measured = readable_measures(scores, corpus, measures)
@@ -162,9 +172,26 @@ def write_report(
         outputs=provenance.outputs(page, corpus, measured, run, scores, selection, evaluation),
     )
     page.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(page) as temporary:
-        temporary.write_text(html, "utf-8")
+    with writing([page], overwrite=True) as [file]:
+        file.write(html.encode("utf-8", "backslashreplace"))  # names of files may be no text
     return page
+
+
+def refuse_other_file(page: Path) -> None:
+    """Refuse to replace a file that is not such a page.
+
+    Raises:
+        OutputError: there is one.
+    """
+    if is_stream(page) or not page.exists():
+        return
+    with page.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if head and _MARK not in head:
+        raise OutputError(
+            f"{page}: this file exists and is no report of pycat; pass --overwrite "
+            "(overwrite=True) to replace it, or choose another name"
+        )
 
 
 def _figures(

@@ -18,6 +18,7 @@ CRITERION_NAMES = (
     "entropy",
     "learnability",
     "noise",
+    "fitted_noise",
     "coverage",
     "length",
     "rarity",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
-from pycat.filters.noise_share import NoiseShare, noise_share
+from pycat.filters.noise_share import NoiseShare, fitted_noise
 from pycat.ranking.correlations import explained_by, sampled_column, sampled_rows
 from pycat.ranking.coverage import coverage
 from pycat.ranking.criteria import (
@@ -59,6 +59,7 @@ def choose(
     kept_by_rules: NDArray[np.bool_] | None = None,
     noise: Callable[[], Scores] | None = None,
     corpus: Corpus | None = None,
+    measure: Callable[[str], NDArray[Any]] | None = None,
 ) -> Choice:
     """Follow a recipe.
 
@@ -74,11 +75,12 @@ def choose(
         noise: gives the noise scores (N,), where the recipe needs them. A guard asks for them
             before the criterion's scores are in memory, not beside them.
         corpus: of those N pairs, whose tokens break ties; without it, lower rows come first.
+        measure: gives the measures (N,) by name, where the recipe estimates the share of noise.
 
     Raises:
         PycatError: the recipe cannot be followed on this table.
     """
-    pairs = _Candidates(table, recipe, noise, corpus)
+    pairs = _Candidates(table, recipe, noise, corpus, measure)
     if kept_by_rules is not None:
         pairs.drop_by_rules(kept_by_rules)
     if recipe.guard:
@@ -138,6 +140,7 @@ class _Candidates:
         recipe: Recipe,
         noise: Callable[[], Scores] | None,
         corpus: Corpus | None,
+        measure: Callable[[str], NDArray[Any]] | None,
     ) -> None:
         self.num_tokens = table.num_tokens
         self.steps: list[str] = []
@@ -153,6 +156,8 @@ class _Candidates:
         self.noise_share: NoiseShare | None = None
         self.drawn: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._num_strata = 1
+        self._measure = measure
+        self._fitted: Scores | None = None
         self.ties: dict[str, dict[str, int]] = {}
         self._tie_keys: TieKeys | None = None
         if recipe.ties == "text" and corpus is not None:
@@ -179,10 +184,11 @@ class _Candidates:
 
     def scores(self, by: str | Criterion, role: str) -> Scores:
         """Scores (N,) of a criterion; hashed under `role` where its name does not tell them."""
-        given = {
-            "coverage": self._coverage,
-            **({} if self._noise is None else {"noise": self._noise}),
-        }
+        given = {"coverage": self._coverage}
+        if self._noise is not None:
+            given["noise"] = self._noise
+        if self._measure is not None:
+            given["fitted_noise"] = self._fitted_noise
         scores = evaluate_criterion(self._table, by, self._recipe.seed, given=given)
         # Two functions may share a name, such as "<lambda>"; what they return tells them apart. So
         # do the values of a column, which "rarity" may be too.
@@ -190,6 +196,17 @@ class _Candidates:
         if not is_known(by) or not names.isdisjoint(self._table.names):
             self.hashes[role] = sha256(scores.data).hexdigest()
         return scores
+
+    def _fitted_noise(self) -> Scores:
+        """How likely each pair that is left when this is first asked for is noise, (N,)."""
+        if self._fitted is None:
+            assert self._measure is not None
+            left = np.flatnonzero(self._codes >= 0)
+            corpus = self._table.view_of(self._table.corpus())
+            self.noise_share, likely = fitted_noise(corpus, left, self._measure)
+            self._fitted = np.full(len(self._codes), np.inf)
+            self._fitted[left] = likely
+        return self._fitted
 
     def _coverage(self) -> Scores:
         """Gains (N,) of a greedy choice of what is left: of all of it where the top is not kept."""
@@ -211,14 +228,13 @@ class _Candidates:
         What is asked for stays.
         """
         assert self._noise is not None
-        noise = self._noise()
+        is_auto = self._recipe.guard == "auto"
+        noise = self._fitted_noise() if is_auto else self._noise()
         self.hashes["guard"] = sha256(noise.data).hexdigest()
         last = self.budget[1]
         spare = max(0, self.left_by_rules - last - self._size_to_drop)
-        if self._recipe.guard == "auto":
-            left = np.flatnonzero(self._codes >= 0)
-            corpus = self._table.view_of(self._table.corpus())
-            self.noise_share = noise_share(corpus, left)
+        if is_auto:
+            assert self.noise_share is not None
             size = round(self.noise_share.share * self._left())
         else:
             size = round(float(self._recipe.guard) * (self._total - last))

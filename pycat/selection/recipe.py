@@ -53,7 +53,11 @@ class Recipe:
     @property
     def needs_noise(self) -> bool:
         """Whether a step reads the noise score."""
-        return bool(self.guard) or any(is_of(by, "noise") for by in (self.by, *(self.drop or {})))
+        return bool(self.guard) or any(
+            is_of(by, name)
+            for by in (self.by, *(self.drop or {}))
+            for name in ("noise", "fitted_noise")
+        )
 
     @property
     def strata_names(self) -> tuple[str, ...]:

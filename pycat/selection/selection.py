@@ -106,7 +106,8 @@ class Selection:
         """Write the kept lines of both sides, in the original order, byte for byte.
 
         Files named `.gz`, `.zst`, `.xz`, `.bz2` and `.lz4` are compressed. Both files appear
-        complete, or neither.
+        complete, or neither. "-" is standard output, and devices and pipes are written to. Files
+        that hold these lines already are left as they are.
 
         Args:
             src, tgt: the files to write.
@@ -118,8 +119,8 @@ class Selection:
         Raises:
             CorpusError: the corpus was not made from text by pycat.
             TextError: the original text is gone or changed, or `of` has another number of lines.
-            OutputError: a file exists and `overwrite` is not given, a file is the text that is
-                read, or both are the same file.
+            OutputError: a file exists with other lines and `overwrite` is not given, a file is the
+                text that is read, or both are the same file.
             OSError: a file cannot be written; the message names it.
         """
         text = self._text(of)
@@ -210,7 +211,8 @@ def select(
 
     Args:
         scores: an open ScoreTable of N pairs, or the path of one. For a criterion that needs no
-            proxy ("noise", "length", "rarity", "random") an open Corpus does.
+            proxy ("noise", "fitted_noise", "coverage", "length", "rarity", "random") an open Corpus
+            does.
         keep: fraction to keep, in (0, 1], or the two ends of a range of the ranking: (0.2, 0.7)
             keeps half of all, after the first fifth. Where the rules leave less than 0.7, all that
             comes after 0.2 is kept.
@@ -287,11 +289,6 @@ def select(
     corpus = table.corpus()
     choice, of_rules = choose_measured(table, table.view_of(corpus), recipe, measures)
     made_by = {"scores": digest(table.manifest["recipe"]), **choice.recipe}
-    folder = None
-    if out is not None:
-        folder = OutputFolder(Path(out), "selection", made_by, (_KEPT_FILE,), overwrite, started)
-        if folder.manifest is not None:
-            return Selection.open(folder.path)
     facts = {
         "corpus": corpus.manifest["id"],
         **choice.facts,
@@ -300,17 +297,18 @@ def select(
         "corpus_options": corpus.options,
     }
     batches = _kept_pairs(table, choice.kept, corpus)
-    if folder is None:
+    if out is None:
         kept = pa.Table.from_batches(batches)
         pair_ids = kept["pair"].to_numpy()
         lines = kept["line"].to_numpy() - 1 if corpus.has_text else pair_ids
         return Selection(pair_ids, lines, {"recipe": made_by, **facts}, corpus.path.resolve())
-    _write_kept(batches, folder.path / _KEPT_FILE)
-    folder.finish(
-        **facts,
-        corpus_path=os.path.relpath(corpus.path.resolve(), folder.path.resolve()),
-    )
-    return Selection.open(folder.path)
+    path = Path(out)
+    with OutputFolder(path, "selection", made_by, (_KEPT_FILE,), overwrite, started) as folder:
+        if folder.manifest is None:
+            _write_kept(batches, path / _KEPT_FILE)
+            corpus_path = os.path.relpath(corpus.path.resolve(), path.resolve())
+            folder.finish(**facts, corpus_path=corpus_path)
+    return Selection.open(path)
 
 
 def choose_measured(
@@ -346,7 +344,7 @@ def choose_measured(
     if rules is not None:
         kept_by_rules, of_rules = _apply_rules(measured, rules, corpus)
     noise = partial(measured.noise_score, table)
-    return choose(table, recipe, kept_by_rules, noise, corpus), of_rules
+    return choose(table, recipe, kept_by_rules, noise, corpus, measured.column), of_rules
 
 
 def _apply_rules(
@@ -427,9 +425,4 @@ def _write(
     for out in outs:
         if out.exists() and any(out.samefile(path) for path in text.paths):
             raise OutputError(f"{out}: this is the text being pruned; write to another file")
-        if out.exists() and not overwrite:
-            raise OutputError(
-                f"{out}: this file exists; pass --overwrite (overwrite=True) to replace it, or "
-                "write to another file"
-            )
-    write_rows(rows, outs)
+    write_rows(rows, outs, overwrite=overwrite)

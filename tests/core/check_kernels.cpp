@@ -147,7 +147,8 @@ struct Model {
     weights.embedding_scale = 2.0F;
     weights.head_scale = 1.0F;
     for (EmbeddingWeights* side : {&weights.source, &weights.target}) {
-      *side = {values(kVocab * kWidth, 1.0F), kVocab, values(64 * kWidth, 1.0F), 64, norm(kWidth)};
+      *side = {
+          values(kVocab * kWidth, 1.0F), kVocab, values(64 * kWidth, 1.0F), 64, 5, norm(kWidth)};
     }
     for (int i = 0; i < 4; ++i) {
       LayerWeights layer = {};

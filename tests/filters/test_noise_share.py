@@ -8,20 +8,20 @@ from helpers import bpe_corpus, toy_pairs
 
 import pycat
 from pycat.errors import PycatError
-from pycat.filters.noise_share import component_share, noise_share
+from pycat.filters.noise_share import component_share, fitted_noise, noise_share
 
 
 def test_the_share_of_a_component_by_hand() -> None:
     # A tenth of the mixture lies where all of the component lies, and nothing else does.
     rng = np.random.default_rng(0)
-    component = rng.normal(9, 1, (500, 1))
-    mixture = np.concatenate([rng.normal(0, 1, (4500, 1)), rng.normal(9, 1, (500, 1))])
+    component = rng.normal(9, 1, 500)
+    mixture = np.concatenate([rng.normal(0, 1, 4500), rng.normal(9, 1, 500)])
     share, error = component_share(mixture, component)
     assert share == pytest.approx(0.1, abs=1.96 * error)
     # Regions hold 100 to 400 pairs of each: sqrt(2/100) to sqrt(2/400) of the share.
     assert 0.006 < error < 0.015
     # Where the mixture has none of it, next to nothing is found.
-    share, _ = component_share(rng.normal(0, 1, (5000, 1)), component)
+    share, _ = component_share(rng.normal(0, 1, 5000), component)
     assert share < 0.001
 
 
@@ -68,6 +68,21 @@ def test_auto_drops_the_estimated_share(noisy: pycat.Corpus, tmp_path: Path) -> 
     )
     assert most.manifest["num_kept"] == 2940
     assert most.manifest["dropped"]["guard"] == 60
+
+
+def test_the_fitted_noise_finds_what_is_spoilt(noisy: pycat.Corpus, tmp_path: Path) -> None:
+    measures = pycat.measure(noisy, out=tmp_path / "measures")
+    share, likely = fitted_noise(noisy, np.arange(3000), measures.column)
+    assert share == noise_share(noisy)
+    spoilt = np.random.default_rng(1).permutation(3000)[:600]
+    worst = np.argsort(-likely)[:600]
+    found = len(np.intersect1d(worst, spoilt)) / 600
+    by_score = np.argsort(-measures.noise_score())[:600]
+    assert found > 0.8
+    assert found >= len(np.intersect1d(by_score, spoilt)) / 600
+    kept = pycat.select(noisy, by="fitted_noise", rules="none", guard=0, measures=measures)
+    assert kept.pair_ids.tolist() == sorted(np.argsort(likely, kind="stable")[:1500].tolist())
+    assert kept.manifest["noise_share"]["share"] == share.share
 
 
 def test_few_pairs_are_refused(noisy: pycat.Corpus) -> None:
