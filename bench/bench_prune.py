@@ -89,6 +89,7 @@ def main() -> None:
     for stage, seconds in stages.items():
         print(f"{stage:<{width}} {seconds:9.1f} s {seconds / elapsed_s:6.1%}")
     num_pairs = len(pruned.corpus)
+    assert pruned.run is not None
     result: dict[str, Any] = {
         "bench": "prune",
         "pairs": num_pairs,

@@ -11,13 +11,14 @@ from typing import Any, Protocol
 
 import pycat
 from pycat.cli.columns import Average, Cld, Trusted
+from pycat.cli.evaluate import Evaluate
 from pycat.cli.explain import Explain
 from pycat.cli.options import add_options, joined_criteria, read
 from pycat.cli.prune import Prune
 from pycat.cli.report import Report
 from pycat.cli.score import Score
 from pycat.cli.select import Apply, Select
-from pycat.cli.stages import Baseline, Evaluate, Measure, MegatronIndex, Tokenize, Train
+from pycat.cli.stages import Baseline, Measure, MegatronIndex, Tokenize, Train
 from pycat.errors import PycatError
 from pycat.runtime import interrupts
 

@@ -257,7 +257,7 @@ def _padded(
 ) -> Tensor:
     """`Attend` by `scaled_dot_product_attention` over padded buckets."""
     q, k, v = (
-        x.view(num_checkpoints, -1, *x.shape[1:]).index_select(1, tokens).split(sizes, dim=1)
+        torch.split(x.view(num_checkpoints, -1, *x.shape[1:]).index_select(1, tokens), sizes, dim=1)
         for x, tokens, sizes in (
             (queries, plan.query_tokens, plan.query_cells),
             (keys, plan.key_tokens, plan.key_cells),
@@ -268,8 +268,11 @@ def _padded(
     for i, bucket in enumerate(plan.buckets):
         # Four dimensions (K b, heads, L, width): for five CUDA has no fused attention.
         rows = num_checkpoints * bucket.num_rows
+        in_bucket = [x[i].reshape(rows, -1, *queries.shape[1:]).transpose(1, 2) for x in (q, k, v)]
         heads = F.scaled_dot_product_attention(
-            *(x[i].reshape(rows, -1, *queries.shape[1:]).transpose(1, 2) for x in (q, k, v)),
+            in_bucket[0],
+            in_bucket[1],
+            in_bucket[2],
             attn_mask=None if bucket.mask is None else bucket.mask.repeat(num_checkpoints, 1, 1, 1),
             is_causal=plan.is_causal,
         )

@@ -10,12 +10,12 @@ import pytest
 import pycat
 from pycat.cli import main as cli
 from pycat.cli.columns import Cld, Trusted
+from pycat.cli.evaluate import Evaluate
 from pycat.cli.prune import Prune
 from pycat.cli.score import Score, ScoreOptions
 from pycat.cli.select import Select
 from pycat.cli.stages import (
     Baseline,
-    Evaluate,
     EvaluateOptions,
     Measure,
     OpenOptions,
