@@ -23,7 +23,7 @@ from pycat import _core
 from pycat.data import fairseq, megatron
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer, Template
 from pycat.data.packed_pairs import PackedPairs
-from pycat.data.parallel_text import ParallelText
+from pycat.data.parallel_text import FileFingerprint, ParallelText
 from pycat.data.tokenizer import Tokenizer
 from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.output import digest, file_sha256, read_manifest
@@ -362,8 +362,12 @@ class Corpus:
             TextError: a file is gone, or is no longer the one that was tokenized.
         """
         self._require_text()
-        known = self.manifest["text"]
-        places = self.manifest["recipe"].get("columns", (1, 2))
+        # Spooled text lies in this folder by its name.
+        known: list[FileFingerprint] = [
+            {**row, "path": str(self.path / row["path"])} for row in self.manifest["text"]
+        ]
+        spooled = "source" in self.manifest
+        places = (1, 2) if spooled else self.manifest["recipe"].get("columns", (1, 2))
         text = ParallelText(tuple(Path(row["path"]) for row in known), (places[0], places[1]))
         for path in text.paths:
             if not path.is_file():

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -150,6 +150,55 @@ class Selection:
                 "write (write_text, --text SRC TGT)"
             )
         _write(text, (row for _, row in self._kept_rows(text)), (Path(out),), overwrite)
+
+    def filter(self, dataset: Any) -> Any:
+        """The kept rows of the dataset that was tokenized, or of another of the same rows.
+
+        Args:
+            dataset: of as many rows as the text has lines. Row i belongs to line i.
+
+        Returns:
+            A `datasets.Dataset` of the kept rows of one; a list of those of a list or tuple. For
+            anything else that yields rows, such as a `datasets.IterableDataset`, an iterator.
+
+        Raises:
+            TextError: the dataset has another number of rows. An iterator raises it where that
+                shows: at the first row too many, or at the end.
+            PycatError: the dataset is a mapping of splits.
+        """
+        if isinstance(dataset, Mapping):
+            raise PycatError(
+                "dataset: found a mapping, expected rows: pass one split of it, such as "
+                "dataset['train']"
+            )
+        is_map_style = all(hasattr(dataset, name) for name in ("__len__", "features", "select"))
+        if not is_map_style and not isinstance(dataset, (list, tuple)):
+            return self._kept_of(dataset)
+        if len(dataset) != self.manifest["num_lines"]:
+            raise self._other_rows(f"{len(dataset):,}")
+        if is_map_style:
+            return dataset.select(self.lines)
+        return [dataset[line] for line in self.lines.tolist()]
+
+    def _kept_of(self, rows: Iterable[Any]) -> Iterator[Any]:
+        kept = np.zeros(self.manifest["num_lines"], dtype=bool)
+        kept[self.lines] = True
+        num_rows = 0
+        for row in rows:
+            if num_rows == len(kept):
+                raise self._other_rows(f"more than {num_rows:,}")
+            if kept[num_rows]:
+                yield row
+            num_rows += 1
+        if num_rows != len(kept):
+            raise self._other_rows(f"{num_rows:,}")
+
+    def _other_rows(self, found: str) -> TextError:
+        return TextError(
+            f"dataset: found {found} rows, but the pairs were selected from text of "
+            f"{self.manifest['num_lines']:,}; pass the dataset that was tokenized, with its rows "
+            "in their order"
+        )
 
     def _text(self, of: Paths | None) -> ParallelText:
         """The text `of`, or that of the corpus."""
