@@ -324,7 +324,9 @@ def cpu_isa() -> str:
     """
 
 def supported_cpu_isas() -> list[str]:
-    """The supported ones of portable, avx2, avx_vnni, avx512 and avx512_bf16, weakest first."""
+    """The supported ones, weakest first: portable, then avx2, avx_vnni, avx512 and avx512_bf16 on
+    x86-64, or neon and neon_dot on 64-bit Arm.
+    """
 
 class Transformer:
     """One checkpoint of an encoder-decoder Transformer, packed for this processor.
@@ -446,6 +448,7 @@ class NgramCoverage:
         ids: int64 (N,), the pairs to choose from, at least one and below 2**32.
         num_cells: cells for n-grams, 4 bytes each: a power of two from 16 to 2**31.
         decay: factor of an n-gram's weight for each chosen pair that has it, between 0 and 1.
+        tolerance: share, from 0 to below 1, by which a chosen pair may gain less than the best.
         num_threads: threads to use. Results do not depend on it.
 
     Raises:
@@ -462,6 +465,7 @@ class NgramCoverage:
         *,
         num_cells: int,
         decay: float,
+        tolerance: float,
         num_threads: int,
     ) -> None: ...
     def count(self, begin: int, end: int) -> None:

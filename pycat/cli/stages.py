@@ -5,7 +5,7 @@ stage's function.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,7 @@ import pycat
 from pycat.cli.options import (
     TestFiles,
     TextFiles,
+    dashed,
     device_option,
     group,
     languages,
@@ -377,26 +378,59 @@ class Evaluate:
         None,
         metavar="FOLDER",
     )
-    test: Mapping[str, TestFiles] = tests_option()
+    run_file: Path | None = option(
+        "Make a whole study, from text to evaluation, in --out, as this TOML file says.",
+        None,
+        flag="--run",
+    )
+    test: Mapping[str, TestFiles] | None = tests_option(None)
     how: EvaluateOptions = group()
     seed: int = option("Begin the seeds of weights, batches and random arms with this number.", 0)
     device: str = device_option()
 
     def run(self) -> None:
-        """Evaluate, and print the tables."""
+        """Evaluate, print the tables, and write the page."""
+        evaluation = self._evaluate() if self.run_file is None else self._study(self.run_file)
+        print_evaluation(evaluation)
+        print(f"page: {pycat.write_evaluation_page(evaluation)}")
+
+    def _evaluate(self) -> "Evaluation":
         if (self.work is None) == (self.selection is None):
             raise PycatError("evaluate: expected either the folder of prune, or --selection FOLDER")
-        print_evaluation(
-            pycat.evaluate(
-                self.selection or self.work or Path(),
-                tests=self.test,
-                **self.how.arguments(),
-                out=self.out,
-                overwrite=self.overwrite,
-                seed=self.seed,
-                device=self.device,
-            )
+        if not self.test:
+            raise PycatError("evaluate: expected held-out text; pass --test [NAME=]SRC,REF")
+        return pycat.evaluate(
+            self.selection or self.work or Path(),
+            tests=self.test,
+            **self.how.arguments(),
+            out=self.out,
+            overwrite=self.overwrite,
+            seed=self.seed,
+            device=self.device,
         )
+
+    def _study(self, file: Path) -> "Evaluation":
+        from pycat.cli.run_file import run_study
+
+        given = [
+            name
+            for name, is_given in (
+                ("WORK", self.work is not None),
+                ("--selection", self.selection is not None),
+                ("--test", bool(self.test)),
+                ("--seed", self.seed != 0),
+                *(
+                    (f"--{dashed(entry.name)}", getattr(self.how, entry.name) != entry.default)
+                    for entry in fields(self.how)
+                ),
+            )
+            if is_given
+        ]
+        if given:
+            raise PycatError(
+                f"evaluate: --run says what to make; put {', '.join(given)} into {file}"
+            )
+        return run_study(file, self.out, device=self.device, overwrite=self.overwrite)
 
 
 def print_evaluation(evaluation: "Evaluation") -> None:

@@ -35,7 +35,7 @@ def spool(pairs: Iterable[tuple[bytes, bytes]], folder: Path, source: object) ->
         TextError: there is no pair.
     """
     paths = (folder / SPOOLED_FILES[0], folder / SPOOLED_FILES[1])
-    write_rows(((src + b"\n", tgt + b"\n") for src, tgt in pairs), paths)
+    write_rows(((src + b"\n", tgt + b"\n") for src, tgt in pairs), paths, overwrite=True)
     if paths[0].stat().st_size == 0:
         for path in paths:
             path.unlink()

@@ -43,6 +43,7 @@ from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.hashing import hash_files
 from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing, write_json
 from pycat.runtime.progress import progress
+from pycat.runtime.publishing import sync_tree
 from pycat.runtime.workers import on_workers
 
 # Longer lines are skipped before the tokenizer reads them: no sentence is so long, but markup is.
@@ -128,7 +129,7 @@ def tokenize(
         if src is not None and tgt is not None:
             raise TextError(
                 f"{dataset}: found a path, and src and tgt too; expected two files, or rows and "
-                "the names of their columns. A file of rows is given as tsv, with columns=(src, tgt)"
+                "the names of their columns (of a file of rows: tsv=…, columns=(src, tgt))"
             )
         dataset, src, tgt = None, dataset, src if tgt is None else tgt
     if num_threads is not None and num_threads < 1:
@@ -170,9 +171,10 @@ def _make_corpus(
     num_threads: int,
 ) -> Corpus:
     """Make the folder of a corpus, or open it if it is of this text and these options."""
-    if len(set(languages)) != 2 or not all(re.fullmatch(r"[\w-]+", name) for name in languages):
+    if len(set(languages)) != 2 or not all(re.fullmatch(r"[\w@-]+", name) for name in languages):
         raise PycatError(
-            f"languages are {languages}; expected two different names of letters, digits, - and _"
+            f"languages are {languages}; expected two different names of letters, digits, -, _ and "
+            "@"
         )
     # Read the model before touching the folder: overwriting may delete the very file.
     model = given.path.read_bytes() if isinstance(given, Tokenizer) else None
@@ -186,45 +188,45 @@ def _make_corpus(
         "max_tokens": max_tokens,
         **text.recipe,
     }
-    folder = OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite)
-    if folder.manifest is not None:
-        _record_new_paths(folder, text, fingerprints)
-        return open_corpus(folder_path)
+    with OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite) as folder:
+        if folder.manifest is not None:
+            _record_new_paths(folder, text, fingerprints)
+            return open_corpus(folder_path)
 
-    origin: dict[str, Any] = {"text": fingerprints}
-    if isinstance(text, ParallelText):
-        if text.is_tsv and check_columns:
-            check_first_columns(text)
-        lines = text
-    else:
-        lines = text.in_folder(folder_path)
-        origin = {"text": spooled_fingerprints(lines), "source": text.record()}
+        origin: dict[str, Any] = {"text": fingerprints}
+        if isinstance(text, ParallelText):
+            if text.is_tsv and check_columns:
+                check_first_columns(text)
+            lines = text
+        else:
+            lines = text.in_folder(folder_path)
+            origin = {"text": spooled_fingerprints(lines), "source": text.record()}
 
-    # Put the tokenizer into the folder, then the tokens.
-    made: Tokenizer | HuggingFaceTokenizer
-    if isinstance(given, HuggingFaceTokenizer):
-        made = given
-        given.save(folder_path / TOKENIZER_FOLDER)
-    elif model is not None:
-        with replacing(folder_path / TOKENIZER_FILE) as temporary:
-            temporary.write_bytes(model)
-        made = Tokenizer(folder_path / TOKENIZER_FILE)
-    else:
-        made = train_tokenizer(
-            _training_lines(lines),
-            folder_path / TOKENIZER_FILE,
-            **{"character_coverage": CHARACTER_COVERAGE, **training},
-        )
-    try:
-        counts = _write_corpus(lines, made, folder_path, max_tokens, num_threads)
-    except TextError:
-        # Leave no tokenizer and no spooled text behind: they would protect the folder from a call
-        # with mended options.
-        for name in (TOKENIZER_FILE, *SPOOLED_FILES):
-            (folder_path / name).unlink(missing_ok=True)
-        shutil.rmtree(folder_path / TOKENIZER_FOLDER, ignore_errors=True)
-        raise
-    _finish(folder, made, counts, languages=languages, origin=origin)
+        # Put the tokenizer into the folder, then the tokens.
+        made: Tokenizer | HuggingFaceTokenizer
+        if isinstance(given, HuggingFaceTokenizer):
+            made = given
+            _save_tokenizer(given, folder_path / TOKENIZER_FOLDER)
+        elif model is not None:
+            with replacing(folder_path / TOKENIZER_FILE) as temporary:
+                temporary.write_bytes(model)
+            made = Tokenizer(folder_path / TOKENIZER_FILE)
+        else:
+            made = train_tokenizer(
+                _training_lines(lines),
+                folder_path / TOKENIZER_FILE,
+                **{"character_coverage": CHARACTER_COVERAGE, **training},
+            )
+        try:
+            counts = _write_corpus(lines, made, folder_path, max_tokens, num_threads)
+        except TextError:
+            # Leave no tokenizer and no spooled text behind: they would protect the folder from a
+            # call with other options.
+            for name in (TOKENIZER_FILE, *SPOOLED_FILES):
+                (folder_path / name).unlink(missing_ok=True)
+            shutil.rmtree(folder_path / TOKENIZER_FOLDER, ignore_errors=True)
+            raise
+        _finish(folder, made, counts, languages=languages, origin=origin)
     return open_corpus(folder_path)
 
 
@@ -254,6 +256,14 @@ def _dataset_columns(src: object, tgt: object, tsv: object, columns: object) -> 
             "such as src='translation.en', tgt='translation.de', and neither tsv nor columns"
         )
     return names[0], names[1]
+
+
+def _save_tokenizer(tokenizer: HuggingFaceTokenizer, folder: Path) -> None:
+    """Write a copy into a folder, durably; a link in its place is not followed."""
+    if folder.is_symlink():
+        folder.unlink()
+    tokenizer.save(folder)
+    sync_tree(folder)
 
 
 def _finish(

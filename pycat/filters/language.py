@@ -83,19 +83,18 @@ class LanguageModel:
             forms: which lines (N,) may be all in capitals or not in NFC, or hold markup: sums of
                 `CAPITALS`, `COMPOSITION`, `MARKUP`; None if not known.
             sure_bytes: lines with fewer bytes of letters say less of their language than the
-                model's probabilities do: their odds are raised to the power of the letters' share
-                of so many bytes. Lines of at least twice as many bytes are sure.
+                model's probabilities do: odds below 1 are raised to the power of the letters'
+                share of so many bytes. Lines of at least twice as many bytes are sure.
         """
         normalized = list(lines)
         for row in range(len(lines)) if forms is None else np.flatnonzero(forms).tolist():
             normalized[row] = _normalized(normalized[row])
         columns = [column for code in codes for column in self._columns[code]]
         found: NDArray[np.float32] = self._tables.probability(normalized, columns)
-        short = np.array([len(line) < 2 * sure_bytes for line in normalized], bool)
-        for row in np.flatnonzero(short & (found < 1)).tolist():
-            num_letters = len(normalized[row].translate(None, _NO_LETTERS))
-            if num_letters < sure_bytes:
-                odds = (found[row] / (1 - found[row])) ** (num_letters / sure_bytes)
+        for row in np.flatnonzero(found < 0.5).tolist() if sure_bytes else ():
+            if len(line := normalized[row]) < 2 * sure_bytes:
+                share = len(line.translate(None, _NO_LETTERS)) / sure_bytes
+                odds = (found[row] / (1 - found[row])) ** min(share, 1)
                 found[row] = odds / (1 + odds)
         return found
 

@@ -101,7 +101,7 @@ def test_threads_chunks_and_parts_do_not_matter(
     expected = {name: one.column(name).tolist() for name in one.names}
     use_small_parts(monkeypatch)
     monkeypatch.setattr("pycat.data.parallel_text._CHUNK_LINES", 7)
-    monkeypatch.setattr("pycat.data.parallel_text._STEP_LINES", 7)
+    monkeypatch.setattr("pycat.data.parallel_text._BLOCK_BYTES", 200)
     three = measure(corpus, out=tmp_path / "three", num_threads=3)
     assert three.manifest["num_parts"] == 5
     assert {name: three.column(name).tolist() for name in three.names} == expected
