@@ -105,7 +105,7 @@ def spooled_dataset(
     """
     if isinstance(dataset, Mapping):
         raise TextError(
-            f"dataset: found a mapping of {_listed(map(str, dataset))}; expected rows: pass one "
+            f"dataset: found a mapping of {listed(map(str, dataset))}; expected rows: pass one "
             "split of it, such as dataset['train']"
         )
     beside.parent.mkdir(parents=True, exist_ok=True)
@@ -179,8 +179,8 @@ def text_columns(row: Mapping[str, Any], prefix: str = "") -> list[str]:
 def no_column(place: str, column: str, known: Iterable[str]) -> TextError:
     """The error of a column that does not exist, which names those that do."""
     return TextError(
-        f"{place}: has no column {column!r}; its columns of text are {_listed(known)}. Name those "
-        "of source and target (--columns SRC,TGT)"
+        f"{place}: has no column {column!r} of text; its columns of text are {listed(known)}. "
+        "Name those of source and target (--columns SRC,TGT)"
     )
 
 
@@ -220,7 +220,8 @@ def _kind(value: object) -> str:
     return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Names with commas between them, at most twenty."""
     known = [*names]
     more = f" and {len(known) - _MAX_NAMES:,} more" if len(known) > _MAX_NAMES else ""
     return ", ".join(known[:_MAX_NAMES]) + more if known else "none"

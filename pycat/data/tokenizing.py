@@ -26,6 +26,7 @@ from pycat.data.corpus import (
 )
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import Chunk, FileFingerprint, ParallelText, decode
+from pycat.data.row_files import Columns, RowFile, open_text
 from pycat.data.spooled_text import (
     SPOOLED_FILES,
     DatasetText,
@@ -67,7 +68,7 @@ def tokenize(
     tgt: str | PathLike[str] | None = None,
     *,
     tsv: str | PathLike[str] | None = None,
-    columns: tuple[int, int] | None = None,
+    columns: Columns | None = None,
     out: str | PathLike[str],
     tokenizer: str | PathLike[str] | None = None,
     vocab_size: int = 8000,
@@ -90,9 +91,13 @@ def tokenize(
             breaks inside of a sentence become blanks. Two paths given in order are `src`, `tgt`.
         src, tgt: UTF-8 files of equal line count; plain, or compressed by gzip, zstd, xz, bzip2 or
             LZ4, whatever they are called.
-        tsv: instead of both, one file of source, tab, target; further columns are not read.
+        tsv: instead of both, one file of source, tab, target; further columns are not read. Or a
+            file of Parquet, JSON Lines or TMX, or a zip in the Moses format of OPUS, which its
+            content tells.
         columns: columns of source and target in `tsv`, from 1, if they are not the first two. A
             file of three columns or more whose first holds numbers or addresses is refused without.
+            Of Parquet and JSON Lines, their names, such as ("translation.en", "translation.de");
+            of TMX and zip, the languages, which may also be given as `languages`.
         out: the folder to make. A folder of the same input is opened as it is.
         tokenizer: a SentencePiece `.model`, or a folder with the tokenizer of a Hugging Face model,
             such as one of its checkpoints; unless given, one is trained on this text.
@@ -139,9 +144,9 @@ def tokenize(
     if character_coverage != CHARACTER_COVERAGE:
         training["character_coverage"] = character_coverage
     with ExitStack() as stack:
-        text: ParallelText | DatasetText
+        text: ParallelText | RowFile | DatasetText
         if dataset is None:
-            text = ParallelText.of(src, tgt, tsv, columns)
+            text = open_text(src, tgt, tsv, columns, languages)
         else:
             names = _dataset_columns(src, tgt, tsv, columns)
             text = stack.enter_context(spooled_dataset(dataset, names, Path(out)))
@@ -159,7 +164,7 @@ def tokenize(
 
 
 def _make_corpus(
-    text: ParallelText | DatasetText,
+    text: ParallelText | RowFile | DatasetText,
     folder_path: Path,
     *,
     given: Tokenizer | HuggingFaceTokenizer | None,
@@ -200,7 +205,7 @@ def _make_corpus(
             lines = text
         else:
             lines = text.in_folder(folder_path)
-            origin = {"text": spooled_fingerprints(lines), "source": text.record()}
+            origin = {"text": spooled_fingerprints(lines), "source": text.record(fingerprints)}
 
         # Put the tokenizer into the folder, then the tokens.
         made: Tokenizer | HuggingFaceTokenizer
@@ -231,10 +236,15 @@ def _make_corpus(
 
 
 def _record_new_paths(
-    folder: OutputFolder, text: ParallelText | DatasetText, fingerprints: list[FileFingerprint]
+    folder: OutputFolder,
+    text: ParallelText | RowFile | DatasetText,
+    fingerprints: list[FileFingerprint],
 ) -> None:
     """Note in a finished folder where the files of its text lie now."""
     manifest = folder.manifest or {}
+    if isinstance(text, RowFile) and manifest["source"]["path"] != str(text.path):
+        source = text.record(fingerprints)
+        write_json(folder.path / "corpus.json", {**manifest, "source": source})
     if isinstance(text, ParallelText) and [row["path"] for row in manifest["text"]] != [
         *map(str, text.paths)
     ]:
@@ -325,10 +335,11 @@ def _tokenizer_recipe(given: Tokenizer | HuggingFaceTokenizer) -> str | dict[str
 def known_text(folder: Path) -> list[Any]:
     """Fingerprints of the text that a corpus folder was made from, [] if there is none."""
     try:
-        known: list[Any] = read_manifest(folder, "corpus", CorpusError)["text"]
+        manifest = read_manifest(folder, "corpus", CorpusError)
     except CorpusError:
         return []
-    return known
+    source = manifest.get("source", {})
+    return [*manifest["text"], *([source] if "path" in source else [])]
 
 
 def _sides(

@@ -32,14 +32,14 @@ def test_rows_become_a_corpus(tmp_path: Path, toy_tokenizer: Path) -> None:
         ("three", "drei\r"),
         ("", "leer"),
         ("four\u2028five\n", "vier\tfünf"),
-        ("last", "Ende"),
+        ("last", "letzte"),
     ]
     out = tmp_path / "new" / "corpus"
     corpus = pycat.tokenize(rows_of(pairs), **COLUMNS, out=out, tokenizer=toy_tokenizer)
     assert corpus.languages == ("en", "de")
     assert corpus.lines.tolist() == [0, 1, 3, 4]
     assert (out / "text.src").read_text("utf-8") == "one two\nthree\n\nfour\u2028five\nlast\n"
-    assert (out / "text.tgt").read_bytes().decode() == "eins zwei\ndrei\nleer\nvier\tfünf\nEnde\n"
+    assert (out / "text.tgt").read_bytes().decode() == "eins zwei\ndrei\nleer\nvier\tfünf\nletzte\n"
     assert corpus.manifest["source"] == {
         "kind": "dataset",
         "columns": ["translation.en", "translation.de"],
@@ -77,8 +77,8 @@ def test_the_same_rows_are_tokenized_once(tmp_path: Path, toy_tokenizer: Path) -
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"translation": {"en": "x"}}, r"dataset\[2\]: has no column 'translation.de'; its columns "
-         r"of text are translation.en\. Name"),
+        ({"translation": {"en": "x"}}, r"dataset\[2\]: has no column 'translation.de' of text; "
+         r"its columns of text are translation.en\. Name"),
         ({"translation": None}, r"dataset\[2\]: column 'translation.en' holds None, expected text"),
         ({"translation": {"en": "x", "de": None}}, "'translation.de' holds None"),
         ({"translation": {"en": "x", "de": 7}}, "'translation.de' holds a value of type int"),
