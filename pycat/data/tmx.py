@@ -98,7 +98,9 @@ class _Reader:
         """The units that end in the next block; b"" ends the document."""
         try:
             self._parser.Parse(block, not block)
-        except expat.ExpatError as error:
+        except TextError:
+            raise
+        except (expat.ExpatError, LookupError, ValueError) as error:  # or an unknown encoding
             raise TextError(
                 f"{self._path}: is no well-formed XML ({error}); the file is damaged or "
                 "incomplete: fetch it again"

@@ -283,6 +283,8 @@ def test_units_of_tmx(tmp_path: Path) -> None:
         ("One &amp;", "One &nbsp;", "line 4 has the entity 'nbsp', which is not known"),
         ("</body>", "", "no well-formed XML .*line 13"),
         ("</body></tmx>", "", "no well-formed XML"),
+        ('"UTF-8"', '"Shift_JIS"', "no well-formed XML .*encoding"),
+        ('"UTF-8"', '"no-such"', "no well-formed XML .*encoding"),
     ],
 )
 def test_bad_tmx_is_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
