@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText
+from pycat.data.row_files import Columns, RowFile, open_text
 from pycat.data.tab_columns import wrong_column
 from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizing import known_text, tokenize
@@ -80,7 +81,7 @@ def prune(
     tgt: str | PathLike[str] | None = None,
     *,
     tsv: str | PathLike[str] | None = None,
-    columns: tuple[int, int] | None = None,
+    columns: Columns | None = None,
     out: str | PathLike[str],
     keep: float = 0.5,
     by: str | None = None,
@@ -108,8 +109,9 @@ def prune(
 
     Args:
         src, tgt: UTF-8 files of equal line count; plain or compressed.
-        tsv: instead of both, one file of source, tab, target.
-        columns: of source and target in `tsv`, from 1, as in `tokenize`.
+        tsv: instead of both, one file of source, tab, target; or of Parquet or JSON Lines, whose
+            kept rows are written as they are.
+        columns: of source and target in `tsv`, as in `tokenize`.
         out: the folder to make: `corpus`, `measures`, `proxy`, `scores`, `selection`, the pruned
             text, and `report.html`. Finished stages in it are not repeated.
         keep: fraction of the pairs to keep, in (0, 1].
@@ -154,7 +156,8 @@ def prune(
         test_text(good)
     for test in (tests or {}).values():
         test_text(test)
-    text = ParallelText.of(src, tgt, tsv, columns)
+    languages = (tokenize_options or {}).get("languages")
+    text = open_text(src, tgt, tsv, columns, languages)
     work = Path(out)
     options: dict[str, dict[str, Any]] = {
         "tokenize": dict(tokenize_options or {}),
@@ -173,8 +176,7 @@ def prune(
         }
     recipe = {stage: _plain(given) for stage, given in options.items()}
     fingerprints = text.fingerprint(known_text(work / _FOLDERS["tokenize"]))
-    if text.places != (1, 2):
-        recipe["tokenize"]["columns"] = [*text.places]
+    recipe["tokenize"] |= text.recipe
     recipe["tokenize"]["text"] = [row["sha256"] for row in fingerprints]
     if work.exists() and not work.is_dir():
         raise OutputError(f"{work}: expected a folder, found a file; choose another name")
@@ -233,7 +235,9 @@ def prune(
         report = work / "report.html"
         before = folder.manifest or {}
         if before.get("made") != made or not all(path.is_file() for path in (*texts, report)):
-            if text.is_tsv:
+            if isinstance(text, RowFile) and text.keeps_rows:
+                selection.write_rows(texts[0], overwrite=True)
+            elif len(texts) == 1:
                 selection.write_tsv(texts[0], overwrite=True)
             else:
                 selection.write_text(*texts, overwrite=True)
@@ -360,8 +364,15 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: plain(value) for key, value in options.items()}
 
 
-def _text_paths(work: Path, text: ParallelText, languages: tuple[str, str]) -> tuple[Path, ...]:
-    """`pruned.en` and `pruned.de`, or `pruned.tsv`, compressed as the input is."""
+def _text_paths(
+    work: Path, text: ParallelText | RowFile, languages: tuple[str, str]
+) -> tuple[Path, ...]:
+    """`pruned.en` and `pruned.de`, or `pruned.tsv`, compressed as the input is; or rows."""
+    if isinstance(text, RowFile):
+        if not text.keeps_rows:
+            return tuple(work / f"pruned.{language}" for language in languages)
+        suffix = compression_suffix(text.path) if text.kind == "jsonl" else ""
+        return (work / f"pruned.{text.kind}{suffix}",)
     endings = ("tsv",) if text.is_tsv else languages
     compressed = map(compression_suffix, text.paths)
     return tuple(

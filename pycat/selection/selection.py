@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.data.parallel_text import ParallelText, write_rows
+from pycat.data.row_files import kind_of, write_kept
 from pycat.data.tab_columns import wrong_column
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.filters.loud_rules import LOUD_SHARE
@@ -153,6 +154,104 @@ class Selection:
                 "write (write_text, --text SRC TGT)"
             )
         _write(text, (row for _, row in self._kept_rows(text)), (Path(out),), overwrite)
+
+    def write_rows(
+        self,
+        out: str | PathLike[str],
+        *,
+        of: str | PathLike[str] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the kept rows of Parquet or JSON Lines: all columns, or lines byte for byte.
+
+        Args:
+            out: the file to write, of the same kind.
+            of: another file of the same rows.
+            overwrite: replace a file that exists.
+
+        Raises:
+            PycatError: the text was not read from such a file.
+            CorpusError, TextError, OutputError, OSError: as `write_text`.
+        """
+        path = Path(out)
+        if of is not None:
+            source = Path(of)
+        else:
+            file = self.corpus().row_file()
+            if file is None or not file.keeps_rows:
+                raise PycatError(
+                    f"{self.corpus_path}: the text is not of Parquet or JSON Lines; write text "
+                    "(write_text, --text SRC TGT)"
+                )
+            source = file.path
+        _refuse_own_text((source,), (path,))
+        kept = np.zeros(self.manifest["num_lines"], dtype=bool)
+        kept[self.lines] = True
+        write_kept(source, kept, path, overwrite=overwrite)
+
+    def write_one(
+        self,
+        out: str | PathLike[str],
+        *,
+        of: str | PathLike[str] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write one file: `write_rows` of Parquet and JSON Lines, `write_tsv` of text."""
+        if of is not None:
+            has_rows = kind_of(Path(of)) in ("parquet", "jsonl")
+        else:
+            source = self.corpus().manifest.get("source", {})
+            has_rows = source.get("kind") in ("parquet", "jsonl")
+        (self.write_rows if has_rows else self.write_tsv)(out, of=of, overwrite=overwrite)
+
+    def filter(self, dataset: Any) -> Any:
+        """The kept rows of the dataset that was tokenized, or of another of the same rows.
+
+        Args:
+            dataset: of as many rows as the text has lines. Row i belongs to line i.
+
+        Returns:
+            A `datasets.Dataset` of the kept rows of one; a list of those of a list or tuple. For
+            anything else that yields rows, such as a `datasets.IterableDataset`, an iterator.
+
+        Raises:
+            TextError: the dataset has another number of rows. An iterator raises it where that
+                shows: at the first row too many, or at the end.
+            PycatError: the dataset is a mapping of splits.
+        """
+        if isinstance(dataset, Mapping):
+            raise PycatError(
+                "dataset: found a mapping, expected rows: pass one split of it, such as "
+                "dataset['train']"
+            )
+        is_map_style = all(hasattr(dataset, name) for name in ("__len__", "features", "select"))
+        if not is_map_style and not isinstance(dataset, (list, tuple)):
+            return self._kept_of(dataset)
+        if len(dataset) != self.manifest["num_lines"]:
+            raise self._other_rows(f"{len(dataset):,}")
+        if is_map_style:
+            return dataset.select(self.lines)
+        return [dataset[line] for line in self.lines.tolist()]
+
+    def _kept_of(self, rows: Iterable[Any]) -> Iterator[Any]:
+        kept = np.zeros(self.manifest["num_lines"], dtype=bool)
+        kept[self.lines] = True
+        num_rows = 0
+        for row in rows:
+            if num_rows == len(kept):
+                raise self._other_rows(f"more than {num_rows:,}")
+            if kept[num_rows]:
+                yield row
+            num_rows += 1
+        if num_rows != len(kept):
+            raise self._other_rows(f"{num_rows:,}")
+
+    def _other_rows(self, found: str) -> TextError:
+        return TextError(
+            f"dataset: found {found} rows, but the pairs were selected from text of "
+            f"{self.manifest['num_lines']:,}; pass the dataset that was tokenized, with its rows "
+            "in their order"
+        )
 
     def _text(self, of: Paths | None) -> ParallelText:
         """The text `of`, or that of the corpus."""
@@ -422,7 +521,11 @@ def _write(
     text: ParallelText, rows: Iterator[tuple[bytes, ...]], outs: tuple[Path, ...], overwrite: bool
 ) -> None:
     """Write rows of a text to files that are not the text itself."""
-    for out in outs:
-        if out.exists() and any(out.samefile(path) for path in text.paths):
-            raise OutputError(f"{out}: this is the text being pruned; write to another file")
+    _refuse_own_text(text.paths, outs)
     write_rows(rows, outs, overwrite=overwrite)
+
+
+def _refuse_own_text(paths: tuple[Path, ...], outs: tuple[Path, ...]) -> None:
+    for out in outs:
+        if out.exists() and any(out.samefile(path) for path in paths if path.exists()):
+            raise OutputError(f"{out}: this is the text being pruned; write to another file")
