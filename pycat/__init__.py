@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     from pycat.scoring.line_scores import score_lines
     from pycat.selection.selection import Selection, select
     from pycat.selection.stability import Stability, jaccard, stability
+    from pycat.verification import Checked, check
 
 __all__ = [
     "DEFAULT_RULES",
     "Adapter",
+    "Checked",
     "CheckpointError",
     "Corpus",
     "CorpusError",
@@ -56,6 +58,7 @@ __all__ = [
     "TextError",
     "TokenizerError",
     "add_baseline",
+    "check",
     "evaluate",
     "explain",
     "jaccard",
@@ -101,6 +104,8 @@ _MODULES = {
     "Stability": "pycat.selection.stability",
     "jaccard": "pycat.selection.stability",
     "stability": "pycat.selection.stability",
+    "Checked": "pycat.verification",
+    "check": "pycat.verification",
 }
 
 if not TYPE_CHECKING:  # for a type checker, any name would be there

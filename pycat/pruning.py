@@ -20,6 +20,7 @@ from pycat.filters.rules import complete_rules, hits_in_words, read_rules
 from pycat.proxy.run import Run
 from pycat.proxy.training import train
 from pycat.report.page import write_report
+from pycat.runtime.manifest import list_files
 from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.scores.score_table import ScoreTable
 from pycat.scoring.engine import score
@@ -179,7 +180,9 @@ def prune(
             measures=measures,
             evaluation=evaluation,
         )
-        folder.finish(made=made)
+        # Another run finds them damaged, and writes them again.
+        names = [path.name for path in (*texts, report)]
+        folder.finish(made=made, files=list_files(work, names))
     return Pruned(corpus, measures, run, scores, selection, evaluation, texts, report, timings)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import pycat
+from pycat.cli.check import Check
 from pycat.cli.explain import Explain
 from pycat.cli.options import add_options, joined_criteria, read
 from pycat.cli.prune import Prune
@@ -38,6 +39,7 @@ VERBS: dict[str, type[Any]] = {
     "report": Report,
     "evaluate": Evaluate,
     "prune": Prune,
+    "check": Check,
     "megatron-index": MegatronIndex,
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pycat.errors import TokenizerError
+from pycat.runtime.numbers import check_number
 from pycat.runtime.output import file_sha256, replacing
 from pycat.runtime.progress import progress
 
@@ -122,7 +123,13 @@ def train_tokenizer(
     """
     if model_type not in MODEL_TYPES:
         raise TokenizerError(f"model_type is {model_type!r}; expected one of {MODEL_TYPES}")
+    check_number("vocab_size", vocab_size, low=1)
     sample = _limited(_sample(lines, _SAMPLE_LINES, seed), _SAMPLE_BYTES, seed)
+    if not any(line.strip() for line in sample):
+        raise TokenizerError(
+            "tokenizer: no line of this text has more than blanks on both sides, so there is "
+            "nothing to train on; check the files"
+        )
     options = {
         "vocab_size": vocab_size,
         "model_type": model_type,

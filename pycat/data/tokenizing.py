@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat._core import IndexedWriter
+from pycat._core import BLOCK_BYTES, IndexedWriter, block_checksums
 from pycat.data.corpus import (
+    CHECKSUM_FILES,
     INDEX_FILES,
     SKIPPED_FILE,
     TOKENIZER_FILE,
@@ -27,8 +28,9 @@ from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import Chunk, FileFingerprint, ParallelText, decode
 from pycat.data.tokenizer import MAX_TRAINING_BYTES, Tokenizer, train_tokenizer
 from pycat.errors import CorpusError, PycatError, TextError
-from pycat.runtime.hashing import hash_files
-from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing, write_json
+from pycat.runtime.manifest import list_files, read_manifest
+from pycat.runtime.numbers import check_number
+from pycat.runtime.output import OutputFolder, digest, replacing, write_manifest
 from pycat.runtime.progress import progress
 from pycat.runtime.workers import on_workers
 
@@ -37,6 +39,7 @@ MAX_LINE_BYTES = 65_536
 
 _OWNED = (
     *INDEX_FILES,
+    *CHECKSUM_FILES,
     "src.mcore.*",
     "tgt.mcore.*",
     TOKENIZER_FILE,
@@ -101,6 +104,8 @@ def tokenize(
         )
     if num_threads is not None and num_threads < 1:
         raise PycatError(f"num_threads is {num_threads}; expected at least 1, or None for all")
+    check_number("vocab_size", vocab_size, low=1)
+    check_number("max_tokens", max_tokens, low=2)
     folder_path = Path(out)
     given = _given_tokenizer(tokenizer, src_lang, tgt_lang, prompt)
     # Read the model before touching the folder: overwriting may delete the very file.
@@ -119,7 +124,7 @@ def tokenize(
     folder = OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite)
     if folder.manifest is not None:
         if [row["path"] for row in folder.manifest["text"]] != list(map(str, text.paths)):
-            write_json(folder_path / "corpus.json", {**folder.manifest, "text": fingerprints})
+            write_manifest(folder_path / "corpus.json", {**folder.manifest, "text": fingerprints})
         return open_corpus(folder_path)
 
     # Put the tokenizer into the folder, then the tokens.
@@ -160,8 +165,14 @@ def _finish(
     text: list[FileFingerprint],
 ) -> None:
     """Hash the index files, and write the manifest that completes the folder."""
-    hashes = hash_files([folder.path / name for name in INDEX_FILES], "hash corpus")
-    files = dict(zip(INDEX_FILES, hashes, strict=True))
+    for side, name in zip(("src", "tgt"), CHECKSUM_FILES, strict=True):
+        with replacing(folder.path / name) as temporary:
+            block_checksums(folder.path / f"{side}.bin").tofile(temporary)
+    made = [path.relative_to(folder.path) for path in (folder.path / TOKENIZER_FOLDER).glob("*")]
+    if isinstance(tokenizer, Tokenizer):
+        made = [Path(TOKENIZER_FILE)]
+    listed = list_files(folder.path, [*INDEX_FILES, *CHECKSUM_FILES, SKIPPED_FILE, *map(str, made)])
+    files = {name: listed[name]["sha256"] for name in INDEX_FILES}
     template = (
         {} if isinstance(tokenizer, Tokenizer) else {"template": tokenizer.template.to_json()}
     )
@@ -179,6 +190,8 @@ def _finish(
         tokenizer_sha256=tokenizer.sha256,
         text=text,
         sha256=files,
+        block_bytes=BLOCK_BYTES,
+        files=listed,
     )
 
 

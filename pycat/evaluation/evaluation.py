@@ -24,6 +24,7 @@ from pycat.evaluation.arms import (
 from pycat.evaluation.effective_data import EffectiveData, HeldOut, Worth, effective_data
 from pycat.evaluation.held_out import held_out_corpus, held_out_nll
 from pycat.evaluation.ledger import ledger
+from pycat.evaluation.overlap import trained_on
 from pycat.evaluation.results import Evaluation
 from pycat.evaluation.retraining import retrain
 from pycat.evaluation.translating import translate_arms
@@ -31,6 +32,7 @@ from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import Run
 from pycat.proxy.training import LEARNING_RATES, Arm, auto_preset, check_options
 from pycat.runtime.device import choose_device
+from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder
 from pycat.selection.selection import Selection
 
@@ -190,7 +192,7 @@ def evaluate(
     folder.finish(
         arms=results,
         random_curve=curves,
-        warnings=_warnings(passes, seeds, results, curves),
+        warnings=[*_warnings(passes, seeds, results, curves), *trained_on(texts, corpus)],
         translations=[asdict(row) for row in translations],
         ledger=ledger(
             selection,
@@ -382,8 +384,6 @@ def _check(
         raise PycatError("arms: none given; expected some of full, random, selected, ...")
     for name in set(translate) - set(arms):
         raise PycatError(f"translate names {name!r}, which is none of the arms; add it to arms")
-    for option, value, least in (("seeds", seeds, 1), ("beam", beam, 1)):
-        if value < least:
-            raise PycatError(f"{option} is {value}; expected at least {least}")
-    if not 0 < passes < 1e6:
-        raise PycatError(f"passes is {passes}; expected above 0 and below a million")
+    for option, value in (("seeds", seeds), ("beam", beam)):
+        check_number(option, value, low=1)
+    check_number("passes", passes, low=0, above=True, high=1_000_000, below=True, whole=False)

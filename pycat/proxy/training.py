@@ -1,5 +1,6 @@
 """Training of proxies on corpora, with checkpoints along the way."""
 
+import hashlib
 import io
 import math
 import pickle
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus, as_corpus
-from pycat.errors import CorpusError, OutputError, PycatError
-from pycat.proxy.checkpoint import save_checkpoint
+from pycat.errors import CheckpointError, CorpusError, OutputError, PycatError
+from pycat.proxy.checkpoint import load_model, read_info, save_checkpoint
 from pycat.proxy.flops import proxy_products
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import Run, checkpoint_path
@@ -24,6 +25,8 @@ from pycat.proxy.stacked_step import Capacity, StackedStep
 from pycat.proxy.stacked_transformer import StackedTransformer
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
 from pycat.runtime.device import choose_device, choose_dtype
+from pycat.runtime.manifest import list_files
+from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder, replacing
 from pycat.runtime.progress import progress
 
@@ -39,6 +42,8 @@ LEARNING_RATES = {"mini": 2e-3, "tiny": 1e-3, "base": 7e-4}
 # The share of a run in which "wsd" lets the rate fall.
 _FALL_SHARE = 1 / 3
 _STATE_FILE = "state.pt"
+# What `state.pt` begins with, before the SHA-256 of what torch saved, and that.
+_STATE_MAGIC = b"pycat.state.1 "
 _STATE_EVERY_S = 60.0
 # On CUDA a batch holds at most one pair for so many of its tokens. Attention starts a block for
 # each pair that a batch could hold, so a bound that only very short pairs reach saves time.
@@ -228,12 +233,38 @@ class _OpenRun:
         self.state: dict[str, Any] | None = None
         path = folder.path / _STATE_FILE
         if folder.resumes and path.is_file():
-            self.state = _load_state(path)
+            self.state = _load_state(path, folder.recipe["checkpoint_steps"])
+            self._check_progress(path)
         self.step = 0 if self.state is None else int(self.state["step"])
         self.losses: list[float] = [] if self.state is None else self.state["losses"]
         self.num_tokens = 0 if self.state is None else int(self.state["num_tokens"])
         self.model_flops = 0 if self.state is None else int(self.state["model_flops"])
         self.loss_steps = 0 if self.state is None else int(self.state["loss_steps"])
+
+    def _check_progress(self, path: Path) -> None:
+        """Refuse a state whose losses or checkpoints are not those of its update.
+
+        Raises:
+            OutputError: says what to delete.
+        """
+        assert self.state is not None
+        recipe, losses = self.folder.recipe, self.state["losses"]
+        steps = recipe["checkpoint_steps"]
+        done = [step for step in steps if step <= self.state["step"]]
+        if not recipe.get("anneal_each") and len(losses) != len(done):
+            raise OutputError(
+                f"{path}: has {len(losses)} losses at update {self.state['step']:,}, expected "
+                f"{len(done)}; delete it, and training starts again"
+            )
+        for step in steps[: len(losses)]:
+            checkpoint = checkpoint_path(self.folder.path, step)
+            try:
+                load_model(read_info(checkpoint), torch.device("cpu"))
+            except CheckpointError as error:
+                raise OutputError(
+                    f"{error}; the run cannot go on without it: delete {path}, and training "
+                    "starts again"
+                ) from None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -293,7 +324,9 @@ class _Trainer:
                     if self.step in steps:
                         self._save_checkpoints(self.step)
         for m, run in enumerate(self.runs):
+            names = [checkpoint_path(run.folder.path, step).name for step in steps]
             run.folder.finish(
+                files=list_files(run.folder.path, names),
                 losses=run.losses,
                 num_tokens=run.num_tokens,
                 model_flops=run.model_flops,
@@ -404,13 +437,38 @@ class _Trainer:
             # Not straight to the file: torch's errors on a full disk are not OSErrors.
             buffer = io.BytesIO()
             torch.save(_on_host(state), buffer)
+            sha256 = hashlib.sha256(buffer.getbuffer()).hexdigest()
             with replacing(run.folder.path / _STATE_FILE) as temporary:
-                temporary.write_bytes(buffer.getbuffer())
+                temporary.write_bytes(
+                    b"".join((_STATE_MAGIC, sha256.encode(), b"\n", buffer.getbuffer()))
+                )
             run.folder.record()
         self.saved_at = time.perf_counter()
 
     def _put_states_back(self) -> None:
+        """Go on from the states.
+
+        Raises:
+            OutputError: a state is of models of another shape.
+        """
+        try:
+            self._load_states()
+        except (RuntimeError, KeyError, ValueError, AttributeError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise OutputError(
+                f"{self.runs[0].folder.path / _STATE_FILE}: does not fit the models that are "
+                f"trained ({reason}); delete it, and training starts again"
+            ) from None
+
+    def _load_states(self) -> None:
         states = [run.state for run in self.runs if run.state is not None]
+        for state in states:
+            for name, parameter in self.stack.parameters.items():
+                own = {"weights": state["model"][name], **state["optimizer"][name]}
+                for key, value in own.items():
+                    # Adam's count is a scalar.
+                    if key != "step" and value.shape != parameter.shape[1:]:
+                        raise ValueError(f"{key} of {name} have shape {tuple(value.shape)}")
         with torch.no_grad():
             for name, parameter in self.stack.parameters.items():
                 parameter.copy_(torch.stack([state["model"][name] for state in states]))
@@ -473,19 +531,20 @@ def check_options(**options: Any) -> None:
     for name, known in (("preset", PRESETS), ("rate_schedule", RATE_SCHEDULES)):
         if name in options and options[name] not in known:
             raise PycatError(f"{name} is {options[name]!r}; expected one of {', '.join(known)}")
-    ranges: tuple[tuple[str, Any, str], ...] = (
-        ("label_smoothing", lambda value: 0 <= value < 1, "at least 0 and below 1"),
-        ("dropout", lambda value: 0 <= value <= 0.9, "at least 0 and at most 0.9"),
-        ("learning_rate", lambda value: value is None or 0 < value < 1, "above 0 and below 1"),
-        ("epochs", lambda value: 0 < value < 1e6, "above 0 and below a million"),
-        ("updates", lambda value: value is None or value >= 1, "at least 1"),
-        ("warmup", lambda value: value is None or value >= 1, "at least 1"),
-        ("batch_tokens", lambda value: value >= 1, "at least 1"),
-        ("seed", lambda value: 0 <= value < 2**31, "at least 0 and below 2**31"),
-    )
-    for name, is_right, expected in ranges:
-        if name in options and not is_right(options[name]):
-            raise PycatError(f"{name} is {options[name]}; expected {expected}")
+    ranges: dict[str, dict[str, Any]] = {
+        "label_smoothing": {"low": 0, "high": 1, "below": True, "whole": False},
+        "dropout": {"low": 0, "high": 0.9, "whole": False},
+        "learning_rate": {"low": 0, "above": True, "high": 1, "below": True, "whole": False},
+        "epochs": {"low": 0, "above": True, "high": 1_000_000, "below": True, "whole": False},
+        "updates": {"low": 1},
+        "warmup": {"low": 1},
+        "batch_tokens": {"low": 1, "high": 2**31, "below": True},
+        "seed": {"low": 0, "high": 2**31, "below": True},
+    }
+    for name, bounds in ranges.items():
+        may_be_none = name in ("learning_rate", "updates", "warmup")
+        if name in options and not (may_be_none and options[name] is None):
+            check_number(name, options[name], **bounds)
 
 
 def _check_size(corpus: Corpus, batch_tokens: int) -> None:
@@ -498,15 +557,72 @@ def _check_size(corpus: Corpus, batch_tokens: int) -> None:
         )
 
 
-def _load_state(path: Path) -> dict[str, Any]:
+def _load_state(path: Path, steps: Sequence[int]) -> dict[str, Any]:
+    """What a run that saves after these steps needs to go on.
+
+    Raises:
+        OutputError: the file cannot be read, is not the one that was written, or is of another run.
+    """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+        with path.open("rb") as file:
+            begin = file.read(len(_STATE_MAGIC) + 65)
+            if begin.startswith(_STATE_MAGIC):
+                content = file.read()
+                if hashlib.sha256(content).hexdigest().encode() != begin[-65:-1]:
+                    raise ValueError("its SHA-256 is not the one it was saved with")
+            else:  # a state of a pycat before there were hashes
+                content = begin + file.read()
+        state: dict[str, Any] = torch.load(
+            io.BytesIO(content), map_location="cpu", weights_only=True
+        )
+        _check_state(state, steps)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise OutputError(
             f"{path}: cannot be read ({reason}); delete it, and training starts again"
         ) from None
     return state
+
+
+def _check_state(state: Any, steps: Sequence[int]) -> None:
+    """Refuse, by ValueError, a state without what a run that saves after these steps needs."""
+    kinds = {
+        "model": dict,
+        "optimizer": dict,
+        "step": int,
+        "losses": list,
+        "loss_sum": float,
+        "loss_steps": int,
+        "num_tokens": int,
+        "model_flops": int,
+        "position": dict,
+    }
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds {type(state).__name__}, expected dict")
+    for name, kind in kinds.items():
+        if name not in state:
+            raise ValueError(f"it has no {name}")
+        if not isinstance(state[name], kind):
+            raise ValueError(
+                f"its {name} is {type(state[name]).__name__}, expected {kind.__name__}"
+            )
+    for name in ("epoch", "batch"):
+        if type(state["position"].get(name)) is not int or state["position"][name] < 0:
+            raise ValueError(f"its position has no {name} from 0")
+    losses = state["losses"]
+    if not all(isinstance(loss, float) and math.isfinite(loss) for loss in losses):
+        raise ValueError("its losses are not finite numbers")
+    if not 1 <= state["step"] <= steps[-1] or len(losses) > len(steps):
+        raise ValueError(
+            f"it has {len(losses)} losses at update {state['step']}, expected at most {len(steps)} "
+            f"at updates 1 to {steps[-1]}"
+        )
+    for name in ("model", "optimizer"):
+        values = state[name].values()
+        inner = values if name == "model" else [v for own in values for v in own.values()]
+        for value in inner:
+            if not isinstance(value, Tensor) or not value.isfinite().all():
+                raise ValueError(f"its {name} holds what is no tensor of finite numbers")
 
 
 def _on_host(value: Any) -> Any:
@@ -554,6 +670,8 @@ def _checkpoint_steps(
     """
     if given is not None:
         steps = list(given)
+        for step in steps:
+            check_number("a step of checkpoint_steps", step)
         if len(steps) < 2 or steps[0] < 1 or sorted(set(steps)) != steps:
             raise PycatError(
                 f"checkpoint_steps are {steps}; expected at least two ascending updates from 1"

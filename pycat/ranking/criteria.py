@@ -313,6 +313,11 @@ def criterion_name(by: str | Criterion) -> str:
     return by if isinstance(by, str) else getattr(by, "__name__", "function")
 
 
+def is_sql(by: str | Criterion) -> bool:
+    """Whether a criterion is an expression in SQL."""
+    return not callable(by) and by.removeprefix("-").startswith(_SQL)
+
+
 def uses_seed(by: str | Criterion) -> bool:
     """Whether the seed changes the scores of a criterion."""
     return not callable(by) and by.removeprefix("-") == "random"
@@ -334,7 +339,10 @@ def check_criterion(by: str | Criterion, table: ScoreTable | None = None) -> Non
     Raises:
         PycatError: says what was expected.
     """
-    if callable(by) or by.removeprefix("-").startswith(_SQL):
+    if callable(by):
+        return
+    if is_sql(by):
+        sql.check_expression(by.removeprefix("-").removeprefix(_SQL).strip())
         return
     name, checkpoint = _parsed(by)
     if checkpoint is None and table is not None and name not in CRITERIA and name in table.names:

@@ -6,20 +6,21 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
 from pycat.errors import OutputError, PycatError
 from pycat.filters.measures import Measures, find_measures
 from pycat.filters.noise import corpus_signals, surprise_evidence
 from pycat.filters.rules import recorded_rules
-from pycat.ranking.criteria import evaluate_criterion, possible
+from pycat.ranking.criteria import evaluate_criterion, is_sql, possible
 from pycat.ranking.ranks import perplexity
 from pycat.report.examples import texts_of
 from pycat.report.formatting import number
 from pycat.runtime.output import digest
 from pycat.scores.sampling import evenly, take
 from pycat.scores.score_table import ScoreTable, as_table
-from pycat.selection.recipe import Choice, Recipe
+from pycat.selection.recipe import Choice, Recipe, recorded_scores
 from pycat.selection.selection import Selection, choose_measured
 
 # Percentiles are taken among at most so many pairs, evenly drawn. They are then right to about 0.1.
@@ -272,7 +273,7 @@ def _decision(
         recipe.check(table)
         corpus = selection.corpus()
         view = table.view_of(corpus)
-        choice, _ = choose_measured(table, view, recipe, measures)
+        choice, _ = choose_measured(table, view, recipe, measures, selection.sql_scores())
     except PycatError as error:
         return Decision(kept, "not known", f"{state}; the selection cannot be made again: {error}")
     if choice.recipe != {name: value for name, value in recorded.items() if name != "scores"}:
@@ -283,7 +284,7 @@ def _decision(
         )
     left_out = int(choice.left_out[row])
     if left_out and choice.steps[left_out - 1] != "range":
-        step, reason = _left_out(table, row, recipe, choice)
+        step, reason = _left_out(table, row, recipe, choice, selection)
         if step == "guard":
             assert measures is not None
             value = number(measures.of(view).noise_score(table)[row])
@@ -294,7 +295,31 @@ def _decision(
     return Decision(kept, step, f"{state}: {reason}")
 
 
-def _left_out(table: ScoreTable, row: int, recipe: Recipe, choice: Choice) -> tuple[str, str]:
+def selection_scores(
+    selection: Selection, table: ScoreTable, role: str = "by", by: str | None = None
+) -> NDArray[np.float64]:
+    """Scores (N,) of a table's pairs by a criterion of the selection; runs no SQL.
+
+    Args:
+        selection: made from the table.
+        table: N pairs.
+        role: what the recipe has the criterion for.
+        by: the criterion of that role; by default that of the role "by".
+
+    Raises:
+        PycatError: the criterion is SQL, and its scores were not recorded.
+    """
+    recipe = selection.manifest["recipe"]
+    by = recipe["criterion"] if by is None else by
+    if is_sql(by):
+        return recorded_scores(by, selection.sql_scores(), role, len(table))
+    with np.errstate(over="ignore"):
+        return evaluate_criterion(table, by, recipe.get("seed") or 0)
+
+
+def _left_out(
+    table: ScoreTable, row: int, recipe: Recipe, choice: Choice, selection: Selection
+) -> tuple[str, str]:
     """Name and reason of the step before the cut that left the pair out."""
     left_out = int(choice.left_out[row])
     step = choice.steps[left_out - 1]
@@ -304,8 +329,10 @@ def _left_out(table: ScoreTable, row: int, recipe: Recipe, choice: Choice) -> tu
         return step, "the noise filter dropped it"
     if step == "drop":
         drops = list((recipe.drop or {}).items())
-        criterion, share = drops[left_out - 1 - choice.steps.index("drop")]
-        value = number(evaluate_criterion(table, criterion, recipe.seed)[row])
+        place = left_out - 1 - choice.steps.index("drop")
+        criterion, share = drops[place]
+        assert isinstance(criterion, str)
+        value = number(selection_scores(selection, table, f"drop_{place}", criterion)[row])
         return f"drop {criterion}", (
             f"it is among the {share:.1%} of the {recipe.unit} with the highest {criterion}, "
             f"which were dropped before the cut; its {criterion} is {value}"
@@ -313,7 +340,7 @@ def _left_out(table: ScoreTable, row: int, recipe: Recipe, choice: Choice) -> tu
     assert step == "cap" and recipe.cap is not None
     column, max_pairs = recipe.cap
     group = table.column(column)[row]
-    value = number(evaluate_criterion(table, recipe.by, recipe.seed)[row])
+    value = number(selection_scores(selection, table)[row])
     return step, (
         f"{max_pairs:,} pairs of its group ({column} {group}) rank higher by {recipe.by}; "
         f"its {recipe.by} is {value}"
@@ -328,7 +355,7 @@ def _at_the_cut(
     `above` says that the pair stands above the range, or above the middle, that is kept.
     """
     by = recipe.by
-    value = number(evaluate_criterion(table, by, recipe.seed)[row])
+    value = number(selection_scores(selection, table)[row])
     low, high = (number(selection.manifest[name]) for name in ("threshold", "highest"))
     span = f"kept pairs have {low} to {high}"
     if above:

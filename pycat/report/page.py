@@ -16,13 +16,12 @@ from pycat.evaluation.results import Evaluation
 from pycat.filters.measures import Measures
 from pycat.proxy.run import Run
 from pycat.ranking.correlations import explained_by
-from pycat.ranking.criteria import evaluate_criterion
 from pycat.ranking.ranks import perplexity, spearman
 from pycat.ranking.rarity import token_rarity
 from pycat.report import provenance
 from pycat.report.audit import Agreement, DataMap, Part, agreement, by_domain, by_rule, data_map
 from pycat.report.examples import MAX_CHARS, examples
-from pycat.report.explaining import check_made_from, readable_measures
+from pycat.report.explaining import check_made_from, readable_measures, selection_scores
 from pycat.report.formatting import duration, number, option, percent, series, signed
 from pycat.report.histograms import (
     Histogram,
@@ -138,8 +137,7 @@ def write_report(
     corpus = selection.corpus().subset(scores.pair_ids)
     measured = readable_measures(scores, corpus, measures)
     recipe = selection.manifest["recipe"]
-    with np.errstate(over="ignore"):
-        values = evaluate_criterion(scores, recipe["criterion"], recipe["seed"] or 0)
+    values = selection_scores(selection, scores)
     kept = np.zeros(len(scores), dtype=bool)
     kept[np.searchsorted(scores.pair_ids, selection.pair_ids)] = True
     rows = evenly(len(scores), _MAX_PAIRS)
@@ -161,7 +159,8 @@ def write_report(
     )
     page.parent.mkdir(parents=True, exist_ok=True)
     with replacing(page) as temporary:
-        temporary.write_text(html, "utf-8")
+        # A path that is not UTF-8 holds characters that UTF-8 has no bytes for.
+        temporary.write_text(html, "utf-8", errors="backslashreplace")
     return page
 
 

@@ -55,7 +55,7 @@ def hashes(corpus: Corpus, scores: ScoreTable, selection: Selection) -> list[tup
         *(
             (f"checkpoint at update {step:,}", sha256)
             for step, sha256 in zip(
-                scores.steps, scores.manifest["recipe"]["checkpoints"], strict=True
+                scores.steps, scores.manifest["recipe"].get("checkpoints", ()), strict=False
             )
         ),
         *(

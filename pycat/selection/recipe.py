@@ -18,6 +18,7 @@ from pycat.ranking.criteria import (
     criterion_name,
     evaluate_criterion,
     is_known,
+    is_sql,
     uses_seed,
 )
 from pycat.ranking.top_k import chunked, top_k_within_budget
@@ -109,7 +110,21 @@ class Recipe:
 
     @classmethod
     def from_json(cls, recipe: Mapping[str, Any]) -> "Recipe":
-        """What a selection's manifest records, to choose again."""
+        """What a selection's manifest records, to choose again.
+
+        Raises:
+            PycatError: it records no recipe.
+        """
+        try:
+            return cls._recorded(recipe)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise PycatError(
+                f"the recipe of the selection cannot be read ({type(error).__name__}: {error}); "
+                "run 'pycat select' again"
+            ) from None
+
+    @classmethod
+    def _recorded(cls, recipe: Mapping[str, Any]) -> "Recipe":
         keep, cap = recipe["keep"], recipe.get("cap")
         return cls(
             keep=(keep[0], keep[1]) if isinstance(keep, list) else keep,
@@ -165,6 +180,7 @@ class Choice:
             "cap", and "range" for what stands above a range or a middle.
         left_out: int16 (N,), which of the steps left a pair out, from 1; 0 for the others.
         recipe: as `Recipe.json` says it, with the hashes of what names alone do not tell.
+        sql_scores: scores (N,) by each criterion in SQL, by its role: "by", "drop_0" and so on.
         facts: counts, of what was dropped too, the lowest and highest score kept, and what
             explains the ranking.
     """
@@ -174,6 +190,7 @@ class Choice:
     left_out: NDArray[np.int16]
     recipe: dict[str, Any]
     facts: dict[str, Any]
+    sql_scores: dict[str, Scores]
 
 
 def choose(
@@ -181,6 +198,7 @@ def choose(
     recipe: Recipe,
     kept_by_rules: NDArray[np.bool_] | None = None,
     noise: Callable[[], Scores] | None = None,
+    sql_scores: Mapping[str, Scores] | None = None,
 ) -> Choice:
     """Follow a recipe.
 
@@ -195,11 +213,13 @@ def choose(
             fewer than asked for, all are kept.
         noise: gives the noise scores (N,), where the recipe has a guard. It is called once, so that
             they are in memory before the criterion's scores, not beside them.
+        sql_scores: where the recipe comes from a file, the recorded `Choice.sql_scores`: no SQL is
+            run then.
 
     Raises:
         PycatError: the recipe cannot be followed on this table.
     """
-    pairs = _Candidates(table, recipe)
+    pairs = _Candidates(table, recipe, sql_scores)
     if kept_by_rules is not None:
         pairs.drop_by_rules(kept_by_rules)
     if recipe.guard:
@@ -222,7 +242,8 @@ def choose(
     first, last = pairs.budget
     if last > pairs.left_by_rules:
         facts["asked"] = last - first
-    return Choice(kept, tuple(pairs.steps), pairs.left_out(), recipe.json(pairs.hashes), facts)
+    recorded = recipe.json(pairs.hashes)
+    return Choice(kept, tuple(pairs.steps), pairs.left_out(), recorded, facts, pairs.sql_scores)
 
 
 class _Candidates:
@@ -236,9 +257,14 @@ class _Candidates:
         dropped: pairs that each kind of step left out.
         hashes: SHA-256 of what the recipe's names do not tell.
         left_by_rules: size of what the rules leave.
+        sql_scores: scores (N,) by criteria in SQL, by role.
     """
 
-    def __init__(self, table: ScoreTable, recipe: Recipe) -> None:
+    def __init__(
+        self, table: ScoreTable, recipe: Recipe, sql_scores: Mapping[str, Scores] | None
+    ) -> None:
+        self.sql_scores: dict[str, Scores] = {}
+        self._recorded = sql_scores
         self.num_tokens = table.num_tokens
         self.steps: list[str] = []
         self.dropped: dict[str, int] = {}
@@ -271,7 +297,12 @@ class _Candidates:
 
     def scores(self, by: str | Criterion, role: str) -> Scores:
         """Scores (N,) of a criterion; hashed under `role` where its name does not tell them."""
-        scores = evaluate_criterion(self._table, by, self._recipe.seed)
+        if is_sql(by) and self._recorded is not None:
+            scores = recorded_scores(by, self._recorded, role, len(self._table)).copy()
+        else:
+            scores = evaluate_criterion(self._table, by, self._recipe.seed)
+        if is_sql(by):
+            self.sql_scores[role] = scores.copy()  # a bottom is ranked by changing the sign
         # Two functions may share a name, such as "<lambda>"; what they return tells them apart. So
         # do the values of a column, which "rarity" may be too.
         if not is_known(by) or criterion_name(by).removeprefix("-") in self._table.names:
@@ -397,6 +428,23 @@ class _Candidates:
 
     def _size(self, rows: NDArray[np.bool_]) -> int:
         return _size(rows, self._weights)
+
+
+def recorded_scores(
+    by: str | Criterion, recorded: Mapping[str, Scores], role: str, num_pairs: int
+) -> Scores:
+    """The scores (N,) that a selection recorded of a criterion in SQL.
+
+    Raises:
+        PycatError: it recorded none: SQL out of a file is never run.
+    """
+    scores = recorded.get(role)
+    if scores is None or len(scores) != num_pairs:
+        raise PycatError(
+            f"criterion {criterion_name(by)!r} is SQL that a file holds, which is not run, and its "
+            "scores were not recorded; run 'pycat select' again"
+        )
+    return scores
 
 
 def _facts(

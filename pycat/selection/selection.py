@@ -19,12 +19,16 @@ from pycat.errors import OutputError, PycatError, TextError
 from pycat.filters.measures import WITHOUT_TEXT, Measures, find_measures, no_measures
 from pycat.filters.rules import complete_rules, hits_in_words, read_rules, recorded_rules
 from pycat.ranking.criteria import Criterion
-from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing
-from pycat.scores.parts import PART_PAIRS, file_options
+from pycat.runtime.manifest import check_file, list_files, problem_with, read_manifest
+from pycat.runtime.output import OutputFolder, digest, replacing
+from pycat.scores.parts import PART_PAIRS, file_options, read_part, write_part
 from pycat.scores.score_table import ScoreTable, as_table
 from pycat.selection.recipe import Choice, Recipe, choose
 
 _KEPT_FILE = "kept.parquet"
+# Scores by criteria in SQL, where there are such: whoever reads the folder later runs no SQL.
+_SQL_FILE = "sql-scores.parquet"
+_REMEDY = "run 'pycat select' again with --overwrite"
 
 Paths = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
 
@@ -48,6 +52,7 @@ class Selection:
     manifest: Mapping[str, Any]
     corpus_path: Path
     path: Path | None = None
+    _sql_scores: Mapping[str, NDArray[np.float64]] | None = None
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -61,13 +66,15 @@ class Selection:
         """
         folder = Path(path)
         manifest = read_manifest(folder, "selection")
+        check_file(folder, manifest, _KEPT_FILE, _REMEDY)
         try:
             columns = _read_kept(folder / _KEPT_FILE)
             pair_ids = columns["pair"]
             lines = columns.get("line", pair_ids)
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            _check_kept(pair_ids, lines, manifest)
+        except (OSError, ValueError, KeyError, NotImplementedError, pa.ArrowException) as error:
             raise OutputError(
-                f"{folder / _KEPT_FILE}: cannot be read ({error}); run 'pycat select' again"
+                f"{folder / _KEPT_FILE}: cannot be read ({error}); {_REMEDY}"
             ) from None
         return cls(pair_ids, lines, manifest, (folder / manifest["corpus_path"]).resolve(), folder)
 
@@ -85,6 +92,34 @@ class Selection:
                 "score and select again"
             )
         return corpus
+
+    def sql_scores(self) -> Mapping[str, NDArray[np.float64]]:
+        """Scores (N,) of all pairs of the table by each criterion in SQL, by its role.
+
+        The roles are "by", and "drop_0" and so on. Reads the folder; runs no SQL.
+
+        Raises:
+            OutputError: the file of the scores is gone or damaged.
+        """
+        if self._sql_scores is not None:
+            return self._sql_scores
+        if self.path is None or not (self.path / _SQL_FILE).is_file():
+            return {}
+        check_file(self.path, self.manifest, _SQL_FILE, _REMEDY)
+        table = read_part(self.path / _SQL_FILE)
+        return {name: table[name].to_numpy() for name in table.column_names}
+
+    def verify(self) -> None:
+        """Compare each file of the folder with its hash.
+
+        Raises:
+            OutputError: names the first that is not as it was written.
+        """
+        if self.path is None:
+            return
+        for name, listed in self.manifest.get("files", {}).items():
+            if problem := problem_with(self.path, name, listed, full=True):
+                raise OutputError(f"{self.path / name}: {problem}; {_REMEDY}")
 
     def kept_corpus(self) -> Corpus:
         """Open a view of the kept pairs, to train on or to score; raises as `corpus`."""
@@ -255,7 +290,8 @@ def select(
     made_by = {"scores": digest(table.manifest["recipe"]), **choice.recipe}
     folder = None
     if out is not None:
-        folder = OutputFolder(Path(out), "selection", made_by, (_KEPT_FILE,), overwrite, started)
+        owned = (_KEPT_FILE, _SQL_FILE)
+        folder = OutputFolder(Path(out), "selection", made_by, owned, overwrite, started)
         if folder.manifest is not None:
             return Selection.open(folder.path)
     facts = {
@@ -270,10 +306,18 @@ def select(
         kept = pa.Table.from_batches(batches)
         pair_ids = kept["pair"].to_numpy()
         lines = kept["line"].to_numpy() - 1 if corpus.has_text else pair_ids
-        return Selection(pair_ids, lines, {"recipe": made_by, **facts}, corpus.path.resolve())
+        manifest = {"recipe": made_by, **facts}
+        return Selection(
+            pair_ids, lines, manifest, corpus.path.resolve(), _sql_scores=choice.sql_scores
+        )
     _write_kept(batches, folder.path / _KEPT_FILE)
+    names = [_KEPT_FILE]
+    if choice.sql_scores:
+        write_part(pa.table(choice.sql_scores), folder.path / _SQL_FILE)
+        names.append(_SQL_FILE)
     folder.finish(
         **facts,
+        files=list_files(folder.path, names),
         corpus_path=os.path.relpath(corpus.path.resolve(), folder.path.resolve()),
     )
     return Selection.open(folder.path)
@@ -284,6 +328,7 @@ def choose_measured(
     corpus: Corpus,
     recipe: Recipe,
     measures: Measures | str | PathLike[str] | None = None,
+    sql_scores: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> tuple[Choice, dict[str, Any]]:
     """Follow a recipe by what was measured of the table's pairs, where it has rules or a guard.
 
@@ -292,6 +337,7 @@ def choose_measured(
         corpus: of those N pairs.
         recipe: `Recipe.check` took it for this table.
         measures: as in `select`.
+        sql_scores: as in `choose`.
 
     Returns:
         The choice, and what the manifest says of the rules: `rule_hits`, `without`.
@@ -304,14 +350,15 @@ def choose_measured(
     if rules is not None and not corpus.has_text:
         rules, of_rules = None, {"without": {"rules": WITHOUT_TEXT}}
     if rules is None and not recipe.guard:
-        return choose(table, recipe), of_rules
+        return choose(table, recipe, sql_scores=sql_scores), of_rules
     measured = find_measures(table, corpus, measures)
     if measured is None:
         raise no_measures(table, corpus)
     kept_by_rules = None
     if rules is not None:
         kept_by_rules, of_rules = _apply_rules(measured, rules)
-    return choose(table, recipe, kept_by_rules, lambda: measured.noise_score(table)), of_rules
+    choice = choose(table, recipe, kept_by_rules, lambda: measured.noise_score(table), sql_scores)
+    return choice, of_rules
 
 
 def _apply_rules(
@@ -348,6 +395,9 @@ def _read_kept(path: Path) -> dict[str, NDArray[np.int64]]:
     """Columns of a file of kept pairs, read in pieces: Arrow would hold whole columns besides."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         size = file.metadata.num_rows
+        for field in file.schema_arrow:
+            if field.type != pa.int64():
+                raise ValueError(f"{field.name} is {field.type}, expected int64")
         columns = {name: np.empty(size, dtype=np.int64) for name in file.schema_arrow.names}
         first = 0
         for batch in file.iter_batches(PART_PAIRS, use_threads=False):
@@ -357,6 +407,22 @@ def _read_kept(path: Path) -> dict[str, NDArray[np.int64]]:
     if "line" in columns:
         columns["line"] -= 1
     return columns
+
+
+def _check_kept(
+    pair_ids: NDArray[np.int64], lines: NDArray[np.int64], manifest: Mapping[str, Any]
+) -> None:
+    """Refuse, by ValueError, kept pairs that are not those that the manifest counts."""
+    for name, values, end in (
+        ("pair", pair_ids, None),
+        ("line", lines, manifest["num_lines"]),
+    ):
+        if len(values) != manifest["num_kept"]:
+            raise ValueError(f"{len(values):,} pairs, expected {manifest['num_kept']:,}")
+        if len(values) == 0 or values[0] < 0 or (np.diff(values) <= 0).any():
+            raise ValueError(f"its column {name} does not ascend from 0")
+        if end is not None and values[-1] >= end:
+            raise ValueError(f"its column {name} reaches {values[-1]:,}, expected below {end:,}")
 
 
 def _kept_pairs(
