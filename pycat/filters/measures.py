@@ -31,7 +31,13 @@ from pycat.filters.noise import (
 )
 from pycat.filters.rule_measures import language_codes, measure_file_options, measure_text
 from pycat.filters.rules import RULE_COLUMNS, breaks, complete_rules, counts_group
-from pycat.runtime.manifest import check_file, list_files, problem_with, read_manifest
+from pycat.runtime.manifest import (
+    check_file,
+    list_files,
+    load_manifest,
+    problem_with,
+    read_manifest,
+)
 from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder, replacing
 from pycat.runtime.progress import progress
@@ -347,6 +353,21 @@ def find_measures(
             if measures.manifest["corpus"] == corpus.manifest["id"]:
                 return measures.of(corpus)
     return None
+
+
+def all_finished(table: ScoreTable, corpus: Corpus) -> bool:
+    """Whether `find_measures` meets no folder that is unfinished or of an older pycat.
+
+    Raises:
+        OutputError: the manifest of a folder is damaged.
+    """
+    for folder in _places(table, corpus):
+        if (folder / _MANIFEST).is_file():
+            manifest = load_manifest(folder / _MANIFEST)
+            definitions = (manifest.get("recipe") or {}).get("definitions")
+            if not manifest.get("complete") or definitions != _DEFINITIONS:
+                return False
+    return True
 
 
 def no_measures(table: ScoreTable, corpus: Corpus) -> OutputError:

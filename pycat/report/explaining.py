@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
 from pycat.errors import OutputError, PycatError
-from pycat.filters.measures import Measures, find_measures
+from pycat.filters.measures import Measures, all_finished, find_measures
 from pycat.filters.noise import corpus_signals, surprise_evidence
 from pycat.filters.rules import recorded_rules
 from pycat.ranking.criteria import evaluate_criterion, is_sql, possible
@@ -208,15 +208,16 @@ def _text(corpus: Corpus, pair: int) -> tuple[tuple[str, str] | None, str | None
 def readable_measures(
     table: ScoreTable, corpus: Corpus, given: Measures | str | PathLike[str] | None
 ) -> Measures | None:
-    """`find_measures`; None, too, where measures that were not given cannot be opened.
+    """`find_measures`; None, too, where those that are found are unfinished or of an older pycat.
 
     Raises:
-        OutputError: the measures given cannot be opened, or are of another corpus.
+        OutputError: the measures given cannot be opened, or are of another corpus; or those that
+            are found are damaged.
     """
     try:
         return find_measures(table, corpus, given)
     except OutputError:
-        if given is not None:
+        if given is not None or all_finished(table, corpus):
             raise
         return None
 
@@ -227,14 +228,11 @@ def _broken_rules(
     row: int,
     thresholds: Mapping[str, float | None] | None,
 ) -> list[str] | None:
-    """Rules that the pair breaks at the given thresholds, or None where that cannot be read."""
+    """Rules that the pair breaks at the given thresholds, or None where they were not measured."""
     if measures is None or not corpus.has_text:
         return None
     rules = None if thresholds is None else recorded_rules(thresholds)
-    try:
-        return measures.of(corpus).broken_by(row, rules)
-    except OutputError:  # a damaged part: the next selection by rules reports it
-        return None
+    return measures.of(corpus).broken_by(row, rules)
 
 
 def _strongest_signals(
@@ -275,6 +273,8 @@ def _decision(
         view = table.view_of(corpus)
         choice, _ = choose_measured(table, view, recipe, measures, selection.sql_scores())
     except PycatError as error:
+        if isinstance(error, OutputError) and measures is not None:
+            raise  # a damaged file
         return Decision(kept, "not known", f"{state}; the selection cannot be made again: {error}")
     if choice.recipe != {name: value for name, value in recorded.items() if name != "scores"}:
         return Decision(
