@@ -2,13 +2,14 @@
 # make lint   formatting, lint, types        make test-isa   numeric tests, as on older processors
 # make fuzz   a million damaged files        make sanitize   tests under sanitizers
 # make bench  microbenchmarks                make gpu        what only a GPU can show
+# make docs   the documentation as a site: build/site/index.html
 # Needs Python 3.11 or newer and a C++ compiler; everything else is installed into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find csrc kernels pycat -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
-.PHONY: venv demo test test-isa lint format bench gpu fuzz sanitize clean
+.PHONY: venv demo docs test test-isa lint format bench gpu fuzz sanitize clean
 
 venv: .venv/.installed
 
@@ -40,13 +41,14 @@ TESTS_NUMERIC := tests/test_tolerances.py tests/kernels/test_cross_entropy.py \
 	tests/filters tests/scores/test_score_table.py tests/evaluation/test_beam_search.py
 AS_portable := OPENBLAS_CORETYPE=Prescott MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default
 AS_avx2 := OPENBLAS_CORETYPE=Haswell MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=avx2
+AS_avx_vnni := $(AS_avx2)
 AS_avx512 := OPENBLAS_CORETYPE=SkylakeX MKL_CBWR=AVX512 ATEN_CPU_CAPABILITY=avx512
 AS_avx512_bf16 := $(AS_avx512)
 test-isa: venv
 	$(MAKE) --output-sync=target -j2 $$($(BIN)/python -P -c \
 		"from pycat import _core; print(*(f'test-as-{isa}' for isa in _core.supported_cpu_isas()))")
 
-test-as-avx2 test-as-avx512: TESTS_NUMERIC += tests/kernels/test_triton_kernels.py
+test-as-avx2 test-as-avx_vnni test-as-avx512: TESTS_NUMERIC += tests/kernels/test_triton_kernels.py
 test-as-%: venv
 	env PYCAT_CPU_ISA=$* $(AS_$*) OMP_NUM_THREADS=1 $(BIN)/pytest -q -p no:cacheprovider $(TESTS_NUMERIC)
 
@@ -62,6 +64,10 @@ format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i csrc/*/*.cpp csrc/*/*.h tests/core/*.cpp
+
+# A warning, such as of a link that leads nowhere, is an error.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: venv
 	for bench in bench/bench_*.py; do $(BIN)/python $$bench --quick || exit 1; done

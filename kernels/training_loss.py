@@ -24,7 +24,7 @@ def linear_smoothed_cross_entropy(
     *,
     smoothing: float,
     dtype: torch.dtype,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Weighted sums over tokens of the smoothed cross-entropy, one for each of M models.
 
     With logits z = hidden @ weight.T, target y and smoothing s, a token's loss in nats is
@@ -39,12 +39,13 @@ def linear_smoothed_cross_entropy(
         dtype: of what matrix products read.
 
     Returns:
-        float32 (M,), differentiable once in `hidden` and `weight`.
+        The sums, float32 (M,), differentiable once in `hidden` and `weight`; and the losses of the
+        tokens, not weighted, float32 (M, T), without gradient.
     """
-    sums: Tensor = _LinearSmoothedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+    sums, losses = _LinearSmoothedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, weight, targets, token_weights, smoothing, dtype
     )
-    return sums
+    return sums, losses
 
 
 class _LinearSmoothedCrossEntropy(torch.autograd.Function):
@@ -57,13 +58,13 @@ class _LinearSmoothedCrossEntropy(torch.autograd.Function):
         token_weights: Tensor,
         smoothing: float,
         dtype: torch.dtype,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         ctx.hidden_type, ctx.weight_type = hidden.dtype, weight.dtype
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         num_models, num_tokens, _ = hidden.shape
         block_logits = _CUDA_BLOCK_LOGITS if hidden.is_cuda else _CPU_BLOCK_LOGITS
         block_tokens = max(1, block_logits // (num_models * weight.shape[1]))
-        sums = torch.zeros(num_models, device=hidden.device, dtype=token_weights.dtype)
+        token_losses = torch.empty_like(token_weights)
         hidden_grad = torch.empty_like(hidden)
         weight_grad = torch.zeros_like(weight, dtype=ctx.weight_type)
         for first in range(0, num_tokens, block_tokens):
@@ -71,11 +72,12 @@ class _LinearSmoothedCrossEntropy(torch.autograd.Function):
             logits = torch.bmm(hidden[:, block], weight.mT)  # (M, t, V)
             weights = token_weights[:, block]
             losses, gradient = _loss_and_gradient(logits, targets[:, block], weights, smoothing)
-            sums += (losses * weights).sum(dim=1)
+            token_losses[:, block] = losses
             torch.bmm(gradient, weight, out=hidden_grad[:, block])
             weight_grad += torch.bmm(gradient.mT, hidden[:, block])
         ctx.save_for_backward(hidden_grad, weight_grad)
-        return sums
+        ctx.mark_non_differentiable(token_losses)
+        return (token_losses * token_weights).sum(dim=1), token_losses
 
     @staticmethod
     @once_differentiable

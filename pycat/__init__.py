@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pycat.proxy.run import Run
     from pycat.proxy.training import train
     from pycat.pruning import Pruned, prune
+    from pycat.report.evaluation_page import write_evaluation_page
     from pycat.report.explaining import Explanation, explain
     from pycat.scores.merge import merge_scores
     from pycat.scores.score_table import ScoreTable
@@ -72,6 +73,7 @@ __all__ = [
     "stability",
     "tokenize",
     "train",
+    "write_evaluation_page",
 ]
 __version__ = "0.1.0"
 
@@ -90,6 +92,7 @@ _MODULES = {
     "train": "pycat.proxy.training",
     "Pruned": "pycat.pruning",
     "prune": "pycat.pruning",
+    "write_evaluation_page": "pycat.report.evaluation_page",
     "Explanation": "pycat.report.explaining",
     "explain": "pycat.report.explaining",
     "merge_scores": "pycat.scores.merge",

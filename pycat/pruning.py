@@ -11,6 +11,8 @@ import numpy as np
 
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText
+from pycat.data.tab_columns import wrong_column
+from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizing import known_text, tokenize
 from pycat.errors import OutputError, PycatError
 from pycat.evaluation.evaluation import TestSet, evaluate, test_text
@@ -69,6 +71,7 @@ def prune(
     tgt: str | PathLike[str] | None = None,
     *,
     tsv: str | PathLike[str] | None = None,
+    columns: tuple[int, int] | None = None,
     out: str | PathLike[str],
     keep: float = 0.5,
     by: str = "cat_var",
@@ -92,8 +95,9 @@ def prune(
     pairs, or of 1,000 pairs and more fewer than 100: most likely a column is wrong.
 
     Args:
-        src, tgt: UTF-8 files of equal line count; plain, `.gz` or `.zst`.
+        src, tgt: UTF-8 files of equal line count; plain or compressed.
         tsv: instead of both, one file of source, tab, target.
+        columns: of source and target in `tsv`, from 1, as in `tokenize`.
         out: the folder to make: `corpus`, `measures`, `proxy`, `scores`, `selection`, the pruned
             text, and `report.html`. Finished stages in it are not repeated.
         keep: fraction of the pairs to keep, in (0, 1].
@@ -120,7 +124,7 @@ def prune(
     Recipe(keep, by, rules=thresholds, guard=guard).check()
     for test in (tests or {}).values():
         test_text(test)
-    text = ParallelText.of(src, tgt, tsv)
+    text = ParallelText.of(src, tgt, tsv, columns)
     work = Path(out)
     options: dict[str, dict[str, Any]] = {
         "tokenize": dict(tokenize_options or {}),
@@ -133,13 +137,17 @@ def prune(
         options["evaluate"] = {"tests": tests, "seed": seed, **(evaluate_options or {})}
     recipe = {stage: _plain(given) for stage, given in options.items()}
     fingerprints = text.fingerprint(known_text(work / _FOLDERS["tokenize"]))
+    if text.places != (1, 2):
+        recipe["tokenize"]["columns"] = [*text.places]
     recipe["tokenize"]["text"] = [row["sha256"] for row in fingerprints]
     folder = _open_work(work, recipe, overwrite)
 
     def where(stage: str) -> dict[str, Any]:
         return {"out": work / _FOLDERS[stage], "overwrite": overwrite}
 
-    corpus = tokenize(src, tgt, tsv=tsv, **where("tokenize"), **options["tokenize"])
+    corpus = tokenize(
+        src, tgt, tsv=tsv, columns=columns, **where("tokenize"), **options["tokenize"]
+    )
     measures = None
     if "measure" in options:
         measures = measure(corpus, **where("measure"), **options["measure"])
@@ -215,7 +223,8 @@ def _check_rules_leave_enough(
                 f"least {fewest:,}; nothing was trained.",
                 f"Pairs that each rule hits: {hits_in_words(hits)}. For example",
                 *examples,
-                "See that the files or columns hold source and target, in that order, and their "
+                wrong_column(corpus)
+                + "See that the files or columns hold source and target, in that order, and their "
                 "languages (--tokenize-languages); or loosen the rules (--rules FILE), or pass "
                 "--rules none (rules='none')",
             )
@@ -282,7 +291,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 def _text_paths(work: Path, text: ParallelText, languages: tuple[str, str]) -> tuple[Path, ...]:
     """`pruned.en` and `pruned.de`, or `pruned.tsv`, compressed as the input is."""
     endings = ("tsv",) if text.is_tsv else languages
-    compressed = [path.suffix if path.suffix in (".gz", ".zst") else "" for path in text.paths]
+    compressed = map(compression_suffix, text.paths)
     return tuple(
         work / f"pruned.{ending}{suffix}"
         for ending, suffix in zip(endings, compressed, strict=True)

@@ -22,6 +22,16 @@ struct CodePoints {
   static constexpr std::uint8_t kCapital = 2;    // an upper case letter
   static constexpr std::uint8_t kCombining = 4;  // a canonical combining class other than 0
   static constexpr std::uint8_t kUnstable = 8;   // normalizing may change it, or the one before it
+  static constexpr std::uint8_t kMark = 16;      // part of the letter before it
+  static constexpr std::uint8_t kForm = 32;      // invisible, or a blank other than U+0020
+  static constexpr std::uint8_t kWide = 64;      // an ideograph, kana or Hangul syllable
+};
+
+/// What is unusual about how a line is written.
+struct Forms {
+  static constexpr std::uint8_t kCapitals = 1;     // all letters are capitals
+  static constexpr std::uint8_t kComposition = 2;  // perhaps not in NFC, or with kForm characters
+  static constexpr std::uint8_t kMarkup = 4;       // characters of placeholders, tags, addresses
 };
 
 constexpr std::size_t kNumBands = 4;
@@ -30,12 +40,13 @@ constexpr std::size_t kNumBands = 4;
 struct PairMeasures {
   std::array<std::int32_t, 2> num_chars;
   float overlap;
+  std::int32_t num_grams;  // distinct 4-grams of the target, of which `overlap` is a share
   float letters;
   float number_mismatch;
   std::int32_t num_damaged;
   float repetition;
-  /// Whether a side is all in capitals, or may not be in Unicode normalization form NFC.
-  std::array<bool, 2> is_unusual;
+  /// What may have to be normalized in a side: a sum of the constants of `Forms`.
+  std::array<std::uint8_t, 2> forms;
   /// Hashes of the bytes of the source, of the target, and of both.
   std::array<std::uint64_t, 3> hashes;
   std::array<std::uint64_t, kNumBands> bands;
@@ -82,19 +93,23 @@ class PairMeasurer {
 
  private:
   struct Side {
-    std::string lowered;  // with ASCII letters in lower case, and two blanks at both ends
-    std::string folded;   // case folded
+    std::string folded;  // case folded, with ASCII digits, and blanks as punctuation beyond ASCII
+    /// The letters of `folded` without markup, with two blanks at both ends. A letter is a code
+    /// point and the marks after it, as a number of 16 bits: that of the code point if it is below
+    /// U+10000 and has no mark, else a hash.
+    std::vector<std::uint16_t> letters;
+    bool is_wide;  // half of the letters or more are ideographs, kana or Hangul syllables
     std::array<std::int64_t, 10> digits;
     std::int64_t num_chars;
-    float letters;
-    bool is_unusual;
+    float letter_share;
+    std::uint8_t forms;
     std::int32_t num_damaged;
   };
 
   void measure_side(std::string_view line, Side& side) const;
   void fold(std::string_view line, Side& side) const;
-  float overlap();
-  double repetition(const std::string& line);
+  void measure_overlap(PairMeasures& measures);
+  double repetition(const Side& side);
 
   CodePoints code_points_;
   Side src_, tgt_;

@@ -10,10 +10,12 @@ std::vector<CpuIsa> detect() {
   std::vector<CpuIsa> isas = {CpuIsa::kPortable};
 #ifdef PYCAT_X86
   __builtin_cpu_init();
-  // Each instruction set requires the one before it: a hypervisor may hide some features.
+  // An instruction set requires those before it: a hypervisor may hide some features. Only
+  // AVX-VNNI is missing in most processors with AVX-512, whose own form of it they have.
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return isas;
   if (!__builtin_cpu_supports("f16c")) return isas;
   isas.push_back(CpuIsa::kAvx2);
+  if (__builtin_cpu_supports("avxvnni")) isas.push_back(CpuIsa::kAvxVnni);
   if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512dq")) return isas;
   if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl")) return isas;
   isas.push_back(CpuIsa::kAvx512);
@@ -34,6 +36,8 @@ const char* isa_name(CpuIsa isa) {
   switch (isa) {
     case CpuIsa::kAvx2:
       return "avx2";
+    case CpuIsa::kAvxVnni:
+      return "avx_vnni";
     case CpuIsa::kAvx512:
       return "avx512";
     case CpuIsa::kAvx512Bf16:

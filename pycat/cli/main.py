@@ -5,6 +5,7 @@ import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from typing import Any, Protocol
 
 import pycat
@@ -55,11 +56,13 @@ _REMEDIES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `pycat`; returns the exit status, as `exit_status`."""
+    _write_utf8()  # help speaks of … too
     return exit_status(parse(sys.argv[1:] if argv is None else argv).run)
 
 
 def exit_status(run: Callable[[], None]) -> int:
     """Run a verb, and print an error in one line: 0, 1 after an error, 130 after Ctrl-C."""
+    _write_utf8()
     try:
         run()
     except PycatError as error:
@@ -81,8 +84,8 @@ def exit_status(run: Callable[[], None]) -> int:
     return 0
 
 
-def parse(words: Sequence[str]) -> Verb:
-    """The verb named by the words, with its options; exits with status 2 on wrong usage."""
+def argument_parser() -> ArgumentParser:
+    """The parser of `pycat`, with one for each verb; the manual's pages are made from it."""
     parser = ArgumentParser(
         prog="pycat",
         description="Prune parallel text for machine translation by Checkpoints Across Time: "
@@ -96,9 +99,24 @@ def parse(words: Sequence[str]) -> Verb:
         text = " ".join((kind.__doc__ or "").split())
         first = text.partition(". ")[0].removesuffix(".") + "."
         add_options(verbs.add_parser(name, help=first, description=text), kind)
-    found = parser.parse_args(joined_criteria(words))
+    return parser
+
+
+def parse(words: Sequence[str]) -> Verb:
+    """The verb named by the words, with its options; exits with status 2 on wrong usage."""
+    found = argument_parser().parse_args(joined_criteria(words))
     verb: Verb = read(VERBS[found.verb], found)
     return verb
+
+
+def _write_utf8() -> None:
+    """Write UTF-8, as all files of pycat are, whatever the locale: sentences are of any language.
+
+    Bytes of file names that are no UTF-8 come out as they are.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def _failed(message: str) -> int:

@@ -152,12 +152,31 @@ def tests_option(default: Any = MISSING) -> Any:
     )
 
 
+def column_places(text: str) -> tuple[int, int]:
+    """`SRC,TGT`, two numbers."""
+    places = text.split(",")
+    if len(places) != 2 or not all(place.strip().isdecimal() for place in places):
+        raise ArgumentTypeError(f"{text!r}: expected two columns, counted from 1, such as 2,3")
+    return int(places[0]), int(places[1])
+
+
+def columns_option() -> Any:
+    """`--columns`, of a TSV file."""
+    return option(
+        "Source and target are these columns of --tsv, counted from 1, such as 2,3; without it, "
+        "the first two.",
+        None,
+        type=column_places,
+        metavar="SRC,TGT",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextFiles:
     """The parallel text that a verb begins with."""
 
     src: Path | None = option(
-        "Read source text from this file: UTF-8, one sentence a line; plain, .gz or .zst.", None
+        "Read source text from this file: UTF-8, one sentence a line; plain or compressed.", None
     )
     tgt: Path | None = option(
         "Read target text from this file, whose line i translates line i of --src.", None
@@ -165,6 +184,7 @@ class TextFiles:
     tsv: Path | None = option(
         "Instead of both, read one file of source, tab, target; more columns are carried.", None
     )
+    columns: tuple[int, int] | None = columns_option()
 
 
 # Parsers of values.

@@ -1,7 +1,8 @@
 """The verb `score`: a table of scores, or lines as other scorers write them."""
 
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pycat
 from pycat.cli.options import (
+    columns_option,
     dashed,
     device_option,
     group,
@@ -37,8 +39,8 @@ class ScoreOptions:
         None,
     )
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = option(
-        "Multiply matrices in this type; auto is bfloat16 if the device has it, and int8 is the "
-        "fastest on newer CPUs.",
+        "Multiply matrices in this type; int8 is the fastest on CPUs, and auto is bfloat16 if the "
+        "device has it, else float32, or int8 with --exact-keep.",
         "float32",
     )
     too_long: Literal["refuse", "truncate"] = option(
@@ -62,6 +64,7 @@ class LineOptions:
     src: Path | None = option("Read source text, as tokenize does.", None)
     tgt: Path | None = option("Read target text, as tokenize does.", None)
     tsv: Path | None = option("Read text with tabs, as tokenize does.", None)
+    columns: tuple[int, int] | None = columns_option()
     max_tokens: int | None = option("Skip longer pairs, as tokenize does.", None)
     src_lang: str | None = option("Name the source's code, as for tokenize.", None, metavar="CODE")
     tgt_lang: str | None = option("Name the target's code, as for tokenize.", None, metavar="CODE")
@@ -89,7 +92,7 @@ class Score:
     corpus: list[Path] | None = option(CORPUS_HELP, None, metavar="FOLDER")
     checkpoints: list[Path] = option(
         "Score under the checkpoints in this folder, made by train or by a Hugging Face Trainer; "
-        "or under these two or more, in training order.",
+        "or under these two or more, which are put in the order of their updates.",
         metavar="PATH",
     )
     how: ScoreOptions = group()
@@ -112,6 +115,8 @@ class Score:
         if self.corpus is not None and text:
             given = ", ".join(f"--{dashed(name)}" for name in text)
             raise PycatError(f"score: --corpus is tokenized already; leave out {given}")
+        if len(self.checkpoints) > 1 or self.checkpoints[0].is_dir():
+            _print_order(self.checkpoints)
         with ExitStack() as stack:
             corpus = (
                 self._tokenized(text, stack)
@@ -171,6 +176,15 @@ class Score:
             languages=self.opening.languages,
             out=Path(folder) / "corpus",
         )
+
+
+def _print_order(checkpoints: Sequence[Path]) -> None:
+    """Print, beside the output, which checkpoint counts as earlier."""
+    from pycat.scoring.loading import checkpoint_order
+
+    order = checkpoint_order(checkpoints)
+    if len(order.paths) > 1:
+        print(order, file=sys.stderr)
 
 
 def _print_table(table: "ScoreTable") -> None:

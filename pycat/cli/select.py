@@ -187,6 +187,7 @@ def _kept(selection: "Selection") -> str:
 
 def _dropped(selection: "Selection") -> list[str]:
     """What each step dropped, where there is more than the criterion."""
+    from pycat.filters.loud_rules import loud_rules_in_words
     from pycat.filters.rules import hits_in_words
 
     manifest = selection.manifest
@@ -201,6 +202,7 @@ def _dropped(selection: "Selection") -> list[str]:
             f"  rules dropped {dropped['rules']:,} pairs (each may break several: "
             f"{hits_in_words(hits)})"
         )
+    lines += loud_rules_in_words(manifest.get("loud_rules", {}), manifest["num_pairs"])
     # A reason that holds for all rules is said once.
     for why in dict.fromkeys(manifest.get("without", {}).values()):
         missing = [rule for rule, reason in manifest["without"].items() if reason == why]
@@ -208,6 +210,11 @@ def _dropped(selection: "Selection") -> list[str]:
     later = [f"{step} {count:,}" for step, count in dropped.items() if step != "rules"]
     if len(later) > 1 or lines:
         lines.append(f"  then dropped: {', '.join(later)}")
+    for step, counts in manifest.get("ties", {}).items():
+        lines.append(
+            f"  equal scores at the cut ({step}): {counts['num_pairs']:,} pairs, of which "
+            f"{counts['num_before']:,} rank before it by a hash of their text"
+        )
     return lines
 
 

@@ -44,6 +44,10 @@ class TokenizeOptions:
     )
     vocab_size: int = option("Train this many pieces, which both languages share.", 8000)
     model_type: Literal["unigram", "bpe"] = option("Train pieces of this type.", "unigram")
+    character_coverage: float = option(
+        "Make pieces of the characters of this share of the text; rarer ones are read as bytes.",
+        0.9995,
+    )
     max_tokens: int = option("Skip pairs with a side of more tokens than this.", 512)
     languages: tuple[str, str] | None = option(
         "Call source and target by these names; without it, by the suffixes of their files.",
@@ -62,8 +66,8 @@ class TokenizeOptions:
         metavar="CODE",
     )
     prompt: str | None = option(
-        "For a causal Hugging Face model, put this text before the target; {src} stands for the "
-        r"source and \n for a line end.",
+        "For a Hugging Face model, let this text stand around the source, in place of {src}: all "
+        r"that precedes the target of a causal one, where \n is a line end, or the prefix of T5.",
         None,
         type=prompt,
         metavar="TEXT",
@@ -162,6 +166,7 @@ class Measure:
 
     def run(self) -> None:
         """Measure, and print how many pairs each rule hits."""
+        from pycat.filters.loud_rules import loud_rules_in_words
         from pycat.filters.rules import hits_in_words
 
         measures = pycat.measure(
@@ -179,6 +184,8 @@ class Measure:
         for why in dict.fromkeys(without.values()):
             missing = [rule for rule, reason in without.items() if reason == why]
             print(f"  not measured: {', '.join(missing)}; {why}")
+        for line in loud_rules_in_words(measures.manifest["loud_rules"], len(measures)):
+            print(line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +197,10 @@ class TrainOptions:
         "auto",
     )
     checkpoints: int = option("Keep this many checkpoints, the last one at the end of training.", 5)
-    checkpoint_schedule: Literal["linear", "log"] = option(
-        "Keep checkpoints after even steps, or after doubling ones.", "linear"
+    checkpoint_schedule: Literal["linear", "log", "loss"] = option(
+        "Keep checkpoints after even steps, after doubling ones, or where the training loss has "
+        "fallen by even steps behind the warm-up.",
+        "linear",
     )
     checkpoint_steps: Sequence[int] | None = option(
         "Keep checkpoints after these updates instead, and end training after the last.",
@@ -199,8 +208,23 @@ class TrainOptions:
         type=steps,
         metavar="N,N,…",
     )
+    dynamic: float | None = option(
+        "Train each epoch on this share of the corpus, above 0 and below 1, chosen by the losses "
+        "of the last one.",
+        None,
+    )
+    dynamic_by: Literal["loss", "infobatch", "random"] = option(
+        "Of dynamic pruning, leave out what has the lowest loss; a random part of what has a low "
+        "one, with more weight on the rest of it; or a random part of all.",
+        "loss",
+    )
+    dynamic_unit: Literal["pairs", "spans"] = option(
+        "Leave out whole pairs, or spans of at most 16 target tokens.", "pairs"
+    )
     epochs: float = option(
-        "Pass over the corpus this many times, but make at most 4,000 updates.", 3.0
+        "Pass over the corpus, or that share of it, this many times, but make at most 4,000 "
+        "updates.",
+        3.0,
     )
     updates: int | None = option("Make this many updates, instead of epochs.", None)
     batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)

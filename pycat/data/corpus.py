@@ -394,7 +394,8 @@ class Corpus:
         """
         self._require_text()
         known = self.manifest["text"]
-        text = ParallelText(tuple(Path(row["path"]) for row in known))
+        places = self.manifest["recipe"].get("columns", (1, 2))
+        text = ParallelText(tuple(Path(row["path"]) for row in known), (places[0], places[1]))
         for path in text.paths:
             if not path.is_file():
                 raise TextError(f"{path}: the text of {self.path} is gone; put it back")
@@ -506,13 +507,14 @@ def open_corpus(
     _check_manifest(folder, manifest)
     # Corpora from before there were block checksums open without.
     has_checksums = "block_bytes" in manifest
+    vocab_sizes = manifest.get("src_vocab_size", manifest["vocab_size"]), manifest["vocab_size"]
     sides = (
         _core.IndexedFile(
             str(folder / side),
-            vocab_size=manifest["vocab_size"],
+            vocab_size=vocab_size,
             checksums=folder / f"{side}.sums" if has_checksums else None,
         )
-        for side in ("src", "tgt")
+        for side, vocab_size in zip(("src", "tgt"), vocab_sizes, strict=True)
     )
     return Corpus(folder, manifest, *sides)
 

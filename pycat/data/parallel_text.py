@@ -1,23 +1,22 @@
 r"""Parallel text on disk: two files of equal line count, or one of tab-separated pairs.
 
 Lines end at `\\n` and nowhere else: a lone carriage return, NUL or U+2028 inside a line never
-moves the alignment. Files named `.gz` or `.zst` are compressed, others plain.
+moves the alignment. Compressed files are known by their first bytes (`text_files`). A byte order
+mark of UTF-8 before the first line is no part of its sentence.
 """
 
-import io
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict, cast
+from typing import BinaryIO, TypedDict
 
-import pyarrow as pa
-
+from pycat.data.text_files import check_regular, created_text, opened_text, refuse_binary
 from pycat.errors import OutputError, TextError
 from pycat.runtime.hashing import hash_files
-from pycat.runtime.output import naming, replacing
+from pycat.runtime.output import replacing
 
 # A chunk grows by steps of lines until it reaches either bound. The ids of 1024 pairs, as lists,
 # stay in the cache: tokenizing 4096 pairs at a time took 14.6 instead of 11.5 microseconds a pair.
@@ -26,7 +25,7 @@ _CHUNK_BYTES = 1 << 19
 _STEP_LINES = 128
 
 _EMPTY = "{}: the file is empty; expected one sentence a line"
-_COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+_BOM = b"\xef\xbb\xbf"
 
 
 class FileFingerprint(TypedDict):
@@ -51,9 +50,15 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ParallelText:
-    """N lines of source and target: `(src, tgt)` files, or one `(tsv,)` file."""
+    """N lines of source and target: `(src, tgt)` files, or one `(tsv,)` file.
+
+    Attributes:
+        paths: the files.
+        places: columns of source and target in a TSV file, from 1.
+    """
 
     paths: tuple[Path, ...]
+    places: tuple[int, int] = (1, 2)
 
     @classmethod
     def of(
@@ -61,12 +66,23 @@ class ParallelText:
         src: str | PathLike[str] | None,
         tgt: str | PathLike[str] | None,
         tsv: str | PathLike[str] | None,
+        columns: tuple[int, int] | None = None,
     ) -> "ParallelText":
         """Make it of `src` and `tgt`, or of `tsv` alone; paths become absolute.
 
+        Args:
+            src, tgt, tsv: the files.
+            columns: of source and target in `tsv`, from 1; the first two by default.
+
         Raises:
-            TextError: not exactly one of the two forms, or a file is missing or empty.
+            TextError: not exactly one of the two forms, a file is missing or empty, or columns are
+                given for two files, or are not two different ones.
         """
+        if columns is not None and (tsv is None or min(columns) < 1 or columns[0] == columns[1]):
+            raise TextError(
+                f"columns are {columns}; expected two different numbers from 1, of source and "
+                "target in a tab-separated file (tsv)"
+            )
         given: tuple[str | PathLike[str], ...]
         if tsv is not None and src is None and tgt is None:
             given = (tsv,)
@@ -76,12 +92,10 @@ class ParallelText:
             raise TextError("parallel text: expected src and tgt, or tsv alone; pass one of them")
         paths = tuple(Path(path).absolute() for path in given)
         for path in paths:
-            if not path.is_file():
-                found = "a folder" if path.is_dir() else "nothing"
-                raise TextError(f"{path}: expected a text file, found {found}; check the path")
+            check_regular(path)
             if path.stat().st_size == 0:
                 raise TextError(_EMPTY.format(path))
-        return cls(paths)
+        return cls(paths, columns or (1, 2))
 
     @property
     def is_tsv(self) -> bool:
@@ -98,14 +112,14 @@ class ParallelText:
             TextError: the files have unequal line counts, or one cannot be decompressed.
         """
         with ExitStack() as stack:
-            files = [stack.enter_context(_opened(path)) for path in self.paths]
+            files = [stack.enter_context(opened_text(path)) for path in self.paths]
             sides = [_lines(file, path) for (file, _), path in zip(files, self.paths, strict=True)]
             first, read_bytes = 1, 0
             while True:
                 columns, damage = _next_lines(sides)
                 num_lines = min(map(len, columns))
                 if advance is not None:
-                    before, read_bytes = read_bytes, sum(disk.tell() for _, disk in files)
+                    before, read_bytes = read_bytes, sum(place() for _, place in files)
                     advance(read_bytes - before)
                 if num_lines:
                     yield Chunk(first, tuple(column[:num_lines] for column in columns))
@@ -150,20 +164,31 @@ class ParallelText:
 
     def sides(self, row: tuple[bytes, ...], number: int) -> tuple[bytes, bytes]:
         """Split one row of `rows`, line `number` counted from 1, into source and target."""
+        if number == 1:
+            row = tuple(line.removeprefix(_BOM) for line in row)
         if not self.is_tsv:
             return _chomp(row[0]), _chomp(row[1])
-        src, *rest = _chomp(row[0]).split(b"\t", 2)
-        if not rest:
+        last = max(self.places)
+        found = _chomp(row[0]).split(b"\t", last)
+        if len(found) < last:
+            if len(found) == 1:
+                raise TextError(
+                    f"{self.paths[0]}: line {number:,} has no tab; expected source, tab, target "
+                    "(further columns are kept but not read)"
+                )
             raise TextError(
-                f"{self.paths[0]}: line {number:,} has no tab; expected source, tab, target "
-                "(further columns are kept but not read)"
+                f"{self.paths[0]}: line {number:,} has {len(found)} columns; expected at least "
+                f"{last}, for source and target are columns {self.places[0]} and {self.places[1]} "
+                "(--columns)"
             )
-        return src, rest[0]
+        return found[self.places[0] - 1], found[self.places[1] - 1]
 
     def columns(self, chunk: Chunk) -> tuple[list[bytes], list[bytes]]:
         """Sources and targets of a chunk, as `sides` splits each line."""
         if not self.is_tsv:
             src, tgt = chunk.columns
+            if chunk.first == 1:
+                src, tgt = ([column[0].removeprefix(_BOM), *column[1:]] for column in (src, tgt))
             return [_chomp(line) for line in src], [_chomp(line) for line in tgt]
         rows = zip(chunk.columns[0])
         pairs = [self.sides(row, number) for number, row in enumerate(rows, chunk.first)]
@@ -221,55 +246,16 @@ def write_rows(rows: Iterable[tuple[bytes, ...]], outs: tuple[Path, ...]) -> Non
         # The streams close, with every byte written, before the first file gets its name.
         temporaries = [renames.enter_context(replacing(out)) for out in outs]
         files = [
-            streams.enter_context(_created(*names)) for names in zip(outs, temporaries, strict=True)
+            streams.enter_context(created_text(*names))
+            for names in zip(outs, temporaries, strict=True)
         ]
         for row in rows:
             for file, line in zip(files, row, strict=True):
                 file.write(line)
 
 
-class _NamedOutput(io.RawIOBase):
-    """A pyarrow output stream whose errors name the file; those of pyarrow do not."""
-
-    def __init__(self, stream: Any, path: Path, temporary: Path) -> None:
-        self._stream, self._names = stream, (path, temporary)
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        with naming(*self._names):
-            return int(self._stream.write(data))
-
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            with naming(*self._names):
-                self._stream.close()
-
-
-def _created(path: Path, temporary: Path) -> io.BufferedWriter:
-    with naming(path, temporary):
-        stream = pa.output_stream(str(temporary), compression=_COMPRESSION.get(path.suffix))
-    return io.BufferedWriter(_NamedOutput(stream, path, temporary), 1 << 20)
-
-
 def _chomp(line: bytes) -> bytes:
     return line.removesuffix(b"\n").removesuffix(b"\r")
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, Any]]:
-    """Open a file: its text, decompressed, and the file on disk, whose position is the progress."""
-    try:
-        disk = pa.OSFile(str(path))
-    except OSError as error:
-        raise TextError(f"{path}: cannot be opened ({error}); check the path") from None
-    compression = _COMPRESSION.get(path.suffix)
-    # pyarrow refuses truncated streams and reads every member of a concatenated one.
-    stream = disk if compression is None else pa.CompressedInputStream(disk, compression)
-    with disk, stream:
-        yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), 1 << 20)), disk
 
 
 def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
@@ -277,6 +263,8 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
     try:
         for line in file:
             number += 1
+            if number == 1:
+                refuse_binary(path, line)
             yield line
     except OSError as error:
         raise TextError(

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,9 @@ from pycat.runtime.output import file_sha256, replacing
 from pycat.runtime.progress import progress
 
 MODEL_TYPES = ("unigram", "bpe")
+
+# Share of the text whose characters are pieces; SentencePiece's own default.
+CHARACTER_COVERAGE = 0.9995
 
 # SentencePiece ignores longer lines in training (its max_sentence_length).
 MAX_TRAINING_BYTES = 4192
@@ -38,12 +42,14 @@ class Tokenizer:
     Attributes:
         path: the `.model` file.
         vocab_size: ids run from 0 to `vocab_size - 1`.
+        src_vocab_size: None: source and target share the vocabulary.
         eos_id: ends every sequence, and starts the decoder.
         sha256: of the model file; corpora and checkpoints record it.
         shortest: min tokens of a source and of a target that are not empty.
     """
 
     shortest = (2, 2)
+    src_vocab_size: None = None
 
     def __init__(self, path: str | PathLike[str]) -> None:
         """Load a model file.
@@ -93,19 +99,25 @@ class Tokenizer:
         """Ids of sources and of targets, as `encode` gives them."""
         return self.encode(src), self.encode(tgt)
 
-    def pieces(self, row: Sequence[int]) -> list[str]:
-        """Pieces of the vocabulary that a row of ids stands for."""
+    def pieces(self, row: Sequence[int], *, source: bool = False) -> list[str]:
+        """Pieces of the vocabulary that a row of ids stands for, on either side."""
         return [self._processor.id_to_piece(token) for token in row]
 
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Text of each row of ids, without EOS."""
+    def decode(self, rows: Sequence[Sequence[int]], *, source: bool = False) -> list[str]:
+        """Text of each row of ids, without EOS, on either side."""
         plain = [[token for token in row if token != self.eos_id] for row in rows]
         texts: list[str] = self._processor.decode(plain) if plain else []
         return texts
 
 
 def train_tokenizer(
-    lines: Iterable[bytes], out: Path, *, vocab_size: int, model_type: str, seed: int = 0
+    lines: Iterable[bytes],
+    out: Path,
+    *,
+    vocab_size: int,
+    model_type: str,
+    character_coverage: float = CHARACTER_COVERAGE,
+    seed: int = 0,
 ) -> Tokenizer:
     """Train a joint model with byte fallback on at most a million of the lines and 128 MiB.
 
@@ -114,6 +126,8 @@ def train_tokenizer(
         out: the `.model` file to write.
         vocab_size: number of pieces; "unigram" may find fewer in little text.
         model_type: "unigram" or "bpe".
+        character_coverage: share of the text whose characters are pieces of their own, the most
+            frequent ones first; the bytes of the others are pieces.
         seed: of the sample that is drawn from more text.
 
     Raises:
@@ -124,6 +138,11 @@ def train_tokenizer(
     if model_type not in MODEL_TYPES:
         raise TokenizerError(f"model_type is {model_type!r}; expected one of {MODEL_TYPES}")
     check_number("vocab_size", vocab_size, low=1)
+    if not 0.9 <= character_coverage <= 1:
+        raise TokenizerError(
+            f"character_coverage is {character_coverage}; expected a share from 0.9 to 1, such as "
+            f"{CHARACTER_COVERAGE}"
+        )
     sample = _limited(_sample(lines, _SAMPLE_LINES, seed), _SAMPLE_BYTES, seed)
     if not any(line.strip() for line in sample):
         raise TokenizerError(
@@ -134,6 +153,7 @@ def train_tokenizer(
         "vocab_size": vocab_size,
         "model_type": model_type,
         "byte_fallback": True,
+        "character_coverage": character_coverage,
         "hard_vocab_limit": False,
         "bos_id": 0,
         "pad_id": 1,
@@ -154,6 +174,13 @@ def train_tokenizer(
         reason = text.rsplit("] ", 1)[-1].strip() or (
             f"its process ended with status {trained.returncode}."
         )
+        if match := re.search(r"required_chars\. \d+ vs (\d+)", reason):
+            # SentencePiece goes on with the names of its own options.
+            reason = (
+                f"{reason[: match.end()]}. It takes more than {int(match[1]):,} pieces "
+                f"(--vocab-size), or a character coverage below {character_coverage} "
+                "(--character-coverage 0.99), with which rarer characters are read as bytes."
+            )
         raise TokenizerError(
             f"tokenizer: SentencePiece cannot train {vocab_size} {model_type} pieces on this text: "
             f"{reason} Pass another vocab_size or more text"

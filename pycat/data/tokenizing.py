@@ -26,7 +26,14 @@ from pycat.data.corpus import (
 )
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import Chunk, FileFingerprint, ParallelText, decode
-from pycat.data.tokenizer import MAX_TRAINING_BYTES, Tokenizer, train_tokenizer
+from pycat.data.tab_columns import check_first_columns
+from pycat.data.text_files import compression_suffix
+from pycat.data.tokenizer import (
+    CHARACTER_COVERAGE,
+    MAX_TRAINING_BYTES,
+    Tokenizer,
+    train_tokenizer,
+)
 from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.manifest import list_files, read_manifest
 from pycat.runtime.numbers import check_number
@@ -54,10 +61,12 @@ def tokenize(
     tgt: str | PathLike[str] | None = None,
     *,
     tsv: str | PathLike[str] | None = None,
+    columns: tuple[int, int] | None = None,
     out: str | PathLike[str],
     tokenizer: str | PathLike[str] | None = None,
     vocab_size: int = 8000,
     model_type: str = "unigram",
+    character_coverage: float = CHARACTER_COVERAGE,
     max_tokens: int = 512,
     languages: tuple[str, str] | None = None,
     src_lang: str | None = None,
@@ -69,20 +78,27 @@ def tokenize(
     r"""Tokenize parallel text into a corpus folder.
 
     Args:
-        src, tgt: UTF-8 files of equal line count; plain, `.gz` or `.zst`.
+        src, tgt: UTF-8 files of equal line count; plain, or compressed by gzip, zstd, xz, bzip2 or
+            LZ4, whatever they are called.
         tsv: instead of both, one file of source, tab, target; further columns are not read.
+        columns: columns of source and target in `tsv`, from 1, if they are not the first two. A
+            file of three columns or more whose first holds numbers or addresses is refused without.
         out: the folder to make. A folder of the same input is opened as it is.
         tokenizer: a SentencePiece `.model`, or a folder with the tokenizer of a Hugging Face model,
             such as one of its checkpoints; unless given, one is trained on this text.
         vocab_size: pieces of both languages together, when training ("unigram" may yield fewer).
         model_type: "unigram" or "bpe", when training.
+        character_coverage: share of the text whose characters are pieces of their own, when
+            training; rarer ones are read as bytes. Lower it for text of very many characters.
         max_tokens: pairs with a longer side, EOS counted, are skipped, as are lines beyond
             65,536 bytes.
         languages: names of source and target; by default the file names' suffixes.
         src_lang, tgt_lang: codes that a Hugging Face tokenizer puts into its sequences, such as
             "eng_Latn".
-        prompt: for causal Hugging Face models, the text before the target, with `{src}` for the
-            source, such as "Translate English to German: {src}\n".
+        prompt: for Hugging Face models, text around the source, with `{src}` for the source: all
+            that precedes the target for a causal model, such as "Translate English to German:
+            {src}\n"; what the encoder reads for T5 and its like, such as "translate English to
+            German: {src}".
         overwrite: replace a corpus made with other options.
         num_threads: threads that tokenize, None for one a core that this process may use; the
             corpus is the same for any number.
@@ -96,7 +112,7 @@ def tokenize(
         TokenizerError: the tokenizer cannot be loaded or trained.
         OutputError: `out` holds something else, or a corpus made with other options.
     """
-    text = ParallelText.of(src, tgt, tsv)
+    text = ParallelText.of(src, tgt, tsv, columns)
     names = tuple(languages or _languages(text))
     if len(set(names)) != 2 or not all(re.fullmatch(r"[\w-]+", name) for name in names):
         raise PycatError(
@@ -118,14 +134,26 @@ def tokenize(
         "languages": names,
         "tokenizer": _tokenizer_recipe(given)
         if given
-        else {"vocab_size": vocab_size, "model_type": model_type},
+        else {
+            "vocab_size": vocab_size,
+            "model_type": model_type,
+            **(
+                {}
+                if character_coverage == CHARACTER_COVERAGE
+                else {"character_coverage": character_coverage}
+            ),
+        },
         "max_tokens": max_tokens,
+        **({} if text.places == (1, 2) else {"columns": text.places}),
     }
     folder = OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite)
     if folder.manifest is not None:
         if [row["path"] for row in folder.manifest["text"]] != list(map(str, text.paths)):
             write_manifest(folder_path / "corpus.json", {**folder.manifest, "text": fingerprints})
         return open_corpus(folder_path)
+
+    if text.is_tsv and columns is None:
+        check_first_columns(text)
 
     # Put the tokenizer into the folder, then the tokens.
     made: Tokenizer | HuggingFaceTokenizer
@@ -142,6 +170,7 @@ def tokenize(
             folder_path / TOKENIZER_FILE,
             vocab_size=vocab_size,
             model_type=model_type,
+            character_coverage=character_coverage,
         )
     try:
         counts = _write_corpus(
@@ -186,6 +215,9 @@ def _finish(
         num_pairs=num_pairs,
         skipped=dict(sorted(counts.items())),
         vocab_size=tokenizer.vocab_size,
+        **(
+            {} if tokenizer.src_vocab_size is None else {"src_vocab_size": tokenizer.src_vocab_size}
+        ),
         eos_id=tokenizer.eos_id,
         tokenizer_sha256=tokenizer.sha256,
         text=text,
@@ -211,7 +243,7 @@ def _given_tokenizer(
     return None if path is None else Tokenizer(path)
 
 
-def _tokenizer_recipe(given: Tokenizer | HuggingFaceTokenizer) -> str | dict[str, str]:
+def _tokenizer_recipe(given: Tokenizer | HuggingFaceTokenizer) -> str | dict[str, Any]:
     if isinstance(given, Tokenizer):
         return given.sha256
     return {"sha256": given.sha256, **given.options}
@@ -222,8 +254,7 @@ def _languages(text: ParallelText) -> tuple[str, str]:
     if text.is_tsv:
         return "src", "tgt"
     suffixes = [
-        path.with_suffix("").suffix if path.suffix in (".gz", ".zst") else path.suffix
-        for path in text.paths
+        Path(path.name.removesuffix(compression_suffix(path))).suffix for path in text.paths
     ]
     src, tgt = (suffix.removeprefix(".") for suffix in suffixes)
     return (src, tgt) if src and tgt and src != tgt else ("src", "tgt")
@@ -327,7 +358,8 @@ def _write_corpus(
     num_threads: int,
 ) -> Counter[str]:
     """Write the index files and `skipped.tsv`; count "lines", "pairs" and each skip reason."""
-    dtype = "uint16" if tokenizer.vocab_size < 65_500 else "int32"
+    largest = max(tokenizer.vocab_size, tokenizer.src_vocab_size or 0)
+    dtype = "uint16" if largest < 65_500 else "int32"
     counts: Counter[str] = Counter(lines=0, pairs=0)
     with (
         progress("tokenize", text.file_bytes / 1e6, "MB") as advance,

@@ -30,7 +30,8 @@ from pycat.evaluation.retraining import retrain
 from pycat.evaluation.translating import translate_arms
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import Run
-from pycat.proxy.training import LEARNING_RATES, Arm, auto_preset, check_options
+from pycat.proxy.trainer import Arm
+from pycat.proxy.training import LEARNING_RATES, auto_preset, check_options
 from pycat.runtime.device import choose_device
 from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder
@@ -45,6 +46,9 @@ _CURVE_ARMS = ("full", *FRACTIONS, "random")
 _BUDGETS = (0.25, 0.5, 1.0)
 
 _MIN_UPDATES = 12
+
+# Translations, and the page and charts that `write_evaluation_page` adds.
+_OWNED = ("*/*.hyp.txt", "evaluation.html", "*.loss.svg", "*.worth.svg")
 
 # Below so many passes over a half even a random one repeats too little to lose to the whole.
 _FEW_PASSES = 8
@@ -159,7 +163,7 @@ def evaluate(
         **training,
         **search,
     }
-    folder = OutputFolder(Path(out), "evaluation", recipe, ("*/*.hyp.txt",), overwrite)
+    folder = OutputFolder(Path(out), "evaluation", recipe, _OWNED, overwrite)
     if folder.manifest is not None:
         return Evaluation.open(folder.path)
 

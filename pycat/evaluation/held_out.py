@@ -11,7 +11,9 @@ from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import ParallelText
 from pycat.data.tokenizer import Tokenizer
 from pycat.data.tokenizing import tokenize
+from pycat.proxy.checkpoint import read_infos
 from pycat.proxy.run import Run
+from pycat.scoring.adapter import ProxyAdapter
 from pycat.scoring.engine import score
 
 # Checkpoints scored together: all are in memory at once.
@@ -49,7 +51,11 @@ def held_out_nll(corpus: Corpus, runs: Sequence[Run], device: str) -> NDArray[np
     num_parts = -(-len(checkpoints) // _MAX_TOGETHER)
     parts = []
     for indices in np.array_split(np.arange(len(checkpoints)), num_parts):
-        some = [checkpoints[i] for i in indices]
+        # Adapters keep their order: the checkpoints of several runs are no one training.
+        some = [
+            ProxyAdapter(info, corpus.eos_id)
+            for info in read_infos([checkpoints[i] for i in indices], corpus)
+        ]
         table = score(corpus, some, stats="nll", device=device, dtype="float32")
         parts.append(table.nll.T)
     return np.concatenate(parts).reshape(len(runs), -1, len(corpus))

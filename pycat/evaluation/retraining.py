@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.proxy.run import Run
-from pycat.proxy.training import Arm, num_updates, train_together
+from pycat.proxy.schedules import num_updates
+from pycat.proxy.trainer import Arm
+from pycat.proxy.training import count_updates_done, train_together
 from pycat.runtime.device import choose_device
 from pycat.runtime.progress import progress
 
@@ -53,7 +55,9 @@ def retrain(
     """
     options |= {"checkpoint_steps": checkpoint_steps, "anneal_each": True}
     a_run = num_updates(checkpoint_steps, anneal_each=True)
-    with progress("retrain", a_run * len(arms), "updates") as advance:
+    of_recipe = {name: value for name, value in options.items() if name != "overwrite"}
+    done = count_updates_done(arms, device=device, **of_recipe)
+    with progress("retrain", a_run * len(arms), "updates", done) as advance:
         if choose_device(device).type == "cuda":
             runs = []
             for first in range(0, len(arms), MAX_STACKED):

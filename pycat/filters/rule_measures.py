@@ -6,7 +6,6 @@ into one Parquet file.
 """
 
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -23,13 +22,20 @@ from pycat import _core
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import Chunk, ParallelText
 from pycat.errors import CorpusError
-from pycat.filters.code_points import code_points
+from pycat.filters.code_points import code_points, plain_form
 from pycat.filters.foreign import foreign_shares
-from pycat.filters.language import language_model
+from pycat.filters.language import COMPOSITION, language_model
+from pycat.filters.language_names import identifier_codes
 from pycat.runtime.output import replacing
 from pycat.runtime.progress import progress
 from pycat.runtime.workers import on_workers
 from pycat.scores.parts import PART_PAIRS
+
+# Added to the number of a target's 4-grams: names and short terms are often the same in both
+# languages.
+_EXTRA_GRAMS = 6
+# Shares of 4-grams that lie so many deviations above the usual one, and this share, are of copies.
+_COPY_SPREADS, _MIN_COPY = 3.0, 0.6
 
 
 def measure_text(corpus: Corpus, path: Path, *, num_threads: int | None = None) -> None:
@@ -66,10 +72,14 @@ def measure_text(corpus: Corpus, path: Path, *, num_threads: int | None = None) 
                 f"{len(corpus):,}; run 'pycat tokenize' again"
             )
         _group(scratch)
-        shares = foreign_shares(corpus)  # a corpus made from text has one vocabulary
+        shares = foreign_shares(corpus)
         for name, values in zip(("src_foreign", "tgt_foreign"), shares, strict=True):
             scratch.replace(name, values)
         del shares
+        copied = scratch.take("num_grams").astype(np.float32)
+        copied = scratch.read("overlap") * copied / (copied + _EXTRA_GRAMS)
+        scratch.replace("copied", copied * _copied_scale(copied))
+        del copied
         usual = usual_lengths(scratch.read("src_chars"), scratch.read("tgt_chars"))
         _write(scratch, usual, temporary)
 
@@ -115,26 +125,37 @@ def _deviation(
     return deviation
 
 
-def language_codes(corpus: Corpus) -> tuple[tuple[str, ...] | None, dict[str, str]]:
-    """The language codes of both sides, and why each language rule has no column.
+def _copied_scale(shares: NDArray[np.float32]) -> float:
+    """What makes 0.6 of the share of 4-grams (N,) from which a pair of this corpus is a copy.
 
-    The codes are None, and both rules without a column, where either language is not known.
+    1 for distant languages. In close ones, translations share many 4-grams, and equal sides are no
+    surprise: the share is the usual one (median) and three deviations (of the middle half).
     """
-    known = language_model().codes
-    codes = tuple(re.split("[-_]", name)[0].lower() for name in corpus.languages)
-    unknown = [
-        name for name, code in zip(corpus.languages, codes, strict=True) if code not in known
-    ]
-    if not unknown:
-        return codes, {}
-    why = f"{unknown[0]!r} is not a language code that py3langid knows; tokenize with --languages"
-    return None, {"src_language": why, "tgt_language": why}
+    usual = float(np.median(shares))
+    spread = float(np.median(np.abs(shares - usual))) / 0.6745
+    return _MIN_COPY / max(_MIN_COPY, usual + _COPY_SPREADS * spread)
+
+
+def language_codes(corpus: Corpus) -> tuple[tuple[tuple[str, ...], ...], dict[str, str]]:
+    """The identifier's codes of each side, and why a language rule has no column.
+
+    A side has no codes, and its rule no column, where the identifier lacks its language.
+    """
+    model = language_model()
+    codes = tuple(identifier_codes(name, model.codes) for name in corpus.languages)
+    without = {
+        f"{side}_language": f"{name!r} is not a language code that py3langid knows; tokenize with "
+        "--languages"
+        for side, name, known in zip(("src", "tgt"), corpus.languages, codes, strict=True)
+        if not known
+    }
+    return codes, without
 
 
 def _measure_chunk(
     text: ParallelText,
     kept: NDArray[np.bool_],
-    codes: tuple[str, ...] | None,
+    codes: tuple[tuple[str, ...], ...],
     chunk: Chunk,
 ) -> dict[str, NDArray[Any]]:
     """The columns of the pairs of a chunk, and the hashes that `_group` makes columns of."""
@@ -143,12 +164,37 @@ def _measure_chunk(
     if not chosen.all():
         rows = np.flatnonzero(chosen).tolist()
         sides = [sides[0][row] for row in rows], [sides[1][row] for row in rows]
-    columns: dict[str, NDArray[Any]] = _core.measure_pairs(*sides, **code_points()._asdict())
-    for name, side, code in zip(("src", "tgt"), sides, codes or (None, None), strict=True):
-        unusual = columns.pop(f"{name}_unusual")
-        if code is not None:
-            columns[f"{name}_language"] = language_model().probability(side, code, unusual)
+    sides, columns = _measure_plain(list(sides[0]), list(sides[1]))
+    for name, side, names in zip(("src", "tgt"), sides, codes, strict=True):
+        forms = columns.pop(f"{name}_forms")
+        if names:
+            columns[f"{name}_language"] = language_model().probability(side, names, forms)
     return columns
+
+
+def _measure_plain(
+    src: list[bytes], tgt: list[bytes]
+) -> tuple[tuple[list[bytes], list[bytes]], dict[str, NDArray[Any]]]:
+    """The lines in their plain form, and what C++ measures of them.
+
+    Few lines are not in it, so all are measured first, and those that were changed again.
+    """
+    sides, tables = (src, tgt), code_points()._asdict()
+    columns: dict[str, NDArray[Any]] = _core.measure_pairs(src, tgt, **tables)
+    changed = set()
+    for name, side in zip(("src", "tgt"), sides, strict=True):
+        for row in np.flatnonzero(columns[f"{name}_forms"] & COMPOSITION).tolist():
+            if (plain := plain_form(side[row])) != side[row]:
+                side[row] = plain
+                changed.add(row)
+    if changed:
+        rows = sorted(changed)
+        again = _core.measure_pairs(
+            [src[row] for row in rows], [tgt[row] for row in rows], **tables
+        )
+        for name, values in again.items():
+            columns[name][rows] = values
+    return sides, columns
 
 
 class _Scratch:

@@ -39,7 +39,7 @@ RULE_COLUMNS = {
     "duplicate": "pair_group",
     "near_duplicate": "near_group",
     "target_copies": "tgt_group",
-    "copied": "overlap",
+    "copied": "copied",
     "src_language": "src_language",
     "tgt_language": "tgt_language",
     "src_foreign": "src_foreign",

@@ -39,13 +39,13 @@ class Run:
         """
         folder = Path(path)
         manifest = read_manifest(folder, "proxy")
-        steps = tuple(manifest["recipe"]["checkpoint_steps"])
+        # Steps that were chosen by the loss are no part of the recipe.
+        steps = tuple(manifest.get("steps", manifest["recipe"]["checkpoint_steps"]))
         losses = manifest["losses"]
         if len(losses) != len(steps) or list(steps) != sorted(set(steps)):
             raise OutputError(
                 f"{folder / 'proxy.json'}: has {len(losses)} losses of the checkpoints at updates "
-                f"{list(steps)}, expected one for each of ascending updates; run 'pycat train' "
-                "with --overwrite"
+                f"{list(steps)}, expected one for each of ascending updates; {_REMEDY}"
             )
         files = tuple(checkpoint_path(folder, step) for step in steps)
         return cls(folder, files, steps, tuple(losses), manifest)

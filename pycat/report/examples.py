@@ -115,10 +115,12 @@ def texts_of(
             problem = str(error)
     batch = corpus.read_arrays(pair_ids)
     src, tgt = (
-        corpus.tokenizer.decode([row.tolist() for row in np.split(tokens, cu_seqlens[1:-1])])
-        for tokens, cu_seqlens in (
-            (batch.src_tokens, batch.src_cu_seqlens),
-            (batch.tgt_tokens, batch.tgt_cu_seqlens),
+        corpus.tokenizer.decode(
+            [row.tolist() for row in np.split(tokens, cu_seqlens[1:-1])], source=is_source
+        )
+        for is_source, tokens, cu_seqlens in (
+            (True, batch.src_tokens, batch.src_cu_seqlens),
+            (False, batch.tgt_tokens, batch.tgt_cu_seqlens),
         )
     )
     return list(zip(src, tgt, strict=True)), problem

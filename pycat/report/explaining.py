@@ -264,7 +264,7 @@ def _decision(
     """What the selection did with the pair, and the step of its recipe that decided."""
     check_made_from(selection, table)
     recorded = selection.manifest["recipe"]
-    recipe = Recipe.from_json(recorded)
+    recipe = Recipe.of_manifest(selection.manifest)
     kept = bool(np.isin(pair, selection.pair_ids))
     state = "kept" if kept else "dropped"
     try:
@@ -355,9 +355,17 @@ def _at_the_cut(
     `above` says that the pair stands above the range, or above the middle, that is kept.
     """
     by = recipe.by
-    value = number(selection_scores(selection, table)[row])
+    score = selection_scores(selection, table)[row]
+    value = number(score)
     low, high = (number(selection.manifest[name]) for name in ("threshold", "highest"))
     span = f"kept pairs have {low} to {high}"
+    tied = selection.manifest.get("ties", {}).get("criterion")
+    ends = selection.manifest["threshold"], selection.manifest["highest"]
+    if tied is not None and recipe.strata is None and score in ends:
+        span += (
+            f"; {tied['num_pairs']:,} pairs at the cut have equal scores, and a hash of the text "
+            f"put {tied['num_before']:,} of them before it"
+        )
     if above:
         return "range", f"its {by} is {value}; {span}"
     if recipe.strata is None:

@@ -7,7 +7,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,9 +19,10 @@ from pycat.ranking.ranks import perplexity, spearman
 from pycat.ranking.rarity import token_rarity
 from pycat.report import provenance
 from pycat.report.audit import Agreement, DataMap, Part, agreement, by_domain, by_rule, data_map
+from pycat.report.evaluation_page import evaluation_variables
 from pycat.report.examples import MAX_CHARS, examples
 from pycat.report.explaining import check_made_from, readable_measures, selection_scores
-from pycat.report.formatting import duration, number, option, percent, series, signed
+from pycat.report.formatting import percent
 from pycat.report.histograms import (
     Histogram,
     Ranking,
@@ -30,6 +30,7 @@ from pycat.report.histograms import (
     by_tenths,
     histogram,
 )
+from pycat.report.template import template
 from pycat.runtime.output import replacing
 from pycat.scores.sampling import evenly, take
 from pycat.scores.score_table import ScoreTable
@@ -123,7 +124,7 @@ def write_report(
         timings: seconds of each stage, in order.
         measures: what `pycat.measure` measured of the corpus, or the path of its folder, for the
             table of rules; by default looked for as in `select`.
-        evaluation: BLEU and chrF of the retrained arms, where there are any.
+        evaluation: of the selection, where there is one.
 
     Returns:
         Path of the page. Apart from `timings`, equal input gives equal bytes.
@@ -143,11 +144,13 @@ def write_report(
     rows = evenly(len(scores), _MAX_PAIRS)
     sample = take(scores, rows)
     figures = _figures(sample, corpus, recipe, values[rows], kept[rows])
-    html = _template().render(
+    html = template("page.html.jinja").render(
         **_headline(corpus, selection, scores, values, len(rows)),
         **_figure_tables(sample, figures),
         rules=by_rule(measured, kept),
-        evaluation=_evaluation_table(evaluation),
+        loud_rules={} if measured is None else measured.manifest["loud_rules"],
+        num_measured=None if measured is None else measured.manifest["num_pairs"],
+        evaluation=None if evaluation is None else evaluation_variables(evaluation),
         losses=run.losses if run is not None and list(run.steps) == scores.steps else None,
         pictures=_pictures(selection, scores.steps, figures),
         examples=examples(corpus, scores, values, kept) if corpus.has_text else None,
@@ -244,28 +247,6 @@ def _figure_tables(sample: ScoreTable, figures: _Figures) -> dict[str, Any]:
     }
 
 
-def _template() -> jinja2.Template:
-    """The page's template; a variable that is missing from it raises."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "count": lambda value: f"{value:,}",
-        "number": number,
-        "percent": percent,
-        "duration": duration,
-        "option": option,
-        "signed": signed,
-        "series": series,
-    }
-    environment.globals["zip"] = zip
-    return environment.get_template("page.html.jinja")
-
-
 def _meaning(recipe: Mapping[str, Any]) -> tuple[str, str, str | None]:
     """What is kept, in a sentence; a caution; and the source's arXiv number, or None."""
     by, keep, part = recipe["criterion"], recipe["keep"], recipe.get("part", "top")
@@ -318,21 +299,6 @@ def _strength(rho: float) -> str:
     words = ((0.9, "very strong"), (0.7, "strong"), (0.4, "moderate"), (0.2, "weak"))
     strength = next((word for low, word in words if abs(rho) >= low), "negligible")
     return f"{strength}, negative" if rho <= -0.2 else strength
-
-
-def _evaluation_table(evaluation: Evaluation | None) -> dict[str, Any] | None:
-    """What the page says of an evaluation: a table for each test set, and BLEU and chrF."""
-    if evaluation is None:
-        return None
-    arms = evaluation.arms
-    return {
-        "tests": list(next(iter(arms.values()))["tests"]),
-        "arms": arms,
-        "rows": evaluation.rows,
-        "warnings": evaluation.warnings,
-        "updates": evaluation.manifest["recipe"]["updates"][-1],
-        "ledger": evaluation.manifest["ledger"],
-    }
 
 
 def _coarse(counts: Histogram) -> list[tuple[float, float, int, int]]:

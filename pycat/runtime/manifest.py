@@ -53,6 +53,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "num_pairs": int,
         "skipped": {str: int},
         "vocab_size": int,
+        "src_vocab_size?": int,
         "eos_id": int,
         "tokenizer_sha256": str,
         "text": [{"path": str, "sha256": str}],
@@ -69,6 +70,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     },
     "proxy": {
         "losses": [float],
+        "steps?": [int],
         "num_tokens": int,
         "model_flops?": int,
         "num_stacked?": int,

@@ -15,6 +15,7 @@ or the lines of id i, always belong to line i of the text.
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -42,7 +43,12 @@ FORMATS = ("fairseq", "marian", "jsonl")
 # Pairs scored before their lines are written: bounds memory.
 _PART_PAIRS = 65_536
 
-_Pieces = Callable[[NDArray[Any]], tuple[str, str]]
+_Pieces = Callable[[NDArray[Any], bool], tuple[str, str]]
+
+# What would end a field or a line of fairseq's format for some reader: byte-level pieces can spell
+# any of these, and a sentence is one field.
+_BLANKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_BLANKS_AND_SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
 
 
 def score_lines(
@@ -234,7 +240,7 @@ class _Writer:
                     file.write(f"{-scores.nll[k, row]:.6f}\n")
                 elif self._pieces is not None and tokens is not None:
                     src, tgt = part[row]
-                    texts = self._pieces(src), self._pieces(tgt[: lengths.tgt[row]])
+                    texts = self._pieces(src, True), self._pieces(tgt[: lengths.tgt[row]], False)
                     file.write(_fairseq(line, *texts, tokens[k]))
 
     def finish(self, files: Sequence[TextIO]) -> None:
@@ -285,15 +291,22 @@ def _piece_writer(corpus: Corpus) -> _Pieces:
     except (CorpusError, TokenizerError):
         tokenizer = None
 
-    def write(tokens: NDArray[Any]) -> tuple[str, str]:
+    def write(tokens: NDArray[Any], source: bool) -> tuple[str, str]:
         ids = [token for token in tokens.tolist() if token != corpus.eos_id]
         if tokenizer is None:
             return (" ".join(map(str, ids)),) * 2
-        # Byte fallback can spell line ends, and a sentence is one line.
-        [text] = tokenizer.decode([ids])
-        return " ".join(tokenizer.pieces(ids)), text.replace("\r", " ").replace("\n", " ")
+        [text] = tokenizer.decode([ids], source=source)
+        pieces = map(_visible, tokenizer.pieces(ids, source=source))
+        return " ".join(pieces), _BLANKS.sub(" ", text)
 
     return write
+
+
+def _visible(piece: str) -> str:
+    """A piece with blanks and control characters as SentencePiece shows bytes: a tab as <0x09>."""
+    return _BLANKS_AND_SPACE.sub(
+        lambda match: "".join(f"<0x{byte:02X}>" for byte in match[0].encode()), piece
+    )
 
 
 def _fairseq(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
 from pycat.ranking.correlations import explained_by, sampled_column, sampled_rows
 from pycat.ranking.criteria import (
@@ -21,7 +22,8 @@ from pycat.ranking.criteria import (
     is_sql,
     uses_seed,
 )
-from pycat.ranking.top_k import chunked, top_k_within_budget
+from pycat.ranking.tie_keys import tie_keys
+from pycat.ranking.top_k import Column, TieKeys, chunked, cut_within_budget
 from pycat.scores.score_table import ScoreTable
 from pycat.selection import strata
 
@@ -33,7 +35,12 @@ _NUM_STRATA = {"score": 50, "length": 10}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How pairs are chosen: the arguments of `select`, `rules` with all thresholds or None."""
+    """How pairs are chosen: the arguments of `select`, `rules` with all thresholds or None.
+
+    Attributes:
+        ties: what ranks equal scores: "text", a hash of the pair's tokens and the seed; or "row",
+            the lower row first, as selections of earlier versions have it.
+    """
 
     keep: float | tuple[float, float] = 0.5
     by: str | Criterion = "cat_var"
@@ -46,6 +53,7 @@ class Recipe:
     seed: int = 0
     rules: Mapping[str, float | None] | None = None
     guard: float = 0.0
+    ties: str = "text"
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -109,14 +117,14 @@ class Recipe:
             strata.check_column(table, self.strata)
 
     @classmethod
-    def from_json(cls, recipe: Mapping[str, Any]) -> "Recipe":
+    def of_manifest(cls, manifest: Mapping[str, Any]) -> "Recipe":
         """What a selection's manifest records, to choose again.
 
         Raises:
             PycatError: it records no recipe.
         """
         try:
-            return cls._recorded(recipe)
+            return cls._recorded(manifest)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise PycatError(
                 f"the recipe of the selection cannot be read ({type(error).__name__}: {error}); "
@@ -124,7 +132,8 @@ class Recipe:
             ) from None
 
     @classmethod
-    def _recorded(cls, recipe: Mapping[str, Any]) -> "Recipe":
+    def _recorded(cls, manifest: Mapping[str, Any]) -> "Recipe":
+        recipe = manifest["recipe"]
         keep, cap = recipe["keep"], recipe.get("cap")
         return cls(
             keep=(keep[0], keep[1]) if isinstance(keep, list) else keep,
@@ -138,12 +147,15 @@ class Recipe:
             seed=recipe["seed"] or 0,
             rules=recipe.get("rules"),
             guard=recipe.get("guard", 0.0),
+            ties="text" if "ties" in manifest else "row",
         )
 
-    def json(self, hashes: Mapping[str, str]) -> dict[str, Any]:
+    def json(self, hashes: Mapping[str, str], *, broke_ties: bool = False) -> dict[str, Any]:
         """The recipe as a manifest holds it; options that change nothing are left out."""
         criteria = (self.by, *(self.drop or {}))
         seeded = self.strata == "score" or any(map(uses_seed, criteria))
+        # The default seed is not recorded for ties alone, so that older selections still match.
+        seeded = seeded or (broke_ties and self.seed != 0)
         recipe: dict[str, Any] = {
             "criterion": criterion_name(self.by),
             "keep": list(self.keep) if isinstance(self.keep, tuple) else self.keep,
@@ -181,8 +193,9 @@ class Choice:
         left_out: int16 (N,), which of the steps left a pair out, from 1; 0 for the others.
         recipe: as `Recipe.json` says it, with the hashes of what names alone do not tell.
         sql_scores: scores (N,) by each criterion in SQL, by its role: "by", "drop_0" and so on.
-        facts: counts, of what was dropped too, the lowest and highest score kept, and what
-            explains the ranking.
+        facts: counts, of what was dropped too, the lowest and highest score kept, what explains
+            the ranking, and `ties`: of each step whose cut went through pairs of equal scores, how
+            many they were and how many of them rank before the cut.
     """
 
     kept: NDArray[np.bool_]
@@ -198,6 +211,7 @@ def choose(
     recipe: Recipe,
     kept_by_rules: NDArray[np.bool_] | None = None,
     noise: Callable[[], Scores] | None = None,
+    corpus: Corpus | None = None,
     sql_scores: Mapping[str, Scores] | None = None,
 ) -> Choice:
     """Follow a recipe.
@@ -213,13 +227,14 @@ def choose(
             fewer than asked for, all are kept.
         noise: gives the noise scores (N,), where the recipe has a guard. It is called once, so that
             they are in memory before the criterion's scores, not beside them.
+        corpus: of those N pairs, whose tokens break ties; without it, lower rows come first.
         sql_scores: where the recipe comes from a file, the recorded `Choice.sql_scores`: no SQL is
             run then.
 
     Raises:
         PycatError: the recipe cannot be followed on this table.
     """
-    pairs = _Candidates(table, recipe, sql_scores)
+    pairs = _Candidates(table, recipe, corpus, sql_scores)
     if kept_by_rules is not None:
         pairs.drop_by_rules(kept_by_rules)
     if recipe.guard:
@@ -239,10 +254,13 @@ def choose(
     facts = _facts(table, scores, kept, pairs.num_tokens)
     pairs.dropped["criterion"] = len(kept) - facts["num_kept"] - sum(pairs.dropped.values())
     facts["dropped"] = pairs.dropped
+    broke_ties = bool(pairs.ties) and corpus is not None and recipe.ties == "text"
+    if broke_ties:
+        facts["ties"] = pairs.ties
     first, last = pairs.budget
     if last > pairs.left_by_rules:
         facts["asked"] = last - first
-    recorded = recipe.json(pairs.hashes)
+    recorded = recipe.json(pairs.hashes, broke_ties=broke_ties)
     return Choice(kept, tuple(pairs.steps), pairs.left_out(), recorded, facts, pairs.sql_scores)
 
 
@@ -257,11 +275,16 @@ class _Candidates:
         dropped: pairs that each kind of step left out.
         hashes: SHA-256 of what the recipe's names do not tell.
         left_by_rules: size of what the rules leave.
+        ties: as `facts` of `Choice`.
         sql_scores: scores (N,) by criteria in SQL, by role.
     """
 
     def __init__(
-        self, table: ScoreTable, recipe: Recipe, sql_scores: Mapping[str, Scores] | None
+        self,
+        table: ScoreTable,
+        recipe: Recipe,
+        corpus: Corpus | None,
+        sql_scores: Mapping[str, Scores] | None,
     ) -> None:
         self.sql_scores: dict[str, Scores] = {}
         self._recorded = sql_scores
@@ -276,6 +299,11 @@ class _Candidates:
         # the pair out.
         self._codes: strata.Codes = np.zeros(len(table), dtype=np.int16)
         self.left_by_rules = self._total
+        self.ties: dict[str, dict[str, int]] = {}
+        self._tie_keys: TieKeys | None = None
+        if recipe.ties == "text" and corpus is not None:
+            # The bottom is the end of the ranking that the top begins.
+            self._tie_keys = tie_keys(corpus, recipe.seed, reverse=recipe.part == "bottom")
 
     @property
     def budget(self) -> tuple[int, int]:
@@ -321,11 +349,12 @@ class _Candidates:
         last = self.budget[1]
         spare = self.left_by_rules - last - self._size_to_drop
         size = max(0, min(round(self._recipe.guard * (self._total - last)), spare))
-        self._leave_out(self._highest(noise, size), "guard")
+        self._leave_out(self._highest(noise, size, "guard"), "guard")
 
     def drop_highest(self, scores: Scores, share: float) -> None:
         """Leave out the highest scores: a share of the whole table."""
-        self._leave_out(self._highest(scores, round(share * self._total)), "drop")
+        size = round(share * self._total)
+        self._leave_out(self._highest(scores, size, "drop"), "drop")
 
     def crowded(self) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Rows that are left in groups of more pairs than the cap, and their group ids."""
@@ -353,7 +382,14 @@ class _Candidates:
         """Leave out the rows of crowded groups that are not among their group's best."""
         assert self._recipe.cap is not None
         rows, ids = crowded
-        order = np.lexsort((rows, -scores[rows], ids))
+        values = scores[rows]
+        keys = np.zeros(len(rows), dtype=np.uint64)
+        if self._tie_keys is not None and len(rows):
+            order = np.lexsort((values, ids))
+            next_equal = (np.diff(values[order]) == 0) & (np.diff(ids[order]) == 0)
+            tied = order[np.append(next_equal, False) | np.append(False, next_equal)]
+            keys[tied] = self._tie_keys(rows[tied])
+        order = np.lexsort((rows, keys, -values, ids))
         ids = ids[order]
         place = np.arange(len(ids)) - np.searchsorted(ids, ids)
         self._leave_out(rows[order[place >= self._recipe.cap[1]]], "cap")
@@ -376,12 +412,12 @@ class _Candidates:
         else:
             above = (left - size) // 2 if recipe.part == "middle" else first
             if above:
-                rows = self._highest(scores, above)
+                rows = self._highest(scores, above, "range")
                 self._codes[rows] = -len(self.steps)
                 if recipe.part != "middle":
                     # So ranges that meet share no pair and leave none out, in tokens too.
                     size -= self._size(rows)
-            kept = self._highest(scores, size)
+            kept = self._highest(scores, size, "criterion")
         if not kept.any():
             of_all = f"keep is {recipe.keep} of {self._total:,} {recipe.unit}"
             if first >= self.left_by_rules:
@@ -408,8 +444,8 @@ class _Candidates:
         if recipe.strata == "score":
             quotas = strata.coverage_centric(sizes, budget)
             drawn = strata.Drawn(self._table, recipe.seed)
-            return top_k_within_budget(drawn, quotas, codes, self._weights)
-        return top_k_within_budget(scores, strata.proportional(sizes, budget), codes, self._weights)
+            return self._cut(drawn, quotas, "criterion")
+        return self._cut(scores, strata.proportional(sizes, budget), "criterion")
 
     def _leave_out(self, rows: NDArray[np.bool_] | NDArray[np.int64], step: str) -> None:
         self.steps.append(step)
@@ -418,9 +454,18 @@ class _Candidates:
         counted = len(self._codes) - num_left - sum(self.dropped.values())
         self.dropped[step] = self.dropped.get(step, 0) + counted
 
-    def _highest(self, scores: Scores, size: int) -> NDArray[np.bool_]:
+    def _highest(self, scores: Scores, size: int, step: str) -> NDArray[np.bool_]:
         """The highest scores (N,) of what is left, as many as fit into the size."""
-        return top_k_within_budget(scores, np.array([size]), self._codes, self._weights)
+        return self._cut(scores, np.array([size]), step)
+
+    def _cut(self, scores: Column, budgets: NDArray[np.int64], step: str) -> NDArray[np.bool_]:
+        """The highest scores (N,) of each stratum that is left; counts ties under `step`."""
+        cut = cut_within_budget(scores, budgets, self._codes, self._weights, self._tie_keys)
+        if cut.num_tied:
+            counts = self.ties.setdefault(step, {"num_pairs": 0, "num_before": 0})
+            counts["num_pairs"] += cut.num_tied
+            counts["num_before"] += cut.num_tied_selected
+        return cut.selected
 
     def _left(self) -> int:
         """Size of what is left."""

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.data.parallel_text import ParallelText, write_rows
+from pycat.data.tab_columns import wrong_column
 from pycat.errors import OutputError, PycatError, TextError
+from pycat.filters.loud_rules import LOUD_SHARE
 from pycat.filters.measures import WITHOUT_TEXT, Measures, find_measures, no_measures
 from pycat.filters.rules import complete_rules, hits_in_words, read_rules, recorded_rules
 from pycat.ranking.criteria import Criterion
@@ -135,7 +138,8 @@ class Selection:
     ) -> None:
         """Write the kept lines of both sides, in the original order, byte for byte.
 
-        Files named `.gz` and `.zst` are compressed. Both files appear complete, or neither.
+        Files named `.gz`, `.zst`, `.xz`, `.bz2` and `.lz4` are compressed. Both files appear
+        complete, or neither.
 
         Args:
             src, tgt: the files to write.
@@ -231,8 +235,9 @@ def select(
     likeliest noise, and keeps the highest `cat_var` of the rest. `rules="none", guard=0` is the
     paper's plain method, which needs no measures.
 
-    The ranking goes from the highest score to the lowest, and among equal scores from the lowest
-    pair id to the highest. Fractions count the whole table, whatever was dropped before.
+    The ranking goes from the highest score to the lowest. Equal scores rank by a hash of the pair's
+    tokens and the seed, so that the order of the text does not matter. Fractions count the whole
+    table, whatever was dropped before.
 
     Args:
         scores: an open ScoreTable of N pairs, or the path of one.
@@ -264,7 +269,8 @@ def select(
         num_strata: number of strata by score (50 by default) or by length (10).
         cap: name of a column of group ids, and how many pairs of a group may stay: the highest of
             those that `drop` left. Negative ids are in no group.
-        seed: seed of the criterion "random", and of the draw from strata by score.
+        seed: seed of the criterion "random", of the draw from strata by score, and of the order of
+            equal scores.
         out: the folder to make; without one, the selection stays in memory.
         overwrite: replace a selection made with other options.
 
@@ -340,7 +346,7 @@ def choose_measured(
         sql_scores: as in `choose`.
 
     Returns:
-        The choice, and what the manifest says of the rules: `rule_hits`, `without`.
+        The choice, and what the manifest says of the rules: `rule_hits`, `loud_rules`, `without`.
 
     Raises:
         OutputError: measures are needed, and there are none of this corpus.
@@ -350,33 +356,43 @@ def choose_measured(
     if rules is not None and not corpus.has_text:
         rules, of_rules = None, {"without": {"rules": WITHOUT_TEXT}}
     if rules is None and not recipe.guard:
-        return choose(table, recipe, sql_scores=sql_scores), of_rules
+        return choose(table, recipe, corpus=corpus, sql_scores=sql_scores), of_rules
     measured = find_measures(table, corpus, measures)
     if measured is None:
         raise no_measures(table, corpus)
     kept_by_rules = None
     if rules is not None:
-        kept_by_rules, of_rules = _apply_rules(measured, rules)
-    choice = choose(table, recipe, kept_by_rules, lambda: measured.noise_score(table), sql_scores)
-    return choice, of_rules
+        kept_by_rules, of_rules = _apply_rules(measured, rules, corpus)
+    noise = partial(measured.noise_score, table)
+    return choose(table, recipe, kept_by_rules, noise, corpus, sql_scores), of_rules
 
 
 def _apply_rules(
-    measures: Measures, thresholds: Mapping[str, float | None]
+    measures: Measures, thresholds: Mapping[str, float | None], corpus: Corpus
 ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
     """The pairs (N,) that the rules leave, and what the manifest says of the rules."""
     kept, hits = measures.apply(recorded_rules(thresholds))
     if not kept.any():
         raise PycatError(
-            f"the rules leave none of {len(kept):,} pairs (hits: {hits_in_words(hits)}); loosen "
-            "their thresholds, or pass --rules none (rules='none')"
+            f"the rules leave none of {len(kept):,} pairs (hits: {hits_in_words(hits)}); "
+            f"{wrong_column(corpus)}loosen their thresholds, or pass --rules none (rules='none')"
         )
     without = {
         rule: why
         for rule, why in measures.manifest["without"].items()
         if thresholds.get(rule) is not None
     }
-    return kept, {"rule_hits": hits, **({"without": without} if without else {})}
+    examples = {rule: said["examples"] for rule, said in measures.manifest["loud_rules"].items()}
+    loud = {
+        rule: {"hits": count, "examples": examples.get(rule, [])}
+        for rule, count in hits.items()
+        if count > LOUD_SHARE * len(kept)
+    }
+    return kept, {
+        "rule_hits": hits,
+        **({"loud_rules": loud} if loud else {}),
+        **({"without": without} if without else {}),
+    }
 
 
 def _write_kept(batches: Iterator[pa.RecordBatch], path: Path) -> None:

@@ -25,7 +25,8 @@ from pycat.cli.stages import (
 )
 from pycat.data.tokenizer import MODEL_TYPES
 from pycat.evaluation.evaluation import DEFAULT_ARMS
-from pycat.proxy.training import RATE_SCHEDULES, SCHEDULES
+from pycat.proxy.dynamic_pruning import DYNAMIC_BY, DYNAMIC_UNITS
+from pycat.proxy.schedules import CHECKPOINT_SCHEDULES, RATE_SCHEDULES
 from pycat.proxy.transformer import PRESETS
 from pycat.runtime.device import DTYPES, SCORING_DTYPES
 from pycat.scoring.engine import STATS, TOO_LONG
@@ -85,7 +86,9 @@ def test_defaults_are_those_of_the_function(kind: Any, function: Callable[..., A
         (OpenOptions, "layout", ("fairseq", "megatron")),
         (TrainOptions, "preset", ("auto", *PRESETS)),
         (TrainOptions, "rate_schedule", RATE_SCHEDULES),
-        (TrainOptions, "checkpoint_schedule", SCHEDULES),
+        (TrainOptions, "checkpoint_schedule", CHECKPOINT_SCHEDULES),
+        (TrainOptions, "dynamic_by", DYNAMIC_BY),
+        (TrainOptions, "dynamic_unit", DYNAMIC_UNITS),
         (TrainOptions, "dtype", DTYPES),
         (ScoreOptions, "stats", STATS),
         (ScoreOptions, "dtype", SCORING_DTYPES),

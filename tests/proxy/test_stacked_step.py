@@ -12,7 +12,7 @@ from pycat.kernels.training_loss import linear_smoothed_cross_entropy
 from torch import Tensor
 
 from pycat.data.batches import Batch
-from pycat.proxy.stacked_step import Capacity, StackedStep, _sides
+from pycat.proxy.stacked_step import Capacity, StackedStep, _mean_weights, _sides
 from pycat.proxy.stacked_transformer import StackedTransformer
 from pycat.proxy.transformer import ModelConfig, Transformer, shift_right
 
@@ -49,7 +49,8 @@ BATCHES += [make_batch([(9, 2)], 3)]
 def test_hidden_states_are_those_of_the_model(config: ModelConfig) -> None:
     models = make_models(3, config)
     stack = StackedTransformer(models, dropout=0.0)
-    src, tgt, weights, attentions = _sides(BATCHES, torch.device("cpu"), torch.float32)
+    means = [_mean_weights(len(batch.tgt_tokens), None) for batch in BATCHES]
+    src, tgt, weights, attentions = _sides(BATCHES, means, torch.device("cpu"), torch.float32)
     hidden = stack.hidden(src, tgt, EOS, attentions)
     for m, (model, batch) in enumerate(zip(models, BATCHES, strict=True)):
         rows = [
@@ -143,7 +144,7 @@ def test_the_loss_of_a_gpu_and_its_gradients(dtype: torch.dtype) -> None:
     found = []
     for device, kind in (("cpu", torch.float64), ("cuda", dtype)):
         h, w = (x.to(device, kind).requires_grad_() for x in (hidden, weight))
-        loss = linear_smoothed_cross_entropy(
+        loss, _ = linear_smoothed_cross_entropy(
             h,
             w,
             targets.to(device),
@@ -175,10 +176,14 @@ def test_gradients_of_the_loss(smoothing: float, monkeypatch: pytest.MonkeyPatch
     def loss(hidden: Tensor, weight: Tensor) -> Tensor:
         return linear_smoothed_cross_entropy(
             hidden, weight, targets, weights, smoothing=smoothing, dtype=torch.float64
-        )
+        )[0]
 
     exact = F.cross_entropy(
         torch.bmm(hidden, weight.mT).mT, targets, label_smoothing=smoothing, reduction="none"
     )
     torch.testing.assert_close(loss(hidden, weight), (exact * weights).sum(dim=1))
+    _, token_losses = linear_smoothed_cross_entropy(
+        hidden, weight, targets, weights, smoothing=smoothing, dtype=torch.float64
+    )
+    torch.testing.assert_close(token_losses, exact)
     assert torch.autograd.gradcheck(loss, (hidden, weight))
