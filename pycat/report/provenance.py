@@ -71,8 +71,9 @@ def versions(run: Run | None, scores: ScoreTable) -> dict[str, str]:
         "pycat": version("pycat-nmt"),
         "Python": platform.python_version(),
         "NumPy": np.__version__,
-        "PyTorch, scoring": scores.manifest["torch"],
     }
+    if "torch" in scores.manifest:  # not where merged tables are of two versions
+        programs["PyTorch, scoring"] = scores.manifest["torch"]
     if run is not None:
         programs["PyTorch, training"] = run.manifest["torch"]
     return programs

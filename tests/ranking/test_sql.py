@@ -67,7 +67,7 @@ def test_what_is_no_scalar_expression_is_refused(
             lambda nll: abs(nll[:, 0] - 2.5) < 0.5,
         ),
         ("greatest(nll_0, nll_1)::DOUBLE", lambda nll: nll.max(axis=1)),
-        ("list_sum(list_transform([nll_0, nll_1], x -> x * 2))", lambda nll: 2 * nll.sum(axis=1)),
+        ("list_sum([x * 2 for x in [nll_0, nll_1]])", lambda nll: 2 * nll.sum(axis=1)),
         ("nll_0 - avg(nll_0) OVER ()", lambda nll: nll[:, 0] - nll[:, 0].mean()),
     ],
 )

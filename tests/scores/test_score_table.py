@@ -459,7 +459,7 @@ def test_a_column_of_another_table_is_refused(parts: Path) -> None:
         ScoreTable.open(parts)
     assert str(caught.value) == (
         f"{file}: found columns pair, labse and 119 rows, expected pair, labse and 120; it belongs "
-        "to another table: take labse out of the manifest's columns and add it again"
+        "to another table: delete the table's folder and run 'pycat score' again"
     )
     file.unlink()
     with pytest.raises(OutputError, match=r"column-labse-00001.parquet: .*cannot be read"):
