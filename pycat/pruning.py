@@ -26,6 +26,7 @@ from pycat.proxy.training import train
 from pycat.ranking.criteria import members_of, needs_proxy
 from pycat.report.page import write_report
 from pycat.runtime.locks import Lock
+from pycat.runtime.manifest import list_files
 from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.scores.score_table import ScoreTable
 from pycat.scores.unscored import unscored
@@ -251,7 +252,9 @@ def prune(
                 evaluation=evaluation,
                 overwrite=True,
             )
-            folder.finish(made=made)
+            # Another run finds them damaged, and writes them again.
+            names = [path.name for path in (*texts, report)]
+            folder.finish(made=made, files=list_files(work, names))
         return Pruned(corpus, measures, run, scores, selection, evaluation, texts, report, timings)
 
 

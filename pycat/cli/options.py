@@ -68,7 +68,8 @@ def add_options(parser: Any, kind: Any, prefix: str = "", path: str = "") -> Non
                 text = f"{text.removesuffix('.')} (default: {shown})."
         if settings.pop("positional", False):
             # Its name is its place in the parsed values.
-            found = {**_settings(hint), **settings, "nargs": "?"}
+            nargs = {} if entry.default is MISSING else {"nargs": "?"}
+            found = {**_settings(hint), **settings, **nargs}
             parser.add_argument(path + entry.name, help=text, **found)
             continue
         parser.add_argument(

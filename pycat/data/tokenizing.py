@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat._core import IndexedWriter
+from pycat._core import BLOCK_BYTES, IndexedWriter, block_checksums
 from pycat.data.corpus import (
+    CHECKSUM_FILES,
     INDEX_FILES,
     SKIPPED_FILE,
     TOKENIZER_FILE,
@@ -41,8 +42,9 @@ from pycat.data.tokenizer import (
     train_tokenizer,
 )
 from pycat.errors import CorpusError, PycatError, TextError
-from pycat.runtime.hashing import hash_files
-from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing, write_json
+from pycat.runtime.manifest import list_files, read_manifest
+from pycat.runtime.numbers import check_number
+from pycat.runtime.output import OutputFolder, digest, replacing, write_manifest
 from pycat.runtime.progress import progress
 from pycat.runtime.publishing import sync_tree
 from pycat.runtime.workers import on_workers
@@ -52,6 +54,7 @@ MAX_LINE_BYTES = 65_536
 
 _OWNED = (
     *INDEX_FILES,
+    *CHECKSUM_FILES,
     "src.mcore.*",
     "tgt.mcore.*",
     TOKENIZER_FILE,
@@ -139,6 +142,8 @@ def tokenize(
         dataset, src, tgt = None, dataset, src if tgt is None else tgt
     if num_threads is not None and num_threads < 1:
         raise PycatError(f"num_threads is {num_threads}; expected at least 1, or None for all")
+    check_number("vocab_size", vocab_size, low=1)
+    check_number("max_tokens", max_tokens, low=2)
     given = _given_tokenizer(tokenizer, src_lang, tgt_lang, prompt)
     training: dict[str, Any] = {"vocab_size": vocab_size, "model_type": model_type}
     if character_coverage != CHARACTER_COVERAGE:
@@ -244,11 +249,11 @@ def _record_new_paths(
     manifest = folder.manifest or {}
     if isinstance(text, RowFile) and manifest["source"]["path"] != str(text.path):
         source = text.record(fingerprints)
-        write_json(folder.path / "corpus.json", {**manifest, "source": source})
+        write_manifest(folder.path / "corpus.json", {**manifest, "source": source})
     if isinstance(text, ParallelText) and [row["path"] for row in manifest["text"]] != [
         *map(str, text.paths)
     ]:
-        write_json(folder.path / "corpus.json", {**manifest, "text": fingerprints})
+        write_manifest(folder.path / "corpus.json", {**manifest, "text": fingerprints})
 
 
 def _dataset_columns(src: object, tgt: object, tsv: object, columns: object) -> tuple[str, str]:
@@ -285,8 +290,17 @@ def _finish(
     origin: dict[str, Any],
 ) -> None:
     """Hash the index files, and write the manifest that completes the folder."""
-    hashes = hash_files([folder.path / name for name in INDEX_FILES], "hash corpus")
-    files = dict(zip(INDEX_FILES, hashes, strict=True))
+    for side, name in zip(("src", "tgt"), CHECKSUM_FILES, strict=True):
+        with replacing(folder.path / name) as temporary:
+            block_checksums(folder.path / f"{side}.bin").tofile(temporary)
+    made = [path.relative_to(folder.path) for path in (folder.path / TOKENIZER_FOLDER).glob("*")]
+    if isinstance(tokenizer, Tokenizer):
+        made = [Path(TOKENIZER_FILE)]
+    spooled = [name for name in SPOOLED_FILES if (folder.path / name).is_file()]
+    listed = list_files(
+        folder.path, [*INDEX_FILES, *CHECKSUM_FILES, SKIPPED_FILE, *spooled, *map(str, made)]
+    )
+    files = {name: listed[name]["sha256"] for name in INDEX_FILES}
     template = (
         {} if isinstance(tokenizer, Tokenizer) else {"template": tokenizer.template.to_json()}
     )
@@ -307,6 +321,8 @@ def _finish(
         tokenizer_sha256=tokenizer.sha256,
         **origin,
         sha256=files,
+        block_bytes=BLOCK_BYTES,
+        files=listed,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pycat.errors import PycatError
 from pycat.proxy.run import Run
-from pycat.runtime.output import read_manifest
+from pycat.runtime.manifest import read_manifest
 from pycat.selection.selection import Selection
 
 # Stages of `prune` beside the selection's folder, and what each is for.
