@@ -26,7 +26,7 @@ DEFAULT_RULES: dict[str, float | None] = {
     "tgt_language": 0.03,
     "src_foreign": 0.15,
     "tgt_foreign": 0.15,
-    "length_z": 3.8,
+    "length_z": 3.9,
     "letters": 0.5,
     "numbers": 0.3,
     "encoding": 0,
