@@ -22,7 +22,7 @@ from pycat.filters.rules import complete_rules, hits_in_words, read_rules
 from pycat.proxy.run import Run
 from pycat.proxy.training import train
 from pycat.report.page import write_report
-from pycat.runtime.manifest import list_files
+from pycat.runtime.manifest import list_files, load_manifest
 from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.scores.score_table import ScoreTable
 from pycat.scoring.engine import score
@@ -239,10 +239,10 @@ def _shortened(text: str) -> str:
 
 def _earlier_evaluation(work: Path, selection: Selection) -> Evaluation | None:
     """The evaluation that an earlier call made of this very selection."""
-    try:
-        evaluation = Evaluation.open(work / _FOLDERS["evaluate"])
-    except OutputError:
+    file = work / _FOLDERS["evaluate"] / "evaluation.json"
+    if not file.is_file() or not load_manifest(file).get("complete"):
         return None
+    evaluation = Evaluation.open(file.parent)
     kept = selection.kept_corpus().id
     return evaluation if kept in evaluation.manifest["recipe"]["arms"].get("selected", ()) else None
 
