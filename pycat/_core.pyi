@@ -337,7 +337,9 @@ def cpu_isa() -> str:
     """
 
 def supported_cpu_isas() -> list[str]:
-    """The supported ones of portable, avx2, avx_vnni, avx512 and avx512_bf16, weakest first."""
+    """The supported ones, weakest first: portable, then avx2, avx_vnni, avx512 and avx512_bf16 on
+    x86-64, or neon and neon_dot on 64-bit Arm.
+    """
 
 class Transformer:
     """One checkpoint of an encoder-decoder Transformer, packed for this processor.
@@ -459,6 +461,7 @@ class NgramCoverage:
         ids: int64 (N,), the pairs to choose from, at least one and below 2**32.
         num_cells: cells for n-grams, 4 bytes each: a power of two from 16 to 2**31.
         decay: factor of an n-gram's weight for each chosen pair that has it, between 0 and 1.
+        tolerance: share, from 0 to below 1, by which a chosen pair may gain less than the best.
         num_threads: threads to use. Results do not depend on it.
 
     Raises:
@@ -475,6 +478,7 @@ class NgramCoverage:
         *,
         num_cells: int,
         decay: float,
+        tolerance: float,
         num_threads: int,
     ) -> None: ...
     def count(self, begin: int, end: int) -> None:
@@ -614,12 +618,14 @@ def measure_pairs(
         folded, kinds: the tables of `pycat.filters.code_points`.
 
     Returns:
-        Arrays (N,): int32 `src_chars`, `tgt_chars`, `num_damaged`, `num_grams` (of which `overlap`
-        is a share); float32 `overlap`, `letters`, `number_mismatch`, `repetition`; uint8
-        `src_forms`, `tgt_forms` (sums of 1: all in capitals, 2: possibly not in NFC, or with
-        invisible characters or unusual blanks, 4: with characters of placeholders, tags or
-        addresses); uint64 `src_hash`, `tgt_hash`, `pair_hash`, `band_0` to `band_3`, the same in
-        every process.
+        Arrays (N,): int32 `src_chars`, `tgt_chars`; `src_letters`, `tgt_letters` (without markup;
+        an ideograph counts as three, kana and Hangul syllables as two); `num_damaged`; `num_grams`
+        (of which `overlap` is a share); float32 `overlap`, `letters`, `number_mismatch`,
+        `repetition`; `src_names`, `tgt_names` (shares of letters in words of ASCII with a capital,
+        in lines of another script); uint8 `src_forms`, `tgt_forms` (sums of 1: all in capitals, 2:
+        possibly not in NFC, or with invisible characters or unusual blanks, 4: with characters of
+        placeholders, tags or addresses); uint64 `src_hash`, `tgt_hash`, `pair_hash`, `band_0` to
+        `band_3`, the same in every process.
 
     Raises:
         ValueError: the lengths differ.

@@ -23,7 +23,8 @@ from pycat import _core
 from pycat.data import fairseq, megatron
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer, Template
 from pycat.data.packed_pairs import PackedPairs
-from pycat.data.parallel_text import ParallelText
+from pycat.data.parallel_text import FileFingerprint, ParallelText
+from pycat.data.row_files import RowFile
 from pycat.data.tokenizer import Tokenizer
 from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.manifest import check_file, problem_with, read_manifest
@@ -393,8 +394,12 @@ class Corpus:
             TextError: a file is gone, or is no longer the one that was tokenized.
         """
         self._require_text()
-        known = self.manifest["text"]
-        places = self.manifest["recipe"].get("columns", (1, 2))
+        # Spooled text lies in this folder by its name.
+        known: list[FileFingerprint] = [
+            {**row, "path": str(self.path / row["path"])} for row in self.manifest["text"]
+        ]
+        spooled = "source" in self.manifest
+        places = (1, 2) if spooled else self.manifest["recipe"].get("columns", (1, 2))
         text = ParallelText(tuple(Path(row["path"]) for row in known), (places[0], places[1]))
         for path in text.paths:
             if not path.is_file():
@@ -406,6 +411,27 @@ class Corpus:
                     "back, or run 'pycat tokenize' again"
                 )
         return text
+
+    def row_file(self) -> RowFile | None:
+        """The file of rows that the text was read from; None for text, and rows of a dataset.
+
+        Raises:
+            CorpusError: the corpus was not made from text by pycat.
+            TextError: the file is gone, or changed.
+        """
+        self._require_text()
+        source = self.manifest.get("source", {})
+        if "path" not in source:
+            return None
+        file = RowFile(Path(source["path"]), source["kind"], tuple(source["columns"]))
+        if not file.path.is_file():
+            raise TextError(f"{file.path}: what {self.path} was made from is gone; put it back")
+        if file.fingerprint([source])[0]["sha256"] != source["sha256"]:
+            raise TextError(
+                f"{file.path}: changed since {self.path} was made from it; put the old file back, "
+                "or run 'pycat tokenize' again"
+            )
+        return file
 
     def sentences(self, pair_ids: Sequence[int]) -> list[tuple[str, str]]:
         """Source and target text of those pairs, in that order; reads the text once."""

@@ -54,7 +54,8 @@ WITHOUT_TEXT = "the corpus was not made from text, which rules read"
 # The name of the folder that other stages look for beside their own.
 MEASURES_FOLDER = "measures"
 _MANIFEST = "measures.json"
-_FILES = ("part-*.parquet", "step-*.parquet")
+_STEP_FILES = "step-*.parquet"
+_FILES = ("part-*.parquet", _STEP_FILES)
 
 _LEXICAL = ("lexical_tgt", "lexical_src", "gap_tgt", "gap_src")
 _FLUENCY = ("order_tgt", "order_src", "ending")
@@ -97,27 +98,28 @@ def measure(
     if corpus.files[2] is not None:
         corpus = reopen_corpus(corpus.path, corpus.options)
     recipe = {"corpus": corpus.id, "definitions": _DEFINITIONS}
-    folder = OutputFolder(Path(out), "measures", recipe, _FILES, overwrite)
-    if folder.manifest is not None:
-        return Measures.open(folder.path)
-    steps = _measure_steps(corpus, folder, num_threads)
-    signals = corpus_signals(steps.column, *corpus.lengths, has_text=corpus.has_text)
-    total = sum_of_squares((ranked for _, ranked in signals), len(corpus))
-    num_parts = _write_parts(steps, total, folder)
-    loud: dict[str, LoudRule] = {}
-    if corpus.has_text:
-        loud = loud_rules(corpus, _each_hit(complete_rules(), steps.names, steps.column))
-    folder.finish(
-        corpus=corpus.id,
-        num_pairs=len(corpus),
-        num_parts=num_parts,
-        files=list_files(
-            folder.path, [part_path(folder.path, index).name for index in range(num_parts)]
-        ),
-        without=_without(corpus),
-        loud_rules=loud,
-    )
-    steps.unlink()
+    with OutputFolder(
+        Path(out), "measures", recipe, _FILES, overwrite, working=(_STEP_FILES,)
+    ) as folder:
+        if folder.manifest is not None:
+            return Measures.open(folder.path)
+        steps = _measure_steps(corpus, folder, num_threads)
+        signals = corpus_signals(steps.column, *corpus.lengths, has_text=corpus.has_text)
+        total = sum_of_squares((ranked for _, ranked in signals), len(corpus))
+        num_parts = _write_parts(steps, total, folder)
+        loud: dict[str, LoudRule] = {}
+        if corpus.has_text:
+            loud = loud_rules(corpus, _each_hit(complete_rules(), steps.names, steps.column))
+        folder.finish(
+            corpus=corpus.id,
+            num_pairs=len(corpus),
+            num_parts=num_parts,
+            files=list_files(
+                folder.path, [part_path(folder.path, index).name for index in range(num_parts)]
+            ),
+            without=_without(corpus),
+            loud_rules=loud,
+        )
     return Measures.open(folder.path)
 
 
@@ -455,11 +457,6 @@ class _Steps:
                 group = file.read_row_group(index)
             columns |= dict(zip(group.column_names, group.columns, strict=True))
         return pa.table(columns)
-
-    def unlink(self) -> None:
-        """Delete the files."""
-        for path in self._paths:
-            path.unlink()
 
 
 def _measure_steps(corpus: Corpus, folder: OutputFolder, num_threads: int | None) -> _Steps:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus
 from pycat.errors import CheckpointError, OutputError, PycatError
-from pycat.proxy.checkpoint import load_model, read_info, save_checkpoint
+from pycat.proxy.checkpoint import CheckpointInfo, load_model, read_info, save_checkpoint
 from pycat.proxy.dynamic_pruning import DynamicBatches
 from pycat.proxy.flops import proxy_products
 from pycat.proxy.packing import PackedBatches
@@ -40,14 +40,17 @@ _STATE_EVERY_S = 60.0
 _CUDA_TOKENS_A_PAIR = 12
 # The state is deleted first: a folder that is half deleted must not look like one to resume.
 OWNED = (_STATE_FILE, "step-*.safetensors")
+# Of those, what only an unfinished run needs.
+WORKING = (_STATE_FILE,)
 
 
 class Arm(NamedTuple):
-    """One of several models that are trained together."""
+    """One of several models that are trained together; it starts from `initial`, if given."""
 
     corpus: Corpus
     seed: int
     out: Path
+    initial: CheckpointInfo | None = None
 
 
 class OpenRun:
@@ -162,7 +165,6 @@ class Trainer:
                 parameters=sum(value.numel() for value in self.stack.state_dict(m).values()),
                 torch=torch.__version__,
             )
-            (run.folder.path / _STATE_FILE).unlink(missing_ok=True)
 
     def _run_branches(self, budgets: Sequence[int], advance: Callable[[int], None]) -> None:
         """One run at the constant rate, and for each budget a branch in which the rate falls."""
@@ -403,7 +405,9 @@ def updates_done(out: Path, recipe: Mapping[str, Any]) -> int:
 
 
 def _new_model(arm: Arm, preset: str) -> Transformer:
-    """A model with the initial weights of the arm's seed."""
+    """A model with the weights that the arm starts from, by default those of its seed."""
+    if arm.initial is not None:
+        return load_model(arm.initial, torch.device("cpu"))
     config = ModelConfig(
         vocab_size=arm.corpus.vocab_size,
         src_vocab_size=arm.corpus.src_vocab_size,

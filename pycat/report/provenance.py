@@ -28,7 +28,7 @@ def recipes(
     manifests: Iterable[tuple[str, Mapping[str, Any]]] = (
         *((("tokenize", corpus.manifest),) if corpus.has_text else ()),
         *((("train", run.manifest),) if run is not None else ()),
-        ("score", scores.manifest),
+        *((("score", scores.manifest),) if scores.num_checkpoints else ()),
         ("select", selection.manifest),
         *((("evaluate", evaluation.manifest),) if evaluation is not None else ()),
     )

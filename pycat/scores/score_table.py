@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.errors import OutputError, PycatError
 from pycat.kernels.stat_names import STAT_NAMES
+from pycat.runtime.locks import Lock
 from pycat.runtime.manifest import check_file, list_files, problem_with, read_manifest
 from pycat.runtime.output import write_manifest
 from pycat.runtime.workers import on_workers
@@ -170,7 +171,7 @@ class ScoreTable:
     @property
     def nll(self) -> NDArray[np.float64]:
         """Float64 (N, K) in nats, checkpoints in training order."""
-        return self.column("nll")
+        return self.column("nll") if self.num_checkpoints else np.empty((len(self), 0))
 
     @property
     def ppl(self) -> NDArray[np.float64]:
@@ -303,7 +304,9 @@ class ScoreTable:
                     f"column {name}: this is a chunk of {self.path}; add to the whole table, as "
                     "ScoreTable.open returns it"
                 )
-            self.manifest = self._write_column(name, values, manifest)
+            with Lock.of_folder(self.path):
+                manifest = self.check_name(name)
+                self.manifest = self._write_column(name, values, manifest)
         return int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0
 
     def check_name(self, name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -153,14 +153,24 @@ def score(
     started = time.perf_counter()
     if out is None or recorded_recipe(Path(out), "scores") != recipe:
         scorer.use(torch_dtype)
-    folder = None
-    if out is not None:
-        folder = OutputFolder(Path(out), "scores", recipe, SCORE_FILES, overwrite)
+    if out is None:
+        return _make_table(scorer, torch_dtype, recipe, started, None)
+    with OutputFolder(Path(out), "scores", recipe, SCORE_FILES, overwrite) as folder:
         if folder.manifest is not None:
             return ScoreTable.open(folder.path)
+        return _make_table(scorer, torch_dtype, recipe, started, folder)
 
-    # Score the parts that an interrupted run has not finished.
-    scorer.use(torch_dtype)
+
+def _make_table(
+    scorer: "_Scorer",
+    dtype: torch.dtype,
+    recipe: Mapping[str, Any],
+    started: float,
+    folder: OutputFolder | None,
+) -> ScoreTable:
+    """Score what an interrupted run has not, and finish the table, in `folder` or in memory."""
+    corpus, models, kept = scorer.corpus, scorer.models, scorer.kept
+    scorer.use(dtype)
     parts, flops = scorer.score_parts(folder)
     scoring_s = time.perf_counter() - started if folder is None else folder.elapsed_s
 
@@ -179,10 +189,11 @@ def score(
         "model_flops": flops,
     }
     if scoring_s >= _MIN_UTILIZATION_S:
-        utilization = flops / scoring_s / product_rate(torch_device, torch_dtype)
+        utilization = flops / scoring_s / product_rate(scorer.device, dtype)
         facts["flop_utilization"] = round(utilization, 4)
-    if is_reduced:
+    if dtype != torch.float32:
         exact_file = None if folder is None else folder.path / EXACT_FILE
+        exact_keep = recipe.get("exact_keep")
         facts |= reduced_precision(
             parts, kept.tgt, len(models), scorer.score_rows, exact_keep, exact_file
         )
@@ -306,7 +317,7 @@ def _auto_without_bfloat16(model: Adapter, exact_keep: float | None) -> torch.dt
 
     int8 only where its errors can't change what is kept, and the extension runs the model.
     """
-    can_be_int8 = exact_keep is not None and _core.cpu_isa() != "portable"
+    can_be_int8 = exact_keep is not None and _core.cpu_isa() not in ("portable", "neon")
     if can_be_int8 and model.transformer_weights(1) is not None:
         return torch.int8
     return torch.float32
