@@ -26,7 +26,7 @@ from pycat.proxy.training import train
 from pycat.ranking.criteria import members_of, needs_proxy
 from pycat.report.page import write_report
 from pycat.runtime.locks import Lock
-from pycat.runtime.manifest import list_files
+from pycat.runtime.manifest import list_files, load_manifest
 from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.scores.score_table import ScoreTable
 from pycat.scores.unscored import unscored
@@ -318,10 +318,10 @@ def _shortened(text: str) -> str:
 
 def _earlier_evaluation(work: Path, selection: Selection) -> Evaluation | None:
     """The evaluation that an earlier call made of this very selection."""
-    try:
-        evaluation = Evaluation.open(work / _FOLDERS["evaluate"])
-    except OutputError:
+    file = work / _FOLDERS["evaluate"] / "evaluation.json"
+    if not file.is_file() or not load_manifest(file).get("complete"):
         return None
+    evaluation = Evaluation.open(file.parent)
     kept = selection.kept_corpus().id
     return evaluation if kept in evaluation.manifest["recipe"]["arms"].get("selected", ()) else None
 

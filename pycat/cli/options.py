@@ -124,7 +124,7 @@ def out_option(text: str, default: Any = MISSING) -> Any:
 
 def overwrite_option() -> Any:
     """`--overwrite`, of a folder."""
-    return option("Replace what was made with other options.", False)
+    return option("Replace what was made with other options, or is damaged.", False)
 
 
 def device_option() -> Any:

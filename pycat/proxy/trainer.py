@@ -154,9 +154,10 @@ class Trainer:
                     elif self.step in steps:
                         self._save_checkpoints(self.step)
         for m, run in enumerate(self.runs):
+            chosen = self._chosen_by_loss(run)  # deletes what the loss did not choose
             names = [path.name for path in run.folder.path.glob("step-*.safetensors")]
             run.folder.finish(
-                **self._chosen_by_loss(run),
+                **chosen,
                 files=list_files(run.folder.path, names),
                 num_tokens=run.num_tokens,
                 model_flops=run.model_flops,

@@ -259,8 +259,9 @@ def test_a_damaged_selection_is_refused_by_name(
         file.write_bytes(data if damage == "flipped" else data[:-9])
     with pytest.raises(OutputError) as caught:
         Selection.open(out)
-    assert str(caught.value).startswith(f"{file}: cannot be read (")
-    assert str(caught.value).endswith("); run 'pycat select' again")
+    how = {"missing": "is missing", "flipped": "cannot be read ("}.get(damage, "has ")
+    assert str(caught.value).startswith(f"{file}: {how}")
+    assert str(caught.value).endswith("; run 'pycat select' again with --overwrite")
 
 
 HOSTILE_SRC = [
