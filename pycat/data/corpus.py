@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -396,7 +396,8 @@ class Corpus:
         self._require_text()
         # Spooled text lies in this folder by its name.
         known: list[FileFingerprint] = [
-            {**row, "path": str(self.path / row["path"])} for row in self.manifest["text"]
+            cast(FileFingerprint, {**row, "path": str(self.path / row["path"])})
+            for row in self.manifest["text"]
         ]
         spooled = "source" in self.manifest
         places = (1, 2) if spooled else self.manifest["recipe"].get("columns", (1, 2))
