@@ -25,6 +25,7 @@ from pycat.data.hf_tokenizer import HuggingFaceTokenizer, Template
 from pycat.data.packed_pairs import PackedPairs
 from pycat.data.parallel_text import ParallelText
 from pycat.data.tokenizer import Tokenizer
+from pycat.data.vocabularies import VOCABULARIES_FILE, AnyTokenizer, VocabularyTokenizer
 from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.output import digest, file_sha256, read_manifest
 
@@ -178,7 +179,7 @@ class Corpus:
         return self.lengths[1]
 
     @cached_property
-    def tokenizer(self) -> Tokenizer | HuggingFaceTokenizer:
+    def tokenizer(self) -> AnyTokenizer:
         """The corpus's own tokenizer.
 
         Raises:
@@ -189,10 +190,13 @@ class Corpus:
                 f"{self.path}: no tokenizer is known for these tokens, which text needs; make a "
                 "corpus with 'pycat tokenize'"
             )
+        folder = self.path / TOKENIZER_FOLDER
+        if (folder / VOCABULARIES_FILE).is_file():
+            return VocabularyTokenizer.open(folder)
         if "template" in self._manifest:
             how = {**self._manifest["recipe"]["tokenizer"]}
             del how["sha256"]
-            return HuggingFaceTokenizer(self.path / TOKENIZER_FOLDER, **how)
+            return HuggingFaceTokenizer(folder, **how)
         return Tokenizer(self.path / self.options.get("tokenizer", TOKENIZER_FILE))
 
     def subset(self, pair_ids: NDArray[np.int64]) -> "Corpus":
@@ -472,9 +476,10 @@ def open_corpus(
         return Corpus(folder, *fairseq.open_data_bin(folder, split, given["languages"]))
     _refuse_options(folder, "a folder of pycat's", given, ())
     manifest = read_manifest(folder, "corpus", CorpusError)
+    sizes = manifest.get("src_vocab_size") or manifest["vocab_size"], manifest["vocab_size"]
     sides = (
-        _core.IndexedFile(str(folder / side), vocab_size=manifest["vocab_size"])
-        for side in ("src", "tgt")
+        _core.IndexedFile(str(folder / side), vocab_size=size)
+        for side, size in zip(("src", "tgt"), sizes, strict=True)
     )
     return Corpus(folder, manifest, *sides)
 

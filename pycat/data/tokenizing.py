@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
 from os import PathLike
@@ -26,6 +26,12 @@ from pycat.data.corpus import (
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import Chunk, FileFingerprint, ParallelText, decode
 from pycat.data.tokenizer import MAX_TRAINING_BYTES, Tokenizer, train_tokenizer
+from pycat.data.vocabularies import (
+    AnyTokenizer,
+    VocabularyTokenizer,
+    open_ct2_vocabularies,
+    read_vocabularies,
+)
 from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.hashing import hash_files
 from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing, write_json
@@ -52,10 +58,14 @@ def tokenize(
     *,
     tsv: str | PathLike[str] | None = None,
     out: str | PathLike[str],
-    tokenizer: str | PathLike[str] | None = None,
+    tokenizer: str | PathLike[str] | AnyTokenizer | None = None,
+    vocabs: Sequence[str | PathLike[str]] | None = None,
+    sentencepiece: Sequence[str | PathLike[str]] | None = None,
     vocab_size: int = 8000,
     model_type: str = "unigram",
     max_tokens: int = 512,
+    crop: bool = False,
+    keep_empty: bool = False,
     languages: tuple[str, str] | None = None,
     src_lang: str | None = None,
     tgt_lang: str | None = None,
@@ -70,11 +80,18 @@ def tokenize(
         tsv: instead of both, one file of source, tab, target; further columns are not read.
         out: the folder to make. A folder of the same input is opened as it is.
         tokenizer: a SentencePiece `.model`, or a folder with the tokenizer of a Hugging Face model,
-            such as one of its checkpoints; unless given, one is trained on this text.
+            such as one of its checkpoints, or a folder that CTranslate2 converted, or a tokenizer
+            that is loaded; unless given, one is trained on this text.
+        vocabs: instead, the vocabularies of source and target of a model of Marian, fairseq or
+            OpenNMT-py, or one for both: `.spm`, `.yml`, `.json` or `.txt` (`data.vocabularies`).
+        sentencepiece: SentencePiece models that split the text into pieces of those vocabularies,
+            one for both sides or one a side; without any, text is split at blanks.
         vocab_size: pieces of both languages together, when training ("unigram" may yield fewer).
         model_type: "unigram" or "bpe", when training.
         max_tokens: pairs with a longer side, EOS counted, are skipped, as are lines beyond
             65,536 bytes.
+        crop: cut a longer side to its first tokens and EOS, instead of skipping the pair.
+        keep_empty: keep pairs with an empty side, which is EOS alone, instead of skipping them.
         languages: names of source and target; by default the file names' suffixes.
         src_lang, tgt_lang: codes that a Hugging Face tokenizer puts into its sequences, such as
             "eng_Latn".
@@ -102,7 +119,15 @@ def tokenize(
     if num_threads is not None and num_threads < 1:
         raise PycatError(f"num_threads is {num_threads}; expected at least 1, or None for all")
     folder_path = Path(out)
-    given = _given_tokenizer(tokenizer, src_lang, tgt_lang, prompt)
+    given = _given_tokenizer(
+        tokenizer, vocabs or (), sentencepiece or (), src_lang, tgt_lang, prompt
+    )
+    limits = _Limits(max_tokens, crop, keep_empty)
+    if (crop or keep_empty) and isinstance(given, HuggingFaceTokenizer):
+        raise PycatError(
+            "crop and keep_empty go with vocabularies and SentencePiece models, not with the "
+            "tokenizer of a Hugging Face model; leave them out"
+        )
     # Read the model before touching the folder: overwriting may delete the very file.
     model = given.path.read_bytes() if isinstance(given, Tokenizer) else None
 
@@ -115,6 +140,8 @@ def tokenize(
         if given
         else {"vocab_size": vocab_size, "model_type": model_type},
         "max_tokens": max_tokens,
+        **({"crop": True} if crop else {}),
+        **({"keep_empty": True} if keep_empty else {}),
     }
     folder = OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite)
     if folder.manifest is not None:
@@ -123,8 +150,8 @@ def tokenize(
         return open_corpus(folder_path)
 
     # Put the tokenizer into the folder, then the tokens.
-    made: Tokenizer | HuggingFaceTokenizer
-    if isinstance(given, HuggingFaceTokenizer):
+    made: AnyTokenizer
+    if isinstance(given, (HuggingFaceTokenizer, VocabularyTokenizer)):
         made = given
         given.save(folder_path / TOKENIZER_FOLDER)
     elif model is not None:
@@ -140,7 +167,7 @@ def tokenize(
         )
     try:
         counts = _write_corpus(
-            text, made, folder_path, max_tokens, num_threads or len(os.sched_getaffinity(0))
+            text, made, folder_path, limits, num_threads or len(os.sched_getaffinity(0))
         )
     except TextError:
         # Leave no tokenizer behind: it would protect the folder from a call with mended options.
@@ -153,7 +180,7 @@ def tokenize(
 
 def _finish(
     folder: OutputFolder,
-    tokenizer: Tokenizer | HuggingFaceTokenizer,
+    tokenizer: AnyTokenizer,
     counts: Counter[str],
     *,
     languages: tuple[str, ...],
@@ -175,6 +202,7 @@ def _finish(
         num_pairs=num_pairs,
         skipped=dict(sorted(counts.items())),
         vocab_size=tokenizer.vocab_size,
+        **_src_vocab_size(tokenizer),
         eos_id=tokenizer.eos_id,
         tokenizer_sha256=tokenizer.sha256,
         text=text,
@@ -183,22 +211,55 @@ def _finish(
 
 
 def _given_tokenizer(
-    path: str | PathLike[str] | None,
+    given: str | PathLike[str] | AnyTokenizer | None,
+    vocabs: Sequence[str | PathLike[str]],
+    sentencepiece: Sequence[str | PathLike[str]],
     src_lang: str | None,
     tgt_lang: str | None,
     prompt: str | None,
-) -> Tokenizer | HuggingFaceTokenizer | None:
-    if path is not None and Path(path).is_dir():
-        return HuggingFaceTokenizer(Path(path), src_lang=src_lang, tgt_lang=tgt_lang, prompt=prompt)
+) -> AnyTokenizer | None:
+    models = [Path(path) for path in sentencepiece]
+    path = Path(given) if isinstance(given, (str, PathLike)) else None
+    is_converted = path is not None and (path / "model.bin").is_file()
+    if vocabs and given is not None:
+        raise PycatError("vocabs and tokenizer exclude each other; pass one of them")
+    if models and not vocabs and not is_converted:
+        raise PycatError(
+            "sentencepiece goes with vocabs, or with a folder that CTranslate2 converted as the "
+            "tokenizer; a SentencePiece model with ids of its own is a tokenizer itself"
+        )
+    if path is not None and _is_hugging_face(path, is_converted and bool(models)):
+        return HuggingFaceTokenizer(path, src_lang=src_lang, tgt_lang=tgt_lang, prompt=prompt)
     if (src_lang, tgt_lang, prompt) != (None, None, None):
         raise PycatError(
             "src_lang, tgt_lang and prompt go with the tokenizer of a Hugging Face model; pass its "
             "folder (tokenizer, --tokenizer), or leave them out"
         )
-    return None if path is None else Tokenizer(path)
+    if vocabs:
+        return read_vocabularies([Path(vocabulary) for vocabulary in vocabs], models)
+    if path is None:
+        assert not isinstance(given, (str, PathLike))
+        return given
+    return open_ct2_vocabularies(path, models) if is_converted else Tokenizer(path)
 
 
-def _tokenizer_recipe(given: Tokenizer | HuggingFaceTokenizer) -> str | dict[str, str]:
+def _is_hugging_face(path: Path, has_models: bool) -> bool:
+    """Whether the tokenizer of a path is that of a Hugging Face model.
+
+    A folder that CTranslate2 converted may hold one; models that split text take its place.
+    """
+    if not (path / "model.bin").is_file():
+        return path.is_dir()
+    return not has_models and (path / "tokenizer_config.json").is_file()
+
+
+def _src_vocab_size(tokenizer: AnyTokenizer) -> dict[str, int]:
+    """The manifest's entry of a source vocabulary of its own."""
+    size = getattr(tokenizer, "src_vocab_size", None)
+    return {} if size is None else {"src_vocab_size": size}
+
+
+def _tokenizer_recipe(given: AnyTokenizer) -> str | dict[str, str]:
     if isinstance(given, Tokenizer):
         return given.sha256
     return {"sha256": given.sha256, **given.options}
@@ -226,9 +287,11 @@ def known_text(folder: Path) -> list[Any]:
 
 
 def _sides(
-    text: ParallelText, chunk: Chunk, max_line_bytes: int
+    text: ParallelText, chunk: Chunk, max_line_bytes: int, crop: bool = False
 ) -> tuple[list[bytes], list[bytes], set[int]]:
     """Sources and targets of a chunk, both b"" in rows with an overlong line, and those rows.
+
+    With `crop`, overlong lines are cut before a character instead.
 
     Raises:
         TextError: a line is not UTF-8 or has no tab; names the first such line.
@@ -236,6 +299,8 @@ def _sides(
     try:
         src, tgt = text.columns(chunk)
         overlong: set[int] = set()
+        if crop:
+            src, tgt = ([_cut(line, max_line_bytes) for line in side] for side in (src, tgt))
         if max(map(len, chain(src, tgt))) > max_line_bytes:
             lengths = zip(map(len, src), map(len, tgt), strict=True)
             overlong = {row for row, pair in enumerate(lengths) if max(pair) > max_line_bytes}
@@ -254,12 +319,39 @@ def _sides(
     return src, tgt, overlong
 
 
+def _cut(line: bytes, max_bytes: int) -> bytes:
+    """The first whole characters of a line of UTF-8 that fit."""
+    if len(line) <= max_bytes:
+        return line
+    end = max_bytes
+    while end > max_bytes - 4 and line[end] & 0xC0 == 0x80:
+        end -= 1
+    return line[:end]
+
+
+def _cropped(rows: list[list[int]], max_tokens: int, eos_id: int | None) -> list[list[int]]:
+    """Rows cut to `max_tokens`, the last of which is EOS if there is one."""
+    tail = [] if eos_id is None else [eos_id]
+    return [
+        row if len(row) <= max_tokens else [*row[: max_tokens - len(tail)], *tail] for row in rows
+    ]
+
+
 def _training_lines(text: ParallelText) -> Iterator[bytes]:
     """Yield source and target of each pair in turn, both empty where one is too long."""
     with progress("read text", text.file_bytes / 1e6, "MB") as advance:
         for chunk in text.chunks(lambda num_bytes: advance(num_bytes / 1e6)):
             src, tgt, _ = _sides(text, chunk, MAX_TRAINING_BYTES)
             yield from chain.from_iterable(zip(src, tgt, strict=True))
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Which pairs are kept: `max_tokens`, `crop` and `keep_empty` of `tokenize`."""
+
+    max_tokens: int
+    crop: bool
+    keep_empty: bool
 
 
 @dataclass(frozen=True)
@@ -280,14 +372,21 @@ class _Tokenized:
 def _tokenize_chunk(
     text: ParallelText,
     chunk: Chunk,
-    tokenizer: Tokenizer | HuggingFaceTokenizer,
-    max_tokens: int,
+    tokenizer: AnyTokenizer,
+    limits: "_Limits",
 ) -> _Tokenized:
-    src_lines, tgt_lines, overlong = _sides(text, chunk, MAX_LINE_BYTES)
+    src_lines, tgt_lines, overlong = _sides(text, chunk, MAX_LINE_BYTES, limits.crop)
     rows = tokenizer.encode_pairs(src_lines, tgt_lines)
+    max_tokens = limits.max_tokens
+    if limits.crop:
+        ends: tuple[int | None, int] = (tokenizer.eos_id, tokenizer.eos_id)
+        if not isinstance(tokenizer, Tokenizer) and not tokenizer.template.src_tail:
+            ends = None, tokenizer.eos_id
+        rows = _cropped(rows[0], max_tokens, ends[0]), _cropped(rows[1], max_tokens, ends[1])
     src, tgt = (np.fromiter(map(len, side), np.int32, len(side)) for side in rows)
     blank_src, blank_tgt = (
-        side < shortest for side, shortest in zip((src, tgt), tokenizer.shortest, strict=True)
+        side < (1 if limits.keep_empty else shortest)
+        for side, shortest in zip((src, tgt), tokenizer.shortest, strict=True)
     )
     kept = ~blank_src & ~blank_tgt & (src <= max_tokens) & (tgt <= max_tokens)
     skipped = []
@@ -308,13 +407,14 @@ def _tokenize_chunk(
 
 def _write_corpus(
     text: ParallelText,
-    tokenizer: Tokenizer | HuggingFaceTokenizer,
+    tokenizer: AnyTokenizer,
     folder: Path,
-    max_tokens: int,
+    limits: "_Limits",
     num_threads: int,
 ) -> Counter[str]:
     """Write the index files and `skipped.tsv`; count "lines", "pairs" and each skip reason."""
-    dtype = "uint16" if tokenizer.vocab_size < 65_500 else "int32"
+    largest = max(tokenizer.vocab_size, *_src_vocab_size(tokenizer).values(), 0)
+    dtype = "uint16" if largest < 65_500 else "int32"
     counts: Counter[str] = Counter(lines=0, pairs=0)
     with (
         progress("tokenize", text.file_bytes / 1e6, "MB") as advance,
@@ -329,7 +429,7 @@ def _write_corpus(
         # worker that imports pycat takes seconds and 200 MB for torch, and forking a process that
         # has threads is unsafe.
         for chunk_tokens in on_workers(
-            lambda chunk: _tokenize_chunk(text, chunk, tokenizer, max_tokens),
+            lambda chunk: _tokenize_chunk(text, chunk, tokenizer, limits),
             text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
             num_threads,
         ):
@@ -346,6 +446,7 @@ def _write_corpus(
         if counts["pairs"] == 0:
             raise TextError(
                 f"{text.paths[0]}: none of {counts['lines']:,} lines gives a pair with text on "
-                f"both sides and at most {max_tokens} tokens; check the files, or raise max_tokens"
+                f"both sides and at most {limits.max_tokens} tokens; check the files, or raise "
+                "max_tokens"
             )
     return counts

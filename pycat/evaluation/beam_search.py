@@ -7,15 +7,14 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from pycat.data.hf_tokenizer import HuggingFaceTokenizer
-from pycat.data.tokenizer import Tokenizer
+from pycat.data.vocabularies import AnyTokenizer
 from pycat.proxy.transformer import Transformer
 from pycat.runtime.progress import progress
 
 
 def translate(
     model: Transformer,
-    tokenizer: Tokenizer | HuggingFaceTokenizer,
+    tokenizer: AnyTokenizer,
     sentences: Sequence[str],
     *,
     beam: int = 5,

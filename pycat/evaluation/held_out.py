@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pycat.data.corpus import TOKENIZER_FILE, TOKENIZER_FOLDER, Corpus
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import ParallelText
-from pycat.data.tokenizer import Tokenizer
 from pycat.data.tokenizing import tokenize
+from pycat.data.vocabularies import AnyTokenizer, VocabularyTokenizer
 from pycat.proxy.run import Run
 from pycat.scoring.engine import score
 
@@ -19,7 +19,7 @@ _MAX_TOGETHER = 16
 
 
 def held_out_corpus(
-    text: ParallelText, corpus: Corpus, tokenizer: Tokenizer | HuggingFaceTokenizer, out: Path
+    text: ParallelText, corpus: Corpus, tokenizer: AnyTokenizer, out: Path
 ) -> Corpus:
     """The held-out text in a folder of its own, tokenized by the tokenizer of `corpus`."""
     src, tgt, tsv = (*text.paths, None) if len(text.paths) == 2 else (None, None, text.paths[0])
@@ -28,9 +28,11 @@ def held_out_corpus(
         more = {name: how[name] for name in ("src_lang", "tgt_lang", "prompt") if name in how}
         path = corpus.path / TOKENIZER_FOLDER
         return tokenize(src, tgt, tsv=tsv, out=out, tokenizer=path, overwrite=True, **more)
-    path = corpus.path / corpus.options.get("tokenizer", TOKENIZER_FILE)
+    used: AnyTokenizer | Path = corpus.path / corpus.options.get("tokenizer", TOKENIZER_FILE)
+    if isinstance(tokenizer, VocabularyTokenizer):
+        used = tokenizer
     return tokenize(
-        src, tgt, tsv=tsv, out=out, tokenizer=path, languages=corpus.languages, overwrite=True
+        src, tgt, tsv=tsv, out=out, tokenizer=used, languages=corpus.languages, overwrite=True
     )
 
 

@@ -6,9 +6,8 @@ from typing import Any
 from sacrebleu.metrics import BLEU, CHRF
 
 from pycat.data.corpus import Corpus
-from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import ParallelText, decode
-from pycat.data.tokenizer import Tokenizer
+from pycat.data.vocabularies import AnyTokenizer
 from pycat.evaluation.beam_search import translate
 from pycat.evaluation.results import Translated
 from pycat.proxy.checkpoint import load_model, read_info
@@ -56,7 +55,7 @@ def _translations(
     folder: OutputFolder,
     arm: str,
     run: Run,
-    tokenizer: Tokenizer | HuggingFaceTokenizer,
+    tokenizer: AnyTokenizer,
     sources: Mapping[str, list[str]],
     device: str,
     **search: Any,

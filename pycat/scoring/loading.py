@@ -9,10 +9,19 @@ import numpy as np
 import torch
 
 from pycat.data.corpus import Corpus
+from pycat.data.tokenizer import Tokenizer
+from pycat.data.vocabularies import VocabularyTokenizer
 from pycat.errors import CheckpointError, CorpusError
 from pycat.proxy.checkpoint import read_infos
 from pycat.proxy.run import Run
 from pycat.scoring.adapter import Adapter, ProxyAdapter
+from pycat.scoring.model_files import (
+    in_order,
+    is_model_file,
+    load_model_file,
+    model_tokenizer,
+    numbered_files,
+)
 
 Checkpoint = str | PathLike[str] | Adapter
 
@@ -24,8 +33,9 @@ def load_adapters(
 
     Args:
         checkpoints: in training order: files of `pycat train`, folders saved by transformers,
-            adapters; or the folder of a run that holds the checkpoints. Folders named
-            `checkpoint-<updates>` are put in the order of their updates.
+            models of other tools (`model_files`), adapters; or the folder of a run that holds the
+            checkpoints. Folders named `checkpoint-<updates>`, and files whose names tell their
+            updates (`model.iter1000.npz`), are put in that order.
         corpus: the corpus to score.
         min_checkpoints: the fewest that are accepted.
 
@@ -46,7 +56,7 @@ def load_adapters(
         if any(_same(item, other) for other in given[:i]):
             name = item.name if isinstance(item, Adapter) else item
             raise CheckpointError(f"{name}: given twice; pass each checkpoint once")
-    proxies = [path for path in paths if not is_hugging_face(path)]
+    proxies = [path for path in paths if not is_model_file(path) and not is_hugging_face(path)]
     infos = dict(zip(proxies, read_infos(proxies, corpus), strict=True))
     adapters: list[Adapter] = []
     for i, item in enumerate(given):
@@ -54,6 +64,8 @@ def load_adapters(
             adapters.append(item)
         elif item in infos:
             adapters.append(ProxyAdapter(infos[item], corpus.eos_id))
+        elif is_model_file(item):
+            adapters.append(load_model_file(item, corpus, position=i + 1))
         else:
             from pycat.scoring.huggingface import load_hugging_face
 
@@ -68,10 +80,31 @@ def is_hugging_face(path: Path) -> bool:
     return (path / "config.json").is_file() or (path / "adapter_config.json").is_file()
 
 
-def own_tokenizer(checkpoints: Sequence[str | PathLike[str]]) -> Path | None:
-    """The first of these folders, or of the checkpoint folders in them, that holds a tokenizer."""
-    folders = [item for item in _expand(checkpoints) if isinstance(item, Path)]
-    return next((path for path in folders if (path / "tokenizer_config.json").is_file()), None)
+def tokenizer_of(
+    checkpoints: Sequence[str | PathLike[str]],
+    vocabs: Sequence[Path] = (),
+    sentencepiece: Sequence[Path] = (),
+) -> Path | Tokenizer | VocabularyTokenizer | None:
+    """The tokenizer of the first of these checkpoints that has one.
+
+    Args:
+        checkpoints: as for `score`.
+        vocabs: vocabularies of source and target, or one for both, for models without any.
+        sentencepiece: models that split the text into pieces of the vocabularies.
+
+    Returns:
+        A folder of transformers, a tokenizer, or None if no checkpoint has one.
+
+    Raises:
+        TokenizerError: a model of another tool holds no vocabulary, and none is given.
+    """
+    paths = [item for item in _expand(checkpoints) if isinstance(item, Path)]
+    for path in paths:
+        if is_model_file(path):
+            return model_tokenizer(path, vocabs, sentencepiece)
+        if (path / "tokenizer_config.json").is_file():
+            return path
+    return None
 
 
 def _expand(checkpoints: Checkpoint | Sequence[Checkpoint]) -> list[Path | Adapter]:
@@ -80,6 +113,8 @@ def _expand(checkpoints: Checkpoint | Sequence[Checkpoint]) -> list[Path | Adapt
     given = [item if isinstance(item, Adapter) else Path(item) for item in checkpoints]
     if len(given) == 1 and isinstance(given[0], Path) and given[0].is_dir():
         given = [*_inside(given[0])]
+    if len(files := [item for item in given if isinstance(item, Path)]) == len(given):
+        given = [*in_order(files)]
     steps = {item: _folder_step(item) for item in given if isinstance(item, Path)}
     if len(steps) == len(given) and None not in steps.values():
         # A shell sorts checkpoint-1000 before checkpoint-200.
@@ -89,6 +124,8 @@ def _expand(checkpoints: Checkpoint | Sequence[Checkpoint]) -> list[Path | Adapt
 
 def _inside(folder: Path) -> Sequence[Path]:
     """The checkpoints in a folder, or the folder itself if it is a checkpoint."""
+    if is_model_file(folder):
+        return [folder]
     saved = [path for path in folder.glob("checkpoint-*") if is_hugging_face(path)]
     # A Trainer saves its last model beside its checkpoints, without an update count.
     if len(saved) > 1 or (saved and not is_hugging_face(folder)):
@@ -97,9 +134,11 @@ def _inside(folder: Path) -> Sequence[Path]:
         return [folder]
     if (folder / "proxy.json").is_file():
         return Run.open(folder).checkpoints
+    if numbered := numbered_files(folder):
+        return numbered
     raise CheckpointError(
-        f"{folder}: holds no checkpoints; expected a folder made by 'pycat train' (proxy.json), or "
-        "folders checkpoint-<updates> saved by transformers"
+        f"{folder}: holds no checkpoints; expected a folder made by 'pycat train' (proxy.json), "
+        "folders checkpoint-<updates> saved by transformers, or files such as model.iter1000.npz"
     )
 
 
