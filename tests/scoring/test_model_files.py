@@ -20,6 +20,7 @@ from other_models import (
     ct2_nll,
     fairseq_state,
     pieces,
+    sentencepiece_model,
     write_dictionary,
     write_fairseq,
     write_marian,
@@ -198,23 +199,6 @@ def test_open_nmt_models_score_as_ctranslate2(tmp_path: Path) -> None:
     assert corpus.num_src_tokens.tolist() == [len(row) for row in src]  # no end of a sentence
     assert_scores(corpus, models, exact)
     assert pycat.score(corpus, models, device="cpu").steps == [501, 502]
-
-
-def sentencepiece_model(path: Path, lines: list[str], vocab_size: int) -> Path:
-    """A model as Marian trains them: `</s>` is 0 and `<unk>` 1."""
-    import sentencepiece
-
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_prefix=str(path.with_suffix("")),
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        bos_id=-1,
-        eos_id=0,
-        unk_id=1,
-        minloglevel=2,
-    )
-    return path.with_suffix(".model").rename(path)
 
 
 def test_two_sentencepiece_vocabularies_on_the_command_line(

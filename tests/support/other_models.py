@@ -380,3 +380,20 @@ def write_open_nmt(path: Path, *, seed: int = 0, pos_ffn_activation_fn: str = "r
         path,
     )
     return path
+
+
+def sentencepiece_model(path: Path, lines: list[str], vocab_size: int) -> Path:
+    """A model as Marian trains them: `</s>` is 0 and `<unk>` 1."""
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_prefix=str(path.with_suffix("")),
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        bos_id=-1,
+        eos_id=0,
+        unk_id=1,
+        minloglevel=2,
+    )
+    return path.with_suffix(".model").rename(path)
