@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import pycat
+from pycat.cli.classify import Classify
 from pycat.cli.explain import Explain
 from pycat.cli.options import add_options, joined_criteria, read
 from pycat.cli.prune import Prune
@@ -34,6 +35,7 @@ VERBS: dict[str, type[Any]] = {
     "baseline": Baseline,
     "select": Select,
     "apply": Apply,
+    "classify": Classify,
     "explain": Explain,
     "report": Report,
     "evaluate": Evaluate,

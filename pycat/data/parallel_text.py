@@ -98,7 +98,7 @@ class ParallelText:
             TextError: the files have unequal line counts, or one cannot be decompressed.
         """
         with ExitStack() as stack:
-            files = [stack.enter_context(_opened(path)) for path in self.paths]
+            files = [stack.enter_context(opened(path)) for path in self.paths]
             sides = [_lines(file, path) for (file, _), path in zip(files, self.paths, strict=True)]
             first, read_bytes = 1, 0
             while True:
@@ -221,7 +221,7 @@ def write_rows(rows: Iterable[tuple[bytes, ...]], outs: tuple[Path, ...]) -> Non
         # The streams close, with every byte written, before the first file gets its name.
         temporaries = [renames.enter_context(replacing(out)) for out in outs]
         files = [
-            streams.enter_context(_created(*names)) for names in zip(outs, temporaries, strict=True)
+            streams.enter_context(created(*names)) for names in zip(outs, temporaries, strict=True)
         ]
         for row in rows:
             for file, line in zip(files, row, strict=True):
@@ -248,7 +248,8 @@ class _NamedOutput(io.RawIOBase):
                 self._stream.close()
 
 
-def _created(path: Path, temporary: Path) -> io.BufferedWriter:
+def created(path: Path, temporary: Path) -> io.BufferedWriter:
+    """Create the file `temporary`, which will be called `path`, whose suffix tells compression."""
     with naming(path, temporary):
         stream = pa.output_stream(str(temporary), compression=_COMPRESSION.get(path.suffix))
     return io.BufferedWriter(_NamedOutput(stream, path, temporary), 1 << 20)
@@ -259,7 +260,7 @@ def _chomp(line: bytes) -> bytes:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, Any]]:
+def opened(path: Path) -> Iterator[tuple[BinaryIO, Any]]:
     """Open a file: its text, decompressed, and the file on disk, whose position is the progress."""
     try:
         disk = pa.OSFile(str(path))

@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from pycat.runtime.notebook import html_table, new_axes
 from pycat.runtime.output import read_manifest
 
 
@@ -34,6 +35,25 @@ class Run:
         steps = tuple(manifest["recipe"]["checkpoint_steps"])
         files = tuple(checkpoint_path(folder, step) for step in steps)
         return cls(folder, files, steps, tuple(manifest["losses"]), manifest)
+
+    def _repr_html_(self) -> str:
+        """The checkpoints, as a table of a notebook."""
+        rows = [
+            [step, loss, path.name]
+            for step, loss, path in zip(self.steps, self.losses, self.checkpoints, strict=True)
+        ]
+        header = ("updates", "training loss (nats a token)", "file")
+        return html_table(f"Run: {self.path}", header, rows)
+
+    def plot(self) -> Any:
+        """Draw the training loss over the updates.
+
+        Returns:
+            The axes of matplotlib, which draws it (the extra `plot`).
+        """
+        axes = new_axes("Training of the proxy", "updates", "loss (nats a token)")
+        axes.plot(self.steps, self.losses, marker="o")
+        return axes
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
