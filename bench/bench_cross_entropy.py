@@ -20,7 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from harness import device_name, ratio, resident_mb, restart_peak, spread, turns
+from harness import (
+    device_name,
+    ratio,
+    resident_mb,
+    restart_peak,
+    spread,
+    torch_multiplies_bfloat16,
+    turns,
+)
 from numpy.typing import NDArray
 from pycat.kernels import ops, reference
 from torch import Tensor
@@ -36,6 +44,7 @@ SENTENCE_TOKENS = 32
 RIVAL_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.125}
 ALLOWED = 2e-5  # of our nll, a token, for H up to 512
 MEGA = 1 << 20
+NO_BFLOAT16 = "torch's product and the rivals are left out: no bfloat16 instructions for torch here"
 
 BOUNDS = ("product", "product_in_place", "read")
 # Ours in other forms: as many launches as checkpoints.
@@ -207,6 +216,9 @@ class Inputs:
             return found
         if self.device == "cpu":
             found["packed"] = self.ours(packed=ops.pack_weight(self.weight))
+        if self.case.dtype == torch.bfloat16 and not torch_multiplies_bfloat16(self.device):
+            print(f"{self.case}: {NO_BFLOAT16}", flush=True)
+            return found
         h, w, y = self.hidden, self.weight, self.targets
         found["product"] = self.heads(lambda k: F.linear(h[k], w[k]))
         # Into memory that is there already: on the CPU fresh pages cost up to a third of it.
@@ -356,7 +368,7 @@ def run(case: Case, device: str, num_rounds: int, with_compile: bool) -> dict[st
         # Two operations for each of K T H V products.
         result["gflop_per_s"] = round(2e-6 * case.k * case.t * case.h * case.v / median_ms["ours"])
         result["over_gemm_in_place"] = known.get("product_in_place")
-        if "packed" in variants:
+        if "packed" in variants and "product" in variants:
             result["packed_over_gemm"] = over("product", "packed")
     else:
         # Every logit is read once.
@@ -407,7 +419,7 @@ def headlines(rates: dict[str, float], results: list[dict[str, object]]) -> list
     lines = [", ".join(f"{name} {value}" for name, value in rates.items())] if rates else []
     for result in results:
         sizes = "".join(f" {name}={result[name]}" for name in "KTHV" if result[name])
-        notes = [f"{result['best_peer']} {result['over_best_peer']} x"]
+        notes = [f"{result['best_peer'] or 'no peer'} {result['over_best_peer']} x"]
         if result["launches_over_one"]:
             notes.append(f"K launches {result['launches_over_one']} x")
         if result["over_gemm"]:

@@ -1,5 +1,6 @@
 """What the benches share: names of machines, timing in turn, medians of ratios, and memory."""
 
+import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,23 @@ def _cpuinfo(field: str) -> str:
         if name.strip() == field:
             return value.strip()
     return ""
+
+
+def torch_multiplies_bfloat16(device: str) -> bool:
+    """Whether torch has fast products of bfloat16.
+
+    On a CPU without the instructions, or told not to use them, one of 2048 x 2048 takes minutes.
+    """
+    if device == "cuda":
+        return True
+    limits = (
+        os.environ.get(name, "").lower() for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    )
+    allowed = all(
+        limit in ("", "all", "default") or "bf16" in limit or "fp16" in limit or "amx" in limit
+        for limit in limits
+    )
+    return allowed and bool(processor_flags() & {"avx512_bf16", "amx_bf16"})
 
 
 def device_name(device: str) -> str:

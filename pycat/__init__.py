@@ -26,13 +26,17 @@ if TYPE_CHECKING:
     from pycat.proxy.run import Run
     from pycat.proxy.training import train
     from pycat.pruning import Pruned, prune
+    from pycat.report.evaluation_page import write_evaluation_page
     from pycat.report.explaining import Explanation, explain
     from pycat.scores.merge import merge_scores
     from pycat.scores.score_table import ScoreTable
     from pycat.scoring.adapter import Adapter, Head
+    from pycat.scoring.derived import add_average, add_cld
     from pycat.scoring.engine import score
     from pycat.scoring.external_scorers import add_baseline
     from pycat.scoring.line_scores import score_lines
+    from pycat.scoring.trusted import add_trusted
+    from pycat.selection.export import export_opustrainer
     from pycat.selection.selection import Selection, select
     from pycat.selection.stability import Stability, jaccard, stability
 
@@ -55,9 +59,13 @@ __all__ = [
     "Stability",
     "TextError",
     "TokenizerError",
+    "add_average",
     "add_baseline",
+    "add_cld",
+    "add_trusted",
     "evaluate",
     "explain",
+    "export_opustrainer",
     "jaccard",
     "measure",
     "merge_scores",
@@ -69,6 +77,7 @@ __all__ = [
     "stability",
     "tokenize",
     "train",
+    "write_evaluation_page",
 ]
 __version__ = "0.1.0"
 
@@ -87,6 +96,7 @@ _MODULES = {
     "train": "pycat.proxy.training",
     "Pruned": "pycat.pruning",
     "prune": "pycat.pruning",
+    "write_evaluation_page": "pycat.report.evaluation_page",
     "Explanation": "pycat.report.explaining",
     "explain": "pycat.report.explaining",
     "merge_scores": "pycat.scores.merge",
@@ -94,8 +104,12 @@ _MODULES = {
     "Adapter": "pycat.scoring.adapter",
     "Head": "pycat.scoring.adapter",
     "score": "pycat.scoring.engine",
+    "add_average": "pycat.scoring.derived",
+    "add_cld": "pycat.scoring.derived",
     "add_baseline": "pycat.scoring.external_scorers",
+    "add_trusted": "pycat.scoring.trusted",
     "score_lines": "pycat.scoring.line_scores",
+    "export_opustrainer": "pycat.selection.export",
     "Selection": "pycat.selection.selection",
     "select": "pycat.selection.selection",
     "Stability": "pycat.selection.stability",

@@ -324,7 +324,9 @@ def cpu_isa() -> str:
     """
 
 def supported_cpu_isas() -> list[str]:
-    """The supported ones of portable, avx2, avx512 and avx512_bf16, weakest first."""
+    """The supported ones, weakest first: portable, then avx2, avx_vnni, avx512 and avx512_bf16 on
+    x86-64, or neon and neon_dot on 64-bit Arm.
+    """
 
 class Transformer:
     """One checkpoint of an encoder-decoder Transformer, packed for this processor.
@@ -347,6 +349,8 @@ class Transformer:
         epsilon: what norms add to the variance.
         embedding_scale: factor of token embeddings.
         head_scale: factor of the last hidden states.
+        num_threads: that pack the weights.
+        uncounted_token: id of the token that takes no position and gets none; negative for none.
 
     Raises:
         ValueError: an array is missing or has another shape, or the processor lacks the dtype.
@@ -363,6 +367,8 @@ class Transformer:
         epsilon: float,
         embedding_scale: float,
         head_scale: float,
+        num_threads: int,
+        uncounted_token: int = -1,
     ) -> None: ...
     def score(
         self,
@@ -430,6 +436,49 @@ class LanguageModel:
         Raises:
             ValueError: a language is out of range.
         """
+
+class NgramCoverage:
+    """Greedy choice by feature decay; `pycat.ranking.coverage` has the formula.
+
+    First `count` of all pairs, then `weigh`, then `choose` as often as wanted. Not thread-safe.
+    Methods release the GIL. Pair i is `ids[i]`; `ids` is kept, not copied.
+
+    Args:
+        src, tgt: files with equally many sequences.
+        ids: int64 (N,), the pairs to choose from, at least one and below 2**32.
+        num_cells: cells for n-grams, 4 bytes each: a power of two from 16 to 2**31.
+        decay: factor of an n-gram's weight for each chosen pair that has it, between 0 and 1.
+        tolerance: share, from 0 to below 1, by which a chosen pair may gain less than the best.
+        num_threads: threads to use. Results do not depend on it.
+
+    Raises:
+        CorpusError: the sides hold unequal numbers of sequences, or are damaged.
+        IndexError: an id lies outside the files.
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        src: IndexedFile,
+        tgt: IndexedFile,
+        ids: NDArray[np.int64],
+        *,
+        num_cells: int,
+        decay: float,
+        tolerance: float,
+        num_threads: int,
+    ) -> None: ...
+    def count(self, begin: int, end: int) -> None:
+        """Count the n-grams of pairs `begin` to `end`."""
+
+    def weigh(self) -> None:
+        """Make weights of the counts."""
+
+    def measure(self, begin: int, end: int) -> NDArray[np.float32]:
+        """Gains (end - begin,): those of chosen pairs at their choice, of the others now."""
+
+    def choose(self, max_chosen: int) -> NDArray[np.int64]:
+        """Choose up to so many further pairs; their rows, in the order of choice."""
 
 class IbmModel1:
     """IBM Model 1 in both directions, over hashed cells; `pycat.filters.lexical` has the formulas.
@@ -556,10 +605,14 @@ def measure_pairs(
         folded, kinds: the tables of `pycat.filters.code_points`.
 
     Returns:
-        Arrays (N,): int32 `src_chars`, `tgt_chars`, `num_damaged`; float32 `overlap`, `letters`,
-        `number_mismatch`, `repetition`; bool `src_unusual`, `tgt_unusual` (all in capitals, or
-        possibly not in NFC); uint64 `src_hash`, `tgt_hash`, `pair_hash`, `band_0` to `band_3`, the
-        same in every process.
+        Arrays (N,): int32 `src_chars`, `tgt_chars`; `src_letters`, `tgt_letters` (without markup;
+        an ideograph counts as three, kana and Hangul syllables as two); `num_damaged`; `num_grams`
+        (of which `overlap` is a share); float32 `overlap`, `letters`, `number_mismatch`,
+        `repetition`; `src_names`, `tgt_names` (shares of letters in words of ASCII with a capital,
+        in lines of another script); uint8 `src_forms`, `tgt_forms` (sums of 1: all in capitals, 2:
+        possibly not in NFC, or with invisible characters or unusual blanks, 4: with characters of
+        placeholders, tags or addresses); uint64 `src_hash`, `tgt_hash`, `pair_hash`, `band_0` to
+        `band_3`, the same in every process.
 
     Raises:
         ValueError: the lengths differ.

@@ -54,6 +54,7 @@ void bind_cross_entropy(pybind11::module_& module);
 void bind_transformer(pybind11::module_& module);
 void bind_language(pybind11::module_& module);
 void bind_ibm_model1(pybind11::module_& module);
+void bind_coverage(pybind11::module_& module);
 void bind_ranking(pybind11::module_& module);
 void bind_rules(pybind11::module_& module);
 

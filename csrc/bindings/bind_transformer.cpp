@@ -118,7 +118,9 @@ struct HeldTransformer {
 
 HeldTransformer make(const py::dict& arrays, const std::string& dtype, std::int64_t num_heads,
                      bool norm_first, const std::string& activation, float epsilon,
-                     float embedding_scale, float head_scale) {
+                     float embedding_scale, float head_scale, std::int64_t num_threads,
+                     std::int64_t uncounted_token) {
+  if (num_threads < 1) throw std::invalid_argument("num_threads is below 1");
   WeightReader reader(arrays);
   TransformerWeights weights = {};
   if (!reader.has("head.weight")) throw std::invalid_argument("weights lack head.weight");
@@ -133,6 +135,7 @@ HeldTransformer make(const py::dict& arrays, const std::string& dtype, std::int6
   weights.head_scale = head_scale;
   weights.source = reader.embedding("source", weights.d_model);
   weights.target = reader.embedding("target", weights.d_model);
+  weights.source.uncounted_token = weights.target.uncounted_token = uncounted_token;
   for (const bool is_decoder : {false, true}) {
     const std::string side = is_decoder ? "decoder." : "encoder.";
     std::vector<LayerWeights>& layers = is_decoder ? weights.decoder : weights.encoder;
@@ -149,7 +152,7 @@ HeldTransformer make(const py::dict& arrays, const std::string& dtype, std::int6
   const Precision precision = precision_of(dtype);
   const CpuIsa isa = active_isa();
   const ReleaseGil release;
-  held.model = std::make_unique<Transformer>(weights, precision, isa);
+  held.model = std::make_unique<Transformer>(weights, precision, isa, num_threads);
   return held;
 }
 
@@ -202,7 +205,8 @@ void bind_transformer(py::module_& module) {
   py::class_<HeldTransformer>(module, "Transformer")
       .def(py::init(&make), py::arg("weights"), py::kw_only(), py::arg("dtype"),
            py::arg("num_heads"), py::arg("norm_first"), py::arg("activation"), py::arg("epsilon"),
-           py::arg("embedding_scale"), py::arg("head_scale"))
+           py::arg("embedding_scale"), py::arg("head_scale"), py::arg("num_threads"),
+           py::arg("uncounted_token") = -1)
       .def("score", &score, py::arg("src_tokens").noconvert(),
            py::arg("src_cu_seqlens").noconvert(), py::arg("tgt_inputs").noconvert(),
            py::arg("targets").noconvert(), py::arg("tgt_cu_seqlens").noconvert(), py::kw_only(),

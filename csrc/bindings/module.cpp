@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, module) {
   pycat::bind_transformer(module);
   pycat::bind_language(module);
   pycat::bind_ibm_model1(module);
+  pycat::bind_coverage(module);
   pycat::bind_ranking(module);
   pycat::bind_rules(module);
 }

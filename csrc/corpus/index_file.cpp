@@ -12,6 +12,9 @@ namespace {
 // No file system can hold an index of more sequences, and sizes of fewer cannot overflow.
 constexpr std::uint64_t kMaxSequences = std::uint64_t{1} << 56;
 constexpr std::uint64_t kMinSequencesPerThread = 1 << 18;
+constexpr char kEmpty[] =
+    "; it is empty: write the end-of-sentence token of each sequence too (Megatron's --append-eod),"
+    " or leave such pairs out on both sides";
 constexpr char kRebuild[] = "; the file is damaged: rebuild it with 'pycat tokenize'";
 
 std::string text(std::uint64_t number) { return std::to_string(number); }
@@ -195,7 +198,7 @@ void IndexFile::refuse_entry(std::uint64_t sequence, const MappedFile& tokens) c
   if (length(sequence) < 1) {
     throw CorpusError(file_.path(), "length of sequence " + text(sequence) + " is " +
                                         std::to_string(length(sequence)) + ", expected at least 1" +
-                                        kRebuild);
+                                        (length(sequence) == 0 ? kEmpty : kRebuild));
   }
   std::uint64_t end = 0;
   if (sequence > 0) {

@@ -24,8 +24,10 @@ constexpr std::int64_t kAllPanelsBytes = 12 << 20;  // of all threads together
 
 const CrossEntropyKernels& kernels_of(CpuIsa isa) {
 #ifdef PYCAT_X86
-  if (isa == CpuIsa::kAvx2) return kAvx2Kernels;
+  if (isa == CpuIsa::kAvx2 || isa == CpuIsa::kAvxVnni) return kAvx2Kernels;
   if (isa == CpuIsa::kAvx512 || isa == CpuIsa::kAvx512Bf16) return kAvx512Kernels;
+#elif defined(PYCAT_ARM64)
+  if (isa != CpuIsa::kPortable) return kNeonKernels;
 #else
   static_cast<void>(isa);
 #endif
@@ -206,7 +208,7 @@ class LinearPass {
     std::uint32_t* words = workspace.words.data() + p * panel_words_;
     interleave_rows(rows.data(), lanes, heads_.width, heads_.type, kernel_.pairs, words);
     float* fields = workspace.fields.data() + p * kNumTokenFields * lanes;
-    return begin_panel(kernel_, words, fields, targets, end - begin);
+    return begin_panel(kernel_, words, nullptr, fields, targets, end - begin);
   }
 
   const char* hidden(std::int64_t k, std::int64_t token) const {

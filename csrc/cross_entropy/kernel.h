@@ -38,16 +38,18 @@ struct TargetLogit {
 };
 
 /// A panel of tokens with their hidden states side by side: word u of token i at
-/// words[u * panel_tokens + i]. A word is 32 bits along H: one float32 or a pair of bfloat16.
+/// words[u * panel_tokens + i]. A word is 32 bits along H: one float32, or two or four smaller
+/// numbers.
 struct LinearPanel {
   const std::uint32_t* words;
+  const float* scales;      // (panel_tokens,) where the words are whole numbers
   float* fields;            // (kNumTokenFields, panel_tokens)
   const TargetLogit* next;  // sorted by row; the last one's row is beyond the vocabulary
 };
 
 /// Rows of the vocabulary in tiles of `tile_rows`: a tile holds the float32 biases of its rows,
 /// then word u of row i at [(1 + u) * tile_rows + i]. Rows beyond the vocabulary have weights 0 and
-/// bias -inf.
+/// bias -inf. Rows of whole numbers have two words more behind the bias: see PanelFormat.
 struct LinearChunk {
   const std::uint32_t* tiles;
   std::int64_t num_tiles;
@@ -58,7 +60,7 @@ struct LinearChunk {
 struct LinearKernel {
   std::int64_t tile_rows;
   std::int64_t panel_tokens;
-  bool pairs;  // whether a word is two bfloat16
+  bool pairs;  // whether a word is two bfloat16, otherwise one float32 or what packed it says
   /// Adds a chunk of the vocabulary to a panel's fields. A new panel holds kReference = -FLT_MAX,
   /// kMaxLogit = -inf and zeros.
   void (*score)(const LinearChunk& chunk, LinearPanel& panel, bool all_stats);
@@ -79,6 +81,15 @@ extern const CrossEntropyKernels kPortableKernels;
 extern const CrossEntropyKernels kAvx2Kernels;
 extern const CrossEntropyKernels kAvx512Kernels;
 extern const LinearKernel kAvx512Bf16Kernel;
+// Of hidden states and rows that the forward pass has rounded to 16-bit numbers.
+extern const LinearKernel kAvx2Int16Kernel;
+extern const LinearKernel kAvxVnniInt16Kernel;
+extern const LinearKernel kAvx512Int16Kernel;
+extern const LinearKernel kAvx512VnniInt16Kernel;
+#endif
+#ifdef PYCAT_ARM64
+extern const CrossEntropyKernels kNeonKernels;
+extern const LinearKernel kNeonInt16Kernel;
 #endif
 
 }  // namespace pycat

@@ -142,7 +142,8 @@ PYCAT_INLINE void add_logits(const Floats (&z)[R][C], PartialSums<C>& partial, f
 }
 
 /// LinearKernel::score for R rows and C lane groups; `kAll`: with the sums of all statistics.
-template <bool kAll, class Dot, int R, int C>
+/// `Tile` has kHeaderWords and multiply(), as FloatTile does.
+template <bool kAll, class Tile, int R, int C>
 void score_chunk(const LinearChunk& chunk, LinearPanel& panel) {
   constexpr std::int64_t kTokens = C * kLanes;
   PartialSums<C> partial;
@@ -151,8 +152,8 @@ void score_chunk(const LinearChunk& chunk, LinearPanel& panel) {
   const std::int64_t end_row = chunk.first_row + chunk.num_tiles * R;
   for (std::int64_t row = chunk.first_row; row < end_row; row += R) {
     Floats z[R][C];
-    multiply_tile<Dot>(tile, panel.words, chunk.row_words, z);
-    tile += R * (1 + chunk.row_words);
+    Tile::template multiply<R, C>(tile, panel.words, panel.scales, chunk.row_words, z);
+    tile += R * (Tile::kHeaderWords + chunk.row_words);
     if (__builtin_expect(panel.next->row < row + R, 0)) {
       // The targets' logits go to their field, and out of the sums.
       float logits[R][kTokens];
@@ -175,12 +176,12 @@ void score_chunk(const LinearChunk& chunk, LinearPanel& panel) {
   flush_partial_sums<kAll>(partial, panel.fields);
 }
 
-template <class Dot, int R, int C>
+template <class Tile, int R, int C>
 void score_linear(const LinearChunk& chunk, LinearPanel& panel, bool all_stats) {
   if (all_stats) {
-    score_chunk<true, Dot, R, C>(chunk, panel);
+    score_chunk<true, Tile, R, C>(chunk, panel);
   } else {
-    score_chunk<false, Dot, R, C>(chunk, panel);
+    score_chunk<false, Tile, R, C>(chunk, panel);
   }
 }
 

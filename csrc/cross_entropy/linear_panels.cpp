@@ -5,8 +5,8 @@
 
 namespace pycat {
 
-LinearPanel begin_panel(const LinearKernel& kernel, const std::uint32_t* words, float* fields,
-                        TargetLogit* targets, std::int64_t num_targets) {
+LinearPanel begin_panel(const LinearKernel& kernel, const std::uint32_t* words, const float* scales,
+                        float* fields, TargetLogit* targets, std::int64_t num_targets) {
   const std::int64_t lanes = kernel.panel_tokens;
   std::fill_n(fields, kNumTokenFields * lanes, 0.0F);
   std::fill_n(fields + kReference * lanes, lanes, std::numeric_limits<float>::lowest());
@@ -14,7 +14,7 @@ LinearPanel begin_panel(const LinearKernel& kernel, const std::uint32_t* words, 
   std::sort(targets, targets + num_targets,
             [](const TargetLogit& a, const TargetLogit& b) { return a.row < b.row; });
   targets[num_targets] = {std::numeric_limits<std::int64_t>::max(), 0};
-  return {words, fields, targets};
+  return {words, scales, fields, targets};
 }
 
 }  // namespace pycat

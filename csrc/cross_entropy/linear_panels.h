@@ -54,7 +54,7 @@ void for_each_chunk(const Weight& weight, std::int64_t num_tiles, std::int64_t c
 
 /// A panel before the first chunk: resets its `fields`, and sorts its `num_targets` target logits.
 /// `targets` has room for one more, which marks the end.
-LinearPanel begin_panel(const LinearKernel& kernel, const std::uint32_t* words, float* fields,
-                        TargetLogit* targets, std::int64_t num_targets);
+LinearPanel begin_panel(const LinearKernel& kernel, const std::uint32_t* words, const float* scales,
+                        float* fields, TargetLogit* targets, std::int64_t num_targets);
 
 }  // namespace pycat

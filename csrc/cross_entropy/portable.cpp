@@ -52,7 +52,7 @@ struct FromFloat16 {
 
 namespace pycat {
 
-constexpr LinearKernel kLinear = {4, 8, false, score_linear<FloatDot, 4, 2>};
+constexpr LinearKernel kLinear = {4, 8, false, score_linear<FloatTile<FloatDot>, 4, 2>};
 const CrossEntropyKernels kPortableKernels = {kLinear, kLinear, score_logits};
 
 }  // namespace pycat

@@ -12,6 +12,7 @@ namespace {
 #define PYCAT_SIMD __attribute__((always_inline)) inline
 
 using Floats = __m256;
+using Ints = std::int32_t __attribute__((vector_size(32)));
 constexpr int kLanes = 8;
 
 PYCAT_SIMD Floats load(const float* at) { return _mm256_loadu_ps(at); }
@@ -41,6 +42,29 @@ PYCAT_SIMD Floats exponential(Floats d) {
   y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), exponent));
   // 0 below the smallest exponent. NaN, which compares as not below, stays NaN.
   return _mm256_andnot_ps(_mm256_cmp_ps(unbounded, smallest, _CMP_LT_OQ), y);
+}
+
+PYCAT_SIMD Ints load_ints(const std::uint32_t* at) {
+  return (Ints)_mm256_loadu_si256((const __m256i_u*)at);
+}
+PYCAT_SIMD void store_ints(std::uint32_t* at, Ints a) {
+  _mm256_storeu_si256((__m256i_u*)at, (__m256i)a);
+}
+PYCAT_SIMD Ints broadcast_int(std::uint32_t a) {
+  return (Ints)_mm256_set1_epi32(static_cast<int>(a));
+}
+PYCAT_SIMD Floats to_floats(Ints a) { return _mm256_cvtepi32_ps((__m256i)a); }
+PYCAT_SIMD Ints round_to_ints(Floats a) { return (Ints)_mm256_cvtps_epi32(a); }
+/// Products of 16-bit numbers, added in pairs.
+PYCAT_SIMD Ints multiply_pairs(Ints a, Ints b) {
+  return (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+}
+/// Products of unsigned bytes `a` and signed bytes `b`, added in pairs to 16-bit numbers.
+PYCAT_SIMD Ints multiply_bytes(Ints a, Ints b) {
+  return (Ints)_mm256_maddubs_epi16((__m256i)a, (__m256i)b);
+}
+PYCAT_SIMD Ints add_shorts(Ints a, Ints b) {
+  return (Ints)_mm256_add_epi16((__m256i)a, (__m256i)b);
 }
 
 /// Products of words that are float32.

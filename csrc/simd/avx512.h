@@ -12,6 +12,7 @@ namespace {
 #define PYCAT_SIMD __attribute__((always_inline)) inline
 
 using Floats = __m512;
+using Ints = std::int32_t __attribute__((vector_size(64)));
 constexpr int kLanes = 16;
 // A mask of all lanes: GCC 12 warns of uninitialised values inside the unmasked forms of some
 // intrinsics.
@@ -38,6 +39,25 @@ PYCAT_SIMD Floats exponential(Floats d) {
   y = multiply_add(f, y, broadcast(kSeries1));
   y = multiply_add(f, y, broadcast(1.0F));
   return _mm512_maskz_scalef_ps(kAllLanes, y, x);  // y 2^floor(x)
+}
+
+PYCAT_SIMD Ints load_ints(const std::uint32_t* at) { return (Ints)_mm512_loadu_si512(at); }
+PYCAT_SIMD void store_ints(std::uint32_t* at, Ints a) { _mm512_storeu_si512(at, (__m512i)a); }
+PYCAT_SIMD Ints broadcast_int(std::uint32_t a) {
+  return (Ints)_mm512_set1_epi32(static_cast<int>(a));
+}
+PYCAT_SIMD Floats to_floats(Ints a) { return _mm512_maskz_cvtepi32_ps(kAllLanes, (__m512i)a); }
+PYCAT_SIMD Ints round_to_ints(Floats a) { return (Ints)_mm512_maskz_cvtps_epi32(kAllLanes, a); }
+/// Products of 16-bit numbers, added in pairs.
+PYCAT_SIMD Ints multiply_pairs(Ints a, Ints b) {
+  return (Ints)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+}
+/// Products of unsigned bytes `a` and signed bytes `b`, added in pairs to 16-bit numbers.
+PYCAT_SIMD Ints multiply_bytes(Ints a, Ints b) {
+  return (Ints)_mm512_maddubs_epi16((__m512i)a, (__m512i)b);
+}
+PYCAT_SIMD Ints add_shorts(Ints a, Ints b) {
+  return (Ints)_mm512_add_epi16((__m512i)a, (__m512i)b);
 }
 
 /// Products of words that are float32.

@@ -39,20 +39,27 @@ PYCAT_INLINE void add_products(const std::uint32_t* rows, std::int64_t row_strid
   }
 }
 
-/// sums[r][c] = bias of row r + row r of the tile times lane group c of the panel. The sums stay in
-/// registers as long as the caller unrolls its loops over them too.
-template <class Dot, int R, int C>
-PYCAT_INLINE void multiply_tile(const std::uint32_t* tile, const std::uint32_t* panel,
-                                std::int64_t row_words, Floats (&sums)[R][C]) {
+/// Tiles whose products are sums of float32: a header of biases, then the rows' words.
+template <class Dot>
+struct FloatTile {
+  static constexpr std::int64_t kHeaderWords = 1;
+
+  /// sums[r][c] = bias of row r + row r of the tile times lane group c of the panel. The sums stay
+  /// in registers as long as the caller unrolls its loops over them too.
+  template <int R, int C>
+  static PYCAT_INLINE void multiply(const std::uint32_t* tile, const std::uint32_t* words,
+                                    const float* /*scales*/, std::int64_t row_words,
+                                    Floats (&sums)[R][C]) {
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    float bias;
-    __builtin_memcpy(&bias, tile + r, sizeof(bias));
+    for (int r = 0; r < R; ++r) {
+      float bias;
+      __builtin_memcpy(&bias, tile + r, sizeof(bias));
 #pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) sums[r][c] = broadcast(bias);
+      for (int c = 0; c < C; ++c) sums[r][c] = broadcast(bias);
+    }
+    add_products<Dot>(tile + R, 1, R, words, C * kLanes, row_words, sums);
   }
-  add_products<Dot>(tile + R, 1, R, panel, C * kLanes, row_words, sums);
-}
+};
 
 }  // namespace
 }  // namespace pycat

@@ -5,15 +5,9 @@
 namespace pycat {
 namespace {
 
-struct BFloat16Format {
-  static constexpr std::int64_t kHeaderWords = 1;
+struct BFloat16Format : FloatTile<PairDot> {
+  static constexpr std::int64_t kElements = 2;
   static constexpr bool kActivatesToWords = true;
-
-  template <int R, int C>
-  static PYCAT_INLINE void multiply(const std::uint32_t* tile, const PanelProduct& product,
-                                    Floats (&sums)[R][C]) {
-    multiply_tile<PairDot>(tile, product.words, product.row_words, sums);
-  }
 
   template <int C>
   static PYCAT_INLINE void put(void* out, std::int64_t row, int c, Floats even, Floats odd) {
@@ -31,10 +25,22 @@ struct BFloat16Format {
                        std::uint32_t* words, float* /*scales*/) {
     put_rows<BFloat16Format, C>(rows, row_stride, width, words);
   }
+
+  static void pack_row(const float* row, std::int64_t width, std::uint32_t* words, float* /*scale*/,
+                       std::uint32_t* /*offset*/) {
+    auto* halves = reinterpret_cast<std::uint16_t*>(words);  // lie as the pairs of a word do
+    for (std::int64_t i = 0; i < width; ++i) {
+      std::uint32_t bits;
+      __builtin_memcpy(&bits, row + i, sizeof(bits));
+      const bool is_nan = (bits & 0x7FFFFFFFU) > 0x7F800000U;
+      const std::uint32_t rounded = bits + 0x7FFFU + ((bits >> 16) & 1U);
+      halves[i] = static_cast<std::uint16_t>((is_nan ? bits | 0x400000U : rounded) >> 16);
+    }
+  }
 };
 
 }  // namespace
 
-const PanelFormat kAvx512BFloat16 = panel_format<BFloat16Format, 12, 2>(2);
+const PanelFormat kAvx512BFloat16 = panel_format<BFloat16Format, 12, 2>();
 
 }  // namespace pycat

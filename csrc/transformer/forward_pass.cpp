@@ -112,6 +112,7 @@ class Transformer::Pass {
                                     std::to_string(last - first) + " tokens; the model has " +
                                     std::to_string(weights.num_positions) + " positions");
       }
+      std::int64_t place = 0;
       for (std::int64_t t = first; t < last; ++t) {
         const std::int64_t id = side.tokens[t];
         if (id < 0 || id >= weights.vocab_size) {
@@ -119,9 +120,15 @@ class Transformer::Pass {
                                       " is outside of the model's vocabulary of " +
                                       std::to_string(weights.vocab_size));
         }
-        const float* token = weights.tokens + id * width_;                 // (D,)
-        const float* position = weights.positions + (t - first) * width_;  // (D,)
+        const float* token = weights.tokens + id * width_;  // (D,)
         float* out = x.panel(t / panel_tokens_) + t % panel_tokens_;
+        if (id == weights.uncounted_token) {
+          for (std::int64_t f = 0; f < width_; ++f) {
+            out[f * panel_tokens_] = token[f] * weights_.embedding_scale;
+          }
+          continue;
+        }
+        const float* position = weights.positions + place++ * width_;  // (D,)
         for (std::int64_t f = 0; f < width_; ++f) {
           out[f * panel_tokens_] = token[f] * weights_.embedding_scale + position[f];
         }
@@ -355,7 +362,8 @@ class Transformer::Pass {
       const std::int64_t target = targets.targets[t];
       if (target >= 0 && target < targets.vocab_size) logits[count++] = {target, t - first};
     }
-    return begin_panel(*model_.head_kernel_, hidden.panel(p), fields, logits, count);
+    return begin_panel(*model_.head_kernel_, hidden.panel(p), hidden.panel_scales(p), fields,
+                       logits, count);
   }
 
   const Transformer& model_;

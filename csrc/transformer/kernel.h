@@ -62,10 +62,10 @@ struct PanelMath {
 };
 
 /// How a product reads its two sides. A tile begins with `header_words` words per row: the bias,
-/// and for int8 also the row's scale and the product of the row with the tokens' offset.
+/// and for whole numbers also the row's scale and what the tokens' offset takes from its sums.
 struct PanelFormat {
   std::int64_t tile_rows;
-  std::int64_t elements_per_word;  // 1: float32, 2: bfloat16, 4: int8
+  std::int64_t elements_per_word;
   std::int64_t header_words;
   bool activates_to_words;  // whether activations write words, otherwise float32 rows
   /// Indexed by Epilogue.
@@ -74,6 +74,9 @@ struct PanelFormat {
   /// has scales.
   void (*to_words)(const float* rows, std::int64_t row_stride, std::int64_t width,
                    std::uint32_t* words, float* scales);
+  /// Converts a row of a weight to words; for whole numbers also to the other words of its header.
+  void (*pack_row)(const float* row, std::int64_t width, std::uint32_t* words, float* scale,
+                   std::uint32_t* offset);
 };
 
 /// Floats of scratch memory that one call of `attend` needs.
@@ -89,10 +92,21 @@ extern const PanelFormat kPortableFloat32;
 #ifdef PYCAT_X86
 extern const PanelMath kAvx2Math;
 extern const PanelFormat kAvx2Float32;
+extern const PanelFormat kAvx2Int16;
+extern const PanelFormat kAvx2Int8;
+extern const PanelFormat kAvxVnniInt8;
 extern const PanelMath kAvx512Math;
 extern const PanelFormat kAvx512Float32;
-extern const PanelFormat kAvx512BFloat16;
+extern const PanelFormat kAvx512Int16;
 extern const PanelFormat kAvx512Int8;
+extern const PanelFormat kAvx512BFloat16;
+extern const PanelFormat kAvx512VnniInt8;
+#endif
+#ifdef PYCAT_ARM64
+extern const PanelMath kNeonMath;
+extern const PanelFormat kNeonFloat32;
+extern const PanelFormat kNeonInt16;
+extern const PanelFormat kNeonDotInt8;
 #endif
 
 }  // namespace pycat

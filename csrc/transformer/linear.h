@@ -3,10 +3,13 @@
 // Products of a linear layer, fused with their epilogue. The source of each instruction set
 // includes this file after it defines what simd/tile_product.h asks for, the vector functions that
 // cross_entropy/linear_loop.h lists, and a Format with
-//   kHeaderWords, kActivatesToWords
-//   multiply<R, C>(tile, product, sums)  sums[r][c] = bias + row r times lane group c
+//   kElements                            features in a word
+//   kHeaderWords, kActivatesToWords      as in PanelFormat
+//   multiply<R, C>(tile, words, scales, row_words, sums)
+//                                        sums[r][c] = bias + row r times lane group c
 //   put<C>(out, row, c, even, odd)       writes lane group c of rows `row`, which is even, and
 //                                        `row` + 1
+//   to_words<C>, pack_row                as in PanelFormat
 
 #include <cstdint>
 
@@ -52,7 +55,7 @@ void multiply_panel(const PanelProduct& product) {
   const std::uint32_t* tile = product.tiles;
   for (std::int64_t t = 0; t < product.num_tiles; ++t) {
     Floats sums[R][C];
-    Format::template multiply<R, C>(tile, product, sums);
+    Format::template multiply<R, C>(tile, product.words, product.scales, product.row_words, sums);
     tile += R * (Format::kHeaderWords + product.row_words);
     const std::int64_t row = product.first_row + t * R;
     if (kEpilogue == Epilogue::kStore || kEpilogue == Epilogue::kAdd) {
@@ -102,32 +105,33 @@ struct Float32Rows {
   }
 };
 
-struct Float32Format : Float32Rows {
-  static constexpr std::int64_t kHeaderWords = 1;
+struct Float32Format : FloatTile<FloatDot>, Float32Rows {
+  static constexpr std::int64_t kElements = 1;
   static constexpr bool kActivatesToWords = true;
-  template <int R, int C>
-  static PYCAT_INLINE void multiply(const std::uint32_t* tile, const PanelProduct& product,
-                                    Floats (&sums)[R][C]) {
-    multiply_tile<FloatDot>(tile, product.words, product.row_words, sums);
-  }
+
   template <int C>
   static void to_words(const float* rows, std::int64_t row_stride, std::int64_t width,
                        std::uint32_t* words, float* /*scales*/) {
     put_rows<Float32Format, C>(rows, row_stride, width, words);
   }
+  static void pack_row(const float* row, std::int64_t width, std::uint32_t* words, float* /*scale*/,
+                       std::uint32_t* /*offset*/) {
+    __builtin_memcpy(words, row, static_cast<unsigned long>(4 * width));
+  }
 };
 
 template <class Format, int R, int C>
-constexpr PanelFormat panel_format(std::int64_t elements_per_word) {
+constexpr PanelFormat panel_format() {
   return {
       R,
-      elements_per_word,
+      Format::kElements,
       Format::kHeaderWords,
       Format::kActivatesToWords,
       {multiply_panel<Format, Epilogue::kStore, R, C>, multiply_panel<Format, Epilogue::kAdd, R, C>,
        multiply_panel<Format, Epilogue::kRelu, R, C>, multiply_panel<Format, Epilogue::kSilu, R, C>,
        multiply_panel<Format, Epilogue::kGelu, R, C>},
-      Format::template to_words<C>};
+      Format::template to_words<C>,
+      Format::pack_row};
 }
 
 }  // namespace

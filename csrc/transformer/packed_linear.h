@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "base/aligned_array.h"
 #include "cross_entropy/linear_panels.h"
@@ -34,9 +35,31 @@ struct PackedLinear {
   }
 };
 
-/// Packs a linear layer. Rows that fill the last tile have weights 0 and the bias `missing_bias`.
-/// Throws std::invalid_argument if the width is not a whole number of words.
-PackedLinear pack_linear(const LinearWeights& weights, const PanelFormat& format,
-                         float missing_bias);
+/// Packs linear layers, all of them together on several threads.
+class LinearPacker {
+ public:
+  /// A layer whose tiles hold nothing before pack(). Rows that fill the last tile have weights 0
+  /// and the bias `missing_bias`. The weights must last until pack(). Throws std::invalid_argument
+  /// if the width is not a whole number of words.
+  PackedLinear add(const LinearWeights& weights, const PanelFormat& format, float missing_bias);
+
+  void pack(std::int64_t num_threads) const;
+
+ private:
+  /// Consecutive tiles of a layer.
+  struct Piece {
+    LinearWeights weights;
+    const PanelFormat* format;
+    float missing_bias;
+    std::int64_t first_tile;
+    std::int64_t num_tiles;
+    std::uint32_t* tiles;
+  };
+
+  static void pack_piece(const Piece& piece, std::uint32_t* scratch);
+
+  std::vector<Piece> pieces_;
+  std::int64_t scratch_words_ = 0;  // that the largest tile needs
+};
 
 }  // namespace pycat

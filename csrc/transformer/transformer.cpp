@@ -11,25 +11,61 @@ namespace {
 
 const PanelMath& math_of(CpuIsa isa) {
 #ifdef PYCAT_X86
-  if (isa == CpuIsa::kAvx2) return kAvx2Math;
+  if (isa == CpuIsa::kAvx2 || isa == CpuIsa::kAvxVnni) return kAvx2Math;
   if (isa != CpuIsa::kPortable) return kAvx512Math;
+#elif defined(PYCAT_ARM64)
+  if (isa != CpuIsa::kPortable) return kNeonMath;
 #else
   static_cast<void>(isa);
 #endif
   return kPortableMath;
 }
 
-const PanelFormat& format_of(CpuIsa isa, Precision precision) {
+/// How layers are multiplied, and how the output layer is. Bytes would lose too much precision in
+/// that one, because a logit is an exponent: int8 has 16-bit numbers there.
+struct Formats {
+  const PanelFormat* layers;
+  const PanelFormat* head;
+  const LinearKernel* head_kernel;
+};
+
+Formats formats_of(CpuIsa isa, Precision precision) {
+  const LinearKernel* float32 = &linear_kernel(isa, FloatType::kFloat32);
 #ifdef PYCAT_X86
-  const bool pairs = isa == CpuIsa::kAvx512Bf16;
-  if (precision == Precision::kBFloat16 && pairs) return kAvx512BFloat16;
-  if (precision == Precision::kInt8 && pairs && __builtin_cpu_supports("avx512vnni")) {
-    return kAvx512Int8;
+  const bool has_bfloat16 = isa == CpuIsa::kAvx512Bf16;
+  const bool is_avx512 = isa == CpuIsa::kAvx512 || has_bfloat16;
+  const bool is_avx2 = isa == CpuIsa::kAvx2 || isa == CpuIsa::kAvxVnni;
+  if (precision == Precision::kBFloat16 && has_bfloat16) {
+    return {&kAvx512BFloat16, &kAvx512BFloat16, &kAvx512Bf16Kernel};
   }
-  if (precision == Precision::kFloat32 && isa == CpuIsa::kAvx2) return kAvx2Float32;
-  if (precision == Precision::kFloat32 && isa != CpuIsa::kPortable) return kAvx512Float32;
+  if (precision == Precision::kInt8 && is_avx512) {
+    if (__builtin_cpu_supports("avx512vnni")) {
+      return {&kAvx512VnniInt8, &kAvx512Int16, &kAvx512VnniInt16Kernel};
+    }
+    return {&kAvx512Int8, &kAvx512Int16, &kAvx512Int16Kernel};
+  }
+  if (precision == Precision::kInt8 && isa == CpuIsa::kAvxVnni) {
+    return {&kAvxVnniInt8, &kAvx2Int16, &kAvxVnniInt16Kernel};
+  }
+  if (precision == Precision::kInt8 && is_avx2) {
+    return {&kAvx2Int8, &kAvx2Int16, &kAvx2Int16Kernel};
+  }
+  if (precision == Precision::kFloat32 && is_avx512) {
+    return {&kAvx512Float32, &kAvx512Float32, float32};
+  }
+  if (precision == Precision::kFloat32 && is_avx2) {
+    return {&kAvx2Float32, &kAvx2Float32, float32};
+  }
 #endif
-  if (precision == Precision::kFloat32) return kPortableFloat32;
+#ifdef PYCAT_ARM64
+  if (precision == Precision::kInt8 && isa == CpuIsa::kNeonDot) {
+    return {&kNeonDotInt8, &kNeonInt16, &kNeonInt16Kernel};
+  }
+  if (precision == Precision::kFloat32 && isa != CpuIsa::kPortable) {
+    return {&kNeonFloat32, &kNeonFloat32, float32};
+  }
+#endif
+  if (precision == Precision::kFloat32) return {&kPortableFloat32, &kPortableFloat32, float32};
   throw std::invalid_argument(std::string("this processor, or the instruction set ") +
                               isa_name(isa) + " that it is told to use, has no " +
                               (precision == Precision::kInt8 ? "int8" : "bfloat16") +
@@ -38,26 +74,34 @@ const PanelFormat& format_of(CpuIsa isa, Precision precision) {
 
 }  // namespace
 
-Transformer::Transformer(const TransformerWeights& weights, Precision precision, CpuIsa isa)
-    : weights_(weights), math_(&math_of(isa)), format_(&format_of(isa, precision)) {
+Transformer::Transformer(const TransformerWeights& weights, Precision precision, CpuIsa isa,
+                         std::int64_t num_threads)
+    : weights_(weights), math_(&math_of(isa)) {
+  const Formats formats = formats_of(isa, precision);
+  format_ = formats.layers;
+  head_format_ = formats.head;
+  head_kernel_ = formats.head_kernel;
   const std::int64_t heads = weights.num_heads;
   if (heads <= 0 || weights.d_model % heads != 0 || weights.d_model / heads % 8 != 0) {
     throw std::invalid_argument("a model of width " + std::to_string(weights.d_model) + " with " +
                                 std::to_string(heads) +
                                 " heads; expected heads whose width is a multiple of 8");
   }
-  // In int8 the output layer would lose too much precision: a logit is an exponent.
-  const bool pairs = precision != Precision::kFloat32;
-  head_format_ = &format_of(isa, pairs ? Precision::kBFloat16 : Precision::kFloat32);
-  head_kernel_ = &linear_kernel(isa, pairs ? FloatType::kBFloat16 : FloatType::kFloat32);
-  for (const LayerWeights& layer : weights.encoder) encoder_.push_back(pack(layer, false));
-  for (const LayerWeights& layer : weights.decoder) decoder_.push_back(pack(layer, true));
-  head_ = pack_linear(weights.head, *head_format_, -std::numeric_limits<float>::infinity());
+  LinearPacker packer;
+  for (const LayerWeights& layer : weights.encoder) {
+    encoder_.push_back(add_layer(layer, false, packer));
+  }
+  for (const LayerWeights& layer : weights.decoder) {
+    decoder_.push_back(add_layer(layer, true, packer));
+  }
+  head_ = packer.add(weights.head, *head_format_, -std::numeric_limits<float>::infinity());
+  packer.pack(num_threads);
 }
 
-Transformer::Layer Transformer::pack(const LayerWeights& weights, bool is_decoder) const {
+Transformer::Layer Transformer::add_layer(const LayerWeights& weights, bool is_decoder,
+                                          LinearPacker& packer) const {
   const auto packed = [&](const LinearWeights& linear) {
-    return pack_linear(linear, *format_, 0.0F);
+    return packer.add(linear, *format_, 0.0F);
   };
   Layer layer;
   layer.self = {packed(weights.self.query), {}, packed(weights.self.output)};

@@ -44,6 +44,7 @@ struct EmbeddingWeights {
   std::int64_t vocab_size;
   const float* positions;  // (num_positions, D)
   std::int64_t num_positions;
+  std::int64_t uncounted_token;  // takes no position and gets none; negative: there is none
   NormWeights norm;
 };
 
@@ -79,9 +80,10 @@ struct PackedTokens {
 /// on the calling thread, and keeps that thread's memory for the next call.
 class Transformer {
  public:
-  /// Throws std::invalid_argument for sizes that are not supported, and for a precision that the
-  /// instruction set lacks.
-  Transformer(const TransformerWeights& weights, Precision precision, CpuIsa isa);
+  /// Packs on `num_threads`. Throws std::invalid_argument for sizes that are not supported, and for
+  /// a precision that the instruction set lacks.
+  Transformer(const TransformerWeights& weights, Precision precision, CpuIsa isa,
+              std::int64_t num_threads);
 
   /// Statistics of `targets` (T,), each of which the decoder predicts at the same place of `inputs`
   /// (T,). Throws std::invalid_argument if a token is outside the vocabulary or a sequence has more
@@ -105,7 +107,7 @@ class Transformer {
   };
   class Pass;  // forward_pass.cpp
 
-  Layer pack(const LayerWeights& weights, bool is_decoder) const;
+  Layer add_layer(const LayerWeights& weights, bool is_decoder, LinearPacker& packer) const;
 
   TransformerWeights weights_;
   const PanelMath* math_;

@@ -1,10 +1,11 @@
 """The verb `classify`: a filter of tab-separated lines in a pipe."""
 
+import io
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO
 
 from pycat.cli.options import option
 from pycat.errors import PycatError, TextError
@@ -46,7 +47,9 @@ class Classify:
 
     def run(self) -> None:
         """Filter the lines, and tell on standard error how many were kept."""
+        from pycat.data.text_files import compressing
         from pycat.filters.rules import complete_rules, read_rules
+        from pycat.runtime.named_files import writing
         from pycat.selection.classifying import ScoredText
 
         if self.scol < 1 or self.tcol < 1 or self.scol == self.tcol:
@@ -65,11 +68,13 @@ class Classify:
         )
         with ExitStack() as stack:
             lines = _opened(self.input, stack)
-            kept_file = _created(output, self.overwrite, stack)
-            removed_file = (
-                None if self.removed is None else _created(self.removed, self.overwrite, stack)
-            )
-            num_lines, num_kept = self._filter(scored, lines, kept_file, removed_file)
+            outs = [output or Path("-"), *([] if self.removed is None else [self.removed])]
+            files = stack.enter_context(writing(outs, overwrite=self.overwrite))
+            streams = [
+                stack.enter_context(io.BufferedWriter(compressing(file, out), 1 << 20))
+                for file, out in zip(files, outs, strict=True)
+            ]
+            num_lines, num_kept = self._filter(scored, lines, streams[0], (*streams, None)[1])
         print(f"classify: kept {num_kept:,} of {num_lines:,} lines", file=sys.stderr)
 
     def _filter(
@@ -103,20 +108,6 @@ class Classify:
 def _opened(path: Path | None, stack: ExitStack) -> BinaryIO:
     if path is None or str(path) == "-":
         return sys.stdin.buffer
-    from pycat.data.parallel_text import opened
+    from pycat.data.text_files import opened_text
 
-    return stack.enter_context(opened(path))[0]
-
-
-def _created(path: Path | None, overwrite: bool, stack: ExitStack) -> BinaryIO:
-    """Standard output, or a file that appears complete; `.gz` and `.zst` are compressed."""
-    if path is None:
-        return sys.stdout.buffer
-    from pycat.data.parallel_text import created
-    from pycat.errors import OutputError
-    from pycat.runtime.output import replacing
-
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists; pass --overwrite to replace it, or name another file")
-    temporary = stack.enter_context(replacing(path))
-    return cast(BinaryIO, stack.enter_context(created(path, temporary)))
+    return stack.enter_context(opened_text(path))[0]

@@ -2,8 +2,7 @@
 
 import shutil
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pycat
 from pycat.cli.options import (
+    columns_option,
     dashed,
     device_option,
     group,
@@ -23,6 +23,8 @@ from pycat.cli.options import (
 )
 from pycat.cli.stages import CORPUS_HELP, OpenOptions, open_group
 from pycat.errors import PycatError
+from pycat.runtime.locks import scratch_folder
+from pycat.runtime.named_files import is_stream
 
 if TYPE_CHECKING:
     from pycat.data.corpus import Corpus
@@ -45,8 +47,8 @@ class ScoreOptions:
         None,
     )
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = option(
-        "Multiply matrices in this type; auto is bfloat16 if the device has it, and int8 is the "
-        "fastest on newer CPUs.",
+        "Multiply matrices in this type; int8 is the fastest on CPUs, and auto is bfloat16 if the "
+        "device has it, else float32, or int8 with --exact-keep.",
         "float32",
     )
     too_long: Literal["refuse", "truncate"] = option(
@@ -77,6 +79,7 @@ class LineOptions:
     src: Path | None = option("Read source text, as tokenize does; - is standard input.", None)
     tgt: Path | None = option("Read target text, as tokenize does; - is standard input.", None)
     tsv: Path | None = option("Read text with tabs, as tokenize does; - is standard input.", None)
+    columns: tuple[int, int] | None = columns_option()
     train_sets: list[Path] | None = option(
         "Read these two files, in the order in which the model reads them, as marian-scorer does: "
         "for a model from target to source, the target first.",
@@ -105,7 +108,7 @@ class LineOptions:
         return {
             name: value
             for name, value in vars(self).items()
-            if value not in (None, False) and name not in no_text
+            if value is not None and value is not False and name not in no_text
         }
 
 
@@ -120,8 +123,8 @@ class Score:
     corpus: list[Path] | None = option(CORPUS_HELP, None, metavar="FOLDER")
     checkpoints: list[Path] = option(
         "Score under the checkpoints in this folder, made by train or by a Hugging Face Trainer; "
-        "or under these two or more, in training order: of those, or folders of CTranslate2, "
-        ".npz of Marian, .pt of fairseq or OpenNMT-py.",
+        "or under these two or more, which are put in the order of their updates: of those, or "
+        "folders of CTranslate2, .npz of Marian, .pt of fairseq or OpenNMT-py.",
         metavar="PATH",
     )
     how: ScoreOptions = group()
@@ -144,6 +147,8 @@ class Score:
         if self.corpus is not None and text:
             given = ", ".join(f"--{dashed(name)}" for name in text)
             raise PycatError(f"score: --corpus is tokenized already; leave out {given}")
+        if len(self.checkpoints) > 1 or self.checkpoints[0].is_dir():
+            _print_order(self.checkpoints)
         with ExitStack() as stack:
             corpus = (
                 self._tokenized(text, stack)
@@ -176,7 +181,7 @@ class Score:
                     device=self.device,
                 )
                 for path in written:
-                    print(path)
+                    print(path, file=sys.stderr if is_stream(path) else sys.stdout)
 
     def _tokenized(self, text: Mapping[str, Any], stack: ExitStack) -> "Corpus":
         """A corpus of this text, by the checkpoints' own tokenizer; it lasts as long as `stack`."""
@@ -203,7 +208,7 @@ class Score:
                 f"{self.checkpoints[0]}: has no tokenizer beside the weights; pass --tokenizer, or "
                 "--corpus with text that is tokenized"
             )
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pycat-")))
+        folder = stack.enter_context(scratch_folder())
         return pycat.tokenize(
             **_text_options(text, folder),
             tokenizer=tokenizer,
@@ -240,6 +245,15 @@ def _text_options(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         with found[name].open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
     return found
+
+
+def _print_order(checkpoints: Sequence[Path]) -> None:
+    """Print, beside the output, which checkpoint counts as earlier."""
+    from pycat.scoring.loading import checkpoint_order
+
+    order = checkpoint_order(checkpoints)
+    if len(order.paths) > 1:
+        print(order, file=sys.stderr)
 
 
 def _print_table(table: "ScoreTable") -> None:

@@ -5,7 +5,7 @@ stage's function.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,7 @@ import pycat
 from pycat.cli.options import (
     TestFiles,
     TextFiles,
+    dashed,
     device_option,
     group,
     languages,
@@ -48,6 +49,10 @@ class TokenizeOptions:
     sentencepiece: list[Path] | None = sentencepiece_option()
     vocab_size: int = option("Train this many pieces, which both languages share.", 8000)
     model_type: Literal["unigram", "bpe"] = option("Train pieces of this type.", "unigram")
+    character_coverage: float = option(
+        "Make pieces of the characters of this share of the text; rarer ones are read as bytes.",
+        0.9995,
+    )
     max_tokens: int = option("Skip pairs with a side of more tokens than this.", 512)
     crop: bool = option("Cut longer sides to their first tokens instead of skipping them.", False)
     keep_empty: bool = option("Keep pairs with an empty side instead of skipping them.", False)
@@ -68,8 +73,8 @@ class TokenizeOptions:
         metavar="CODE",
     )
     prompt: str | None = option(
-        "For a causal Hugging Face model, put this text before the target; {src} stands for the "
-        r"source and \n for a line end.",
+        "For a Hugging Face model, let this text stand around the source, in place of {src}: all "
+        r"that precedes the target of a causal one, where \n is a line end, or the prefix of T5.",
         None,
         type=prompt,
         metavar="TEXT",
@@ -168,6 +173,7 @@ class Measure:
 
     def run(self) -> None:
         """Measure, and print how many pairs each rule hits."""
+        from pycat.filters.loud_rules import loud_rules_in_words
         from pycat.filters.rules import hits_in_words
 
         measures = pycat.measure(
@@ -185,6 +191,8 @@ class Measure:
         for why in dict.fromkeys(without.values()):
             missing = [rule for rule, reason in without.items() if reason == why]
             print(f"  not measured: {', '.join(missing)}; {why}")
+        for line in loud_rules_in_words(measures.manifest["loud_rules"], len(measures)):
+            print(line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +204,10 @@ class TrainOptions:
         "auto",
     )
     checkpoints: int = option("Keep this many checkpoints, the last one at the end of training.", 5)
-    checkpoint_schedule: Literal["linear", "log"] = option(
-        "Keep checkpoints after even steps, or after doubling ones.", "linear"
+    checkpoint_schedule: Literal["linear", "log", "loss"] = option(
+        "Keep checkpoints after even steps, after doubling ones, or where the training loss has "
+        "fallen by even steps behind the warm-up.",
+        "linear",
     )
     checkpoint_steps: Sequence[int] | None = option(
         "Keep checkpoints after these updates instead, and end training after the last.",
@@ -205,8 +215,23 @@ class TrainOptions:
         type=steps,
         metavar="N,N,…",
     )
+    dynamic: float | None = option(
+        "Train each epoch on this share of the corpus, above 0 and below 1, chosen by the losses "
+        "of the last one.",
+        None,
+    )
+    dynamic_by: Literal["loss", "infobatch", "random"] = option(
+        "Of dynamic pruning, leave out what has the lowest loss; a random part of what has a low "
+        "one, with more weight on the rest of it; or a random part of all.",
+        "loss",
+    )
+    dynamic_unit: Literal["pairs", "spans"] = option(
+        "Leave out whole pairs, or spans of at most 16 target tokens.", "pairs"
+    )
     epochs: float = option(
-        "Pass over the corpus this many times, but make at most 4,000 updates.", 3.0
+        "Pass over the corpus, or that share of it, this many times, but make at most 4,000 "
+        "updates.",
+        3.0,
     )
     updates: int | None = option("Make this many updates, instead of epochs.", None)
     batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)
@@ -359,26 +384,59 @@ class Evaluate:
         None,
         metavar="FOLDER",
     )
-    test: Mapping[str, TestFiles] = tests_option()
+    run_file: Path | None = option(
+        "Make a whole study, from text to evaluation, in --out, as this TOML file says.",
+        None,
+        flag="--run",
+    )
+    test: Mapping[str, TestFiles] | None = tests_option(None)
     how: EvaluateOptions = group()
     seed: int = option("Begin the seeds of weights, batches and random arms with this number.", 0)
     device: str = device_option()
 
     def run(self) -> None:
-        """Evaluate, and print the tables."""
+        """Evaluate, print the tables, and write the page."""
+        evaluation = self._evaluate() if self.run_file is None else self._study(self.run_file)
+        print_evaluation(evaluation)
+        print(f"page: {pycat.write_evaluation_page(evaluation)}")
+
+    def _evaluate(self) -> "Evaluation":
         if (self.work is None) == (self.selection is None):
             raise PycatError("evaluate: expected either the folder of prune, or --selection FOLDER")
-        print_evaluation(
-            pycat.evaluate(
-                self.selection or self.work or Path(),
-                tests=self.test,
-                **self.how.arguments(),
-                out=self.out,
-                overwrite=self.overwrite,
-                seed=self.seed,
-                device=self.device,
-            )
+        if not self.test:
+            raise PycatError("evaluate: expected held-out text; pass --test [NAME=]SRC,REF")
+        return pycat.evaluate(
+            self.selection or self.work or Path(),
+            tests=self.test,
+            **self.how.arguments(),
+            out=self.out,
+            overwrite=self.overwrite,
+            seed=self.seed,
+            device=self.device,
         )
+
+    def _study(self, file: Path) -> "Evaluation":
+        from pycat.cli.run_file import run_study
+
+        given = [
+            name
+            for name, is_given in (
+                ("WORK", self.work is not None),
+                ("--selection", self.selection is not None),
+                ("--test", bool(self.test)),
+                ("--seed", self.seed != 0),
+                *(
+                    (f"--{dashed(entry.name)}", getattr(self.how, entry.name) != entry.default)
+                    for entry in fields(self.how)
+                ),
+            )
+            if is_given
+        ]
+        if given:
+            raise PycatError(
+                f"evaluate: --run says what to make; put {', '.join(given)} into {file}"
+            )
+        return run_study(file, self.out, device=self.device, overwrite=self.overwrite)
 
 
 def print_evaluation(evaluation: "Evaluation") -> None:

@@ -367,7 +367,8 @@ class Corpus:
         """
         self._require_text()
         known = self.manifest["text"]
-        text = ParallelText(tuple(Path(row["path"]) for row in known))
+        places = self.manifest["recipe"].get("columns", (1, 2))
+        text = ParallelText(tuple(Path(row["path"]) for row in known), (places[0], places[1]))
         for path in text.paths:
             if not path.is_file():
                 raise TextError(f"{path}: the text of {self.path} is gone; put it back")
@@ -476,10 +477,11 @@ def open_corpus(
         return Corpus(folder, *fairseq.open_data_bin(folder, split, given["languages"]))
     _refuse_options(folder, "a folder of pycat's", given, ())
     manifest = read_manifest(folder, "corpus", CorpusError)
-    sizes = manifest.get("src_vocab_size") or manifest["vocab_size"], manifest["vocab_size"]
+    vocab_size = manifest["vocab_size"]
+    src_vocab_size = manifest.get("src_vocab_size", vocab_size)
     sides = (
         _core.IndexedFile(str(folder / side), vocab_size=size)
-        for side, size in zip(("src", "tgt"), sizes, strict=True)
+        for side, size in (("src", src_vocab_size), ("tgt", vocab_size))
     )
     return Corpus(folder, manifest, *sides)
 

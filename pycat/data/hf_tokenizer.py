@@ -5,9 +5,16 @@ Labels consist of `tgt_before`, the sentence, EOS and `tgt_after`, such as `deu_
 `<s> X </s>` (BART) or `X </s> de_DE` (mBART). The target is stored as the sentence and EOS alone,
 so that only these are scored; the manifest keeps the special tokens around them (`Template`).
 
+Text that a model expects around its source, such as `translate English to German: ` before T5's, is
+named by a prompt. For an encoder-decoder model the prompt with the source in it is what the encoder
+reads, as if it stood in the file; the target is not touched.
+
 Causal models: the source is the prompt; the target is the text after it, and EOS. Both are
 tokenized as one text, as in training. The target begins with the first token that reaches beyond
 the prompt.
+
+Names of special tokens that stand in a sentence (`<pad>`, `</s>`) become those tokens, as
+transformers reads them, and are scored like any other.
 """
 
 import json
@@ -15,9 +22,11 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pycat.data.language_codes import near_codes
 from pycat.errors import TokenizerError
 from pycat.runtime.output import digest, file_sha256
 
@@ -58,10 +67,13 @@ class HuggingFaceTokenizer:
 
     Attributes:
         path: the folder.
-        vocab_size: ids lie below it.
+        vocab_size: ids of targets lie below it.
+        src_vocab_size: bound on ids of sources, where they have a vocabulary of their own (some
+            of Marian's); else None.
         eos_id: ends every target.
         sha256: of vocabulary and rules; the same for every folder that holds this tokenizer.
-        options: `src_lang`, `tgt_lang` and `prompt`, as far as given.
+        options: `src_lang`, `tgt_lang` and `prompt`, as far as given; with a prompt also
+            `encoder_decoder` where the model is one.
         template: special tokens around the sentences.
         shortest: min tokens of a source and of a target that are not empty.
     """
@@ -73,14 +85,19 @@ class HuggingFaceTokenizer:
         src_lang: str | None = None,
         tgt_lang: str | None = None,
         prompt: str | None = None,
+        encoder_decoder: bool | None = None,
     ) -> None:
         r"""Load the tokenizer.
 
         Args:
             path: the folder.
             src_lang, tgt_lang: language codes, for a tokenizer that needs them, such as "eng_Latn".
-            prompt: for causal models, the text before the target, with `{src}` for the source, such
-                as "Translate English to German: {src}\n".
+            prompt: text around the source, with `{src}` for the source: all that precedes the
+                target for a causal model, such as "Translate English to German: {src}\n"; what the
+                encoder reads of an encoder-decoder model, such as "translate English to German:
+                {src}".
+            encoder_decoder: whether a prompt is for a model with an encoder; None to read it from
+                `config.json` in the folder, without which a prompt is for a causal model.
 
         Raises:
             TokenizerError: transformers is missing, the tokenizer is missing or damaged, or the
@@ -92,10 +109,12 @@ class HuggingFaceTokenizer:
         # speed is lost: tokenizers written in Rust use all cores within a call.
         self._lock = threading.Lock()
         given = {"src_lang": src_lang, "tgt_lang": tgt_lang, "prompt": prompt}
-        self.options = {name: value for name, value in given.items() if value is not None}
+        self.options: dict[str, Any] = {
+            name: value for name, value in given.items() if value is not None
+        }
         self._prompt = prompt
         self.sha256 = _sha256(self._tokenizer, path)
-        self.vocab_size = 1 + max(self._tokenizer.get_vocab().values())
+        self.src_vocab_size, self.vocab_size = _vocab_sizes(self._tokenizer)
         eos_id = self._tokenizer.eos_token_id
         self.eos_id: int = self._tokenizer.sep_token_id if eos_id is None else eos_id
         if self.eos_id is None:
@@ -104,24 +123,39 @@ class HuggingFaceTokenizer:
                 "set its eos_token as it was in training"
             )
         self._set_languages(src_lang, tgt_lang)
-        if prompt is None:
-            self._check_kind()
-            self._blank_src = self._ids([""])[0]
-            self.template = self._find_template()
-            self.shortest = (1, 2)
-        else:
+        config = self._model_config() if encoder_decoder is None else None
+        if config is not None:
+            encoder_decoder = bool(config.is_encoder_decoder)
+            if prompt is None and not encoder_decoder:
+                raise TokenizerError(
+                    f"{path}: the model ({config.model_type}) is causal, so the source is its "
+                    "prompt; pass prompt (--prompt) as in training, with {src} for the source, "
+                    "such as 'Translate English to German: {src}\\n'"
+                )
+        # Whether source and target are one text.
+        self._joined = prompt is not None and not encoder_decoder
+        self.shortest = (1, 2)
+        if prompt is not None:
             self._check_prompt(prompt)
+        if self._joined:
             self.template = Template(src_tail=0)
-            self.shortest = (1, 2)
+            return
+        if prompt is not None:
+            self.options["encoder_decoder"] = True
+        self._blank_src = self._ids([""])[0]
+        self.template = self._find_template()
 
     def encode_pairs(
         self, src: Sequence[str | bytes], tgt: Sequence[str | bytes]
     ) -> tuple[list[list[int]], list[list[int]]]:
         """Ids of sources and targets; a blank source is empty, a blank target is EOS alone."""
         with self._lock:
-            if self._prompt is not None:
+            if self._prompt is not None and self._joined:
                 return self._encode_prompts(_texts(src), _texts(tgt), self._prompt)
-            sources = self._ids(_texts(src))
+            texts = _texts(src)
+            if self._prompt is not None:
+                texts = [self._prompt.replace("{src}", text) if text else "" for text in texts]
+            sources = self._ids(texts)
             targets = self._ids(_texts(tgt), target=True)
         sources = [[] if row == self._blank_src else row for row in sources]
         return sources, [self._without_template(row) for row in targets]
@@ -131,16 +165,36 @@ class HuggingFaceTokenizer:
         sources, _ = self.encode_pairs(lines, [""] * len(lines))
         return [row or [self.eos_id] for row in sources]
 
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Text of each row of ids, without special tokens."""
+    def decode(self, rows: Sequence[Sequence[int]], *, source: bool = False) -> list[str]:
+        """Text of each row of ids, without special tokens; of sources, or else of targets."""
         with self._lock:
+            if self.src_vocab_size is not None:
+                return [self._joined_pieces(row, source) for row in rows]
             return [
                 str(self._tokenizer.decode(list(row), skip_special_tokens=True)) for row in rows
             ]
 
-    def pieces(self, row: Sequence[int]) -> list[str]:
-        """Pieces of the vocabulary that a row of ids stands for."""
-        return [str(piece) for piece in self._tokenizer.convert_ids_to_tokens(list(row))]
+    def pieces(self, row: Sequence[int], *, source: bool = False) -> list[str]:
+        """Pieces of the vocabulary that a row of ids stands for; of a source, or else a target."""
+        if self.src_vocab_size is None:
+            return [str(piece) for piece in self._tokenizer.convert_ids_to_tokens(list(row))]
+        names = self._side_pieces[not source]
+        return [names.get(token, str(self._tokenizer.unk_token)) for token in row]
+
+    @cached_property
+    def _side_pieces(self) -> tuple[dict[int, str], dict[int, str]]:
+        """Pieces of sources and of targets by their ids, where they have two vocabularies."""
+        src, tgt = (
+            {token: piece for piece, token in vocabulary.items()}
+            for vocabulary in _side_vocabularies(self._tokenizer)
+        )
+        return src, tgt
+
+    def _joined_pieces(self, row: Sequence[int], source: bool) -> str:
+        """Text of SentencePiece's pieces; transformers reads ids of sources as those of targets."""
+        special = set(self._tokenizer.all_special_tokens)
+        pieces = [piece for piece in self.pieces(row, source=source) if piece not in special]
+        return "".join(pieces).replace("▁", " ").strip()
 
     def save(self, folder: Path) -> None:
         """Write a copy that `HuggingFaceTokenizer` opens."""
@@ -181,59 +235,55 @@ class HuggingFaceTokenizer:
         return Template(tuple(labels[:at]), tuple(labels[at + 1 :]), tail)
 
     def _set_languages(self, src_lang: str | None, tgt_lang: str | None) -> None:
-        has_codes = hasattr(self._tokenizer, "src_lang")
-        if not has_codes and (src_lang or tgt_lang):
+        codes = _language_codes(self._tokenizer)
+        if not codes and (src_lang or tgt_lang):
             raise TokenizerError(
                 f"{self.path}: {type(self._tokenizer).__name__} has no language codes; leave "
                 "src_lang and tgt_lang out"
             )
-        if not has_codes:
+        if not codes:
             return
         if src_lang is None or tgt_lang is None:
             raise TokenizerError(
                 f"{self.path}: {type(self._tokenizer).__name__} puts language codes into its "
                 "sequences; name them with --src-lang and --tgt-lang, as in training"
             )
-        try:
-            self._tokenizer.src_lang, self._tokenizer.tgt_lang = src_lang, tgt_lang
-            rows = self._ids([""]) + self._ids([""], target=True)
-        except (KeyError, ValueError, TypeError) as error:
-            raise TokenizerError(
-                f"{self.path}: has no language code {src_lang!r} or {tgt_lang!r} ({error})"
-            ) from None
-        unknown = self._tokenizer.unk_token_id
-        for name, row in zip((src_lang, tgt_lang), rows, strict=True):
-            if unknown in row or None in row:
+        for name in (src_lang, tgt_lang):
+            if name not in codes:
+                near = ", ".join(near_codes(name, codes))
+                few = ", ".join(sorted(codes)[:3])
                 raise TokenizerError(
-                    f"{self.path}: has no language code {name!r}; codes look like "
-                    f"{_example_codes(self._tokenizer)}"
+                    f"{self.path}: has no language code {name!r}; "
+                    + (f"did you mean {near}?" if near else f"codes look like {few}")
                 )
+        self._tokenizer.src_lang, self._tokenizer.tgt_lang = src_lang, tgt_lang
 
-    def _check_kind(self) -> None:
+    def _model_config(self) -> Any | None:
+        """The configuration of the model beside the tokenizer; None if there is none."""
         if not (self.path / "config.json").is_file():
-            return
+            return None
         from transformers import AutoConfig
 
         try:
-            config = AutoConfig.from_pretrained(self.path, local_files_only=True)
+            return AutoConfig.from_pretrained(self.path, local_files_only=True)
         except (OSError, ValueError, KeyError):
-            return
-        if not config.is_encoder_decoder:
-            raise TokenizerError(
-                f"{self.path}: the model ({config.model_type}) is causal, so the source is "
-                "its prompt; pass prompt (--prompt) as in training, with {src} for the source, "
-                "such as 'Translate English to German: {src}\\n'"
-            )
+            return None
 
     def _check_prompt(self, prompt: str) -> None:
         if "{src}" not in prompt:
             raise TokenizerError(
                 f"prompt is {prompt!r}; expected {{src}} in it, where the source belongs"
             )
-        if not self._tokenizer.is_fast:
+        if fields := [name for name in re.findall(r"\{(\w+)\}", prompt) if name != "src"]:
+            raise TokenizerError(
+                f"prompt is {prompt!r}; expected no field but {{src}}, found {{{fields[0]}}}: the "
+                "target follows the prompt by itself, without text in it or after it"
+            )
+        if self._joined and not self._tokenizer.is_fast:
             raise TokenizerError(
                 f"{self.path}: {type(self._tokenizer).__name__} does not say which characters a "
-                "token stands for, which a prompt needs; save the model with its fast tokenizer"
+                "token stands for, which the prompt of a causal model needs; save the model with "
+                "its fast tokenizer"
             )
 
     def _encode_prompts(
@@ -290,9 +340,12 @@ def _sha256(tokenizer: Any, path: Path) -> str:
         for name in ("post_processor", "truncation", "padding"):
             rules.pop(name, None)
         return digest(rules)
+    sides = []
+    if getattr(tokenizer, "separate_vocabs", False):
+        sides = [sorted(tokenizer.target_encoder.items())]
     files = sorted({file for pattern in _VOCABULARY_FILES for file in path.glob(pattern)})
     hashes = [[file.name, file_sha256(file)] for file in files]
-    return digest([hashes, sorted(tokenizer.get_vocab().items())])
+    return digest([hashes, sorted(tokenizer.get_vocab().items()), *sides])
 
 
 def _texts(lines: Sequence[str | bytes]) -> list[str]:
@@ -301,7 +354,39 @@ def _texts(lines: Sequence[str | bytes]) -> list[str]:
     return [text if text.strip() else "" for text in texts]
 
 
-def _example_codes(tokenizer: Any) -> str:
-    special = [str(token) for token in tokenizer.get_added_vocab()]
-    codes = [token for token in special if re.fullmatch(r"\w+", token)]
-    return ", ".join(codes[:3]) or "those of its special tokens"
+def _language_codes(tokenizer: Any) -> set[str]:
+    """The codes that `src_lang` and `tgt_lang` of this tokenizer take; none if it has no codes.
+
+    A code is a token that was added to the vocabulary, in the form `xx` or `__xx__`, or one that
+    the tokenizer's class lists. Pieces that text is made of are none, though transformers takes
+    them.
+    """
+    if not hasattr(tokenizer, "src_lang"):
+        return set()
+    named = {
+        str(token) for token in tokenizer.special_tokens_map.values() if isinstance(token, str)
+    }
+    tokens = {str(token) for token in tokenizer.added_tokens_encoder} - named
+    for name in ("lang_code_to_token", "lang_code_to_id"):
+        tokens |= {str(code) for code in getattr(tokenizer, name, ())}
+    # M2M-100, SeamlessM4T and PLBART leave out the underscores.
+    tokens = {re.sub(r"^__(.+)__$", r"\1", token) for token in tokens}
+    return {token for token in tokens if re.fullmatch(r"\w[\w-]*\w", token)}
+
+
+def _side_vocabularies(tokenizer: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """Vocabularies of source and target, of a tokenizer that has two."""
+    added = tokenizer.added_tokens_encoder
+    return {**added, **tokenizer.encoder}, {**added, **tokenizer.target_encoder}
+
+
+def _vocab_sizes(tokenizer: Any) -> tuple[int | None, int]:
+    """Bounds on the ids of sources, None if the sides share a vocabulary, and of targets."""
+    added = (*tokenizer.added_tokens_encoder.values(), *tokenizer.all_special_ids)
+    if getattr(tokenizer, "separate_vocabs", False):
+        src, tgt = (1 + max(side.values()) for side in _side_vocabularies(tokenizer))
+        # The ids of special tokens are those of the source's vocabulary, on both sides.
+        return src, max(tgt, 1 + max(added))
+    # M2M-100's get_vocab lacks the language codes, which follow the pieces.
+    codes = getattr(tokenizer, "lang_code_to_id", {}).values()
+    return None, 1 + max((*tokenizer.get_vocab().values(), *added, *codes))

@@ -4,18 +4,26 @@
 `write_index` makes an index that Megatron reads for a corpus of pycat.
 """
 
+import glob
 import os
 import shutil
 import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pycat._core import IndexedFile
 from pycat.data.tokenizer import Tokenizer
 from pycat.errors import CorpusError, OutputError, PycatError
+from pycat.runtime.locks import Lock
 from pycat.runtime.output import digest, replacing
+from pycat.runtime.publishing import remove_left_files, replace_link
 
 _HEADER_BYTES = 26  # magic, version, dtype code, number of sequences
+_ENTRY_BYTES = 12  # length and pointer of a sequence
+_BLOCK_DOCUMENTS = 1 << 20
 _READABLE = ("uint8", "int8", "int16", "int32", "int64", "uint16")
 
 
@@ -35,7 +43,8 @@ def open_prefixes(
     Raises:
         PycatError: not exactly one of `tokenizer` and the two numbers is given, or a number is out
             of range.
-        CorpusError: a file is damaged.
+        CorpusError: a file is damaged, or document i of one file has another number of sequences
+            than document i of the other, so that their sequences do not translate one another.
     """
     given = vocab_size is not None or eos_id is not None
     if given == (tokenizer is not None) or (given and (vocab_size is None or eos_id is None)):
@@ -59,6 +68,7 @@ def open_prefixes(
     if tgt.parent != folder:
         folder = Path(os.path.commonpath((src.parent.resolve(), tgt.parent.resolve())))
     files = [IndexedFile(str(path), vocab_size=vocab_size, layout=layout) for path in (src, tgt)]
+    _check_documents(*files)
     options: dict[str, Any] = {
         "prefixes": [_relative(path, folder) for path in (src, tgt)],
         "languages": names,
@@ -106,18 +116,61 @@ def write_index(file: IndexedFile) -> Path:
     link, target = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
     if link.exists() and not link.is_symlink():
         raise OutputError(f"{link}: expected no file, or a link that pycat made; move it away")
-    target.unlink(missing_ok=True)
-    with replacing(link) as temporary:
-        temporary.symlink_to(f"{Path(file.prefix).name}.bin")
-    with replacing(target) as temporary:
-        with Path(f"{file.prefix}.idx").open("rb") as index, temporary.open("wb") as out:
-            out.write(index.read(_HEADER_BYTES) + struct.pack("<Q", 2))
-            shutil.copyfileobj(index, out, 1 << 20)
-            out.write(struct.pack("<2q", 0, len(file)))
-            out.flush()
-            os.fsync(out.fileno())
-        file.lengths()  # refuses an index that has changed since it was opened
+    with Lock.of_file(target):
+        for path in (link, target):
+            remove_left_files(path.parent, glob.escape(path.name))
+        target.unlink(missing_ok=True)
+        replace_link(link, f"{Path(file.prefix).name}.bin")
+        with replacing(target) as temporary:
+            with Path(f"{file.prefix}.idx").open("rb") as index, temporary.open("wb") as out:
+                out.write(index.read(_HEADER_BYTES) + struct.pack("<Q", 2))
+                shutil.copyfileobj(index, out, 1 << 20)
+                out.write(struct.pack("<2q", 0, len(file)))
+            file.lengths()  # refuses an index that has changed since it was opened
     return prefix
+
+
+def _check_documents(src: IndexedFile, tgt: IndexedFile) -> None:
+    """Refuse files whose documents differ: an empty line on one side shifts all that follow.
+
+    A file with all its sequences in one document says nothing of lines.
+    """
+    if not src.layout == tgt.layout == "megatron":
+        return
+    _ = src.lengths(), tgt.lengths()  # verifies both indexes, documents too
+    ends = [_document_ends(file) for file in (src, tgt)]
+    if min(map(len, ends)) < 2:
+        return
+    num_documents = min(map(len, ends))
+    for first in range(0, num_documents, _BLOCK_DOCUMENTS):
+        block = slice(first, min(first + _BLOCK_DOCUMENTS, num_documents))
+        differ = np.flatnonzero(ends[0][block] != ends[1][block])
+        if len(differ):
+            at = first + int(differ[0])
+            begin = 0 if at == 0 else int(ends[0][at - 1])
+            counts = [int(end[at]) - begin for end in ends]
+            raise CorpusError(
+                f"{src.prefix}.idx: document {at:,} has {counts[0]:,} sequences, but {counts[1]:,} "
+                f"in {tgt.prefix}.idx; expected as many in both, since sequence i translates "
+                "sequence i: drop lines that are empty on either side from both, and preprocess "
+                "again"
+            )
+    if len(ends[0]) != len(ends[1]) and len(src) == len(tgt):
+        raise CorpusError(
+            f"{src.prefix}.idx: has {len(ends[0]):,} documents, but {tgt.prefix}.idx has "
+            f"{len(ends[1]):,}; expected as many in both: preprocess files of equal line counts"
+        )
+
+
+def _document_ends(file: IndexedFile) -> NDArray[np.int64]:
+    """Number of sequences up to the end of each document."""
+    path = Path(f"{file.prefix}.idx")
+    with path.open("rb") as index:
+        index.seek(_HEADER_BYTES)
+        (num_boundaries,) = struct.unpack("<Q", index.read(8))
+    offset = _HEADER_BYTES + 8 + _ENTRY_BYTES * len(file)
+    ends: NDArray[np.int64] = np.memmap(path, "<i8", "r", offset, (num_boundaries,))
+    return ends[1:]
 
 
 def _relative(path: Path, folder: Path) -> str:

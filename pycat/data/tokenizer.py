@@ -3,8 +3,7 @@
 import json
 import math
 import random
-import subprocess
-import sys
+import re
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from os import PathLike
@@ -12,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from pycat.errors import TokenizerError
+from pycat.runtime.children import run_python
 from pycat.runtime.output import file_sha256, replacing
 from pycat.runtime.progress import progress
 
 MODEL_TYPES = ("unigram", "bpe")
+
+# Share of the text whose characters are pieces; SentencePiece's own default.
+CHARACTER_COVERAGE = 0.9995
 
 # SentencePiece ignores longer lines in training (its max_sentence_length).
 MAX_TRAINING_BYTES = 4192
@@ -37,6 +40,7 @@ class Tokenizer:
     Attributes:
         path: the `.model` file.
         vocab_size: ids run from 0 to `vocab_size - 1`.
+        src_vocab_size: None: source and target share the vocabulary.
         eos_id: ends every sequence, and starts the decoder.
         unk_id: stands for pieces that are not known.
         sha256: of the model file; corpora and checkpoints record it.
@@ -44,6 +48,7 @@ class Tokenizer:
     """
 
     shortest = (2, 2)
+    src_vocab_size: None = None
 
     def __init__(self, path: str | PathLike[str], *, needs_eos: bool = True) -> None:
         """Load a model file.
@@ -112,19 +117,25 @@ class Tokenizer:
         """Id of a piece; that of the unknown piece if the model has none such."""
         return int(self._processor.piece_to_id(piece))
 
-    def pieces(self, row: Sequence[int]) -> list[str]:
-        """Pieces of the vocabulary that a row of ids stands for."""
+    def pieces(self, row: Sequence[int], *, source: bool = False) -> list[str]:
+        """Pieces of the vocabulary that a row of ids stands for, on either side."""
         return [self._processor.id_to_piece(token) for token in row]
 
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Text of each row of ids, without EOS."""
+    def decode(self, rows: Sequence[Sequence[int]], *, source: bool = False) -> list[str]:
+        """Text of each row of ids, without EOS, on either side."""
         plain = [[token for token in row if token != self.eos_id] for row in rows]
         texts: list[str] = self._processor.decode(plain) if plain else []
         return texts
 
 
 def train_tokenizer(
-    lines: Iterable[bytes], out: Path, *, vocab_size: int, model_type: str, seed: int = 0
+    lines: Iterable[bytes],
+    out: Path,
+    *,
+    vocab_size: int,
+    model_type: str,
+    character_coverage: float = CHARACTER_COVERAGE,
+    seed: int = 0,
 ) -> Tokenizer:
     """Train a joint model with byte fallback on at most a million of the lines and 128 MiB.
 
@@ -133,6 +144,8 @@ def train_tokenizer(
         out: the `.model` file to write.
         vocab_size: number of pieces; "unigram" may find fewer in little text.
         model_type: "unigram" or "bpe".
+        character_coverage: share of the text whose characters are pieces of their own, the most
+            frequent ones first; the bytes of the others are pieces.
         seed: of the sample that is drawn from more text.
 
     Raises:
@@ -142,11 +155,17 @@ def train_tokenizer(
     """
     if model_type not in MODEL_TYPES:
         raise TokenizerError(f"model_type is {model_type!r}; expected one of {MODEL_TYPES}")
+    if not 0.9 <= character_coverage <= 1:
+        raise TokenizerError(
+            f"character_coverage is {character_coverage}; expected a share from 0.9 to 1, such as "
+            f"{CHARACTER_COVERAGE}"
+        )
     sample = _limited(_sample(lines, _SAMPLE_LINES, seed), _SAMPLE_BYTES, seed)
     options = {
         "vocab_size": vocab_size,
         "model_type": model_type,
         "byte_fallback": True,
+        "character_coverage": character_coverage,
         "hard_vocab_limit": False,
         "bos_id": 0,
         "pad_id": 1,
@@ -156,17 +175,25 @@ def train_tokenizer(
         "minloglevel": 2,
     }
     with progress("train tokenizer", None, "pieces"):
-        trained = subprocess.run(
-            # -P: Python must not import the modules beside that file in place of its own.
-            [sys.executable, "-P", str(_TRAINING_FILE), json.dumps(options)],
-            input=b"\n".join(sample),
-            stdout=subprocess.PIPE,
-        )
+        trained = run_python([str(_TRAINING_FILE), json.dumps(options)], stdin=b"\n".join(sample))
     if trained.returncode != 0:
         text = trained.stdout.decode("utf-8", "replace")
+        if trained.returncode < 0:
+            raise TokenizerError(
+                "tokenizer: the process that trains it was killed by signal "
+                f"{-trained.returncode}, as where memory runs out; run the same command again, "
+                "with more memory"
+            )
         reason = text.rsplit("] ", 1)[-1].strip() or (
             f"its process ended with status {trained.returncode}."
         )
+        if match := re.search(r"required_chars\. \d+ vs (\d+)", reason):
+            # SentencePiece goes on with the names of its own options.
+            reason = (
+                f"{reason[: match.end()]}. It takes more than {int(match[1]):,} pieces "
+                f"(--vocab-size), or a character coverage below {character_coverage} "
+                "(--character-coverage 0.99), with which rarer characters are read as bytes."
+            )
         raise TokenizerError(
             f"tokenizer: SentencePiece cannot train {vocab_size} {model_type} pieces on this text: "
             f"{reason} Pass another vocab_size or more text"

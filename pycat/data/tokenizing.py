@@ -25,7 +25,14 @@ from pycat.data.corpus import (
 )
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import Chunk, FileFingerprint, ParallelText, decode
-from pycat.data.tokenizer import MAX_TRAINING_BYTES, Tokenizer, train_tokenizer
+from pycat.data.tab_columns import check_first_columns
+from pycat.data.text_files import compression_suffix
+from pycat.data.tokenizer import (
+    CHARACTER_COVERAGE,
+    MAX_TRAINING_BYTES,
+    Tokenizer,
+    train_tokenizer,
+)
 from pycat.data.vocabularies import (
     AnyTokenizer,
     VocabularyTokenizer,
@@ -36,6 +43,7 @@ from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.hashing import hash_files
 from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing, write_json
 from pycat.runtime.progress import progress
+from pycat.runtime.publishing import sync_tree
 from pycat.runtime.workers import on_workers
 
 # Longer lines are skipped before the tokenizer reads them: no sentence is so long, but markup is.
@@ -57,12 +65,14 @@ def tokenize(
     tgt: str | PathLike[str] | None = None,
     *,
     tsv: str | PathLike[str] | None = None,
+    columns: tuple[int, int] | None = None,
     out: str | PathLike[str],
     tokenizer: str | PathLike[str] | AnyTokenizer | None = None,
     vocabs: Sequence[str | PathLike[str]] | None = None,
     sentencepiece: Sequence[str | PathLike[str]] | None = None,
     vocab_size: int = 8000,
     model_type: str = "unigram",
+    character_coverage: float = CHARACTER_COVERAGE,
     max_tokens: int = 512,
     crop: bool = False,
     keep_empty: bool = False,
@@ -76,8 +86,11 @@ def tokenize(
     r"""Tokenize parallel text into a corpus folder.
 
     Args:
-        src, tgt: UTF-8 files of equal line count; plain, `.gz` or `.zst`.
+        src, tgt: UTF-8 files of equal line count; plain, or compressed by gzip, zstd, xz, bzip2 or
+            LZ4, whatever they are called.
         tsv: instead of both, one file of source, tab, target; further columns are not read.
+        columns: columns of source and target in `tsv`, from 1, if they are not the first two. A
+            file of three columns or more whose first holds numbers or addresses is refused without.
         out: the folder to make. A folder of the same input is opened as it is.
         tokenizer: a SentencePiece `.model`, or a folder with the tokenizer of a Hugging Face model,
             such as one of its checkpoints, or a folder that CTranslate2 converted, or a tokenizer
@@ -88,6 +101,8 @@ def tokenize(
             one for both sides or one a side; without any, text is split at blanks.
         vocab_size: pieces of both languages together, when training ("unigram" may yield fewer).
         model_type: "unigram" or "bpe", when training.
+        character_coverage: share of the text whose characters are pieces of their own, when
+            training; rarer ones are read as bytes. Lower it for text of very many characters.
         max_tokens: pairs with a longer side, EOS counted, are skipped, as are lines beyond
             65,536 bytes.
         crop: cut a longer side to its first tokens and EOS, instead of skipping the pair.
@@ -95,8 +110,10 @@ def tokenize(
         languages: names of source and target; by default the file names' suffixes.
         src_lang, tgt_lang: codes that a Hugging Face tokenizer puts into its sequences, such as
             "eng_Latn".
-        prompt: for causal Hugging Face models, the text before the target, with `{src}` for the
-            source, such as "Translate English to German: {src}\n".
+        prompt: for Hugging Face models, text around the source, with `{src}` for the source: all
+            that precedes the target for a causal model, such as "Translate English to German:
+            {src}\n"; what the encoder reads for T5 and its like, such as "translate English to
+            German: {src}".
         overwrite: replace a corpus made with other options.
         num_threads: threads that tokenize, None for one a core that this process may use; the
             corpus is the same for any number.
@@ -110,11 +127,11 @@ def tokenize(
         TokenizerError: the tokenizer cannot be loaded or trained.
         OutputError: `out` holds something else, or a corpus made with other options.
     """
-    text = ParallelText.of(src, tgt, tsv)
+    text = ParallelText.of(src, tgt, tsv, columns)
     names = tuple(languages or _languages(text))
-    if len(set(names)) != 2 or not all(re.fullmatch(r"[\w-]+", name) for name in names):
+    if len(set(names)) != 2 or not all(re.fullmatch(r"[\w@-]+", name) for name in names):
         raise PycatError(
-            f"languages are {names}; expected two different names of letters, digits, - and _"
+            f"languages are {names}; expected two different names of letters, digits, -, _ and @"
         )
     if num_threads is not None and num_threads < 1:
         raise PycatError(f"num_threads is {num_threads}; expected at least 1, or None for all")
@@ -138,44 +155,65 @@ def tokenize(
         "languages": names,
         "tokenizer": _tokenizer_recipe(given)
         if given
-        else {"vocab_size": vocab_size, "model_type": model_type},
+        else {
+            "vocab_size": vocab_size,
+            "model_type": model_type,
+            **(
+                {}
+                if character_coverage == CHARACTER_COVERAGE
+                else {"character_coverage": character_coverage}
+            ),
+        },
         "max_tokens": max_tokens,
         **({"crop": True} if crop else {}),
         **({"keep_empty": True} if keep_empty else {}),
+        **({} if text.places == (1, 2) else {"columns": text.places}),
     }
-    folder = OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite)
-    if folder.manifest is not None:
-        if [row["path"] for row in folder.manifest["text"]] != list(map(str, text.paths)):
-            write_json(folder_path / "corpus.json", {**folder.manifest, "text": fingerprints})
-        return open_corpus(folder_path)
+    with OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite) as folder:
+        if folder.manifest is not None:
+            if [row["path"] for row in folder.manifest["text"]] != list(map(str, text.paths)):
+                write_json(folder_path / "corpus.json", {**folder.manifest, "text": fingerprints})
+            return open_corpus(folder_path)
 
-    # Put the tokenizer into the folder, then the tokens.
-    made: AnyTokenizer
-    if isinstance(given, (HuggingFaceTokenizer, VocabularyTokenizer)):
-        made = given
-        given.save(folder_path / TOKENIZER_FOLDER)
-    elif model is not None:
-        with replacing(folder_path / TOKENIZER_FILE) as temporary:
-            temporary.write_bytes(model)
-        made = Tokenizer(folder_path / TOKENIZER_FILE)
-    else:
-        made = train_tokenizer(
-            _training_lines(text),
-            folder_path / TOKENIZER_FILE,
-            vocab_size=vocab_size,
-            model_type=model_type,
-        )
-    try:
-        counts = _write_corpus(
-            text, made, folder_path, limits, num_threads or len(os.sched_getaffinity(0))
-        )
-    except TextError:
-        # Leave no tokenizer behind: it would protect the folder from a call with mended options.
-        (folder_path / TOKENIZER_FILE).unlink(missing_ok=True)
-        shutil.rmtree(folder_path / TOKENIZER_FOLDER, ignore_errors=True)
-        raise
-    _finish(folder, made, counts, languages=names, text=fingerprints)
+        if text.is_tsv and columns is None:
+            check_first_columns(text)
+
+        # Put the tokenizer into the folder, then the tokens.
+        made: AnyTokenizer
+        if isinstance(given, (HuggingFaceTokenizer, VocabularyTokenizer)):
+            made = given
+            _save_tokenizer(given, folder_path / TOKENIZER_FOLDER)
+        elif model is not None:
+            with replacing(folder_path / TOKENIZER_FILE) as temporary:
+                temporary.write_bytes(model)
+            made = Tokenizer(folder_path / TOKENIZER_FILE)
+        else:
+            made = train_tokenizer(
+                _training_lines(text),
+                folder_path / TOKENIZER_FILE,
+                vocab_size=vocab_size,
+                model_type=model_type,
+                character_coverage=character_coverage,
+            )
+        try:
+            counts = _write_corpus(
+                text, made, folder_path, limits, num_threads or len(os.sched_getaffinity(0))
+            )
+        except TextError:
+            # Leave no tokenizer behind: it would protect the folder from a call with other options.
+            (folder_path / TOKENIZER_FILE).unlink(missing_ok=True)
+            shutil.rmtree(folder_path / TOKENIZER_FOLDER, ignore_errors=True)
+            raise
+        _finish(folder, made, counts, languages=names, text=fingerprints)
     return open_corpus(folder_path)
+
+
+def _save_tokenizer(tokenizer: HuggingFaceTokenizer | VocabularyTokenizer, folder: Path) -> None:
+    """Write a copy into a folder, durably; a link in its place is not followed."""
+    if folder.is_symlink():
+        folder.unlink()
+    tokenizer.save(folder)
+    sync_tree(folder)
 
 
 def _finish(
@@ -202,7 +240,9 @@ def _finish(
         num_pairs=num_pairs,
         skipped=dict(sorted(counts.items())),
         vocab_size=tokenizer.vocab_size,
-        **_src_vocab_size(tokenizer),
+        **(
+            {} if tokenizer.src_vocab_size is None else {"src_vocab_size": tokenizer.src_vocab_size}
+        ),
         eos_id=tokenizer.eos_id,
         tokenizer_sha256=tokenizer.sha256,
         text=text,
@@ -253,13 +293,7 @@ def _is_hugging_face(path: Path, has_models: bool) -> bool:
     return not has_models and (path / "tokenizer_config.json").is_file()
 
 
-def _src_vocab_size(tokenizer: AnyTokenizer) -> dict[str, int]:
-    """The manifest's entry of a source vocabulary of its own."""
-    size = getattr(tokenizer, "src_vocab_size", None)
-    return {} if size is None else {"src_vocab_size": size}
-
-
-def _tokenizer_recipe(given: AnyTokenizer) -> str | dict[str, str]:
+def _tokenizer_recipe(given: AnyTokenizer) -> str | dict[str, Any]:
     if isinstance(given, Tokenizer):
         return given.sha256
     return {"sha256": given.sha256, **given.options}
@@ -270,8 +304,7 @@ def _languages(text: ParallelText) -> tuple[str, str]:
     if text.is_tsv:
         return "src", "tgt"
     suffixes = [
-        path.with_suffix("").suffix if path.suffix in (".gz", ".zst") else path.suffix
-        for path in text.paths
+        Path(path.name.removesuffix(compression_suffix(path))).suffix for path in text.paths
     ]
     src, tgt = (suffix.removeprefix(".") for suffix in suffixes)
     return (src, tgt) if src and tgt and src != tgt else ("src", "tgt")
@@ -413,7 +446,7 @@ def _write_corpus(
     num_threads: int,
 ) -> Counter[str]:
     """Write the index files and `skipped.tsv`; count "lines", "pairs" and each skip reason."""
-    largest = max(tokenizer.vocab_size, *_src_vocab_size(tokenizer).values(), 0)
+    largest = max(tokenizer.vocab_size, tokenizer.src_vocab_size or 0)
     dtype = "uint16" if largest < 65_500 else "int32"
     counts: Counter[str] = Counter(lines=0, pairs=0)
     with (

@@ -147,13 +147,14 @@ class VocabularyTokenizer:
         side = self._src if source else self._tgt
         texts = []
         for row in rows:
-            pieces = self.pieces([i for i in row if i not in (side.eos_id, side.bos_id)], source)
+            plain = [i for i in row if i not in (side.eos_id, side.bos_id)]
+            pieces = self.pieces(plain, source=source)
             texts.append(
                 " ".join(pieces) if side.splitter is None else side.splitter.joined(pieces)
             )
         return texts
 
-    def pieces(self, row: Sequence[int], source: bool = False) -> list[str]:
+    def pieces(self, row: Sequence[int], *, source: bool = False) -> list[str]:
         """Pieces that a row of ids stands for, of a target unless `source`."""
         side = self._src if source else self._tgt
         if side.pieces is not None:

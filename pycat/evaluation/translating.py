@@ -1,14 +1,17 @@
 """Translations of the test sets by models of the arms, by BLEU and chrF."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics import CHRF
 
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText, decode
 from pycat.data.vocabularies import AnyTokenizer
 from pycat.evaluation.beam_search import translate
+from pycat.evaluation.bleu import bleu_of
+from pycat.evaluation.ctranslate2_search import ctranslate2_search, has_ctranslate2
 from pycat.evaluation.results import Translated
 from pycat.proxy.checkpoint import load_model, read_info
 from pycat.proxy.run import Run
@@ -26,29 +29,38 @@ def translate_arms(
 ) -> list[Translated]:
     """Translate each test set by each arm's last checkpoint.
 
-    The translations stay in `<arm>/<test>.hyp.txt`; those that are there are not made again.
+    CTranslate2 searches where it is installed, else `beam_search`. The translations stay in
+    `<arm>/<test>.hyp.txt`; those that are there are not made again.
     """
     if not runs:
         return []
     sentences = {name: read_sentences(text) for name, text in texts.items()}
-    bleu, chrf = BLEU(), CHRF()
+    references = chain.from_iterable(tgt for _, tgt in sentences.values())
+    bleu, chrf = bleu_of(_target_language(corpus), references), CHRF()
     rows = []
     for arm, run in runs.items():
         sources = {name: src for name, (src, _) in sentences.items()}
         found = _translations(folder, arm, run, corpus.tokenizer, sources, device, **search)
         for test, hypotheses in found.items():
-            references = [sentences[test][1]]
+            expected = [sentences[test][1]]
             rows.append(
                 Translated(
                     arm=arm,
                     test=test,
-                    bleu=bleu.corpus_score(hypotheses, references).score,
-                    chrf=chrf.corpus_score(hypotheses, references).score,
+                    bleu=bleu.corpus_score(hypotheses, expected).score,
+                    chrf=chrf.corpus_score(hypotheses, expected).score,
                     bleu_signature=str(bleu.get_signature()),
                     chrf_signature=str(chrf.get_signature()),
                 )
             )
     return rows
+
+
+def _target_language(corpus: Corpus) -> str:
+    """Name of the target language, from a model's own code where the text does not tell it."""
+    name = corpus.languages[1]
+    options = getattr(corpus.tokenizer, "options", {})
+    return str(options.get("tgt_lang", name)) if name == "tgt" else name
 
 
 def _translations(
@@ -64,9 +76,19 @@ def _translations(
     paths = {test: folder.path / arm / f"{test}.hyp.txt" for test in sources}
     missing = [test for test, path in paths.items() if not path.is_file()]
     if missing:
-        model = load_model(read_info(run.checkpoints[-1]), choose_device(device))
+        torch_device = choose_device(device)
+        model = load_model(read_info(run.checkpoints[-1]), torch_device)
+        theirs = None
+        if has_ctranslate2():
+            theirs = ctranslate2_search(
+                model,
+                tokenizer.eos_id,
+                beam=search["beam"],
+                alpha=search["length_penalty"],
+                device=torch_device,
+            )
     for test in missing:
-        hypotheses = translate(model, tokenizer, sources[test], **search)
+        hypotheses = translate(model, tokenizer, sources[test], search=theirs, **search)
         with replacing(paths[test]) as temporary:
             temporary.write_text("".join(line + "\n" for line in hypotheses), "utf-8")
         folder.record()

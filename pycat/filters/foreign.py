@@ -28,10 +28,12 @@ def foreign_shares(
     of the side's length plus 4. Beside the result, memory does not grow with N.
 
     Args:
-        corpus: N pairs; both sides must share one vocabulary.
+        corpus: N pairs. Where the sides have vocabularies of their own, all shares are 0.
         max_sample: frequencies are counted on at most so many pairs, spread evenly; every pair is
             measured.
     """
+    if corpus.src_vocab_size is not None:
+        return np.zeros(len(corpus), np.float32), np.zeros(len(corpus), np.float32)
     sample = spread_rows(corpus, max_sample)
     counts = np.ones((2, corpus.vocab_size))
     shares = np.empty((2, len(corpus)), np.float32)

@@ -5,6 +5,7 @@ The model is a naive Bayes classifier over byte n-grams, which an automaton find
 csrc/filters/language.cpp walks it without the GIL.
 """
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
@@ -15,6 +16,23 @@ from py3langid.langid import MODEL_DIR, MODEL_FILE
 from py3langid.modelio import load_model
 
 from pycat import _core
+
+# Bits of the forms of a line that `_core.measure_pairs` tells.
+CAPITALS, COMPOSITION, MARKUP = 1, 2, 4
+
+# `sure_bytes` of the rules. Of interface text with single words, a threshold of 0.02 then drops
+# 0.6 % of English and of German instead of 5.8 and 3.2 %. It still finds 98.9 instead of 99.0 % of
+# English copies, and 99.6 instead of 99.7 % of French targets in place of German ones.
+SURE_BYTES = 16
+_NO_LETTERS = bytes(byte for byte in range(0x80) if not chr(byte).isalpha())
+
+# The identifier reads half as many.
+_MAX_BYTES = 512
+
+_MARKUP = re.compile(
+    rb"%\(\w+\)[-#0-9 .]*\w|%[-0-9.]*(?:\d\$)?\w|\$?\{[^{}]*\}|\$\w+|\w+://\S*|[\w.+-]+@\S+|&#?\w+;"
+    rb"|</?[A-Za-z][^<>]*>|\w*[_/\\]\S*"
+)
 
 
 class LanguageModel:
@@ -48,21 +66,37 @@ class LanguageModel:
         )
 
     def probability(
-        self, lines: Sequence[bytes], code: str, unusual: NDArray[np.bool_] | None = None
+        self,
+        lines: Sequence[bytes],
+        codes: Sequence[str],
+        forms: NDArray[np.uint8] | None = None,
+        *,
+        sure_bytes: int = 0,
     ) -> NDArray[np.float32]:
-        """Probability (N,) that each line is in this language; 1 where no n-gram is known.
+        """Probability (N,) that each line is in one of these languages; 1 where no n-gram is known.
 
-        The first 256 bytes of a line count.
+        The first 256 bytes of a line count. Placeholders, tags and addresses do not.
 
         Args:
             lines: N lines of UTF-8.
-            code: one of `codes`.
-            unusual: which lines (N,) may be all in capitals or not in NFC; None if not known.
+            codes: some of `codes`, whose probabilities are summed.
+            forms: which lines (N,) may be all in capitals or not in NFC, or hold markup: sums of
+                `CAPITALS`, `COMPOSITION`, `MARKUP`; None if not known.
+            sure_bytes: lines with fewer bytes of letters say less of their language than the
+                model's probabilities do: odds below 1 are raised to the power of the letters'
+                share of so many bytes. Lines of at least twice as many bytes are sure.
         """
         normalized = list(lines)
-        for row in range(len(lines)) if unusual is None else np.flatnonzero(unusual).tolist():
+        for row in range(len(lines)) if forms is None else np.flatnonzero(forms).tolist():
             normalized[row] = _normalized(normalized[row])
-        return self._tables.probability(normalized, self._columns[code])
+        columns = [column for code in codes for column in self._columns[code]]
+        found: NDArray[np.float32] = self._tables.probability(normalized, columns)
+        for row in np.flatnonzero(found < 0.5).tolist() if sure_bytes else ():
+            if len(line := normalized[row]) < 2 * sure_bytes:
+                share = len(line.translate(None, _NO_LETTERS)) / sure_bytes
+                odds = (found[row] / (1 - found[row])) ** min(share, 1)
+                found[row] = odds / (1 + odds)
+        return found
 
 
 @cache
@@ -72,9 +106,10 @@ def language_model() -> LanguageModel:
 
 
 def _normalized(line: bytes) -> bytes:
-    """The line as in py3langid's training: in NFC, and in small letters if all in capitals."""
+    """The line without markup, in NFC, and in small letters if all in capitals."""
+    line = _MARKUP.sub(b" ", line[:_MAX_BYTES])
     if not line.isascii():
-        text = line.decode()
+        text = line.decode("utf-8", "ignore")
         text = text.lower() if text.isupper() else text
         line = unicodedata.normalize("NFC", text).encode()
     elif line.isupper():

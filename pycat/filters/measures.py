@@ -6,7 +6,7 @@ noise. Any Parquet reader opens the parts without pycat.
 """
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -22,6 +22,7 @@ from pycat.data.corpus import Corpus, as_corpus, reopen_corpus
 from pycat.errors import OutputError, PycatError
 from pycat.filters.fluency import fluency
 from pycat.filters.lexical import lexical_scores
+from pycat.filters.loud_rules import LoudRule, loud_rules
 from pycat.filters.noise import (
     Floats,
     corpus_signals,
@@ -37,7 +38,7 @@ from pycat.scores.parts import PART_PAIRS, part_path
 from pycat.scores.score_table import ScoreTable
 
 # Raised when a column is measured in another way, so that older measures are made anew.
-_DEFINITIONS = 3
+_DEFINITIONS = 4
 
 # Why a corpus of tokens alone has no columns of rules.
 WITHOUT_TEXT = "the corpus was not made from text, which rules read"
@@ -45,7 +46,8 @@ WITHOUT_TEXT = "the corpus was not made from text, which rules read"
 # The name of the folder that other stages look for beside their own.
 MEASURES_FOLDER = "measures"
 _MANIFEST = "measures.json"
-_FILES = ("part-*.parquet", "step-*.parquet")
+_STEP_FILES = "step-*.parquet"
+_FILES = ("part-*.parquet", _STEP_FILES)
 
 _LEXICAL = ("lexical_tgt", "lexical_src", "gap_tgt", "gap_src")
 _FLUENCY = ("order_tgt", "order_src", "ending")
@@ -86,20 +88,25 @@ def measure(
     if corpus.files[2] is not None:
         corpus = reopen_corpus(corpus.path, corpus.options)
     recipe = {"corpus": corpus.id, "definitions": _DEFINITIONS}
-    folder = OutputFolder(Path(out), "measures", recipe, _FILES, overwrite)
-    if folder.manifest is not None:
-        return Measures.open(folder.path)
-    steps = _measure_steps(corpus, folder, num_threads)
-    signals = corpus_signals(steps.column, *corpus.lengths, has_text=corpus.has_text)
-    total = sum_of_squares((ranked for _, ranked in signals), len(corpus))
-    num_parts = _write_parts(steps, total, folder)
-    folder.finish(
-        corpus=corpus.id,
-        num_pairs=len(corpus),
-        num_parts=num_parts,
-        without=_without(corpus),
-    )
-    steps.unlink()
+    with OutputFolder(
+        Path(out), "measures", recipe, _FILES, overwrite, working=(_STEP_FILES,)
+    ) as folder:
+        if folder.manifest is not None:
+            return Measures.open(folder.path)
+        steps = _measure_steps(corpus, folder, num_threads)
+        signals = corpus_signals(steps.column, *corpus.lengths, has_text=corpus.has_text)
+        total = sum_of_squares((ranked for _, ranked in signals), len(corpus))
+        num_parts = _write_parts(steps, total, folder)
+        loud: dict[str, LoudRule] = {}
+        if corpus.has_text:
+            loud = loud_rules(corpus, _each_hit(complete_rules(), steps.names, steps.column))
+        folder.finish(
+            corpus=corpus.id,
+            num_pairs=len(corpus),
+            num_parts=num_parts,
+            without=_without(corpus),
+            loud_rules=loud,
+        )
     return Measures.open(folder.path)
 
 
@@ -110,7 +117,9 @@ class Measures:
 
     Attributes:
         path: the folder.
-        manifest: `corpus`, the id of the corpus, and `without`: why a rule has no column.
+        manifest: `corpus`, the id of the corpus, `without`: why a rule has no column, and
+            `loud_rules`: those that, at their default thresholds, hit more than a tenth of all
+            pairs, each with its `hits` and `examples`.
     """
 
     def __init__(
@@ -209,12 +218,7 @@ class Measures:
         Raises:
             PycatError: an unknown rule.
         """
-        for rule, threshold in self._thresholds(rules).items():
-            values = self.column(RULE_COLUMNS[rule])
-            yield (
-                rule,
-                breaks(rule, copies_before(values) if counts_group(rule) else values, threshold),
-            )
+        return _each_hit(complete_rules(rules), self.names, self.column)
 
     def hits(self, rules: Mapping[str, float | None] | None = None) -> dict[str, NDArray[np.bool_]]:
         """`each_hit`, all together: a byte a pair and rule."""
@@ -297,6 +301,19 @@ class Measures:
         }
 
 
+def _each_hit(
+    thresholds: Mapping[str, float | None],
+    names: Collection[str],
+    column: Callable[[str], NDArray[Any]],
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Each rule that is switched on and has a column, and which pairs (N,) it would drop."""
+    for rule, threshold in thresholds.items():
+        if threshold is not None and RULE_COLUMNS[rule] in names:
+            values = column(RULE_COLUMNS[rule])
+            values = copies_before(values) if counts_group(rule) else values
+            yield rule, breaks(rule, values, threshold)
+
+
 def find_measures(
     table: ScoreTable, corpus: Corpus, given: Measures | str | PathLike[str] | None = None
 ) -> Measures | None:
@@ -361,7 +378,11 @@ def _without(corpus: Corpus) -> dict[str, str]:
     """Why rules, or some of them, have no columns."""
     if not corpus.has_text:
         return {"rules": WITHOUT_TEXT}
-    return language_codes(corpus)[1]
+    without = language_codes(corpus)[1]
+    if corpus.src_vocab_size is not None:
+        why = "source and target have vocabularies of their own"
+        without |= {"src_foreign": why, "tgt_foreign": why}
+    return without
 
 
 class _Steps:
@@ -370,6 +391,11 @@ class _Steps:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
         self._file_of = {name: path for path in paths for name in _read_schema(path)[0]}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the columns."""
+        return list(self._file_of)
 
     def column(self, name: str) -> NDArray[Any]:
         """A column (N,)."""
@@ -383,11 +409,6 @@ class _Steps:
                 group = file.read_row_group(index)
             columns |= dict(zip(group.column_names, group.columns, strict=True))
         return pa.table(columns)
-
-    def unlink(self) -> None:
-        """Delete the files."""
-        for path in self._paths:
-            path.unlink()
 
 
 def _measure_steps(corpus: Corpus, folder: OutputFolder, num_threads: int | None) -> _Steps:

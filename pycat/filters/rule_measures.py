@@ -6,7 +6,6 @@ into one Parquet file.
 """
 
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -23,13 +22,20 @@ from pycat import _core
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import Chunk, ParallelText
 from pycat.errors import CorpusError
-from pycat.filters.code_points import code_points
+from pycat.filters.code_points import code_points, plain_form
 from pycat.filters.foreign import foreign_shares
-from pycat.filters.language import language_model
+from pycat.filters.language import COMPOSITION, SURE_BYTES, language_model
+from pycat.filters.language_names import identifier_codes
 from pycat.runtime.output import replacing
 from pycat.runtime.progress import progress
 from pycat.runtime.workers import on_workers
 from pycat.scores.parts import PART_PAIRS
+
+# Added to the number of a target's 4-grams: names and short terms are often the same in both
+# languages.
+_EXTRA_GRAMS = 6
+# Shares of 4-grams that lie so many deviations above the usual one, and this share, are of copies.
+_COPY_SPREADS, _MIN_COPY = 3.0, 0.5
 
 
 def measure_text(corpus: Corpus, path: Path, *, num_threads: int | None = None) -> None:
@@ -66,20 +72,27 @@ def measure_text(corpus: Corpus, path: Path, *, num_threads: int | None = None) 
                 f"{len(corpus):,}; run 'pycat tokenize' again"
             )
         _group(scratch)
-        shares = foreign_shares(corpus)  # a corpus made from text has one vocabulary
+        shares = foreign_shares(corpus)
         for name, values in zip(("src_foreign", "tgt_foreign"), shares, strict=True):
-            scratch.replace(name, values)
-        del shares
-        usual = usual_lengths(scratch.read("src_chars"), scratch.read("tgt_chars"))
+            # In a line of another script, names in Latin letters are no text in the other language.
+            names = scratch.take(name.replace("foreign", "names"))
+            scratch.replace(name, np.maximum(values - names, np.float32(0)))
+        del shares, names
+        copied = scratch.take("num_grams").astype(np.float32)
+        copied = scratch.read("overlap") * copied / (copied + _EXTRA_GRAMS)
+        scratch.replace("copied", copied * _copied_scale(copied))
+        del copied
+        usual = usual_lengths(scratch.read("src_letters"), scratch.read("tgt_letters"))
         _write(scratch, usual, temporary)
 
 
 def usual_lengths(
     src_chars: NDArray[np.int32], tgt_chars: NDArray[np.int32]
 ) -> tuple[float, float]:
-    """The ratio of target to source characters of a corpus, and the spread that `length_z` needs.
+    """The usual ratio of target to source lengths, and the spread that `length_z` needs.
 
-    The spread is such that half of the pairs lie within 0.67, and at least 1.
+    Lengths are counts of any one unit; the rule's are those of letters. The spread is such that
+    half of the pairs lie within 0.67, and at least 1.
     """
     values = np.empty(len(src_chars))
     parts = [slice(first, first + PART_PAIRS) for first in range(0, len(values), PART_PAIRS)]
@@ -115,26 +128,37 @@ def _deviation(
     return deviation
 
 
-def language_codes(corpus: Corpus) -> tuple[tuple[str, ...] | None, dict[str, str]]:
-    """The language codes of both sides, and why each language rule has no column.
+def _copied_scale(shares: NDArray[np.float32]) -> float:
+    """What makes 0.5 of the share of 4-grams (N,) from which a pair of this corpus is a copy.
 
-    The codes are None, and both rules without a column, where either language is not known.
+    1 for distant languages. In close ones, translations share many 4-grams, and equal sides are no
+    surprise: the share is the usual one (median) and three deviations (of the middle half).
     """
-    known = language_model().codes
-    codes = tuple(re.split("[-_]", name)[0].lower() for name in corpus.languages)
-    unknown = [
-        name for name, code in zip(corpus.languages, codes, strict=True) if code not in known
-    ]
-    if not unknown:
-        return codes, {}
-    why = f"{unknown[0]!r} is not a language code that py3langid knows; tokenize with --languages"
-    return None, {"src_language": why, "tgt_language": why}
+    usual = float(np.median(shares))
+    spread = float(np.median(np.abs(shares - usual))) / 0.6745
+    return _MIN_COPY / max(_MIN_COPY, usual + _COPY_SPREADS * spread)
+
+
+def language_codes(corpus: Corpus) -> tuple[tuple[tuple[str, ...], ...], dict[str, str]]:
+    """The identifier's codes of each side, and why a language rule has no column.
+
+    A side has no codes, and its rule no column, where the identifier lacks its language.
+    """
+    model = language_model()
+    codes = tuple(identifier_codes(name, model.codes) for name in corpus.languages)
+    without = {
+        f"{side}_language": f"{name!r} is not a language code that py3langid knows; tokenize with "
+        "--languages"
+        for side, name, known in zip(("src", "tgt"), corpus.languages, codes, strict=True)
+        if not known
+    }
+    return codes, without
 
 
 def _measure_chunk(
     text: ParallelText,
     kept: NDArray[np.bool_],
-    codes: tuple[str, ...] | None,
+    codes: tuple[tuple[str, ...], ...],
     chunk: Chunk,
 ) -> dict[str, NDArray[Any]]:
     """The columns of the pairs of a chunk, and the hashes that `_group` makes columns of."""
@@ -143,12 +167,41 @@ def _measure_chunk(
     if not chosen.all():
         rows = np.flatnonzero(chosen).tolist()
         sides = [sides[0][row] for row in rows], [sides[1][row] for row in rows]
-    columns: dict[str, NDArray[Any]] = _core.measure_pairs(*sides, **code_points()._asdict())
-    for name, side, code in zip(("src", "tgt"), sides, codes or (None, None), strict=True):
-        unusual = columns.pop(f"{name}_unusual")
-        if code is not None:
-            columns[f"{name}_language"] = language_model().probability(side, code, unusual)
+    sides, columns = _measure_plain(list(sides[0]), list(sides[1]))
+    for name, side, names in zip(("src", "tgt"), sides, codes, strict=True):
+        forms = columns.pop(f"{name}_forms")
+        if names:
+            columns[f"{name}_language"] = language_model().probability(
+                side, names, forms, sure_bytes=SURE_BYTES
+            )
     return columns
+
+
+def _measure_plain(
+    src: list[bytes], tgt: list[bytes]
+) -> tuple[tuple[list[bytes], list[bytes]], dict[str, NDArray[Any]]]:
+    """The lines in their plain form, and what C++ measures of them.
+
+    Few lines are not in it, so all are measured first, and those that were changed again.
+    """
+    sides, tables = (src, tgt), code_points()._asdict()
+    columns: dict[str, NDArray[Any]] = _core.measure_pairs(src, tgt, **tables)
+    changed = set()
+    for name, side in zip(("src", "tgt"), sides, strict=True):
+        for row in np.flatnonzero(columns[f"{name}_forms"] & COMPOSITION).tolist():
+            if (plain := plain_form(side[row])) != side[row]:
+                side[row] = plain
+                changed.add(row)
+    if changed:
+        rows = sorted(changed)
+        again = _core.measure_pairs(
+            [src[row] for row in rows], [tgt[row] for row in rows], **tables
+        )
+        # What a blank or an invisible character was before says more of damage.
+        del again["num_damaged"]
+        for name, values in again.items():
+            columns[name][rows] = values
+    return sides, columns
 
 
 class _Scratch:
@@ -217,7 +270,8 @@ def _write(scratch: _Scratch, usual: tuple[float, float], path: Path) -> None:
         for first in range(0, scratch.num_rows, PART_PAIRS):
             end = min(first + PART_PAIRS, scratch.num_rows)
             columns = {name: scratch.read(name, first, end) for name in scratch.names}
-            columns["length_z"] = length_z(columns["src_chars"], columns["tgt_chars"], *usual)
+            lengths = columns.pop("src_letters"), columns.pop("tgt_letters")
+            columns["length_z"] = length_z(*lengths, *usual)
             table = pa.table(columns)
             if writer is None:
                 options = measure_file_options(table.schema)

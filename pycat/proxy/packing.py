@@ -1,6 +1,7 @@
 """Batches of a corpus for training: packed, without padding, shuffled anew in each epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,8 @@ class PackedBatches(Iterator[Batch]):
 
     An epoch is a random order of the pairs, cut wherever the next pair would carry a side beyond
     `batch_tokens`, or the batch beyond `batch_pairs`. A pair longer than `batch_tokens` stands
-    alone. Memory: 24 bytes a pair.
+    alone. Two subsets of a corpus read the pairs that they share in the same order. Memory: 24
+    bytes a pair.
 
     Args:
         corpus: the pairs.
@@ -31,18 +33,19 @@ class PackedBatches(Iterator[Batch]):
         *,
         batch_pairs: int | None = None,
         seed: int = 0,
-        position: dict[str, int] | None = None,
+        position: Mapping[str, Any] | None = None,
     ) -> None:
         self._corpus, self._batch_tokens, self._seed = corpus, batch_tokens, seed
         self._pair_ids = corpus.pair_ids
         self._batch_pairs = len(corpus) if batch_pairs is None else batch_pairs
         self._epoch, self._batch = 0, 0
+        self._rows = np.zeros(0, dtype=np.int64)  # of the last batch
         if position is not None:
             self._epoch, self._batch = position["epoch"], position["batch"]
         self._begin_epoch()
 
     @property
-    def position(self) -> dict[str, int]:
+    def position(self) -> dict[str, Any]:
         """Where the next batch stands."""
         return {"epoch": self._epoch, "batch": self._batch}
 
@@ -56,11 +59,11 @@ class PackedBatches(Iterator[Batch]):
             self._epoch, self._batch = self._epoch + 1, 0
             self._begin_epoch()
         first = self._ends[self._batch - 1] if self._batch else 0
-        rows = self._order[first : self._ends[self._batch]]
+        self._rows = self._order[first : self._ends[self._batch]]
         self._batch += 1
-        return self._corpus.read(self._pair_ids[rows])
+        return self._corpus.read(self._pair_ids[self._rows])
 
-    def go_to(self, position: dict[str, int]) -> None:
+    def go_to(self, position: Mapping[str, Any]) -> None:
         """Go on at a `position` of these batches."""
         epoch, self._batch = position["epoch"], position["batch"]
         if epoch != self._epoch:
@@ -68,14 +71,22 @@ class PackedBatches(Iterator[Batch]):
             self._begin_epoch()
 
     def _begin_epoch(self) -> None:
+        # Pairs are ordered by a random number of each pair of the whole corpus.
+        rows = self._epoch_rows()
+        pair_ids = self._pair_ids[rows]
         generator = np.random.default_rng((self._seed, self._epoch))
-        self._order = generator.permutation(len(self._corpus))
+        keys = generator.random(int(pair_ids.max()) + 1)
+        self._order = rows[np.argsort(keys[pair_ids], kind="stable")]
         self._ends = cut_batches(
             self._corpus.num_src_tokens[self._order],
             self._corpus.num_tokens[self._order],
             self._batch_tokens,
             self._batch_pairs,
         )
+
+    def _epoch_rows(self) -> NDArray[np.int64]:
+        """The pairs of this epoch, as rows of the corpus: all of them."""
+        return np.arange(len(self._corpus))
 
 
 def cut_batches(

@@ -32,7 +32,8 @@ class Run:
         """Open the folder of a finished run."""
         folder = Path(path)
         manifest = read_manifest(folder, "proxy")
-        steps = tuple(manifest["recipe"]["checkpoint_steps"])
+        # Steps that were chosen by the loss are no part of the recipe.
+        steps = tuple(manifest.get("steps", manifest["recipe"]["checkpoint_steps"]))
         files = tuple(checkpoint_path(folder, step) for step in steps)
         return cls(folder, files, steps, tuple(manifest["losses"]), manifest)
 

@@ -22,6 +22,9 @@ from pycat.runtime.device import autocast
 
 _MAX_GRADIENT_NORM = 1.0
 _WARM_UP_UPDATES = 3
+# Rows of tokens are filled up to a multiple of so many. oneDNN, which multiplies bfloat16 on the
+# CPU, makes code for each shape anew and keeps it: 15 MB an update where every batch differs.
+_ROW_TOKENS = 64
 
 
 class Capacity(NamedTuple):
@@ -46,6 +49,7 @@ class StackedStep:
     Attributes:
         optimizer: Adam over the stacked parameters.
         loss_sums: float64 (M,), sums of the mean losses of all updates.
+        token_losses: float32 (M, T), losses of the target tokens of the last update, not weighted.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class StackedStep:
             capturable=is_cuda,
         )
         self.loss_sums = torch.zeros(stack.num_models, dtype=torch.float64, device=self._device)
+        self.token_losses = torch.zeros(stack.num_models, 0, device=self._device)
         width = stack.config.d_model // stack.config.num_heads
         self._varlen = has_varlen(self._device, dtype, width)
         self._replay: Callable[[], None] | None = None
@@ -78,14 +83,29 @@ class StackedStep:
             self._static = _StaticBatch(stack.num_models, capacity, eos_id, self._device)
             self._replay = self._capture()
 
-    def update(self, batches: Sequence[Batch], learning_rate: float) -> None:
-        """One update of each model by its batch (on the host)."""
+    def update(
+        self,
+        batches: Sequence[Batch],
+        learning_rate: float,
+        token_weights: Sequence[NDArray[np.float32]] | None = None,
+    ) -> None:
+        """One update of each model by its batch (on the host).
+
+        The loss is the sum over the target tokens of loss times weight, divided by the number of
+        tokens whose weight is not 0; `token_weights` has (T,) for each model, None is 1 for all.
+        """
         self._rate.fill_(learning_rate)
+        weights = [
+            _mean_weights(
+                len(batch.tgt_tokens), None if token_weights is None else token_weights[m]
+            )
+            for m, batch in enumerate(batches)
+        ]
         if self._replay is not None:
-            self._static.fill(batches)
+            self._static.fill(batches, weights)
             self._replay()
             return
-        self._compute(*_sides(batches, self._device, self._dtype))
+        self._compute(*_sides(batches, weights, self._device, self._dtype))
 
     def _compute(
         self, src: PackedSide, tgt: PackedSide, weights: Tensor, attentions: Attentions
@@ -95,7 +115,7 @@ class StackedStep:
             parameter.grad = None
         with autocast(self._device, self._dtype):
             hidden = self._stack.hidden(src, tgt, self._eos_id, attentions)
-        losses = linear_smoothed_cross_entropy(
+        losses, self.token_losses = linear_smoothed_cross_entropy(
             hidden,
             self._stack.output_weight,
             tgt.tokens,
@@ -166,8 +186,19 @@ class StackedStep:
                     own[key] = value.clone() if is_count else value.to(self._device)
 
 
+def _mean_weights(num_tokens: int, weights: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Weights (T,) that make a sum a mean over the tokens that count."""
+    if weights is None:
+        weights = np.ones(num_tokens, dtype=np.float32)
+    num_counted = int(np.count_nonzero(weights))
+    return (weights / max(1, num_counted)).astype(np.float32)
+
+
 def _sides(
-    batches: Sequence[Batch], device: torch.device, dtype: torch.dtype
+    batches: Sequence[Batch],
+    token_weights: Sequence[NDArray[np.float32]],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[PackedSide, PackedSide, Tensor, Attentions]:
     """What `_compute` takes, in the shapes of these batches; attention pads by like lengths."""
     packed: list[PackedSide] = []
@@ -176,8 +207,8 @@ def _sides(
         ([b.src_tokens for b in batches], [b.src_cu_seqlens for b in batches]),
         ([b.tgt_tokens for b in batches], [b.tgt_cu_seqlens for b in batches]),
     ):
-        # Rows end in a sequence that nothing counts, of one token or more; one model needs none.
-        longest = max(len(row) for row in tokens) + (len(batches) > 1)
+        # Rows end in a sequence that nothing counts, of one token or more.
+        longest = _ROW_TOKENS * (max(len(row) for row in tokens) // _ROW_TOKENS + 1)
         rows = torch.zeros(len(batches), longest, dtype=torch.int64)
         positions = torch.zeros(len(batches), longest, dtype=torch.int64)
         lengths = []
@@ -185,18 +216,16 @@ def _sides(
             rows[m, : len(row)] = row
             positions[m, : len(row)] = torch.from_numpy(packed_positions(ends.numpy()))
             lengths.append(ends.diff().numpy().astype(np.int64))
-            if len(batches) > 1:
-                lengths.append(np.array([longest - len(row)]))
-                positions[m, len(row) :] = torch.arange(longest - len(row))
+            lengths.append(np.array([longest - len(row)]))
+            positions[m, len(row) :] = torch.arange(longest - len(row))
         packed.append(PackedSide(rows.to(device), positions.to(device)))
         all_lengths = np.concatenate(lengths)
         cu = torch.from_numpy(np.concatenate(([0], all_lengths.cumsum())).astype(np.int32))
         sides.append(Side(rows.flatten().to(device), cu.to(device), all_lengths))
     src, tgt = packed
     weights = torch.zeros(src.tokens.shape[0], tgt.tokens.shape[1])
-    for m, batch in enumerate(batches):
-        num_tokens = len(batch.tgt_tokens)
-        weights[m, :num_tokens] = 1 / num_tokens
+    for m, own in enumerate(token_weights):
+        weights[m, : len(own)] = torch.from_numpy(own)
     attentions = Attentions(
         _attend(sides[0], sides[0], dtype),
         _attend(sides[1], sides[1], dtype, is_causal=True),
@@ -255,7 +284,8 @@ class _StaticBatch:
         self.weights = d["weights"]
         empty = np.zeros(0, dtype=np.int64)
         none = np.zeros(1, dtype=np.int32)
-        self._write([(empty, none, empty, none)] * num_models)
+        no_weights = np.zeros(0, dtype=np.float32)
+        self._write([(empty, none, empty, none)] * num_models, [no_weights] * num_models)
 
     def attentions(self) -> Attentions:
         """Over the arrays, whatever they hold at the time."""
@@ -268,11 +298,14 @@ class _StaticBatch:
 
         return Attentions(attend(src, src), attend(tgt, tgt, is_causal=True), attend(tgt, src))
 
-    def fill(self, batches: Sequence[Batch]) -> None:
-        """Lay batches in, and send them to the device."""
-        self._write([tuple(tensor.numpy() for tensor in batch[:4]) for batch in batches])
+    def fill(self, batches: Sequence[Batch], token_weights: Sequence[NDArray[np.float32]]) -> None:
+        """Lay batches and the weights of their target tokens in, and send them to the device."""
+        rows = [tuple(tensor.numpy() for tensor in batch[:4]) for batch in batches]
+        self._write(rows, token_weights)
 
-    def _write(self, rows: Sequence[tuple[NDArray[Any], ...]]) -> None:
+    def _write(
+        self, rows: Sequence[tuple[NDArray[Any], ...]], token_weights: Sequence[NDArray[np.float32]]
+    ) -> None:
         copied = self._copied[self._turn]
         if copied is not None:
             copied.synchronize()
@@ -306,9 +339,8 @@ class _StaticBatch:
         # Fillers count nothing.
         weights = host["weights"].numpy()
         weights[:] = 0
-        for m, row in enumerate(rows):
-            if len(row[2]):
-                weights[m, : len(row[2])] = 1 / len(row[2])
+        for m, own in enumerate(token_weights):
+            weights[m, : len(own)] = own
         for name, array in self._device_arrays.items():
             array.copy_(host[name], non_blocking=True)
         self._copied[self._turn] = torch.cuda.current_stream(self._device).record_event()

@@ -1,58 +1,29 @@
 """Training of proxies on corpora, with checkpoints along the way."""
 
-import io
-import math
-import pickle
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus, as_corpus
-from pycat.errors import CorpusError, OutputError, PycatError
-from pycat.proxy.checkpoint import save_checkpoint
-from pycat.proxy.flops import proxy_products
+from pycat.errors import CorpusError, PycatError
+from pycat.proxy.dynamic_pruning import DYNAMIC_BY, DYNAMIC_UNITS
 from pycat.proxy.packing import PackedBatches
-from pycat.proxy.run import Run, checkpoint_path
-from pycat.proxy.stacked_step import Capacity, StackedStep
-from pycat.proxy.stacked_transformer import StackedTransformer
-from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
+from pycat.proxy.run import Run
+from pycat.proxy.schedules import RATE_SCHEDULES, checkpoint_steps_of, default_warmup
+from pycat.proxy.trainer import OWNED, WORKING, Arm, OpenRun, Trainer, updates_done
+from pycat.proxy.transformer import PRESETS
 from pycat.runtime.device import choose_device, choose_dtype
-from pycat.runtime.output import OutputFolder, replacing
-from pycat.runtime.progress import progress
-
-SCHEDULES = ("linear", "log")
-RATE_SCHEDULES = ("wsd", "inverse_sqrt")
+from pycat.runtime.output import OutputFolder
 
 # A proxy's early checkpoints are what is wanted of it: a large corpus is not read to its end.
 MAX_PROXY_UPDATES = 4000
 
 # Peaks by preset.
 LEARNING_RATES = {"mini": 2e-3, "tiny": 1e-3, "base": 7e-4}
-
-# The share of a run in which "wsd" lets the rate fall.
-_FALL_SHARE = 1 / 3
-_STATE_FILE = "state.pt"
-_STATE_EVERY_S = 60.0
-# On CUDA a batch holds at most one pair for so many of its tokens. Attention starts a block for
-# each pair that a batch could hold, so a bound that only very short pairs reach saves time.
-_CUDA_TOKENS_A_PAIR = 12
-# The state is deleted first: a folder that is half deleted must not look like one to resume.
-_OWNED = (_STATE_FILE, "step-*.safetensors")
-
-
-class Arm(NamedTuple):
-    """One of several models that are trained together."""
-
-    corpus: Corpus
-    seed: int
-    out: Path
 
 
 def train(
@@ -63,6 +34,9 @@ def train(
     checkpoints: int = 5,
     checkpoint_schedule: str = "linear",
     checkpoint_steps: Sequence[int] | None = None,
+    dynamic: float | None = None,
+    dynamic_by: str = "loss",
+    dynamic_unit: str = "pairs",
     epochs: float = 3.0,
     updates: int | None = None,
     batch_tokens: int = 2048,
@@ -86,11 +60,17 @@ def train(
             or "auto": "mini" below 100,000 pairs, else "tiny".
         checkpoints: their number; the last is saved at the end of training.
         checkpoint_schedule: "linear" spaces them evenly; "log" doubles the updates from each to
-            the next.
+            the next; "loss" lets the training loss fall by equal steps behind the warm-up, so that
+            none lies in it (`LossSchedule`).
         checkpoint_steps: instead of both, the updates after which to save; training ends with
             the last.
-        epochs: passes over the corpus, but at most 4,000 updates; `updates`, when given, is used
-            instead, without a bound.
+        dynamic: share of the corpus that each epoch trains on, in (0, 1), chosen by the losses of
+            earlier epochs; None trains on all of it (`pycat.proxy.dynamic_pruning`).
+        dynamic_by: "loss" (the highest), "infobatch" (the low ones at random, re-weighted) or
+            "random".
+        dynamic_unit: "pairs", or "spans" of at most 16 target tokens.
+        epochs: passes over the corpus, or over that share of it, but at most 4,000 updates;
+            `updates`, when given, is used instead, without a bound.
         batch_tokens: most tokens of either side of a batch.
         learning_rate: its peak; by default that of the preset.
         rate_schedule: the rate after the peak. "inverse_sqrt" lets it fall with the inverse square
@@ -122,20 +102,40 @@ def train(
         dropout=dropout,
         learning_rate=learning_rate,
         rate_schedule=rate_schedule,
+        dynamic=dynamic,
+        dynamic_by=dynamic_by,
+        dynamic_unit=dynamic_unit,
         epochs=epochs,
         updates=updates,
         warmup=warmup,
         batch_tokens=batch_tokens,
         seed=seed,
     )
-    _check_size(corpus, batch_tokens)
+    by_loss = checkpoint_schedule == "loss" and checkpoint_steps is None
+    if by_loss and dynamic is not None:
+        raise PycatError(
+            "checkpoint_schedule is 'loss', which dynamic pruning does not allow: the loss on what "
+            "an epoch chooses does not fall evenly; expected linear or log"
+        )
+    check_size(corpus, batch_tokens)
     if updates is None:
         per_epoch = PackedBatches(corpus, batch_tokens, seed=seed).num_batches
-        updates = min(MAX_PROXY_UPDATES, max(1, round(epochs * per_epoch)))
-    steps = _checkpoint_steps(checkpoints, checkpoint_schedule, checkpoint_steps, updates)
+        passes = epochs * (1.0 if dynamic is None else dynamic)
+        updates = min(MAX_PROXY_UPDATES, max(1, round(passes * per_epoch)))
+    steps = checkpoint_steps_of(
+        checkpoints,
+        checkpoint_schedule,
+        checkpoint_steps,
+        updates,
+        default_warmup(updates) if warmup is None else warmup,
+    )
     (run,) = train_together(
         [Arm(corpus, seed, Path(out))],
         checkpoint_steps=steps,
+        loss_checkpoints=checkpoints if by_loss else None,
+        dynamic=None
+        if dynamic is None
+        else {"share": dynamic, "by": dynamic_by, "unit": dynamic_unit},
         preset=preset,
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
@@ -154,6 +154,8 @@ def train_together(
     arms: Sequence[Arm],
     *,
     checkpoint_steps: Sequence[int],
+    loss_checkpoints: int | None = None,
+    dynamic: dict[str, Any] | None = None,
     preset: str,
     batch_tokens: int = 2048,
     learning_rate: float | None = None,
@@ -174,11 +176,15 @@ def train_together(
             rounding and dropout masks. Those that are finished are opened; those that were
             interrupted go on, with those that stand at the same update.
         checkpoint_steps: ascending updates after which to save; training ends with the last.
+        loss_checkpoints: instead, keep so many by the loss, as `LossSchedule` chooses them.
+        dynamic: `share`, `by` and `unit` of `DynamicBatches`; None trains on everything. Neither of
+            the two goes with `anneal_each`.
         anneal_each: with "wsd", each of the steps is the end of a budget of its own: the rate falls
             to zero over the last third before it, in a branch off the run at the constant rate.
             The run is as long as two thirds of the largest budget, the branches a third of each.
         preset, batch_tokens, learning_rate, rate_schedule, warmup, label_smoothing, dropout,
-            device, dtype, overwrite: as in `train`; `preset` is not "auto".
+            device, dtype, overwrite: as in `train`; `preset` is not "auto", and only a label where
+            all arms have initial weights.
         advance: called with the updates of each run that were done; by default progress is shown.
 
     Returns:
@@ -188,31 +194,80 @@ def train_together(
         As `train`.
     """
     torch_device = choose_device(device)
-    torch_dtype = choose_dtype(dtype, torch_device)
+    recipe = _recipe(
+        torch_device,
+        checkpoint_steps=list(checkpoint_steps),
+        preset=preset,
+        batch_tokens=batch_tokens,
+        learning_rate=learning_rate,
+        rate_schedule=rate_schedule,
+        anneal_each=anneal_each,
+        warmup=warmup,
+        label_smoothing=label_smoothing,
+        dropout=dropout,
+        dtype=dtype,
+        loss_checkpoints=loss_checkpoints,
+        dynamic=dynamic,
+    )
+    with ExitStack() as folders:
+        open_runs = []
+        for arm in arms:
+            own = _recipe_of(arm, recipe)
+            folder = folders.enter_context(
+                OutputFolder(arm.out, "proxy", own, OWNED, overwrite, working=WORKING)
+            )
+            if folder.manifest is None:
+                open_runs.append(OpenRun(arm, folder, recipe))
+        for place in sorted({run.place for run in open_runs}):
+            group = [run for run in open_runs if run.place == place]
+            Trainer(group, recipe, torch_device, getattr(torch, recipe["dtype"])).run(advance)
+    return [Run.open(arm.out) for arm in arms]
+
+
+def count_updates_done(arms: Sequence[Arm], *, device: str = "auto", **options: Any) -> int:
+    """Updates that earlier calls of `train_together` made of these arms with these options."""
+    recipe = _recipe(choose_device(device), **options)
+    return sum(updates_done(arm.out, _recipe_of(arm, recipe)) for arm in arms)
+
+
+def _recipe(
+    device: torch.device,
+    *,
+    checkpoint_steps: Sequence[int],
+    preset: str,
+    batch_tokens: int = 2048,
+    learning_rate: float | None = None,
+    rate_schedule: str = "wsd",
+    anneal_each: bool = False,
+    warmup: int | None = None,
+    label_smoothing: float = 0.1,
+    dropout: float = 0.1,
+    dtype: str = "auto",
+    loss_checkpoints: int | None = None,
+    dynamic: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What determines a run beside its corpus and seed, with defaults filled in."""
     steps = list(checkpoint_steps)
-    recipe = {
+    return {
         "preset": preset,
         "checkpoint_steps": steps,
         "batch_tokens": batch_tokens,
         "learning_rate": LEARNING_RATES[preset] if learning_rate is None else learning_rate,
         "rate_schedule": rate_schedule,
-        "warmup": warmup if warmup is not None else min(4000, max(1, steps[-1] // 10)),
+        "warmup": default_warmup(steps[-1]) if warmup is None else warmup,
         "label_smoothing": label_smoothing,
         "dropout": dropout,
-        "device": torch_device.type,
-        "dtype": str(torch_dtype).removeprefix("torch."),
+        "device": device.type,
+        "dtype": str(choose_dtype(dtype, device)).removeprefix("torch."),
         **({"anneal_each": True} if anneal_each else {}),
+        **({} if loss_checkpoints is None else {"loss_checkpoints": loss_checkpoints}),
+        **({} if dynamic is None else {"dynamic": dict(dynamic)}),
     }
-    open_runs = []
-    for arm in arms:
-        own = {"corpus": arm.corpus.id, "seed": arm.seed, **recipe}
-        folder = OutputFolder(arm.out, "proxy", own, _OWNED, overwrite)
-        if folder.manifest is None:
-            open_runs.append(_OpenRun(arm, folder))
-    for place in sorted({run.place for run in open_runs}):
-        group = [run for run in open_runs if run.place == place]
-        _Trainer(group, recipe, torch_device, torch_dtype).run(advance)
-    return [Run.open(arm.out) for arm in arms]
+
+
+def _recipe_of(arm: Arm, recipe: dict[str, Any]) -> dict[str, Any]:
+    initial = {} if arm.initial is None else {"initial": arm.initial.sha256}
+    return {"corpus": arm.corpus.id, "seed": arm.seed, **recipe, **initial}
 
 
 def auto_preset(num_pairs: int) -> str:
@@ -220,263 +275,21 @@ def auto_preset(num_pairs: int) -> str:
     return "mini" if num_pairs < 100_000 else "tiny"
 
 
-class _OpenRun:
-    """A run that is not finished: its folder, and what `state.pt` says of it."""
-
-    def __init__(self, arm: Arm, folder: OutputFolder) -> None:
-        self.arm, self.folder = arm, folder
-        self.state: dict[str, Any] | None = None
-        path = folder.path / _STATE_FILE
-        if folder.resumes and path.is_file():
-            self.state = _load_state(path)
-        self.step = 0 if self.state is None else int(self.state["step"])
-        self.losses: list[float] = [] if self.state is None else self.state["losses"]
-        self.num_tokens = 0 if self.state is None else int(self.state["num_tokens"])
-        self.model_flops = 0 if self.state is None else int(self.state["model_flops"])
-        self.loss_steps = 0 if self.state is None else int(self.state["loss_steps"])
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Updates and checkpoints done: runs at one place can go on together."""
-        return self.step, len(self.losses)
-
-
-class _Trainer:
-    """M runs that stand at one update: models, optimizer, and their places in their corpora."""
-
-    def __init__(
-        self,
-        runs: Sequence[_OpenRun],
-        recipe: dict[str, Any],
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        self.runs, self.recipe, self.device = runs, recipe, device
-        self.step = runs[0].step
-        self.stack = StackedTransformer(
-            [_new_model(run.arm, recipe["preset"]).to(device) for run in runs], recipe["dropout"]
-        )
-        self.batches = [
-            PackedBatches(
-                run.arm.corpus,
-                recipe["batch_tokens"],
-                batch_pairs=self._batch_pairs(),
-                seed=run.arm.seed,
-                position=None if run.state is None else run.state["position"],
-            )
-            for run in runs
-        ]
-        self.update = StackedStep(
-            self.stack,
-            eos_id=runs[0].arm.corpus.eos_id,
-            label_smoothing=recipe["label_smoothing"],
-            dtype=dtype,
-            capacity=self._capacity(),
-        )
-        if self.step > 0:
-            self._put_states_back()
-
-    def run(self, advance: Callable[[int], None] | None) -> None:
-        """Train to the last checkpoint, from wherever the state is."""
-        steps = self.recipe["checkpoint_steps"]
-        anneal_each = self.recipe.get("anneal_each", False)
-        devices = [self.device] if self.device.type == "cuda" else []
-        self.saved_at = time.perf_counter()
-        with torch.random.fork_rng(devices), ExitStack() as shown:
-            if advance is None:
-                total = num_updates(steps, anneal_each=anneal_each)
-                advance = shown.enter_context(progress("train", total, "updates", self.step))
-            if anneal_each:
-                self._run_branches(steps, advance)
-            else:
-                for _ in self._updates(steps[-1], steps[-1], advance):
-                    if self.step in steps:
-                        self._save_checkpoints(self.step)
-        for m, run in enumerate(self.runs):
-            run.folder.finish(
-                losses=run.losses,
-                num_tokens=run.num_tokens,
-                model_flops=run.model_flops,
-                num_stacked=len(self.runs),
-                parameters=sum(value.numel() for value in self.stack.state_dict(m).values()),
-                torch=torch.__version__,
-            )
-            (run.folder.path / _STATE_FILE).unlink(missing_ok=True)
-
-    def _run_branches(self, budgets: Sequence[int], advance: Callable[[int], None]) -> None:
-        """One run at the constant rate, and for each budget a branch in which the rate falls."""
-        # A loss is noted for each budget that is done.
-        for budget in budgets[len(self.runs[0].losses) :]:
-            for _ in self._updates(_trunk_updates(budget), 0, advance):
-                pass
-            self._save_states()
-            before = self._snapshot()
-            for _ in self._updates(budget, budget, advance, saves=False):
-                pass
-            self._save_checkpoints(budget)
-            if budget != budgets[-1]:
-                self._restore(before)
-                self._save_states()
-
-    def _updates(
-        self, until: int, total: int, advance: Callable[[int], None], *, saves: bool = True
-    ) -> Iterator[int]:
-        """Update to step `until`; the rate falls towards `total`, or not at all if that is 0."""
-        while self.step < until:
-            # Dropout is seeded by the update, so that a resumed run repeats an uninterrupted one.
-            if self.device.type == "cpu":
-                torch.manual_seed((self.runs[0].arm.seed << 32) + self.step)
-            rate = self.recipe["learning_rate"] * rate_share(
-                self.recipe["rate_schedule"], self.step + 1, self.recipe["warmup"], total
-            )
-            batches = [next(own) for own in self.batches]
-            self.update.update(batches, rate)
-            for run, batch in zip(self.runs, batches, strict=True):
-                run.num_tokens += len(batch.tgt_tokens)
-                run.model_flops += _update_flops(self.stack.config, batch)
-                run.loss_steps += 1
-            self.step += 1
-            advance(1)
-            yield self.step
-            if saves and time.perf_counter() - self.saved_at > _STATE_EVERY_S:
-                self._save_states()
-
-    def _save_checkpoints(self, step: int) -> None:
-        """Write a checkpoint of each model, and its mean loss since the last one."""
-        sums = self.update.loss_sums.tolist()
-        self.update.loss_sums.zero_()
-        for m, run in enumerate(self.runs):
-            loss = sums[m] / run.loss_steps
-            if not math.isfinite(loss):
-                raise PycatError(
-                    f"{run.folder.path}: the training loss is {loss} at update {step:,}; "
-                    f"lower learning_rate ({self.recipe['learning_rate']}) or lengthen warmup "
-                    f"({self.recipe['warmup']})"
-                )
-            run.losses.append(loss)
-            run.loss_steps = 0
-            save_checkpoint(
-                checkpoint_path(run.folder.path, step),
-                self.stack.model(m),
-                step=step,
-                tokenizer_sha256=run.arm.corpus.manifest["tokenizer_sha256"],
-            )
-        if not self.recipe.get("anneal_each", False):
-            self._save_states()
-
-    def _snapshot(self) -> dict[str, Any]:
-        """All that an update changes, copied on the device."""
-        return {
-            "parameters": {name: p.detach().clone() for name, p in self.stack.parameters.items()},
-            "optimizer": self.update.optimizer_state(),
-            "step": self.step,
-            "positions": [own.position for own in self.batches],
-        }
-
-    def _restore(self, snapshot: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.stack.parameters.items():
-                parameter.copy_(snapshot["parameters"][name])
-        self.update.load_optimizer_state(snapshot["optimizer"])
-        self.step = snapshot["step"]
-        for own, position in zip(self.batches, snapshot["positions"], strict=True):
-            own.go_to(position)
-
-    def _save_states(self) -> None:
-        """Write what each run needs to go on from here."""
-        optimizer = self.update.optimizer_state()
-        sums = self.update.loss_sums.tolist()
-        for m, run in enumerate(self.runs):
-            state = {
-                "model": self.stack.state_dict(m),
-                "optimizer": {
-                    name: {key: value[m] if value.dim() else value for key, value in own.items()}
-                    for name, own in optimizer.items()
-                },
-                "step": self.step,
-                "losses": run.losses,
-                "loss_sum": sums[m],
-                "loss_steps": run.loss_steps,
-                "num_tokens": run.num_tokens,
-                "model_flops": run.model_flops,
-                "position": self.batches[m].position,
-            }
-            # Not straight to the file: torch's errors on a full disk are not OSErrors.
-            buffer = io.BytesIO()
-            torch.save(_on_host(state), buffer)
-            with replacing(run.folder.path / _STATE_FILE) as temporary:
-                temporary.write_bytes(buffer.getbuffer())
-            run.folder.record()
-        self.saved_at = time.perf_counter()
-
-    def _put_states_back(self) -> None:
-        states = [run.state for run in self.runs if run.state is not None]
-        with torch.no_grad():
-            for name, parameter in self.stack.parameters.items():
-                parameter.copy_(torch.stack([state["model"][name] for state in states]))
-        names = states[0]["optimizer"]
-        self.update.load_optimizer_state(
-            {
-                name: {
-                    key: torch.stack([state["optimizer"][name][key] for state in states])
-                    if value.dim()
-                    else value
-                    for key, value in names[name].items()
-                }
-                for name in names
-            }
-        )
-        sums = torch.tensor([state["loss_sum"] for state in states], dtype=torch.float64)
-        self.update.loss_sums.copy_(sums)
-
-    def _batch_pairs(self) -> int | None:
-        if self.device.type != "cuda":
-            return None
-        return max(1, int(self.recipe["batch_tokens"]) // _CUDA_TOKENS_A_PAIR)
-
-    def _capacity(self) -> Capacity:
-        """What no batch of any of the runs exceeds."""
-        corpora = [run.arm.corpus for run in self.runs]
-        src, tgt = (
-            max(int(lengths.max()) for lengths in sides)
-            for sides in (
-                [corpus.num_src_tokens for corpus in corpora],
-                [corpus.num_tokens for corpus in corpora],
-            )
-        )
-        batch_tokens = self.recipe["batch_tokens"]
-        return Capacity(
-            max(batch_tokens, src), max(batch_tokens, tgt), self._batch_pairs() or 0, max(src, tgt)
-        )
-
-
-def _new_model(arm: Arm, preset: str) -> Transformer:
-    """A model with the initial weights of the arm's seed."""
-    config = ModelConfig(
-        vocab_size=arm.corpus.vocab_size,
-        src_vocab_size=arm.corpus.src_vocab_size,
-        **PRESETS[preset],
-    )
-    with torch.random.fork_rng([]):
-        torch.default_generator.manual_seed(arm.seed)
-        return Transformer(config)
-
-
-def _update_flops(config: ModelConfig, batch: Batch) -> int:
-    """Operations of an update: those of the forward pass, and twice as many backward."""
-    lengths = (ends.diff().numpy().astype(float) for ends in (batch[1], batch[3]))
-    return 3 * 2 * proxy_products(config, *lengths)
-
-
 def check_options(**options: Any) -> None:
     """Refuse those of the given options of training that are out of range."""
-    for name, known in (("preset", PRESETS), ("rate_schedule", RATE_SCHEDULES)):
+    for name, known in (
+        ("preset", PRESETS),
+        ("rate_schedule", RATE_SCHEDULES),
+        ("dynamic_by", DYNAMIC_BY),
+        ("dynamic_unit", DYNAMIC_UNITS),
+    ):
         if name in options and options[name] not in known:
             raise PycatError(f"{name} is {options[name]!r}; expected one of {', '.join(known)}")
     ranges: tuple[tuple[str, Any, str], ...] = (
         ("label_smoothing", lambda value: 0 <= value < 1, "at least 0 and below 1"),
         ("dropout", lambda value: 0 <= value <= 0.9, "at least 0 and at most 0.9"),
         ("learning_rate", lambda value: value is None or 0 < value < 1, "above 0 and below 1"),
+        ("dynamic", lambda value: value is None or 0 < value < 1, "above 0 and below 1"),
         ("epochs", lambda value: 0 < value < 1e6, "above 0 and below a million"),
         ("updates", lambda value: value is None or value >= 1, "at least 1"),
         ("warmup", lambda value: value is None or value >= 1, "at least 1"),
@@ -488,7 +301,8 @@ def check_options(**options: Any) -> None:
             raise PycatError(f"{name} is {options[name]}; expected {expected}")
 
 
-def _check_size(corpus: Corpus, batch_tokens: int) -> None:
+def check_size(corpus: Corpus, batch_tokens: int) -> None:
+    """Refuse a corpus that is smaller than one batch."""
     num_tokens = int(corpus.num_tokens.sum())
     if num_tokens < batch_tokens:
         raise CorpusError(
@@ -496,83 +310,3 @@ def _check_size(corpus: Corpus, batch_tokens: int) -> None:
             f"least one batch of {batch_tokens:,}; add text, or lower batch_tokens to "
             f"{max(1, num_tokens // 4):,}"
         )
-
-
-def _load_state(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise OutputError(
-            f"{path}: cannot be read ({reason}); delete it, and training starts again"
-        ) from None
-    return state
-
-
-def _on_host(value: Any) -> Any:
-    """The same, with copies of its tensors in the host's memory."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu().clone()
-    if isinstance(value, dict):
-        return {key: _on_host(item) for key, item in value.items()}
-    return value
-
-
-def rate_share(schedule: str, step: int, warmup: int, total: int) -> float:
-    """Share of the peak rate at update `step`, counted from 1, of `total` (0: without an end)."""
-    if schedule == "inverse_sqrt":
-        return min(step / warmup, math.sqrt(warmup / step))
-    fall = max(1, round(total * _FALL_SHARE))
-    share = (total - step + 1) / fall if total else 1.0
-    return min(step / warmup, share, 1.0)
-
-
-def num_updates(steps: Sequence[int], *, anneal_each: bool) -> int:
-    """Updates of a run that saves after these steps, those of its branches counted."""
-    if not anneal_each:
-        return steps[-1]
-    return _trunk_updates(steps[-1]) + sum(map(_branch_updates, steps))
-
-
-def _branch_updates(budget: int) -> int:
-    """Updates of a budget in which the rate falls."""
-    return max(1, round(budget * _FALL_SHARE))
-
-
-def _trunk_updates(budget: int) -> int:
-    """Updates of a budget before the rate falls."""
-    return budget - _branch_updates(budget)
-
-
-def _checkpoint_steps(
-    count: int, schedule: str, given: Sequence[int] | None, updates: int
-) -> list[int]:
-    """The updates after which to save: ascending, distinct, at least two.
-
-    Raises:
-        PycatError: they are not.
-    """
-    if given is not None:
-        steps = list(given)
-        if len(steps) < 2 or steps[0] < 1 or sorted(set(steps)) != steps:
-            raise PycatError(
-                f"checkpoint_steps are {steps}; expected at least two ascending updates from 1"
-            )
-        return steps
-    if schedule not in SCHEDULES:
-        raise PycatError(
-            f"checkpoint_schedule is {schedule!r}; expected one of {', '.join(SCHEDULES)}"
-        )
-    if count < 1:
-        raise PycatError(f"checkpoints is {count}; expected at least 1 (2 to be scored)")
-    ranks = range(1, count + 1)
-    if schedule == "linear":
-        steps = [round(updates * i / count) for i in ranks]
-    else:
-        steps = [round(updates / 2 ** (count - i)) for i in ranks]
-    if steps[0] < 1 or len(set(steps)) < count:
-        raise PycatError(
-            f"{updates:,} updates cannot hold {count} {schedule} checkpoints; train longer "
-            "(epochs, updates), lower batch_tokens, or keep fewer checkpoints"
-        )
-    return steps

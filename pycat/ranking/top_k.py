@@ -1,11 +1,13 @@
 """Exact top-k selection by a radix histogram, without sorting.
 
-A ranking goes from the highest score to the lowest; among equal scores, from the lower row to the
-higher. The cut is found as in a radix sort, digit by digit from the leading bits of the scores: a
-few passes over them, a chunk at a time, whatever their number.
+A ranking goes from the highest score to the lowest; among equal scores, from the lowest key that
+breaks ties to the highest, and then from the lower row to the higher. The cut is found as in a
+radix sort, digit by digit from the leading bits of the scores: a few passes over them, a chunk at a
+time, whatever their number. Keys are computed for the rows alone that are tied at the cut.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +17,7 @@ from pycat import _core
 
 _CHUNK_ROWS = 1 << 17
 _MAX_BINS = 1 << 20
+_NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
 class Column(Protocol):
@@ -27,12 +30,44 @@ class Column(Protocol):
         """The scores of those rows."""
 
 
+# Keys (n,) of rows int64 (n,) that break ties: the lowest ranks first.
+TieKeys = Callable[[NDArray[np.int64]], NDArray[np.uint64]]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a ranking keeps.
+
+    Attributes:
+        selected: bool (N,), the selected rows.
+        num_tied: rows whose score is that at the cut of their group, where the budget paid for a
+            part of them and so not the scores decided; 0 where no tie was broken.
+        num_tied_selected: how many of them are selected.
+    """
+
+    selected: NDArray[np.bool_]
+    num_tied: int
+    num_tied_selected: int
+
+
 def top_k_within_budget(
     scores: Column,
     budgets: NDArray[np.int64],
     groups: NDArray[np.integer],
     weights: NDArray[np.integer] | None = None,
+    tie_keys: TieKeys | None = None,
 ) -> NDArray[np.bool_]:
+    """The selected rows (N,) of `cut_within_budget`."""
+    return cut_within_budget(scores, budgets, groups, weights, tie_keys).selected
+
+
+def cut_within_budget(
+    scores: Column,
+    budgets: NDArray[np.int64],
+    groups: NDArray[np.integer],
+    weights: NDArray[np.integer] | None = None,
+    tie_keys: TieKeys | None = None,
+) -> Cut:
     """Select of each group's ranking the longest prefix that its budget pays for.
 
     Args:
@@ -40,9 +75,11 @@ def top_k_within_budget(
         budgets: (G,), one a group.
         groups: (N,) group of each row: 0 to G - 1, or below 0 for none.
         weights: (N,) cost of each row, positive; 1 unless given.
+        tie_keys: breaks ties at the cut; without it, lower rows come first.
 
     Returns:
-        bool (N,), the selected rows. Beside it memory holds a few chunks, whatever N.
+        The cut. Beside it memory holds a few chunks, whatever N, and some 50 bytes for each row
+        that is tied at a cut.
     """
     num_groups = len(budgets)
     max_digit_bits = max(1, min(16, (_MAX_BINS // num_groups).bit_length() - 1))
@@ -69,10 +106,52 @@ def top_k_within_budget(
         keys = (keys << np.uint64(digit_bits)) | (last - num_paid).astype(np.uint64)
         known_bits += digit_bits
     taken = np.empty(len(scores), dtype=bool)
+    paid = left.copy()  # (G,) what the budgets have for the rows at the cut; `left` is used up
+    at_cut = np.where(whole, np.nan, _scores_of(keys))  # (G,) NaN equals no score
+    tied = []
     for rows in chunked(len(scores)):
         ranked = _ranked(scores, groups, weights, rows)
         _core.select_above(*ranked, keys, take_all=whole, budgets=left, selected=taken[rows])
-    return taken
+        same = ranked[0] == (at_cut[0] if num_groups == 1 else at_cut[ranked[1]])
+        same &= ranked[1] >= 0
+        if same.any():
+            tied.append(rows.start + np.flatnonzero(same))
+    return _break_ties(taken, np.concatenate(tied or [_NO_ROWS]), paid, groups, weights, tie_keys)
+
+
+def _break_ties(
+    taken: NDArray[np.bool_],
+    rows: NDArray[np.int64],
+    budgets: NDArray[np.int64],
+    groups: NDArray[np.integer],
+    weights: NDArray[np.integer] | None,
+    tie_keys: TieKeys | None,
+) -> Cut:
+    """Choose anew among tied rows (n,), which `taken` has by row, as far as budgets do not pay all.
+
+    Changes `taken` in place.
+    """
+    group = groups[rows].astype(np.int64)
+    num_tied = np.bincount(group, minlength=len(budgets))
+    num_taken = np.bincount(group[taken[rows]], minlength=len(budgets))
+    is_split = (budgets > 0) & (num_taken < num_tied) & (num_tied > 1)
+    some = is_split[group]
+    rows, group = rows[some], group[some]
+    if tie_keys is not None and len(rows):
+        order = np.lexsort((rows, tie_keys(rows), group))
+        rows, group = rows[order], group[order]
+        costs = np.ones(len(rows), np.int64) if weights is None else weights[rows].astype(np.int64)
+        spent = np.cumsum(costs)
+        before = spent[np.searchsorted(group, group)] - costs[np.searchsorted(group, group)]
+        taken[rows] = spent - before <= budgets[group]
+    return Cut(taken, len(rows), int(np.count_nonzero(taken[rows])))
+
+
+def _scores_of(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """The scores that the extension's keys stand for."""
+    sign = np.uint64(1 << 63)
+    bits: NDArray[np.uint64] = np.where(keys & sign, keys ^ sign, ~keys)
+    return bits.view(np.float64)
 
 
 def highest(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from html import escape
 from typing import Any
 
 import matplotlib
@@ -23,12 +24,13 @@ from numpy.typing import NDArray
 from pycat.report.formatting import number, signed
 from pycat.report.histograms import Histogram, Tenth
 
-_INK, _RULE, _KEPT, _DROPPED = "#010101", "#020202", "#030303", "#040404"
-_VARIABLES = {_INK: "ink", _RULE: "rule", _KEPT: "kept", _DROPPED: "dropped"}
-_COLOURS = {"kept": _KEPT, "dropped": _DROPPED}
+INK, _RULE, _KEPT, _DROPPED = "#010101", "#020202", "#030303", "#040404"
+_VARIABLES = {INK: "ink", _RULE: "rule", _KEPT: "kept", _DROPPED: "dropped"}
+COLOURS = {"kept": _KEPT, "dropped": _DROPPED}
 
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may hold dollar signs
     "font.size": 8.5,
     "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
@@ -39,12 +41,12 @@ _STYLE: dict[str, Any] = {
     "axes.grid.axis": "y",
     "grid.color": _RULE,
     "grid.linewidth": 0.6,
-    "axes.edgecolor": _INK,
+    "axes.edgecolor": INK,
     "axes.linewidth": 0.6,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "legend.frameon": False,
@@ -56,7 +58,7 @@ _MAX_PPL = 1e100
 
 def score_picture(counts: Histogram, threshold: float, criterion: str) -> str:
     """Draw the histogram of scores, kept pairs stacked on dropped ones, and the threshold."""
-    with _style("score"):
+    with chart_style("score"):
         figure = Figure(figsize=(9, 2.9), layout="constrained")
         axes = figure.add_subplot()
         for name, heights, below in (
@@ -69,7 +71,7 @@ def score_picture(counts: Histogram, threshold: float, criterion: str) -> str:
                     counts.edges,
                     baseline=below,
                     fill=True,
-                    color=_COLOURS[name],
+                    color=COLOURS[name],
                     linewidth=0,
                     label=name,
                 )
@@ -79,7 +81,7 @@ def score_picture(counts: Histogram, threshold: float, criterion: str) -> str:
             axes.xaxis.set_major_formatter(FuncFormatter(_tick))
         axes.axvline(
             float(np.clip(threshold, counts.edges[0], counts.edges[-1])),
-            color=_INK,
+            color=INK,
             linewidth=1.2,
             linestyle=(0, (4, 2)),
             label=f"threshold {number(threshold)}",
@@ -88,7 +90,7 @@ def score_picture(counts: Histogram, threshold: float, criterion: str) -> str:
         _count_axis(axes, "pairs")
         axes.set_xlabel(f"{criterion}{', log scale' if counts.log else ''}")
         axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
-        return _svg(figure, "Histogram of scores, kept and dropped pairs")
+        return svg_text(figure, "Histogram of scores, kept and dropped pairs")
 
 
 def trajectory_picture(
@@ -110,18 +112,18 @@ def trajectory_picture(
     high = max(band.max() for band in drawn.values())
     margin = max((high / low) ** 0.15, 1.1)
     low, high = low / margin, high * margin
-    with _style("trajectories"):
+    with chart_style("trajectories"):
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         panels = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
         for axes, (name, band) in zip(panels, drawn.items(), strict=True):
-            colour = _COLOURS[name]
+            colour = COLOURS[name]
             for line in lines[name]:
-                axes.plot(x, np.minimum(line, _MAX_PPL), color=_INK, linewidth=0.5, alpha=0.35)
+                axes.plot(x, np.minimum(line, _MAX_PPL), color=INK, linewidth=0.5, alpha=0.35)
             axes.fill_between(x, band[0], band[4], color=colour, alpha=0.2, linewidth=0)
             axes.fill_between(x, band[1], band[3], color=colour, alpha=0.35, linewidth=0)
             axes.plot(x, band[2], color=colour, linewidth=2.2, marker="o", markersize=3.5)
             for other in drawn.keys() - {name}:
-                axes.plot(x, drawn[other][2], color=_COLOURS[other], linewidth=1.6, linestyle="--")
+                axes.plot(x, drawn[other][2], color=COLOURS[other], linewidth=1.6, linestyle="--")
             _log_axis(axes.yaxis, axes.set_yscale, low, high)
             axes.set_ylim(low, high)
             axes.set_xticks(x if len(x) <= 10 else x[:: -(-len(x) // 10)])
@@ -129,7 +131,7 @@ def trajectory_picture(
             axes.set_xlabel("training update" if ascending else "checkpoint")
             axes.set_title(name)
         panels[0].set_ylabel("perplexity, log scale")
-        return _svg(figure, "Perplexity over checkpoints of kept and dropped pairs")
+        return svg_text(figure, "Perplexity over checkpoints of kept and dropped pairs")
 
 
 def group_picture(
@@ -137,7 +139,7 @@ def group_picture(
 ) -> str:
     """Draw target length and word rarity: distributions of both groups, share kept by tenths."""
     labels = {"length": "target tokens", "rarity": "word rarity, bits a token"}
-    with _style("groups"):
+    with chart_style("groups"):
         figure = Figure(figsize=(9, 4.6), layout="constrained")
         panels = figure.subplots(2, 2)
         for (name, label), (top, bottom) in zip(labels.items(), panels.T, strict=True):
@@ -147,7 +149,7 @@ def group_picture(
                     top.stairs(
                         100 * heights / heights.sum(),
                         counts.edges,
-                        color=_COLOURS[group],
+                        color=COLOURS[group],
                         linewidth=1.6,
                         label=group,
                     )
@@ -161,14 +163,14 @@ def group_picture(
             top.legend(loc="upper right")
             at = range(len(tenths[name]))
             bottom.bar(at, [100 * tenth.share for tenth in tenths[name]], 0.8, color=_KEPT)
-            bottom.axhline(100 * share, color=_INK, linewidth=1.2, linestyle=(0, (4, 2)))
+            bottom.axhline(100 * share, color=INK, linewidth=1.2, linestyle=(0, (4, 2)))
             bottom.set_ylim(0, 100)
             bottom.set_xticks(
                 at, [_range(tenth) for tenth in tenths[name]], rotation=35, ha="right"
             )
             bottom.set_xlabel(f"{label}, in tenths of the corpus")
             bottom.set_ylabel("% kept")
-        return _svg(figure, "Kept and dropped pairs by target length and word rarity")
+        return svg_text(figure, "Kept and dropped pairs by target length and word rarity")
 
 
 def map_picture(
@@ -188,8 +190,8 @@ def map_picture(
     if flags:
         neither = ~np.logical_or.reduce(list(flags.values()))
         panels.append({"neither": neither, **flags})
-    colours = {**_COLOURS, "neither": _RULE, "hard": _KEPT, "noisy": _DROPPED}
-    with _style("map"):
+    colours = {**COLOURS, "neither": _RULE, "hard": _KEPT, "noisy": _DROPPED}
+    with chart_style("map"):
         figure = Figure(figsize=(9, 3.9), layout="constrained")
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, groups in zip(row, panels, strict=True):
@@ -208,13 +210,13 @@ def map_picture(
             axes.set_xlabel("variability")
             axes.legend(ncols=len(groups), loc="lower right", bbox_to_anchor=(1, 1))
         row[0].set_ylabel("confidence")
-        return _svg(figure, "Data map of pairs: confidence by variability")
+        return svg_text(figure, "Data map of pairs: confidence by variability")
 
 
 def correlation_picture(names: Sequence[str], correlations: NDArray[np.float64]) -> str:
     """Draw rank correlations (C, C) as a heat map: a deeper colour is nearer to 1 or to -1."""
     count = len(names)
-    with _style("correlations"):
+    with chart_style("correlations"):
         figure = Figure(figsize=(9, 1.4 + 0.32 * count), layout="constrained")
         axes = figure.add_subplot()
         axes.grid(visible=False)
@@ -240,7 +242,7 @@ def correlation_picture(names: Sequence[str], correlations: NDArray[np.float64])
         axes.tick_params(length=0)
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
-        return _svg(figure, "Rank correlations of the criteria with each other")
+        return svg_text(figure, "Rank correlations of the criteria with each other")
 
 
 def overlap_picture(
@@ -252,21 +254,21 @@ def overlap_picture(
         "by the criterion, with and without the checkpoint at update": without_checkpoint,
     }
     panels = {title: overlaps for title, overlaps in titles.items() if overlaps}
-    with _style("overlaps"):
+    with chart_style("overlaps"):
         num_bars = max(map(len, panels.values()))
         figure = Figure(figsize=(9, 0.9 + 0.24 * num_bars), layout="constrained")
         row = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (title, overlaps) in zip(row, panels.items(), strict=True):
             at = range(len(overlaps))
             axes.barh(at, [100 * value for value in overlaps.values()], 0.7, color=_KEPT)
-            axes.axvline(100 * chance, color=_INK, linewidth=1.2, linestyle=(0, (4, 2)))
+            axes.axvline(100 * chance, color=INK, linewidth=1.2, linestyle=(0, (4, 2)))
             axes.set_yticks(at, list(overlaps))
             axes.set_ylim(num_bars - 0.5, -0.5)
             axes.set_xlim(0, 100)
             axes.grid(visible=False)
             axes.set_xlabel("% shared; dashed: two random selections")
             axes.set_title(title)
-        return _svg(figure, "Overlap of the selection with others")
+        return svg_text(figure, "Overlap of the selection with others")
 
 
 def _range(tenth: Tenth) -> str:
@@ -277,7 +279,7 @@ def _range(tenth: Tenth) -> str:
     return low if low == high else f"{low}–{high}"
 
 
-def _style(salt: str) -> AbstractContextManager[None]:
+def chart_style(salt: str) -> AbstractContextManager[None]:
     """Apply `_STYLE` over matplotlib's defaults instead of the user's settings.
 
     `salt` makes the SVG ids of one chart differ from those of another on the same page.
@@ -328,7 +330,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return ticks[:: -(-len(ticks) // 8) or 1]
 
 
-def _svg(figure: Figure, label: str) -> str:
+def svg_text(figure: Figure, label: str) -> str:
     """SVG element of a figure, without metadata, for the page's colours and screen readers."""
     buffer = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -339,4 +341,4 @@ def _svg(figure: Figure, label: str) -> str:
     text = re.sub(r" *<metadata>.*?</metadata>\n", "", text, flags=re.DOTALL)
     for colour, name in _VARIABLES.items():
         text = text.replace(colour, f"var(--{name})")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)

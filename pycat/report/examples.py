@@ -53,15 +53,15 @@ def examples(
     texts, problem = texts_of(corpus, shown.pair_ids)
     lines = corpus.lines[rows] + 1
     num_src_tokens, num_tokens = shown.num_src_tokens, shown.num_tokens
-    ppl = perplexity(shown.nll / num_tokens[:, None])
+    ppl = perplexity(shown.nll / num_tokens[:, None]) if shown.num_checkpoints else None
     pairs = {
         row: {
             "rank": _rank(values, row),
             "line": int(lines[i]),
             "kept": bool(kept[row]),
             "score": float(values[row]),
-            "first": float(ppl[i, 0]),
-            "last": float(ppl[i, -1]),
+            "first": None if ppl is None else float(ppl[i, 0]),
+            "last": None if ppl is None else float(ppl[i, -1]),
             "num_src_tokens": int(num_src_tokens[i]),
             "num_tokens": int(num_tokens[i]),
             "sides": [_cut(side) for side in texts[i]],
@@ -115,10 +115,12 @@ def texts_of(
             problem = str(error)
     batch = corpus.read_arrays(pair_ids)
     src, tgt = (
-        corpus.tokenizer.decode([row.tolist() for row in np.split(tokens, cu_seqlens[1:-1])])
-        for tokens, cu_seqlens in (
-            (batch.src_tokens, batch.src_cu_seqlens),
-            (batch.tgt_tokens, batch.tgt_cu_seqlens),
+        corpus.tokenizer.decode(
+            [row.tolist() for row in np.split(tokens, cu_seqlens[1:-1])], source=is_source
+        )
+        for is_source, tokens, cu_seqlens in (
+            (True, batch.src_tokens, batch.src_cu_seqlens),
+            (False, batch.tgt_tokens, batch.tgt_cu_seqlens),
         )
     )
     return list(zip(src, tgt, strict=True)), problem

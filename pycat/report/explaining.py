@@ -9,17 +9,19 @@ import numpy as np
 
 from pycat.data.corpus import Corpus
 from pycat.errors import OutputError, PycatError
-from pycat.filters.measures import Measures, find_measures
+from pycat.filters.measures import Measures, find_measures, no_measures
 from pycat.filters.noise import corpus_signals, surprise_evidence
 from pycat.filters.rules import recorded_rules
-from pycat.ranking.criteria import evaluate_criterion, possible
+from pycat.ranking.criteria import Given, Scores, evaluate_criterion, is_of, possible
 from pycat.ranking.ranks import perplexity
 from pycat.report.examples import texts_of
 from pycat.report.formatting import number
 from pycat.runtime.output import digest
 from pycat.scores.sampling import evenly, take
 from pycat.scores.score_table import ScoreTable, as_table
-from pycat.selection.recipe import Choice, Recipe
+from pycat.scores.unscored import unscored
+from pycat.selection.choice import Choice
+from pycat.selection.recipe import Recipe
 from pycat.selection.selection import Selection, choose_measured
 
 # Percentiles are taken among at most so many pairs, evenly drawn. They are then right to about 0.1.
@@ -43,7 +45,8 @@ class Decision:
 
     Attributes:
         kept: the pair is in the selection.
-        step: the step that decided: "rules", "guard", "drop CRITERION", "cap", "range" or "cut";
+        step: the step that decided: "rules", "guard", "drop CRITERION", "cap", "tails", "range" or
+            "cut";
             "not known" where the selection cannot be made again.
         reason: the decision in words, with the pair's score and the threshold.
     """
@@ -99,7 +102,7 @@ class Explanation:
 
 
 def explain(
-    scores: ScoreTable | str | PathLike[str],
+    scores: ScoreTable | Corpus | str | PathLike[str],
     pair: int,
     *,
     selection: Selection | str | PathLike[str] | None = None,
@@ -111,7 +114,7 @@ def explain(
     steps decided.
 
     Args:
-        scores: an open ScoreTable, or its path.
+        scores: an open ScoreTable, or its path; or an open Corpus, for a selection made from that.
         pair: id of the pair.
         selection: a Selection made from that table, or its path.
         measures: what `pycat.measure` measured of the corpus, or the path of its folder; by default
@@ -125,7 +128,7 @@ def explain(
             measures given are of another corpus.
         CorpusError: the corpus is gone or damaged.
     """
-    table = as_table(scores)
+    table = unscored(scores) if isinstance(scores, Corpus) else as_table(scores)
     pair_ids = table.pair_ids
     row = int(np.searchsorted(pair_ids, pair))
     if row == len(pair_ids) or pair_ids[row] != pair:
@@ -162,6 +165,8 @@ def explain(
 
 def _trajectory(table: ScoreTable, row: int) -> dict[str, list[float]]:
     """Perplexity and the table's further statistics of one pair, at each checkpoint."""
+    if table.num_checkpoints == 0:
+        return {}
     num_tokens = int(table.num_tokens[row])
     trajectory = {"ppl": perplexity(table.nll[row] / num_tokens).tolist()}
     for name in _TRAJECTORIES:
@@ -202,6 +207,33 @@ def _text(corpus: Corpus, pair: int) -> tuple[tuple[str, str] | None, str | None
     except PycatError as error:
         return None, str(error)
     return texts[0], problem
+
+
+def ranking_scores(
+    selection: Selection, table: ScoreTable, corpus: Corpus, measures: Measures | None
+) -> Scores:
+    """The scores (N,) by which a selection of the table's pairs was ranked.
+
+    Raises:
+        PycatError: the criterion is a function without a known name, or measures are gone.
+    """
+    recipe = selection.manifest["recipe"]
+    by, seed = recipe["criterion"], recipe["seed"] or 0
+    # What a pair adds depends on the pairs before it, and what is noise on what the rules leave.
+    if is_of(by, "coverage") or is_of(by, "fitted_noise"):
+        choice, _ = choose_measured(table, corpus, Recipe.of_manifest(selection.manifest), measures)
+        return choice.scores
+    if measures is None and is_of(by, "noise"):
+        raise no_measures(table, corpus)
+    with np.errstate(over="ignore"):
+        return evaluate_criterion(table, by, seed, given=_noise_of(table, corpus, measures))
+
+
+def _noise_of(table: ScoreTable, corpus: Corpus, measures: Measures | None) -> Given:
+    """What `evaluate_criterion` is given for the criterion "noise"."""
+    if measures is None:
+        return {}
+    return {"noise": lambda: measures.of(corpus).noise_score(table)}
 
 
 def readable_measures(
@@ -265,7 +297,7 @@ def _decision(
     """What the selection did with the pair, and the step of its recipe that decided."""
     check_made_from(selection, table)
     recorded = selection.manifest["recipe"]
-    recipe = Recipe.from_json(recorded)
+    recipe = Recipe.of_manifest(selection.manifest)
     kept = bool(np.isin(pair, selection.pair_ids))
     state = "kept" if kept else "dropped"
     try:
@@ -283,18 +315,26 @@ def _decision(
         )
     left_out = int(choice.left_out[row])
     if left_out and choice.steps[left_out - 1] != "range":
-        step, reason = _left_out(table, row, recipe, choice)
+        given = _noise_of(table, view, measures)
+        step, reason = _left_out(table, row, recipe, choice, given)
         if step == "guard":
             assert measures is not None
             value = number(measures.of(view).noise_score(table)[row])
             signals = _strongest_signals(table, corpus, measures, row, pair)
             reason = f"{reason}; its noise score is {value}{signals}"
     else:
-        step, reason = _at_the_cut(table, row, recipe, selection, kept, above=left_out > 0)
+        score = float(choice.scores[row])
+        step, reason = _at_the_cut(score, recipe, selection, kept, above=left_out > 0)
     return Decision(kept, step, f"{state}: {reason}")
 
 
-def _left_out(table: ScoreTable, row: int, recipe: Recipe, choice: Choice) -> tuple[str, str]:
+def _left_out(
+    table: ScoreTable,
+    row: int,
+    recipe: Recipe,
+    choice: Choice,
+    given: Given,
+) -> tuple[str, str]:
     """Name and reason of the step before the cut that left the pair out."""
     left_out = int(choice.left_out[row])
     step = choice.steps[left_out - 1]
@@ -305,15 +345,19 @@ def _left_out(table: ScoreTable, row: int, recipe: Recipe, choice: Choice) -> tu
     if step == "drop":
         drops = list((recipe.drop or {}).items())
         criterion, share = drops[left_out - 1 - choice.steps.index("drop")]
-        value = number(evaluate_criterion(table, criterion, recipe.seed)[row])
+        value = "not known here"
+        if not is_of(criterion, "fitted_noise"):
+            value = number(evaluate_criterion(table, criterion, recipe.seed, given=given)[row])
         return f"drop {criterion}", (
             f"it is among the {share:.1%} of the {recipe.unit} with the highest {criterion}, "
             f"which were dropped before the cut; its {criterion} is {value}"
         )
+    if step == "tails":
+        return step, "its last perplexity is among the highest or the lowest of its stratum"
     assert step == "cap" and recipe.cap is not None
     column, max_pairs = recipe.cap
     group = table.column(column)[row]
-    value = number(evaluate_criterion(table, recipe.by, recipe.seed)[row])
+    value = number(choice.scores[row])
     return step, (
         f"{max_pairs:,} pairs of its group ({column} {group}) rank higher by {recipe.by}; "
         f"its {recipe.by} is {value}"
@@ -321,16 +365,22 @@ def _left_out(table: ScoreTable, row: int, recipe: Recipe, choice: Choice) -> tu
 
 
 def _at_the_cut(
-    table: ScoreTable, row: int, recipe: Recipe, selection: Selection, kept: bool, above: bool
+    score: float, recipe: Recipe, selection: Selection, kept: bool, above: bool
 ) -> tuple[str, str]:
     """Step and reason of a pair that was ranked: its score, and those of the kept pairs.
 
     `above` says that the pair stands above the range, or above the middle, that is kept.
     """
-    by = recipe.by
-    value = number(evaluate_criterion(table, by, recipe.seed)[row])
+    by, value = recipe.by, number(score)
     low, high = (number(selection.manifest[name]) for name in ("threshold", "highest"))
     span = f"kept pairs have {low} to {high}"
+    tied = selection.manifest.get("ties", {}).get("criterion")
+    ends = selection.manifest["threshold"], selection.manifest["highest"]
+    if tied is not None and recipe.strata is None and score in ends:
+        span += (
+            f"; {tied['num_pairs']:,} pairs at the cut have equal scores, and a hash of the text "
+            f"put {tied['num_before']:,} of them before it"
+        )
     if above:
         return "range", f"its {by} is {value}; {span}"
     if recipe.strata is None:

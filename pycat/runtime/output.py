@@ -11,35 +11,37 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
 from typing import Any
 
 from pycat.errors import OutputError, PycatError
+from pycat.runtime.locks import LOCK_FILE, Lock
+from pycat.runtime.publishing import NewFile, remove_left_files, sync_folder
 
 FORMAT_VERSION = 1
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling that becomes `path` on success and vanishes on failure.
+    """Yield where to write what becomes `path` on success, durably, and vanishes on failure.
+
+    The place can be opened by name, though the name means nothing. A link is replaced, not what is
+    behind it. The mode and owner of an older file are kept.
 
     Raises:
         OSError: that of the block; if it named no file or the temporary one, it names `path`.
     """
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with naming(path, temporary):
-            yield temporary
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path, None), NewFile(path) as new, naming(path, new.path):
+        yield new.path
+        new.prepare()
+        new.publish()
 
 
 @contextmanager
-def naming(path: Path, temporary: Path) -> Iterator[None]:
+def naming(path: Path, temporary: Path | None) -> Iterator[None]:
     """Make an OSError name `path` if it names `temporary` or, as those of write(), no file."""
     try:
         yield
@@ -102,6 +104,9 @@ def recorded_recipe(folder: Path, kind: str) -> dict[str, Any] | None:
 class OutputFolder:
     """One verb's output folder, from the first look at it to its finished manifest.
 
+    In a `with` block, the folder is locked: no other process makes it meanwhile. One that is
+    finished is not locked, since nothing is written.
+
     Args:
         path: the folder; made when missing.
         kind: "corpus", "measures", "proxy", "scores", "selection", "evaluation" or "prune".
@@ -109,6 +114,9 @@ class OutputFolder:
         owned: glob patterns of the files this kind writes; overwriting deletes no others.
         overwrite: whether a folder made by another recipe may be replaced.
         started: `time.perf_counter()` when the work began, if that was before this call.
+        working: those of the `owned` patterns that only unfinished work needs; `finish` deletes
+            their files.
+        lock: that of the folder, where the caller holds it already and will release it.
 
     Attributes:
         manifest: the finished manifest, or None while there is work to do.
@@ -116,7 +124,8 @@ class OutputFolder:
         elapsed_s: seconds of work so far, including interrupted runs up to their last `record`.
 
     Raises:
-        OutputError: the folder holds something else, or was made by another recipe.
+        OutputError: the folder holds something else, was made by another recipe, or another process
+            makes it, which is named.
     """
 
     def __init__(
@@ -127,6 +136,8 @@ class OutputFolder:
         owned: Sequence[str],
         overwrite: bool,
         started: float | None = None,
+        working: Sequence[str] = (),
+        lock: Lock | None = None,
     ) -> None:
         self.path, self.kind, self.recipe = path, kind, json.loads(json.dumps(recipe))
         self.manifest: dict[str, Any] | None = None
@@ -134,44 +145,114 @@ class OutputFolder:
         self._file = path / f"{kind}.json"
         self._started = time.perf_counter() if started is None else started
         self._earlier_s = 0.0
+        self._working = working
+        self._lock: Lock | None = None
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: expected a folder, found a file; choose another name")
+        finished = self._finished()
+        if lock is not None:
+            self._open(owned, overwrite)
+            return
+        if finished is not None and not (path / LOCK_FILE).exists():
+            self.manifest = finished
+            return
         path.mkdir(parents=True, exist_ok=True)
-        if self._file.is_file():
+        try:
+            with naming(self._file, path):
+                self._lock = Lock.of_folder(path)
+            self._open(owned, overwrite)
+        except BaseException as error:
+            self.close()
+            # Not to be written, or used by another process: what is finished can be read.
+            if finished is None or not isinstance(error, (OutputError, OSError)):
+                raise
+            self.manifest = finished
+        if self.manifest is not None:
+            self.close()
+
+    def __enter__(self) -> "OutputFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _finished(self) -> dict[str, Any] | None:
+        """The manifest of a complete folder of this recipe."""
+        with suppress(OutputError):
             manifest = _load(self._file, OutputError)
-            if manifest.get("format") != f"pycat.{kind}":
+            if (
+                manifest.get("format") == f"pycat.{self.kind}"
+                and manifest.get("recipe") == self.recipe
+                and manifest.get("complete")
+            ):
+                return manifest
+        return None
+
+    def _open(self, owned: Sequence[str], overwrite: bool) -> None:
+        """Look at a folder that is locked, and make it ready for work, unless it is finished."""
+        path, kind = self.path, self.kind
+        if not self._file.is_file():
+            ours = {path / LOCK_FILE, *path.glob(f".{kind}.json.*.tmp")}
+            if others := {*path.iterdir()} - ours:
+                names = ", ".join(sorted(entry.name for entry in others)[:3])
                 raise OutputError(
-                    f"{self._file}: found format {manifest.get('format')!r}, expected "
-                    f"'pycat.{kind}'; pycat did not make this file: choose another folder"
+                    f"{path}: expected an empty folder or one made by pycat ({kind}.json), found "
+                    f"{names}; choose another folder"
                 )
-            if manifest.get("recipe") == self.recipe:
-                if manifest.get("complete"):
-                    self.manifest = manifest
-                    return
+            self._remove_left_files(owned)
+            self._write(complete=False)
+            sync_folder(path.absolute().parent)
+            return
+        manifest = _load(self._file, OutputError)
+        if manifest.get("format") != f"pycat.{kind}":
+            raise OutputError(
+                f"{self._file}: found format {manifest.get('format')!r}, expected "
+                f"'pycat.{kind}'; pycat did not make this file: choose another folder"
+            )
+        if manifest.get("recipe") == self.recipe:
+            self._remove_left_files(owned)
+            if manifest.get("complete"):
+                self.manifest = manifest
+                self._remove_working()
+            else:
                 self.resumes = True
                 self._earlier_s = manifest.get("elapsed_s", 0.0)
-                self._remove_temporaries(owned)
-                return
-            files = [file for pattern in owned for file in path.glob(pattern)]
-            # A folder without files of its kind, left by a run that failed early, may be replaced.
-            if not overwrite and (manifest.get("complete") or files):
-                changed = "; ".join(changes(manifest.get("recipe", {}), self.recipe))
-                raise OutputError(
-                    f"{path}: this {kind} folder was made with other options ({changed}); pass "
-                    "--overwrite (overwrite=True) to replace it, or choose another folder"
-                )
-            # If the process is killed from here on, the folder remains an unfinished one.
-            write_json(self._file, {**manifest, "complete": False})
-            for file in files:
-                file.unlink()
-            self._remove_temporaries(owned)
-        elif others := {*path.iterdir()} - {*path.glob(f".{kind}.json.*.tmp")}:
-            names = ", ".join(sorted(entry.name for entry in others)[:3])
+            return
+        files = [file for pattern in owned for file in self._inside(pattern)]
+        # A folder without files of its kind, left by a run that failed early, may be replaced.
+        if not overwrite and (manifest.get("complete") or files):
+            changed = "; ".join(changes(manifest.get("recipe", {}), self.recipe))
             raise OutputError(
-                f"{path}: expected an empty folder or one made by pycat ({kind}.json), found "
-                f"{names}; choose another folder"
+                f"{path}: this {kind} folder was made with other options ({changed}); pass "
+                "--overwrite (overwrite=True) to replace it, or choose another folder"
             )
+        # If the process is killed from here on, the folder remains an unfinished one.
+        write_json(self._file, {**manifest, "complete": False})
+        for file in files:
+            file.unlink(missing_ok=True)
+        self._remove_left_files(owned)
         self._write(complete=False)
+
+    def _folders(self, pattern: str) -> list[Path]:
+        """The folders that hold the files of a pattern."""
+        parent = PurePath(pattern).parent
+        return [self.path] if parent == PurePath() else [*self.path.glob(str(parent))]
+
+    def _inside(self, pattern: str) -> list[Path]:
+        """The files of a pattern. Of a folder that is a link, the link alone: it leads outward."""
+        found = []
+        for folder in self._folders(pattern):
+            if folder != self.path and folder.is_symlink():
+                found.append(folder)
+            else:
+                files = folder.glob(PurePath(pattern).name)
+                found += [file for file in files if file.is_symlink() or file.is_file()]
+        return found
 
     @property
     def elapsed_s(self) -> float:  # noqa: D102 - documented with the attributes
@@ -183,14 +264,22 @@ class OutputFolder:
 
     def finish(self, **facts: Any) -> dict[str, Any]:
         """Write the complete manifest, and return it: recipe, `facts` and `elapsed_s`."""
-        return self._write(complete=True, **facts, elapsed_s=round(self.elapsed_s, 3))
+        manifest = self._write(complete=True, **facts, elapsed_s=round(self.elapsed_s, 3))
+        self._remove_working()
+        return manifest
 
-    def _remove_temporaries(self, owned: Sequence[str]) -> None:
+    def _remove_working(self) -> None:
+        """Delete the files that only unfinished work needs."""
+        for pattern in self._working:
+            for file in self._inside(pattern):
+                file.unlink(missing_ok=True)
+
+    def _remove_left_files(self, owned: Sequence[str]) -> None:
         """Delete files that killed runs left half-written."""
         for pattern in (*owned, f"{self.kind}.json"):
-            for name in (f".{pattern}.*.tmp", f"{pattern}.tmp*"):
-                for file in self.path.glob(name):
-                    file.unlink()
+            for folder in self._folders(pattern):
+                if folder == self.path or not folder.is_symlink():
+                    remove_left_files(folder, PurePath(pattern).name)
 
     def _write(self, **facts: Any) -> dict[str, Any]:
         manifest = {

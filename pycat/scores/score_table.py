@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.errors import OutputError, PycatError
 from pycat.kernels.stat_names import STAT_NAMES
+from pycat.runtime.locks import Lock
 from pycat.runtime.notebook import html_table, new_axes
 from pycat.runtime.output import read_manifest, write_json
 from pycat.runtime.workers import on_workers
@@ -198,7 +199,7 @@ class ScoreTable:
     @property
     def nll(self) -> NDArray[np.float64]:
         """Float64 (N, K) in nats, checkpoints in training order."""
-        return self.column("nll")
+        return self.column("nll") if self.num_checkpoints else np.empty((len(self), 0))
 
     @property
     def ppl(self) -> NDArray[np.float64]:
@@ -316,8 +317,10 @@ class ScoreTable:
                     f"column {name}: this is a chunk of {self.path}; add to the whole table, as "
                     "ScoreTable.open returns it"
                 )
-            manifest["columns"] = [*manifest.get("columns", ()), name]
-            self._write_column(name, values, manifest)
+            with Lock.of_folder(self.path):
+                manifest = self.check_name(name)
+                manifest["columns"] = [*manifest.get("columns", ()), name]
+                self._write_column(name, values, manifest)
             self.manifest = manifest
         return int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0
 

@@ -1,10 +1,15 @@
 """The extension's forward pass of encoder-decoder models on the CPU, without padding.
 
 Each batch is read once and passes through all K checkpoints, from token ids to the sums of every
-sentence. Each worker is one thread, which keeps its own memory. See docs/forward.md.
+sentence. A worker is one thread, which keeps its own memory and takes a share of a batch through
+one checkpoint at a time. No result depends on how batches are shared. See docs/forward.md.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +24,31 @@ from pycat.scoring.transformer_weights import TransformerWeights
 
 _IGNORED = -100
 
+# Activations of a layer stay in the cache: shares of 4,096 tokens take up to a tenth longer.
+_SHARE_TOKENS = 1024
+# Where the last batches are cut finer, no share has fewer tokens: its last panel is half empty on
+# average, and an eighth of this.
+_MIN_SHARE_TOKENS = 128
+# Shares for each worker of a batch at the end, under all checkpoints together.
+_LAST_SHARES = 4
+
+
+class _Share(NamedTuple):
+    """Consecutive pairs of a batch, as the extension reads them: tokens and where sequences end."""
+
+    src: NDArray[np.int64]
+    src_ends: NDArray[np.int32]
+    inputs: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    ends: NDArray[np.int32]
+
+
+class _Results(NamedTuple):
+    """Sums (S, b) of a share's pairs under one checkpoint, and nll (t,) of its tokens if asked."""
+
+    sums: NDArray[np.float64]
+    token_nll: NDArray[np.float64] | None
+
 
 class CpuForward:
     """K checkpoints, packed for this processor.
@@ -28,7 +58,7 @@ class CpuForward:
         dtype: of the operands of matrix products: "float32", "bfloat16" or "int8".
         stats: "nll" or "all".
         per_token: also nll of single tokens.
-        num_workers: threads, each of which takes one batch at a time.
+        num_workers: threads.
 
     Raises:
         PycatError: this processor has no instructions for `dtype`.
@@ -36,8 +66,7 @@ class CpuForward:
 
     padded = False
     pinned = False
-    # Activations of a layer stay in the cache: batches of 4,096 tokens take up to a tenth longer.
-    batch_tokens = 1024
+    batch_tokens = _SHARE_TOKENS
 
     def __init__(
         self,
@@ -49,7 +78,7 @@ class CpuForward:
         num_workers: int = 1,
     ) -> None:
         try:
-            self._models = [_pack(weights, dtype) for weights in checkpoints]
+            self._models = [_pack(weights, dtype, num_workers) for weights in checkpoints]
         except ValueError as error:
             raise PycatError(f"dtype {dtype!r} on this CPU: {error}") from None
         self._prefix = np.array(checkpoints[0].prefix, dtype=np.int64)
@@ -58,32 +87,100 @@ class CpuForward:
 
     def run(self, batches: Iterable[Batch]) -> Iterator[BatchSums]:
         """Yield the sums of packed batches, in their order."""
-        return on_workers(self.score, batches, self._num_workers)
+        begun: deque[tuple[Batch, int]] = deque()  # batches, and how many shares each has
+
+        def tasks() -> Iterator[tuple[_core.Transformer, _Share]]:
+            for batch, num_shares in self._with_num_shares(batches):
+                shares = _shares(batch, num_shares, self._prefix)
+                begun.append((batch, len(shares)))
+                for model in self._models:
+                    for share in shares:
+                        yield model, share
+
+        with closing(on_workers(self._score_share, tasks(), self._num_workers)) as results:
+            for first in results:
+                batch, num_shares = begun.popleft()
+                rest = (next(results) for _ in range(num_shares * len(self._models) - 1))
+                yield self._joined(batch, [first, *rest], num_shares)
 
     def score(self, batch: Batch) -> BatchSums:
         """Sums of a packed batch."""
-        src, src_ends, tgt, tgt_ends, pair_ids = (tensor.numpy() for tensor in batch)
-        inputs, targets, ends = _decoder_tokens(tgt, tgt_ends, self._prefix)
-        sums, tokens = [], []
-        for model in self._models:
-            model_sums, token_nll, _ = model.score(  # (S, B), (T,)
-                src,
-                src_ends,
-                inputs,
-                targets,
-                ends,
-                ignore_index=_IGNORED,
-                all_stats=self._all_stats,
-                per_token=self._per_token,
+        return next(self.run([batch]))
+
+    def _with_num_shares(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, int]]:
+        """Yield each batch with the number of its shares.
+
+        The last batches are cut finer, so that all workers finish at about the same time.
+        """
+        at_the_end = -(-_LAST_SHARES * self._num_workers // len(self._models))
+        ahead: deque[Batch] = deque()
+        for batch in batches:
+            ahead.append(batch)
+            if len(ahead) > self._num_workers:
+                batch = ahead.popleft()
+                yield batch, -(-_num_tokens(batch) // _SHARE_TOKENS)
+        for batch in ahead:
+            num_tokens = _num_tokens(batch)
+            finer = min(at_the_end, num_tokens // _MIN_SHARE_TOKENS) if self._num_workers > 1 else 1
+            yield batch, max(-(-num_tokens // _SHARE_TOKENS), finer)
+
+    def _score_share(self, task: tuple[_core.Transformer, _Share]) -> _Results:
+        model, share = task
+        sums, token_nll, _ = model.score(
+            *share,
+            ignore_index=_IGNORED,
+            all_stats=self._all_stats,
+            per_token=self._per_token,
+        )
+        if not self._per_token:
+            return _Results(sums, None)
+        return _Results(sums, token_nll[share.targets != _IGNORED].astype(np.float64))
+
+    def _joined(self, batch: Batch, results: list[_Results], num_shares: int) -> BatchSums:
+        """The sums of a batch from those of its shares, checkpoint after checkpoint."""
+        by_model = [results[i : i + num_shares] for i in range(0, len(results), num_shares)]
+        sums = np.stack(
+            [np.concatenate([share.sums for share in shares], axis=1) for shares in by_model],
+            axis=1,
+        )
+        nll_per_token = None
+        if self._per_token:
+            nll_per_token = np.stack(
+                [
+                    np.concatenate(
+                        [share.token_nll for share in shares if share.token_nll is not None]
+                    )
+                    for shares in by_model
+                ]
             )
-            sums.append(model_sums)
-            if self._per_token:
-                tokens.append(token_nll[targets != _IGNORED].astype(np.float64))
-        nll_per_token = np.stack(tokens) if tokens else None
-        return BatchSums(pair_ids, np.stack(sums, axis=1), nll_per_token, tgt_ends)
+        return BatchSums(batch.pair_ids.numpy(), sums, nll_per_token, batch.tgt_cu_seqlens.numpy())
 
 
-def _pack(weights: TransformerWeights, dtype: str) -> _core.Transformer:
+def _num_tokens(batch: Batch) -> int:
+    """Tokens of the larger side."""
+    return max(len(batch.src_tokens), len(batch.tgt_tokens))
+
+
+def _shares(batch: Batch, num_shares: int, prefix: NDArray[np.int64]) -> list[_Share]:
+    """Cut a packed batch into up to `num_shares` shares of about as many tokens."""
+    src, src_ends, tgt, tgt_ends, _ = (tensor.numpy() for tensor in batch)
+    inputs, targets, ends = _decoder_tokens(tgt, tgt_ends, prefix)
+    tokens = src_ends.astype(np.int64) + ends
+    cuts = np.searchsorted(tokens, tokens[-1] * np.arange(num_shares + 1) // num_shares)
+    return [
+        _Share(
+            src[src_ends[a] : src_ends[b]],
+            src_ends[a : b + 1] - src_ends[a],
+            inputs[ends[a] : ends[b]],
+            targets[ends[a] : ends[b]],
+            ends[a : b + 1] - ends[a],
+        )
+        for a, b in pairwise(cuts)
+        if a < b
+    ]
+
+
+def _pack(weights: TransformerWeights, dtype: str, num_threads: int) -> _core.Transformer:
     return _core.Transformer(
         weights.arrays,
         dtype=dtype,
@@ -93,6 +190,8 @@ def _pack(weights: TransformerWeights, dtype: str) -> _core.Transformer:
         epsilon=weights.epsilon,
         embedding_scale=weights.embedding_scale,
         head_scale=weights.head_scale,
+        num_threads=num_threads,
+        uncounted_token=-1 if weights.uncounted_token is None else weights.uncounted_token,
     )
 
 

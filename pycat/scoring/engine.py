@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -80,11 +80,12 @@ def score(
         batch_tokens: tokens of the larger side of a batch, padding included where there is any;
             bounds memory. The default is the fastest. Changes scores by rounding alone.
         device: "cpu", "cuda" or "auto".
-        dtype: of the operands of matrix products: "float32", "bfloat16", "auto" (bfloat16 where
-            the device has it), or "int8" on a CPU with AVX-512 VNNI and bfloat16 (the output layer
-            is then in bfloat16). Logits are float32 and never in memory, sums over tokens float64.
-            With a reduced precision a sample is scored in float32 too: 2 % of the pairs or 200,
-            whichever is more, at most 2,000. The manifest's `rank_agreement` compares both ranks.
+        dtype: of the operands of matrix products: "float32", "bfloat16", "int8" on a CPU with AVX2
+            (the output layer then has 16-bit whole numbers), or "auto": bfloat16 where the device
+            has it, else float32, or int8 if `exact_keep` is given. Logits are float32 and never in
+            memory, sums over tokens float64. With a reduced precision a sample is scored in float32
+            too: 2 % of the pairs or 200, whichever is more, at most 2,000. The manifest's
+            `rank_agreement` compares both ranks.
         too_long: what to do with pairs that exceed the model's positions: "refuse" the corpus, or
             "truncate" them and score the rest. `num_tokens` then counts the tokens scored, and
             `num_truncated` in the manifest counts the truncated pairs.
@@ -122,8 +123,10 @@ def score(
     if torch_device.type == "cuda":
         require_triton()
     torch_dtype = choose_dtype(dtype, torch_device, SCORING_DTYPES)
-    is_reduced = torch_dtype != torch.float32
     models = [adapter.to(torch_device) for adapter in load_adapters(checkpoints, corpus)]
+    if dtype == "auto" and torch_device.type == "cpu" and _core.cpu_isa() != "avx512_bf16":
+        torch_dtype = _auto_without_bfloat16(models[0], exact_keep)
+    is_reduced = torch_dtype != torch.float32
     kept = KeptLengths.of(corpus, models, too_long)
     scorer = _Scorer(corpus, models, kept, torch_device, stats, batch_tokens)
     recipe = {
@@ -142,14 +145,24 @@ def score(
     started = time.perf_counter()
     if out is None or recorded_recipe(Path(out), "scores") != recipe:
         scorer.use(torch_dtype)
-    folder = None
-    if out is not None:
-        folder = OutputFolder(Path(out), "scores", recipe, SCORE_FILES, overwrite)
+    if out is None:
+        return _make_table(scorer, torch_dtype, recipe, started, None)
+    with OutputFolder(Path(out), "scores", recipe, SCORE_FILES, overwrite) as folder:
         if folder.manifest is not None:
             return ScoreTable.open(folder.path)
+        return _make_table(scorer, torch_dtype, recipe, started, folder)
 
-    # Score the parts that an interrupted run has not finished.
-    scorer.use(torch_dtype)
+
+def _make_table(
+    scorer: "_Scorer",
+    dtype: torch.dtype,
+    recipe: Mapping[str, Any],
+    started: float,
+    folder: OutputFolder | None,
+) -> ScoreTable:
+    """Score what an interrupted run has not, and finish the table, in `folder` or in memory."""
+    corpus, models, kept = scorer.corpus, scorer.models, scorer.kept
+    scorer.use(dtype)
     parts, flops = scorer.score_parts(folder)
     scoring_s = time.perf_counter() - started if folder is None else folder.elapsed_s
 
@@ -168,10 +181,11 @@ def score(
         "model_flops": flops,
     }
     if scoring_s >= _MIN_UTILIZATION_S:
-        utilization = flops / scoring_s / product_rate(torch_device, torch_dtype)
+        utilization = flops / scoring_s / product_rate(scorer.device, dtype)
         facts["flop_utilization"] = round(utilization, 4)
-    if is_reduced:
+    if dtype != torch.float32:
         exact_file = None if folder is None else folder.path / EXACT_FILE
+        exact_keep = recipe.get("exact_keep")
         facts |= reduced_precision(
             parts, kept.tgt, len(models), scorer.score_rows, exact_keep, exact_file
         )
@@ -270,6 +284,17 @@ class _Scorer:
     ) -> NDArray[np.float64]:
         assert self._forward is not None
         return _sums(corpus, self.models, lengths, self._forward, self.batch_tokens, advance)
+
+
+def _auto_without_bfloat16(model: Adapter, exact_keep: float | None) -> torch.dtype:
+    """What "auto" is on a CPU without products of bfloat16.
+
+    int8 only where its errors can't change what is kept, and the extension runs the model.
+    """
+    can_be_int8 = exact_keep is not None and _core.cpu_isa() not in ("portable", "neon")
+    if can_be_int8 and model.transformer_weights(1) is not None:
+        return torch.int8
+    return torch.float32
 
 
 def _can_stack(models: Sequence[Adapter], device: torch.device) -> bool:

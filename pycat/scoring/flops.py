@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pycat.proxy.flops import proxy_products
+from pycat.runtime.device import choose_dtype
 from pycat.scoring.adapter import Adapter, ProxyAdapter
 
 # Seconds of measured products, which follow one that is not measured; and their size.
@@ -52,9 +53,10 @@ def model_flops(adapter: Adapter, src: NDArray[np.int32], tgt: NDArray[np.int32]
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of a large square product: the best within 0.2 s, with torch's threads.
 
-    For int8, of which torch has no such product, the rate of bfloat16.
+    For int8, of which torch has no such product, the rate of bfloat16, or of float32 on a device
+    without products of bfloat16: torch would take minutes for one.
     """
-    dtype = torch.bfloat16 if dtype == torch.int8 else dtype
+    dtype = choose_dtype("auto", device) if dtype == torch.int8 else dtype
     size = _CPU_SIZE if device.type == "cpu" else _CUDA_SIZE
     square = torch.randn(size, size, device=device).to(dtype)
     best, begin = float("inf"), None

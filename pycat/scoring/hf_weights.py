@@ -64,6 +64,8 @@ def encoder_decoder_weights(
         embedding_scale=float(scaled.embed_scale),
         head_scale=head.scale,
         prefix=prefix,
+        # A `<pad>` in a sentence: M2M-100 counts positions by the tokens that are not padding.
+        uncounted_token=config.pad_token_id if config.model_type == "m2m_100" else None,
     )
 
 

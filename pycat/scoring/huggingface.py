@@ -9,8 +9,6 @@ labels (a language tag, `<s>`: `Template.tgt_before`), then the target; only the
 causal model reads the source, which is its prompt, and the target as one sequence.
 """
 
-import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,7 +105,8 @@ class EncoderDecoderAdapter(_HuggingFaceAdapter):
         weights = encoder_decoder_weights(self.model, self.head, tuple(self._prefix))
         if weights is None:
             return None
-        probe = _probe(self.vocab_size, self.eos_id, self.model.config)
+        known = min(self.vocab_size, self.src_vocab_size)
+        probe = _probe(known, self.eos_id, self.model.config)
         sides = ((probe.src_tokens, probe.src_cu_seqlens), (probe.tgt_tokens, probe.tgt_cu_seqlens))
         src, tgt = (tokens[length_mask(tokens, ends)] for tokens, ends in sides)
         packed = probe._replace(src_tokens=src, tgt_tokens=tgt)
@@ -173,14 +172,13 @@ def _one_sequence(batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.where(in_tgt < 0, from_src, from_tgt), predicts
 
 
-def load_hugging_face(path: Path, corpus: Corpus, *, position: int) -> Adapter:
+def load_hugging_face(path: Path, corpus: Corpus, *, step: int) -> Adapter:
     """Load the model of a folder, in float32 on the CPU, and verify its head.
 
     Args:
         path: the folder, with `config.json` and weights.
         corpus: the corpus to score; its template has the special tokens around the targets.
-        position: of the folder among the checkpoints given, from 1; stands for the updates where
-            neither `trainer_state.json` nor the folder's name tells them.
+        step: updates it was trained for, or what stands for them (`CheckpointOrder.steps`).
 
     Raises:
         CheckpointError: transformers is missing or cannot load it, weights are missing or not
@@ -193,13 +191,13 @@ def load_hugging_face(path: Path, corpus: Corpus, *, position: int) -> Adapter:
         )
     _check_tokenizer(path, corpus)
     model = _load(path)
+    _check_prompt(path, corpus, model.config)
     for name, value in model.named_parameters():
         if not bool(value.isfinite().all()):
             raise CheckpointError(
                 f"{path}: {name} has weights that are not finite numbers; the file is damaged or "
                 "the training diverged: leave this checkpoint out"
             )
-    step = _step(path, position)
     adapter: EncoderDecoderAdapter | CausalAdapter
     if not isinstance(model.get_output_embeddings(), nn.Linear):
         raise CheckpointError(
@@ -225,7 +223,7 @@ def _verified_head(adapter: EncoderDecoderAdapter | CausalAdapter, eos_id: int) 
         CheckpointError: no known head does, or the model does not run.
     """
     model, path = adapter.model, adapter.name
-    batch = _probe(adapter.vocab_size, eos_id, model.config)
+    batch = _probe(min(adapter.vocab_size, adapter.src_vocab_size), eos_id, model.config)
     try:
         hidden, expected = adapter.hidden(batch), adapter.model_logits(batch).float()
     except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:
@@ -344,12 +342,24 @@ def _check_tokenizer(path: Path, corpus: Corpus) -> None:
         )
 
 
-def _step(path: Path, position: int) -> int:
-    try:
-        return int(json.loads((path / "trainer_state.json").read_text("utf-8"))["global_step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        match = re.search(r"-(\d+)$", path.name)
-        return int(match[1]) if match else position
+def _check_prompt(path: Path, corpus: Corpus, config: Any) -> None:
+    """Refuse a corpus whose sources were tokenized for the other kind of model."""
+    made = corpus.manifest.get("recipe", {}).get("tokenizer")
+    if "template" not in corpus.manifest or not isinstance(made, dict):
+        return
+    for_causal = "prompt" in made and not made.get("encoder_decoder", False)
+    if for_causal == (not config.is_encoder_decoder):
+        return
+    found, kind = (
+        ("as one text of prompt and target, which a causal model reads", "an encoder-decoder")
+        if for_causal
+        else ("as two texts, which an encoder-decoder model reads", "a causal")
+    )
+    raise CheckpointError(
+        f"{path}: is {kind} model ({config.model_type}), but {corpus.path} was tokenized {found}; "
+        f"tokenize the text with the folder of the whole model (--tokenizer {path}), and the "
+        "prompt that it was trained with, if any"
+    )
 
 
 def _folder_weights_sha256(path: Path) -> str:

@@ -14,23 +14,24 @@ gap), or becomes `{"line": …, "pair": null, "skipped": "<reason>"}` (jsonl). L
 or the lines of id i, always belong to line i of the text.
 """
 
+import io
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pycat.data.corpus import SKIPPED_FILE, Corpus, as_corpus
-from pycat.data.vocabularies import VocabularyTokenizer
 from pycat.errors import CorpusError, OutputError, PycatError, TokenizerError
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
-from pycat.runtime.output import replacing
+from pycat.runtime.named_files import is_standard_output, is_stream, refuse_existing, writing
 from pycat.runtime.progress import progress
 from pycat.scoring.adapter import Adapter
 from pycat.scoring.engine import batch_sums, check_too_long, make_forward
@@ -44,7 +45,12 @@ SUMMARIES = ("cross-entropy", "ce-mean", "ce-mean-words", "ce-sum", "perplexity"
 # Pairs scored before their lines are written: bounds memory.
 _PART_PAIRS = 65_536
 
-_Pieces = Callable[..., tuple[str, str]]
+_Pieces = Callable[[NDArray[Any], bool], tuple[str, str]]
+
+# What would end a field or a line of fairseq's format for some reader: byte-level pieces can spell
+# any of these, and a sentence is one field.
+_BLANKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_BLANKS_AND_SPACE = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
 
 
 def score_lines(
@@ -68,8 +74,8 @@ def score_lines(
         corpus: an open Corpus, or the path of one.
         checkpoints: one or more, as for `score`.
         format: "fairseq", "marian" or "jsonl".
-        out: the file to write, None for standard output. For several checkpoints, fairseq and
-            marian write a file each, with the update count in its name: `scores-1000.txt`.
+        out: the file to write, None or "-" for standard output. For several checkpoints, fairseq
+            and marian write a file each, with the update count in its name: `scores-1000.txt`.
         per_token: write scores of single tokens in jsonl; fairseq always has them.
         batch_tokens, device, dtype, too_long: as for `score`.
         overwrite: replace files that exist.
@@ -105,12 +111,8 @@ def score_lines(
     kept = KeptLengths.of(corpus, models, too_long)
     num_files = 1 if format == "jsonl" else len(models)
     paths = _paths(out, [model.step for model in models][:num_files], num_files)
-    for path in paths:
-        if path.exists() and not overwrite:
-            raise OutputError(
-                f"{path}: exists; pass --overwrite (overwrite=True) to replace it, or choose "
-                "another name"
-            )
+    if not overwrite:
+        refuse_existing(paths)
     writer = _Writer(corpus, format, per_token, normalize, summary)
     forward = make_forward(
         models, kept, torch_device, torch_dtype, per_token=writer.needs_token_scores
@@ -121,11 +123,13 @@ def score_lines(
     ):
         files: list[TextIO] = [sys.stdout]
         if paths:
-            temporaries = [stack.enter_context(replacing(path)) for path in paths]
+            streams = stack.enter_context(writing(paths, overwrite=overwrite))
             files = [
-                stack.enter_context(temporary.open("w", encoding="utf-8"))
-                for temporary in temporaries
+                io.TextIOWrapper(cast(BinaryIO, stream), "utf-8", newline="\n")
+                for stream in streams
             ]
+        elif isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         for first in range(0, len(corpus), _PART_PAIRS):
             part = corpus[first : first + _PART_PAIRS]
             lengths = kept.rows(first, len(part))
@@ -140,20 +144,23 @@ def score_lines(
             )
             writer.write(files, first, part, lengths, scores)
         writer.finish(files)
+        for file in files:
+            file.flush()
     return paths
 
 
 def _paths(
     out: str | PathLike[str] | None, steps: Sequence[int], num_files: int
 ) -> tuple[Path, ...]:
-    if out is None and num_files > 1:
+    path = Path("-" if out is None else out)
+    if num_files > 1 and is_stream(path):
+        name = "standard output" if is_standard_output(path) else str(path)
         raise OutputError(
-            f"{num_files} checkpoints cannot share standard output in this format; pass --out, or "
-            "use --format jsonl"
+            f"{num_files} checkpoints cannot share {name} in this format; pass --out with the name "
+            "of a file, or use --format jsonl"
         )
-    if out is None:
+    if str(path) == "-":
         return ()
-    path = Path(out)
     if num_files == 1:
         return (path,)
     paths = tuple(path.with_name(f"{path.stem}-{step}{path.suffix}") for step in steps)
@@ -253,7 +260,7 @@ class _Writer:
                     file.write(f"{-nll[k, row]:.6f}\n")
                 elif self._pieces is not None and tokens is not None:
                     src, tgt = part[row]
-                    texts = self._pieces(src, True), self._pieces(tgt[: lengths.tgt[row]])
+                    texts = self._pieces(src, True), self._pieces(tgt[: lengths.tgt[row]], False)
                     file.write(_fairseq(line, *texts, tokens[k]))
 
     def finish(self, files: Sequence[TextIO]) -> None:
@@ -317,18 +324,22 @@ def _piece_writer(corpus: Corpus) -> _Pieces:
     except (CorpusError, TokenizerError):
         tokenizer = None
 
-    def write(tokens: NDArray[Any], source: bool = False) -> tuple[str, str]:
+    def write(tokens: NDArray[Any], source: bool) -> tuple[str, str]:
         ids = [token for token in tokens.tolist() if token != corpus.eos_id]
         if tokenizer is None:
             return (" ".join(map(str, ids)),) * 2
-        if isinstance(tokenizer, VocabularyTokenizer):
-            [text] = tokenizer.decode([ids], source=source)
-            return " ".join(tokenizer.pieces(ids, source)), " ".join(text.splitlines())
-        # Byte fallback can spell line ends, and a sentence is one line.
-        [text] = tokenizer.decode([ids])
-        return " ".join(tokenizer.pieces(ids)), text.replace("\r", " ").replace("\n", " ")
+        [text] = tokenizer.decode([ids], source=source)
+        pieces = map(_visible, tokenizer.pieces(ids, source=source))
+        return " ".join(pieces), _BLANKS.sub(" ", text)
 
     return write
+
+
+def _visible(piece: str) -> str:
+    """A piece with blanks and control characters as SentencePiece shows bytes: a tab as <0x09>."""
+    return _BLANKS_AND_SPACE.sub(
+        lambda match: "".join(f"<0x{byte:02X}>" for byte in match[0].encode()), piece
+    )
 
 
 def _fairseq(

@@ -15,8 +15,8 @@ from pycat.errors import CheckpointError, CorpusError
 from pycat.proxy.checkpoint import read_infos
 from pycat.proxy.run import Run
 from pycat.scoring.adapter import Adapter, ProxyAdapter
+from pycat.scoring.checkpoint_order import CheckpointOrder, in_training_order
 from pycat.scoring.model_files import (
-    in_order,
     is_model_file,
     load_model_file,
     model_tokenizer,
@@ -32,10 +32,9 @@ def load_adapters(
     """Load models that can score this corpus together, on the CPU.
 
     Args:
-        checkpoints: in training order: files of `pycat train`, folders saved by transformers,
-            models of other tools (`model_files`), adapters; or the folder of a run that holds the
-            checkpoints. Folders named `checkpoint-<updates>`, and files whose names tell their
-            updates (`model.iter1000.npz`), are put in that order.
+        checkpoints: files of `pycat train`, folders saved by transformers, models of other tools
+            (`model_files`), which are put in the order of their updates (`checkpoint_order`); or
+            the folder of a run that holds them; or adapters, in training order.
         corpus: the corpus to score.
         min_checkpoints: the fewest that are accepted.
 
@@ -44,7 +43,7 @@ def load_adapters(
             their tokenizer is not that of the corpus.
         CorpusError: the corpus has a token beyond their vocabulary.
     """
-    given = _expand(checkpoints)
+    given, listed = _expand(checkpoints)
     paths = [item for item in given if isinstance(item, Path)]
     if len(given) < min_checkpoints:
         why = ": how perplexity moves takes two points. Train with more --checkpoints"
@@ -56,6 +55,10 @@ def load_adapters(
         if any(_same(item, other) for other in given[:i]):
             name = item.name if isinstance(item, Adapter) else item
             raise CheckpointError(f"{name}: given twice; pass each checkpoint once")
+    steps = list(range(1, len(given) + 1))
+    if paths and len(paths) == len(given):
+        order = in_training_order(paths, listed=listed, allow_equal_steps=min_checkpoints < 2)
+        given, paths, steps = [*order.paths], [*order.paths], [*order.steps]
     proxies = [path for path in paths if not is_model_file(path) and not is_hugging_face(path)]
     infos = dict(zip(proxies, read_infos(proxies, corpus), strict=True))
     adapters: list[Adapter] = []
@@ -65,12 +68,14 @@ def load_adapters(
         elif item in infos:
             adapters.append(ProxyAdapter(infos[item], corpus.eos_id))
         elif is_model_file(item):
-            adapters.append(load_model_file(item, corpus, position=i + 1))
+            adapters.append(load_model_file(item, corpus, step=steps[i]))
         else:
             from pycat.scoring.huggingface import load_hugging_face
 
-            adapters.append(load_hugging_face(item, corpus, position=i + 1))
+            adapters.append(load_hugging_face(item, corpus, step=steps[i]))
         _check_shape(adapters[-1], adapters[0])
+    if len(paths) == len(given):
+        _refuse_equal_weights(adapters)
     _check_vocabulary(adapters[0], corpus)
     return adapters
 
@@ -98,7 +103,7 @@ def tokenizer_of(
     Raises:
         TokenizerError: a model of another tool holds no vocabulary, and none is given.
     """
-    paths = [item for item in _expand(checkpoints) if isinstance(item, Path)]
+    paths = [item for item in _expand(checkpoints)[0] if isinstance(item, Path)]
     for path in paths:
         if is_model_file(path):
             return model_tokenizer(path, vocabs, sentencepiece)
@@ -107,26 +112,36 @@ def tokenizer_of(
     return None
 
 
-def _expand(checkpoints: Checkpoint | Sequence[Checkpoint]) -> list[Path | Adapter]:
+def checkpoint_order(checkpoints: Sequence[str | PathLike[str]]) -> CheckpointOrder:
+    """The order in which `score` takes these checkpoints.
+
+    Raises:
+        CheckpointError: a folder holds none, or the order cannot be told.
+    """
+    given, listed = _expand(checkpoints)
+    paths = [item for item in given if isinstance(item, Path)]
+    return in_training_order(paths, listed=listed, allow_equal_steps=True)
+
+
+def _expand(
+    checkpoints: Checkpoint | Sequence[Checkpoint],
+) -> tuple[list[Path | Adapter], bool]:
+    """The checkpoints, and whether they were listed, not found in a folder."""
     if isinstance(checkpoints, (str, PathLike, Adapter)):
         checkpoints = [checkpoints]
     given = [item if isinstance(item, Adapter) else Path(item) for item in checkpoints]
     if len(given) == 1 and isinstance(given[0], Path) and given[0].is_dir():
-        given = [*_inside(given[0])]
-    if len(files := [item for item in given if isinstance(item, Path)]) == len(given):
-        given = [*in_order(files)]
-    steps = {item: _folder_step(item) for item in given if isinstance(item, Path)}
-    if len(steps) == len(given) and None not in steps.values():
-        # A shell sorts checkpoint-1000 before checkpoint-200.
-        given.sort(key=lambda item: steps[item] or 0)  # type: ignore[index]
-    return given
+        return [*_inside(given[0])], False
+    return given, True
 
 
 def _inside(folder: Path) -> Sequence[Path]:
     """The checkpoints in a folder, or the folder itself if it is a checkpoint."""
     if is_model_file(folder):
         return [folder]
-    saved = [path for path in folder.glob("checkpoint-*") if is_hugging_face(path)]
+    saved = [path for path in sorted(folder.glob("checkpoint-*")) if is_hugging_face(path)]
+    if not saved and not is_hugging_face(folder):
+        saved = [path for path in sorted(folder.iterdir()) if is_hugging_face(path)]
     # A Trainer saves its last model beside its checkpoints, without an update count.
     if len(saved) > 1 or (saved and not is_hugging_face(folder)):
         return saved
@@ -138,19 +153,39 @@ def _inside(folder: Path) -> Sequence[Path]:
         return numbered
     raise CheckpointError(
         f"{folder}: holds no checkpoints; expected a folder made by 'pycat train' (proxy.json), "
-        "folders checkpoint-<updates> saved by transformers, or files such as model.iter1000.npz"
+        "folders saved by transformers, such as checkpoint-<updates>, or files such as "
+        "model.iter1000.npz"
     )
-
-
-def _folder_step(path: Path) -> int | None:
-    match = re.fullmatch(r"checkpoint-(\d+)", path.name)
-    return int(match[1]) if match and path.is_dir() else None
 
 
 def _same(one: Path | Adapter, other: Path | Adapter) -> bool:
     if isinstance(one, Path) and isinstance(other, Path):
         return one.exists() and other.exists() and one.samefile(other)
     return one is other
+
+
+def _refuse_equal_weights(adapters: Sequence[Adapter]) -> None:
+    """Refuse a checkpoint on the disk that is a copy of another, whatever its name."""
+    # Small tensors first: those of two checkpoints of a run differ, and end the comparison.
+    tensors = [
+        sorted(adapter.module.state_dict().items(), key=lambda item: (item[1].numel(), item[0]))
+        for adapter in adapters
+    ]
+    for i, adapter in enumerate(adapters):
+        for j in range(i):
+            if all(
+                torch.equal(one, other)
+                for (_, one), (_, other) in zip(tensors[i], tensors[j], strict=True)
+            ):
+                copies = sorted((adapter.name, adapters[j].name), key=_tells_no_number)
+                raise CheckpointError(
+                    f"{copies[1]}: has the weights of {copies[0]}; a checkpoint that counts twice "
+                    "distorts how perplexity moves: list the others without it"
+                )
+
+
+def _tells_no_number(name: str) -> bool:
+    return re.search(r"\d", Path(name).name) is None
 
 
 def _check_shape(adapter: Adapter, first: Adapter) -> None:

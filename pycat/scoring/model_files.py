@@ -68,33 +68,20 @@ def numbered_files(folder: Path) -> list[Path]:
     return []
 
 
-def in_order(paths: Sequence[Path]) -> list[Path]:
-    """The paths by the updates in their names; as given where one tells none, or tools differ."""
-    for pattern in _STEP_NAMES:
-        matches = [re.fullmatch(pattern, path.name) for path in paths]
-        if all(matches):
-            steps = [int(match[1]) for match in matches if match]
-            return [path for _, path in sorted(zip(steps, paths, strict=True))]
-    return list(paths)
-
-
-def load_model_file(path: Path, corpus: Corpus, *, position: int) -> WeightsAdapter:
+def load_model_file(path: Path, corpus: Corpus, *, step: int) -> WeightsAdapter:
     """Load the model, in float32 on the CPU.
 
     Args:
         path: the file or folder.
         corpus: the corpus to score; its template has the special tokens around the targets.
-        position: of the path among the checkpoints given, from 1; stands for the updates where
-            neither the model nor its name tells them.
+        step: its updates, or what stands for them where the model does not tell.
 
     Raises:
         CheckpointError: a package is missing, the model is damaged or of a kind that is not
             supported, or its vocabulary is not that of the corpus.
     """
-    step = _step(path) or position
     if path.is_dir() and not is_converted(path):
         path = opus_mt_model(path)
-        step = _step(path) or position
     if is_converted(path):
         loaded = _load_ct2(path, path, corpus)
         identity = digest([file_sha256(path / name) for name in ("model.bin", "config.json")])
@@ -195,18 +182,6 @@ def _ready(
             "token before its targets; tokenize the text with the model's Hugging Face tokenizer"
         )
     return replace(loaded, weights=replace(loaded.weights, prefix=tuple(prefix)))
-
-
-def _step(path: Path) -> int | None:
-    """Updates that the name of a file tells, or Marian's notes beside it."""
-    for pattern in (*_STEP_NAMES, r"checkpoint-(\d+)"):
-        if match := re.fullmatch(pattern, path.name):
-            return int(match[1])
-    notes = path.with_name(f"{path.name}.progress.yml")
-    if notes.is_file():
-        found = re.search(r"^batches:\s*(\d+)", notes.read_text("utf-8", "replace"), re.MULTILINE)
-        return None if found is None else int(found[1])
-    return None
 
 
 def _check_finite(path: Path, loaded: LoadedWeights) -> None:

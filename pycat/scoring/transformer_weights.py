@@ -27,6 +27,8 @@ class TransformerWeights:
         embedding_scale: of token embeddings, before positions are added.
         head_scale: of the last hidden states.
         prefix: tokens that the decoder reads before the first target token.
+        uncounted_token: the token that takes no position and gets none, wherever it stands; None if
+            each token counts.
     """
 
     arrays: dict[str, NDArray[np.float32]]
@@ -37,6 +39,7 @@ class TransformerWeights:
     embedding_scale: float
     head_scale: float
     prefix: tuple[int, ...]
+    uncounted_token: int | None = None
 
 
 def proxy_weights(model: Transformer, eos_id: int, num_positions: int) -> TransformerWeights:

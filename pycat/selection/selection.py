@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.data.parallel_text import ParallelText, write_rows
+from pycat.data.tab_columns import wrong_column
 from pycat.errors import OutputError, PycatError, TextError
+from pycat.filters.loud_rules import LOUD_SHARE
 from pycat.filters.measures import WITHOUT_TEXT, Measures, find_measures, no_measures
 from pycat.filters.rules import complete_rules, hits_in_words, read_rules, recorded_rules
 from pycat.ranking.criteria import Criterion
@@ -23,7 +26,9 @@ from pycat.runtime.notebook import html_table, new_axes
 from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing
 from pycat.scores.parts import PART_PAIRS, file_options
 from pycat.scores.score_table import ScoreTable, as_table
-from pycat.selection.recipe import Choice, Recipe, choose
+from pycat.scores.unscored import unscored
+from pycat.selection.choice import Choice, choose
+from pycat.selection.recipe import DEFAULT_CRITERION, FAST_CRITERION, Recipe
 
 _KEPT_FILE = "kept.parquet"
 
@@ -126,7 +131,9 @@ class Selection:
     ) -> None:
         """Write the kept lines of both sides, in the original order, byte for byte.
 
-        Files named `.gz` and `.zst` are compressed. Both files appear complete, or neither.
+        Files named `.gz`, `.zst`, `.xz`, `.bz2` and `.lz4` are compressed. Both files appear
+        complete, or neither. "-" is standard output, and devices and pipes are written to. Files
+        that hold these lines already are left as they are.
 
         Args:
             src, tgt: the files to write.
@@ -138,8 +145,8 @@ class Selection:
         Raises:
             CorpusError: the corpus was not made from text by pycat.
             TextError: the original text is gone or changed, or `of` has another number of lines.
-            OutputError: a file exists and `overwrite` is not given, a file is the text that is
-                read, or both are the same file.
+            OutputError: a file exists with other lines and `overwrite` is not given, a file is the
+                text that is read, or both are the same file.
             OSError: a file cannot be written; the message names it.
         """
         text = self._text(of)
@@ -199,12 +206,12 @@ class Selection:
 
 
 def select(
-    scores: ScoreTable | str | PathLike[str],
+    scores: ScoreTable | Corpus | str | PathLike[str],
     *,
     keep: float | tuple[float, float] = 0.5,
-    by: str | Criterion = "cat_var",
+    by: str | Criterion | None = None,
     rules: str | PathLike[str] | Mapping[str, float | None] | None = "default",
-    guard: float = 0.5,
+    guard: float | str = 0.5,
     measures: Measures | str | PathLike[str] | None = None,
     part: str = "top",
     unit: str = "pairs",
@@ -212,6 +219,8 @@ def select(
     strata: str | None = None,
     num_strata: int | None = None,
     cap: tuple[str, int] | None = None,
+    tails: tuple[float, float] | None = None,
+    mix: float = 0.0,
     seed: int = 0,
     out: str | PathLike[str] | None = None,
     overwrite: bool = False,
@@ -222,22 +231,29 @@ def select(
     likeliest noise, and keeps the highest `cat_var` of the rest. `rules="none", guard=0` is the
     paper's plain method, which needs no measures.
 
-    The ranking goes from the highest score to the lowest, and among equal scores from the lowest
-    pair id to the highest. Fractions count the whole table, whatever was dropped before.
+    The ranking goes from the highest score to the lowest. Equal scores rank by a hash of the pair's
+    tokens and the seed, so that the order of the text does not matter. Fractions count the whole
+    table, whatever was dropped before.
 
     Args:
-        scores: an open ScoreTable of N pairs, or the path of one.
+        scores: an open ScoreTable of N pairs, or the path of one. For a criterion that needs no
+            proxy ("noise", "fitted_noise", "coverage", "length", "rarity", "random") an open Corpus
+            does.
         keep: fraction to keep, in (0, 1], or the two ends of a range of the ranking: (0.2, 0.7)
             keeps half of all, after the first fifth. Where the rules leave less than 0.7, all that
             comes after 0.2 is kept.
         by: the criterion, as in `evaluate_criterion`: a name such as "cat_var"; "-ppl", which ranks
-            the lowest first; a column of the table; "sql: …"; or a function from the table to (N,).
+            the lowest first; a column of the table; "sql: …"; several with "+" between them, the
+            mean of their ranks; or a function from the table to (N,). Unless given, "cat_var", and
+            "noise" of a corpus.
         rules: first of all, which pairs to leave out for their text alone: "default", "none", or
             thresholds that differ from `DEFAULT_RULES`, as a mapping or a JSON file. Others' data
             have no text and so no rules, which the manifest says. Where rules leave fewer pairs
             than `keep` asks for, all of those are kept.
         guard: then, the share of what has to go that goes for being the likeliest noise, by
-            `Measures.noise_score`; 0 is none.
+            `Measures.noise_score`; 0 is none. "auto" estimates which share of the pairs that the
+            rules leave is noise (`pycat.filters.noise_share`), and drops that share; the manifest
+            has the estimate as `noise_share`.
         measures: what `pycat.measure` measured of the corpus, which rules and guard read; or the
             path of its folder. By default the folder `measures` beside that of the scores, or
             else beside that of the corpus, if it is of the same corpus.
@@ -248,14 +264,19 @@ def select(
             long. With strata this holds for each stratum.
         drop: criteria, and the fraction of highest scores by each to leave out, one after the
             other, before the cut: {"-aum": 0.2}.
-        strata: "length" or the name of a column with few values, such as a domain: each stratum
+        strata: "length" or the name of a column with few values, such as a domain, or several of
+            these with commas between them, which make a stratum of each combination: each stratum
             keeps its highest scores, the same share of all strata. "score": strata of equal width
             in score keep equal numbers of pairs, drawn at random, and `drop` leaves out the hardest
             (coverage-centric selection, Zheng et al. 2023, ICLR).
         num_strata: number of strata by score (50 by default) or by length (10).
         cap: name of a column of group ids, and how many pairs of a group may stay: the highest of
             those that `drop` left. Negative ids are in no group.
-        seed: seed of the criterion "random", and of the draw from strata by score.
+        tails: before the cut, the fractions of each stratum, or of all, to leave out for having
+            the highest perplexity at the last checkpoint, and the lowest: (0.1, 0.05).
+        mix: the share of what is kept that is drawn at random from all that is left before the
+            cut; the ranking chooses the rest (Ayed and Hayou 2023, arXiv:2302.06960).
+        seed: seed of the criterion "random", of what is drawn, and of the order of equal scores.
         out: the folder to make; without one, the selection stays in memory.
         overwrite: replace a selection made with other options.
 
@@ -273,17 +294,27 @@ def select(
     started = time.perf_counter()
     changed = read_rules(rules)
     thresholds = None if changed is None else complete_rules(changed)
-    recipe = Recipe(keep, by, part, unit, drop, strata, num_strata, cap, seed, thresholds, guard)
-    table = as_table(scores)
+    table = unscored(scores) if isinstance(scores, Corpus) else as_table(scores)
+    by = by or (DEFAULT_CRITERION if table.num_checkpoints else FAST_CRITERION)
+    recipe = Recipe(
+        keep=keep,
+        by=by,
+        part=part,
+        unit=unit,
+        drop=drop,
+        strata=strata,
+        num_strata=num_strata,
+        cap=cap,
+        seed=seed,
+        rules=thresholds,
+        guard=guard,
+        tails=tails,
+        mix=mix,
+    )
     recipe.check(table)
     corpus = table.corpus()
     choice, of_rules = choose_measured(table, table.view_of(corpus), recipe, measures)
     made_by = {"scores": digest(table.manifest["recipe"]), **choice.recipe}
-    folder = None
-    if out is not None:
-        folder = OutputFolder(Path(out), "selection", made_by, (_KEPT_FILE,), overwrite, started)
-        if folder.manifest is not None:
-            return Selection.open(folder.path)
     facts = {
         "corpus": corpus.manifest["id"],
         **choice.facts,
@@ -292,17 +323,18 @@ def select(
         "corpus_options": corpus.options,
     }
     batches = _kept_pairs(table, choice.kept, corpus)
-    if folder is None:
+    if out is None:
         kept = pa.Table.from_batches(batches)
         pair_ids = kept["pair"].to_numpy()
         lines = kept["line"].to_numpy() - 1 if corpus.has_text else pair_ids
         return Selection(pair_ids, lines, {"recipe": made_by, **facts}, corpus.path.resolve())
-    _write_kept(batches, folder.path / _KEPT_FILE)
-    folder.finish(
-        **facts,
-        corpus_path=os.path.relpath(corpus.path.resolve(), folder.path.resolve()),
-    )
-    return Selection.open(folder.path)
+    path = Path(out)
+    with OutputFolder(path, "selection", made_by, (_KEPT_FILE,), overwrite, started) as folder:
+        if folder.manifest is None:
+            _write_kept(batches, path / _KEPT_FILE)
+            corpus_path = os.path.relpath(corpus.path.resolve(), path.resolve())
+            folder.finish(**facts, corpus_path=corpus_path)
+    return Selection.open(path)
 
 
 def choose_measured(
@@ -311,7 +343,7 @@ def choose_measured(
     recipe: Recipe,
     measures: Measures | str | PathLike[str] | None = None,
 ) -> tuple[Choice, dict[str, Any]]:
-    """Follow a recipe by what was measured of the table's pairs, where it has rules or a guard.
+    """Follow a recipe by what was measured of the table's pairs, where a step needs that.
 
     Args:
         table: N pairs.
@@ -320,7 +352,7 @@ def choose_measured(
         measures: as in `select`.
 
     Returns:
-        The choice, and what the manifest says of the rules: `rule_hits`, `without`.
+        The choice, and what the manifest says of the rules: `rule_hits`, `loud_rules`, `without`.
 
     Raises:
         OutputError: measures are needed, and there are none of this corpus.
@@ -329,33 +361,44 @@ def choose_measured(
     rules, of_rules = recipe.rules, {}
     if rules is not None and not corpus.has_text:
         rules, of_rules = None, {"without": {"rules": WITHOUT_TEXT}}
-    if rules is None and not recipe.guard:
-        return choose(table, recipe), of_rules
+    if rules is None and not recipe.needs_noise:
+        return choose(table, recipe, corpus=corpus), of_rules
     measured = find_measures(table, corpus, measures)
     if measured is None:
         raise no_measures(table, corpus)
     kept_by_rules = None
     if rules is not None:
-        kept_by_rules, of_rules = _apply_rules(measured, rules)
-    return choose(table, recipe, kept_by_rules, lambda: measured.noise_score(table)), of_rules
+        kept_by_rules, of_rules = _apply_rules(measured, rules, corpus)
+    noise = partial(measured.noise_score, table)
+    return choose(table, recipe, kept_by_rules, noise, corpus, measured.column), of_rules
 
 
 def _apply_rules(
-    measures: Measures, thresholds: Mapping[str, float | None]
+    measures: Measures, thresholds: Mapping[str, float | None], corpus: Corpus
 ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
     """The pairs (N,) that the rules leave, and what the manifest says of the rules."""
     kept, hits = measures.apply(recorded_rules(thresholds))
     if not kept.any():
         raise PycatError(
-            f"the rules leave none of {len(kept):,} pairs (hits: {hits_in_words(hits)}); loosen "
-            "their thresholds, or pass --rules none (rules='none')"
+            f"the rules leave none of {len(kept):,} pairs (hits: {hits_in_words(hits)}); "
+            f"{wrong_column(corpus)}loosen their thresholds, or pass --rules none (rules='none')"
         )
     without = {
         rule: why
         for rule, why in measures.manifest["without"].items()
         if thresholds.get(rule) is not None
     }
-    return kept, {"rule_hits": hits, **({"without": without} if without else {})}
+    examples = {rule: said["examples"] for rule, said in measures.manifest["loud_rules"].items()}
+    loud = {
+        rule: {"hits": count, "examples": examples.get(rule, [])}
+        for rule, count in hits.items()
+        if count > LOUD_SHARE * len(kept)
+    }
+    return kept, {
+        "rule_hits": hits,
+        **({"loud_rules": loud} if loud else {}),
+        **({"without": without} if without else {}),
+    }
 
 
 def _write_kept(batches: Iterator[pa.RecordBatch], path: Path) -> None:
@@ -408,9 +451,4 @@ def _write(
     for out in outs:
         if out.exists() and any(out.samefile(path) for path in text.paths):
             raise OutputError(f"{out}: this is the text being pruned; write to another file")
-        if out.exists() and not overwrite:
-            raise OutputError(
-                f"{out}: this file exists; pass --overwrite (overwrite=True) to replace it, or "
-                "write to another file"
-            )
-    write_rows(rows, outs)
+    write_rows(rows, outs, overwrite=overwrite)

@@ -9,6 +9,7 @@ import pytest
 
 import pycat
 from pycat.cli import main as cli
+from pycat.cli.columns import Cld, Trusted
 from pycat.cli.prune import Prune
 from pycat.cli.score import Score, ScoreOptions
 from pycat.cli.select import Select
@@ -25,7 +26,8 @@ from pycat.cli.stages import (
 )
 from pycat.data.tokenizer import MODEL_TYPES
 from pycat.evaluation.evaluation import DEFAULT_ARMS
-from pycat.proxy.training import RATE_SCHEDULES, SCHEDULES
+from pycat.proxy.dynamic_pruning import DYNAMIC_BY, DYNAMIC_UNITS
+from pycat.proxy.schedules import CHECKPOINT_SCHEDULES, RATE_SCHEDULES
 from pycat.proxy.transformer import PRESETS
 from pycat.runtime.device import DTYPES, SCORING_DTYPES
 from pycat.scoring.engine import STATS, TOO_LONG
@@ -35,7 +37,7 @@ from pycat.selection.recipe import PARTS, UNITS
 
 # The verb's own words: what is no argument of the function, or has another name there.
 OWN_OPTIONS = {"text", "then", "drop", "evaluate", "test", "corpus", "checkpoints", "work"}
-OWN_OPTIONS |= {"no_curve", "selection"}
+OWN_OPTIONS |= {"no_curve", "selection", "run_file"}
 
 
 def values(kind: Any, name: str) -> Sequence[str]:
@@ -57,6 +59,8 @@ def values(kind: Any, name: str) -> Sequence[str]:
         (Score, pycat.score),
         (ScoreOptions, pycat.score),
         (Baseline, pycat.add_baseline),
+        (Trusted, pycat.add_trusted),
+        (Cld, pycat.add_cld),
         (Select, pycat.select),
         (Evaluate, pycat.evaluate),
         (EvaluateOptions, pycat.evaluate),
@@ -67,6 +71,7 @@ def test_defaults_are_those_of_the_function(kind: Any, function: Callable[..., A
     parameters = inspect.signature(function).parameters
     hints = get_type_hints(kind)
     own = OWN_OPTIONS | ({"device"} if kind is Prune else set())  # each stage's of `prune`
+    own |= {"scores", "export"} if kind is Select else set()  # or a corpus
     compared = 0
     for option in fields(kind):
         if is_dataclass(hints[option.name]) or option.name in own:
@@ -85,7 +90,9 @@ def test_defaults_are_those_of_the_function(kind: Any, function: Callable[..., A
         (OpenOptions, "layout", ("fairseq", "megatron")),
         (TrainOptions, "preset", ("auto", *PRESETS)),
         (TrainOptions, "rate_schedule", RATE_SCHEDULES),
-        (TrainOptions, "checkpoint_schedule", SCHEDULES),
+        (TrainOptions, "checkpoint_schedule", CHECKPOINT_SCHEDULES),
+        (TrainOptions, "dynamic_by", DYNAMIC_BY),
+        (TrainOptions, "dynamic_unit", DYNAMIC_UNITS),
         (TrainOptions, "dtype", DTYPES),
         (ScoreOptions, "stats", STATS),
         (ScoreOptions, "dtype", SCORING_DTYPES),

@@ -78,6 +78,65 @@ def test_prefixes_open(prefixes: tuple[Path, Path], modes: bytes) -> None:
     assert open_corpus(prefixes, vocab_size=13, eos_id=2).id != corpus.id
 
 
+def write_documents(prefix: Path, documents: list[list[list[int]]]) -> None:
+    """As uint16: documents of sequences, as Megatron's preprocessing makes them of lines."""
+    rows = [row for document in documents for row in document]
+    write_megatron(prefix, rows)
+    ends = [sum(map(len, documents[:i])) for i in range(len(documents) + 1)]
+    index = Path(f"{prefix}.idx").read_bytes()
+    entries = index[34 : 34 + 12 * len(rows)]
+    Path(f"{prefix}.idx").write_bytes(
+        index[:26] + struct.pack("<Q", len(ends)) + entries + struct.pack(f"<{len(ends)}q", *ends)
+    )
+
+
+ROW = [4, 2]
+DOCUMENTS: dict[str, tuple[list[int], list[int], str]] = {
+    # Sequences in each document of source and of target.
+    "empty on either side": (
+        [1, 1, 0, 1, 1, 1],
+        [1, 1, 1, 1, 0, 1],
+        r"src\.idx: document 2 has 0 sequences, but 1 in .*tgt\.idx",
+    ),
+    "empty first": ([0, 1, 1], [1, 0, 1], r"document 0 has 0 sequences, but 1"),
+    "split otherwise": ([2, 1, 1], [1, 2, 1], r"document 0 has 2 sequences, but 1"),
+    "last": ([1, 1, 2, 0], [1, 1, 1, 1], r"document 2 has 2 sequences, but 1"),
+    "fewer": ([1, 1, 1], [1, 1, 1, 1], r"src holds 3 sequences and .*tgt 4"),
+    "none at the end": ([1, 1, 1], [1, 1, 1, 0], r"has 3 documents, but .*tgt\.idx has 4"),
+    "one missing": ([1, 0, 1], [1, 1, 1], r"document 1 has 0 sequences, but 1"),
+}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_that_do_not_match_are_refused(name: str, tmp_path: Path) -> None:
+    src, tgt, message = DOCUMENTS[name]
+    for side, counts in (("src", src), ("tgt", tgt)):
+        write_documents(tmp_path / side, [[ROW] * count for count in counts])
+    with pytest.raises(CorpusError, match=message):
+        open_corpus((tmp_path / "src", tmp_path / "tgt"), **VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("src", "tgt"),
+    [([1, 2, 0, 1], [1, 2, 0, 1]), ([4], [1, 1, 2]), ([1, 1, 1, 1], [4]), ([4], [4])],
+)
+def test_documents_that_match_or_say_nothing_open(
+    src: list[int], tgt: list[int], tmp_path: Path
+) -> None:
+    for side, counts in (("src", src), ("tgt", tgt)):
+        write_documents(tmp_path / side, [[ROW] * count for count in counts])
+    assert len(open_corpus((tmp_path / "src", tmp_path / "tgt"), **VOCABULARY)) == 4
+
+
+def test_an_empty_sequence_is_no_damage(tmp_path: Path) -> None:
+    write_megatron(tmp_path / "src", [ROW, [], ROW])
+    write_megatron(tmp_path / "tgt", [ROW, ROW, ROW])
+    message = r"src\.idx: length of sequence 1 is 0, expected at least 1; it is empty: .*append-eod"
+    with pytest.raises(CorpusError, match=message) as caught:
+        open_corpus((tmp_path / "src", tmp_path / "tgt"), **VOCABULARY).verify()
+    assert "damaged" not in str(caught.value)
+
+
 def test_layouts_are_recognised_or_asked_for(prefixes: tuple[Path, Path]) -> None:
     write_indexed(prefixes[0], DE)  # as Megatron wrote before it had documents
     corpus = open_corpus(prefixes, **VOCABULARY)

@@ -114,6 +114,33 @@ def test_a_vocabulary_too_small_is_refused(tmp_path: Path, model_type: str) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+def test_text_of_many_characters_fits_with_a_lower_coverage(
+    model_type: str, tmp_path: Path
+) -> None:
+    # 40 frequent characters and 600 that stand once.
+    frequent = "".join(chr(0x4E00 + i) for i in range(40))
+    lines = [f"{frequent * 2}{chr(0x5000 + i)}".encode() for i in range(600)]
+    out = tmp_path / "x.model"
+    with pytest.raises(TokenizerError) as caught:
+        train_tokenizer(
+            *(lines, out), vocab_size=500, model_type=model_type, character_coverage=1.0
+        )
+    message = str(caught.value)
+    assert "It takes more than " in message and "--character-coverage 0.99" in message
+    assert "--character_coverage" not in message  # an option of SentencePiece, not of pycat
+    tokenizer = train_tokenizer(
+        *(lines, out), vocab_size=500, model_type=model_type, character_coverage=0.99
+    )
+    rows = tokenizer.encode(lines[:3])
+    assert tokenizer.decode(rows) == [line.decode() for line in lines[:3]]  # nothing is unknown
+    for coverage in (0.5, 1.1):
+        with pytest.raises(TokenizerError, match=f"character_coverage is {coverage}; expected a"):
+            train_tokenizer(
+                *(lines, out), vocab_size=500, model_type="bpe", character_coverage=coverage
+            )
+
+
 def test_a_model_too_large_for_the_disk_is_named(
     tmp_path: Path, file_size_limit: FileSizeLimit
 ) -> None:
@@ -208,7 +235,7 @@ def test_a_trainer_that_is_killed_is_reported(
     with pytest.raises(TokenizerError) as caught:
         train_tokenizer(RAW_LINES, tmp_path / "some.model", vocab_size=330, model_type="bpe")
     assert str(caught.value) == (
-        "tokenizer: SentencePiece cannot train 330 bpe pieces on this text: its process ended with "
-        "status -9. Pass another vocab_size or more text"
+        "tokenizer: the process that trains it was killed by signal 9, as where memory runs out; "
+        "run the same command again, with more memory"
     )
     assert list(tmp_path.iterdir()) == [script]

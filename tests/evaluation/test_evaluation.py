@@ -268,6 +268,32 @@ def test_the_ledger_says_when_pruning_has_paid(selection: Selection, tmp_path: P
     assert costs["paid_after"] == 3.0  # 120 s against 20 s saved twice
 
 
+def test_test_sentences_that_were_trained_on_are_counted(
+    toy_corpus: Corpus, toy_text: ToyText, tmp_path: Path
+) -> None:
+    src, tgt = toy_text(6, seed=77, name="fresh")
+    known = toy_corpus.sentences(toy_corpus.pair_ids[:2].tolist())
+    lines = [file.read_text("utf-8").splitlines() for file in (src, tgt)]
+    # Two known sources, of which one stands twice, and one known target.
+    sides = (
+        [known[0][0], known[1][0], known[0][0], *lines[0][3:]],
+        [known[0][1], *lines[1][1:]],
+    )
+    for file, side in zip((src, tgt), sides, strict=True):
+        file.write_text("".join(f"{line}\n" for line in side), "utf-8")
+    text = evaluation.test_text((src, tgt))
+    held_out_text = held_out.held_out_corpus(
+        text, toy_corpus, toy_corpus.tokenizer, tmp_path / "held-out"
+    )
+    num_src, num_tgt = held_out.num_known(held_out_text, toy_corpus)
+    assert num_src >= 3
+    assert num_tgt >= 1
+    everything = held_out.num_known(toy_corpus, toy_corpus)
+    assert everything == (len(toy_corpus), len(toy_corpus))
+    (told,) = evaluation._known_sentences({"toy": held_out_text}, toy_corpus)
+    assert told.startswith(f"toy: of 6 pairs {num_src} have a source and {num_tgt} a target")
+
+
 def test_what_the_experiment_cannot_show_is_said() -> None:
     def arm(nll: float, verdict: str = "better") -> dict[str, Any]:
         return {"tests": {"toy": {"nll": nll, "verdict": verdict}}}

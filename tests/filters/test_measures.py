@@ -101,7 +101,7 @@ def test_threads_chunks_and_parts_do_not_matter(
     expected = {name: one.column(name).tolist() for name in one.names}
     use_small_parts(monkeypatch)
     monkeypatch.setattr("pycat.data.parallel_text._CHUNK_LINES", 7)
-    monkeypatch.setattr("pycat.data.parallel_text._STEP_LINES", 7)
+    monkeypatch.setattr("pycat.data.parallel_text._BLOCK_BYTES", 200)
     three = measure(corpus, out=tmp_path / "three", num_threads=3)
     assert three.manifest["num_parts"] == 5
     assert {name: three.column(name).tolist() for name in three.names} == expected
@@ -294,9 +294,9 @@ def test_measures_of_older_definitions_are_refused_with_the_command(
     manifest = json.loads(file.read_text("utf-8"))
     manifest["recipe"]["definitions"] -= 1
     file.write_text(json.dumps(manifest), "utf-8")
-    with pytest.raises(OutputError, match=r"of definitions 2, expected 3; .*measure --overwrite"):
+    with pytest.raises(OutputError, match=r"of definitions 3, expected 4; .*measure --overwrite"):
         Measures.open(measures.path)
-    with pytest.raises(OutputError, match=r"other options \(definitions was 2, now 3\)"):
+    with pytest.raises(OutputError, match=r"other options \(definitions was 3, now 4\)"):
         measure(toy_corpus, out=measures.path)
     assert len(measure(toy_corpus, out=measures.path, overwrite=True)) == 300
 

@@ -12,7 +12,7 @@ from pycat.kernels.training_loss import linear_smoothed_cross_entropy
 from torch import Tensor
 
 from pycat.data.batches import Batch
-from pycat.proxy.stacked_step import Capacity, StackedStep, _sides
+from pycat.proxy.stacked_step import Capacity, StackedStep, _mean_weights, _sides
 from pycat.proxy.stacked_transformer import StackedTransformer
 from pycat.proxy.transformer import ModelConfig, Transformer, shift_right
 
@@ -49,7 +49,8 @@ BATCHES += [make_batch([(9, 2)], 3)]
 def test_hidden_states_are_those_of_the_model(config: ModelConfig) -> None:
     models = make_models(3, config)
     stack = StackedTransformer(models, dropout=0.0)
-    src, tgt, weights, attentions = _sides(BATCHES, torch.device("cpu"), torch.float32)
+    means = [_mean_weights(len(batch.tgt_tokens), None) for batch in BATCHES]
+    src, tgt, weights, attentions = _sides(BATCHES, means, torch.device("cpu"), torch.float32)
     hidden = stack.hidden(src, tgt, EOS, attentions)
     for m, (model, batch) in enumerate(zip(models, BATCHES, strict=True)):
         rows = [
@@ -143,7 +144,7 @@ def test_the_loss_of_a_gpu_and_its_gradients(dtype: torch.dtype) -> None:
     found = []
     for device, kind in (("cpu", torch.float64), ("cuda", dtype)):
         h, w = (x.to(device, kind).requires_grad_() for x in (hidden, weight))
-        loss = linear_smoothed_cross_entropy(
+        loss, _ = linear_smoothed_cross_entropy(
             h,
             w,
             targets.to(device),
@@ -162,7 +163,7 @@ def test_the_loss_of_a_gpu_and_its_gradients(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_gradients_of_the_loss(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_loss, "_CPU_BLOCK_LOGITS", 4 * 2 * 11)  # blocks of four tokens
+    monkeypatch.setattr(training_loss, "_CPU_BLOCK_LOGITS", 4 * 11)  # blocks of four tokens
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (
         torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
@@ -175,10 +176,40 @@ def test_gradients_of_the_loss(smoothing: float, monkeypatch: pytest.MonkeyPatch
     def loss(hidden: Tensor, weight: Tensor) -> Tensor:
         return linear_smoothed_cross_entropy(
             hidden, weight, targets, weights, smoothing=smoothing, dtype=torch.float64
-        )
+        )[0]
 
     exact = F.cross_entropy(
         torch.bmm(hidden, weight.mT).mT, targets, label_smoothing=smoothing, reduction="none"
     )
     torch.testing.assert_close(loss(hidden, weight), (exact * weights).sum(dim=1))
+    _, token_losses = linear_smoothed_cross_entropy(
+        hidden, weight, targets, weights, smoothing=smoothing, dtype=torch.float64
+    )
+    torch.testing.assert_close(token_losses, exact)
     assert torch.autograd.gradcheck(loss, (hidden, weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_loss_in_each_dtype_and_its_gradients(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_loss, "_CPU_BLOCK_LOGITS", 5 * 301)  # blocks of five tokens
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 37, 16, generator=generator).to(dtype)
+    weight = torch.randn(2, 301, 16, generator=generator).to(dtype)
+    hidden[0, 3] *= 1e3  # one logit far above all others
+    targets = torch.randint(301, (2, 37), generator=generator)
+    weights = torch.rand(2, 37, generator=generator)
+    found = []
+    for kind, of_weights in ((torch.float64, torch.float64), (dtype, torch.float32)):
+        h, w = hidden.to(kind).requires_grad_(), weight.to(of_weights).requires_grad_()
+        loss, token_losses = linear_smoothed_cross_entropy(
+            h, w, targets, weights.to(of_weights), smoothing=0.1, dtype=kind
+        )
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        found.append([loss.detach(), token_losses, h.grad, w.grad])
+    allowed = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    for exact, rough in zip(*found, strict=True):
+        assert exact is not None
+        assert rough is not None
+        assert (rough.double() - exact).norm() / exact.norm() < allowed

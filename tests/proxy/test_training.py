@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from pycat.data.corpus import Corpus
 from pycat.data.tokenizing import tokenize
 from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.evaluation.beam_search import translate
-from pycat.proxy import training
+from pycat.proxy import trainer
 from pycat.proxy.checkpoint import load_model, read_info
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import Run
+from pycat.proxy.schedules import checkpoint_steps_of, rate_share
 from pycat.proxy.stacked_step import StackedStep
-from pycat.proxy.training import Arm, train, train_together
+from pycat.proxy.trainer import Arm, Trainer
+from pycat.proxy.training import count_updates_done, train, train_together
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
 
 FAST: dict[str, Any] = {
@@ -35,6 +38,22 @@ FAST: dict[str, Any] = {
     "device": "cpu",
     "dtype": "float32",
 }
+
+
+@contextmanager
+def stopping_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inside, training is interrupted after that update, just behind a state."""
+    save = Trainer._save_states
+
+    def save_then_stop(trainer: Trainer) -> None:
+        save(trainer)
+        if trainer.step == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_STATE_EVERY_S", 0.0)
+        patch.setattr(Trainer, "_save_states", save_then_stop)
+        yield
 
 
 def test_a_model_overfits_twenty_pairs_and_translates_them_back(
@@ -67,18 +86,8 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
 ) -> None:
     steps = [3, 7, 9]
     whole = train(toy_corpus, out=tmp_path / "whole", checkpoint_steps=steps, **FAST)
-    save = training._Trainer._save_states
-    monkeypatch.setattr(training, "_STATE_EVERY_S", 0.0)
-
-    def save_then_stop(trainer: Any) -> None:
-        save(trainer)
-        if trainer.step == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(training._Trainer, "_save_states", save_then_stop)
-    with pytest.raises(KeyboardInterrupt):
+    with stopping_at(5, monkeypatch), pytest.raises(KeyboardInterrupt):
         train(toy_corpus, out=tmp_path / "cut", checkpoint_steps=steps, **FAST)
-    monkeypatch.setattr(training._Trainer, "_save_states", save)
     with pytest.raises(OutputError, match="incomplete"):
         Run.open(tmp_path / "cut")
     cut = train(toy_corpus, out=tmp_path / "cut", checkpoint_steps=steps, **FAST)
@@ -229,6 +238,7 @@ def test_checkpoint_is_float32_and_says_what_it_is(tmp_path: Path, toy_corpus: C
     ("count", "schedule", "given", "updates", "steps"),
     [
         (5, "linear", None, 100, [20, 40, 60, 80, 100]),
+        (5, "loss", None, 100, [100]),
         (3, "linear", None, 10, [3, 7, 10]),
         (4, "log", None, 80, [10, 20, 40, 80]),
         (5, "linear", (100, 200, 400), 7, [100, 200, 400]),
@@ -238,18 +248,18 @@ def test_checkpoint_is_float32_and_says_what_it_is(tmp_path: Path, toy_corpus: C
 def test_checkpoint_steps(
     count: int, schedule: str, given: tuple[int, ...] | None, updates: int, steps: list[int]
 ) -> None:
-    assert training._checkpoint_steps(count, schedule, given, updates) == steps
+    assert checkpoint_steps_of(count, schedule, given, updates, warmup=10) == steps
 
 
 def test_rate_rises_linearly_then_falls_with_the_root() -> None:
-    rates = [training.rate_share("inverse_sqrt", step, 100, 400) for step in (1, 50, 100, 400)]
+    rates = [rate_share("inverse_sqrt", step, 100, 400) for step in (1, 50, 100, 400)]
     assert rates == pytest.approx([0.01, 0.5, 1.0, 0.5])
 
 
 def test_rate_is_held_then_falls_to_zero_in_the_last_third() -> None:
-    rates = [training.rate_share("wsd", step, 10, 300) for step in (1, 10, 200, 201, 251, 300)]
+    rates = [rate_share("wsd", step, 10, 300) for step in (1, 10, 200, 201, 251, 300)]
     assert rates == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.5, 0.01])
-    assert training.rate_share("wsd", 10_000, 10, 0) == 1.0
+    assert rate_share("wsd", 10_000, 10, 0) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -270,7 +280,17 @@ def test_rate_is_held_then_falls_to_zero_in_the_last_third() -> None:
         ({"checkpoint_steps": [5]}, "at least two ascending"),
         ({"updates": 3}, "3 updates cannot hold 5 linear checkpoints"),
         ({"updates": 8, "checkpoint_schedule": "log"}, "cannot hold 5 log checkpoints"),
-        ({"checkpoint_schedule": "cosine"}, "'cosine'; expected one of linear, log"),
+        ({"checkpoint_schedule": "cosine"}, "'cosine'; expected one of linear, log, loss"),
+        (
+            {"updates": 8, "warmup": 4, "checkpoints": 4, "checkpoint_schedule": "loss"},
+            "8 updates cannot hold 4 loss checkpoints behind a warm-up of 4",
+        ),
+        ({"checkpoint_schedule": "loss", "dynamic": 0.5}, "dynamic pruning does not allow"),
+        ({"dynamic": 1.0}, "dynamic is 1.0; expected above 0 and below 1"),
+        ({"dynamic": 0.0}, "dynamic is 0.0; expected above 0 and below 1"),
+        ({"dynamic": math.nan}, "dynamic is nan; expected above 0 and below 1"),
+        ({"dynamic_by": "ppl"}, "dynamic_by is 'ppl'; expected one of loss, infobatch, random"),
+        ({"dynamic_unit": "words"}, "dynamic_unit is 'words'; expected one of pairs, spans"),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
         ({"dtype": "float16"}, "dtype is 'float16'; expected one of auto"),
     ],
@@ -294,7 +314,7 @@ def test_a_corpus_smaller_than_one_batch_is_refused(tmp_path: Path, toy_corpus: 
 def test_a_diverging_loss_is_reported(
     tmp_path: Path, toy_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "rate_share", lambda *_: math.inf)
+    monkeypatch.setattr(trainer, "rate_share", lambda *_: math.inf)
     with pytest.raises(PycatError, match=r"training loss is (nan|inf) at update \d+; lower learn"):
         train(
             toy_corpus,
@@ -362,3 +382,88 @@ def test_runs_trained_together_are_those_trained_alone(tmp_path: Path, toy_corpu
         (alone,) = train_together([Arm(corpus, seed, tmp_path / f"alone{m}")], **options)
         assert together[m].losses == pytest.approx(alone.losses, rel=1e-4)
         assert together[m].manifest["num_tokens"] == alone.manifest["num_tokens"]
+
+
+def test_updates_of_interrupted_runs_are_counted(
+    tmp_path: Path, toy_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"checkpoint_steps": [6, 12], "anneal_each": True, **FAST}
+    arms = [Arm(toy_corpus, seed, tmp_path / str(seed)) for seed in (0, 1)]
+    assert count_updates_done(arms, **options) == 0
+    # The constant rate ends after 8 of 12 updates; the branch of the first budget has 2 more.
+    with stopping_at(8, monkeypatch), pytest.raises(KeyboardInterrupt):
+        train_together(arms[:1], **options)
+    assert count_updates_done(arms, **options) == 10
+    train_together(arms[:1], **options)
+    assert count_updates_done(arms, **options) == 14
+    assert count_updates_done(arms, **{**options, "dropout": 0.2}) == 0
+
+
+def test_a_run_by_loss_keeps_nothing_of_the_warmup_and_resumes(
+    tmp_path: Path, toy_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {
+        **FAST,
+        "checkpoint_schedule": "loss",
+        "checkpoints": 2,
+        "updates": 24,
+        "warmup": 8,
+    }
+    whole = train(toy_corpus, out=tmp_path / "whole", **options)
+    assert len(whole.steps) == 2
+    assert 8 < whole.steps[0] < whole.steps[1] == 24
+    assert whole.losses[0] > whole.losses[1]
+    files = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert files == ["proxy.json", *(path.name for path in whole.checkpoints)]
+    assert [read_info(path).step for path in whole.checkpoints] == list(whole.steps)
+    with stopping_at(20, monkeypatch), pytest.raises(KeyboardInterrupt):
+        train(toy_corpus, out=tmp_path / "cut", **options)
+    cut = train(toy_corpus, out=tmp_path / "cut", **options)
+    assert (cut.steps, cut.losses) == (whole.steps, whole.losses)
+    for one, other in zip(whole.checkpoints, cut.checkpoints, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    # The weights are those that a run of fixed checkpoints has there.
+    steps = list(whole.steps)
+    same = train(
+        toy_corpus, out=tmp_path / "same", checkpoint_steps=steps, warmup=options["warmup"], **FAST
+    )
+    assert same.checkpoints[0].read_bytes() == whole.checkpoints[0].read_bytes()
+
+
+@pytest.mark.parametrize("by", ["loss", "infobatch", "random"])
+@pytest.mark.parametrize("unit", ["pairs", "spans"])
+def test_a_run_with_dynamic_pruning_ends_in_the_same_bytes(
+    by: str, unit: str, tmp_path: Path, toy_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = toy_corpus.subset(toy_corpus.pair_ids[:40])
+    num_batches = PackedBatches(few, FAST["batch_tokens"]).num_batches
+    options: dict[str, Any] = {
+        **FAST,
+        "preset": "mini",
+        "checkpoint_steps": [2, 3 * num_batches],
+        "dynamic": 0.5,
+        "dynamic_by": by,
+        "dynamic_unit": unit,
+    }
+    whole = train(few, out=tmp_path / "whole", **options)
+    stop = num_batches + 1 + num_batches // 4  # within an epoch that was chosen
+    with stopping_at(stop, monkeypatch), pytest.raises(KeyboardInterrupt):
+        train(few, out=tmp_path / "cut", **options)
+    cut = train(few, out=tmp_path / "cut", **options)
+    assert cut.losses == whole.losses
+    assert cut.checkpoints[1].read_bytes() == whole.checkpoints[1].read_bytes()
+    plain = train(
+        few,
+        out=tmp_path / "plain",
+        preset="mini",
+        **{name: options[name] for name in ("checkpoint_steps", *list(FAST)[1:])},
+    )
+    assert plain.checkpoints[1].read_bytes() != whole.checkpoints[1].read_bytes()
+
+
+def test_dynamic_pruning_makes_its_share_of_the_updates(tmp_path: Path, toy_corpus: Corpus) -> None:
+    num_batches = PackedBatches(toy_corpus, 512).num_batches
+    options: dict[str, Any] = {**FAST, "preset": "mini", "batch_tokens": 512, "epochs": 1.0}
+    run = train(toy_corpus, out=tmp_path / "run", dynamic=0.5, checkpoints=2, **options)
+    assert run.steps[-1] == round(0.5 * num_batches)
+    assert run.manifest["recipe"]["dynamic"] == {"share": 0.5, "by": "loss", "unit": "pairs"}

@@ -471,6 +471,7 @@ def test_overwriting_a_table_takes_its_columns_along(
 ) -> None:
     ScoreTable.open(parts).add("labse", np.zeros(300))
     folder = OutputFolder(parts, "scores", {"corpus": "another"}, SCORE_FILES, overwrite=True)
+    folder.close()
     assert [path.name for path in folder.path.iterdir()] == ["scores.json"]
 
 

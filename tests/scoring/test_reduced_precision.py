@@ -8,11 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from pycat import _core
 from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
 from pycat.proxy.run import Run
 from pycat.proxy.training import train
 from pycat.scores import parts
+from pycat.scores.score_table import ScoreTable
 from pycat.scoring import engine, reduced_precision
 from pycat.scoring.engine import score
 from pycat.scoring.reduced_precision import (
@@ -106,6 +108,28 @@ def test_a_table_holds_float32_near_the_cut(
     assert table.manifest["rank_agreement"] == reduced.manifest["rank_agreement"]
     kept = [highest(deviation(t.nll, t.num_tokens).deviation, 150) for t in (table, exact)]
     np.testing.assert_array_equal(kept[0], kept[1])
+
+
+@pytest.mark.skipif("avx2" not in _core.supported_cpu_isas(), reason="no AVX2 here")
+def test_auto_without_bfloat16(
+    toy_corpus: Corpus, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """int8 where its errors cannot change what is kept, and float32 otherwise."""
+    monkeypatch.setenv("PYCAT_CPU_ISA", "avx2")
+
+    def scored(**options: Any) -> ScoreTable:
+        return score(toy_corpus, run.checkpoints, device="cpu", **options)
+
+    exact, auto = scored(), scored(dtype="auto")
+    assert auto.manifest["recipe"]["dtype"] == "float32"
+    np.testing.assert_array_equal(auto.nll, exact.nll)
+    near_cut = scored(dtype="auto", exact_keep=0.5)
+    assert near_cut.manifest["recipe"]["dtype"] == "int8"
+    assert not np.array_equal(near_cut.nll, exact.nll)
+    kept = [highest(deviation(t.nll, t.num_tokens).deviation, 150) for t in (near_cut, exact)]
+    np.testing.assert_array_equal(kept[0], kept[1])
+    monkeypatch.setenv("PYCAT_CPU_ISA", "portable")
+    assert scored(dtype="auto", exact_keep=0.5).manifest["recipe"]["dtype"] == "float32"
 
 
 def test_interrupted_while_parts_are_rewritten_it_goes_on(

@@ -20,6 +20,7 @@ from pycat.data.corpus import Corpus, open_corpus
 from pycat.data.tokenizing import tokenize
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.ranking.criteria import random
+from pycat.ranking.tie_keys import tie_keys
 from pycat.ranking.top_k import highest
 from pycat.report.page import write_report
 from pycat.runtime.output import write_json
@@ -63,9 +64,7 @@ def test_the_count_kept_is_exact(
 
 
 @pytest.mark.parametrize("by", ["cat_var", "cat_diff", "length", "random"])
-def test_the_highest_scores_are_kept_ties_by_pair_id(
-    toy_corpus: Corpus, make_scores: MakeScores, by: str
-) -> None:
+def test_the_highest_scores_are_kept(toy_corpus: Corpus, make_scores: MakeScores, by: str) -> None:
     view = toy_corpus.subset(np.arange(1, 300, 3))
     table = make_scores(view, nll_of(view))
     ppl = np.exp(table.nll / table.num_tokens[:, None])
@@ -75,7 +74,13 @@ def test_the_highest_scores_are_kept_ties_by_pair_id(
         "length": table.num_tokens,
         "random": random(table.pair_ids, 7),
     }[by]
-    ranked = sorted(zip((-scores).tolist(), view.pair_ids.tolist(), strict=True))
+    keys = tie_keys(view, 7)(np.arange(len(view))).tolist()
+    ranked = [
+        (score, pair)
+        for score, _, pair in sorted(
+            zip((-scores).tolist(), keys, view.pair_ids.tolist(), strict=True)
+        )
+    ]
     selection = plain_select(table, keep=0.3, by=by, seed=7)
     assert selection.pair_ids.dtype == np.int64
     assert selection.pair_ids.tolist() == sorted(pair for _, pair in ranked[:30])
@@ -84,10 +89,12 @@ def test_the_highest_scores_are_kept_ties_by_pair_id(
         assert ranked[29][0] == ranked[30][0]  # the cut goes through a tie
 
 
-def test_equal_scores_keep_the_lowest_pair_ids(toy_corpus: Corpus, make_scores: MakeScores) -> None:
+def test_equal_scores_are_kept_by_their_text(toy_corpus: Corpus, make_scores: MakeScores) -> None:
     table = make_scores(toy_corpus, np.ones((300, 2)))
     constant = plain_select(table, keep=0.1, by=lambda given: np.full(300, -2.5))
-    assert constant.pair_ids.tolist() == list(range(30))
+    keys = tie_keys(toy_corpus)(np.arange(300))
+    assert constant.pair_ids.tolist() == sorted(np.argsort(keys)[:30].tolist())
+    assert constant.manifest["ties"] == {"criterion": {"num_pairs": 300, "num_before": 30}}
     assert highest(np.array([1.0, 3.0, 2.0, 3.0, 2.0, 2.0]), 4).tolist() == [1, 2, 3, 4]
     assert highest(np.array([-np.inf, np.inf, 0.0, np.inf]), 2).tolist() == [1, 3]
 

@@ -35,7 +35,7 @@ def fast(rules: Rules) -> Any:
     )
 
 
-def model_for(family: str, tokenizer: Any, seed: int) -> Any:
+def model_for(family: str, tokenizer: Any, seed: int, **settings: Any) -> Any:
     changes: dict[str, Any] = {
         "vocab_size": 1 + max(tokenizer.get_vocab().values()),
         "pad_token_id": tokenizer.pad_token_id,
@@ -48,4 +48,4 @@ def model_for(family: str, tokenizer: Any, seed: int) -> Any:
         del changes["max_position_embeddings"]
     if family in ("t5 tied", "marian"):
         changes["decoder_start_token_id"] = tokenizer.pad_token_id
-    return make_model(family, seed, **changes)
+    return make_model(family, seed, **{**changes, **settings})

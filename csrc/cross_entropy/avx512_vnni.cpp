@@ -1,0 +1,10 @@
+#include "simd/avx512_vnni.h"
+
+#include "cross_entropy/linear_loop.h"
+
+namespace pycat {
+
+const LinearKernel kAvx512VnniInt16Kernel = {12, 32, false,
+                                             score_linear<WholeNumbers<VnniShortDot>, 12, 2>};
+
+}  // namespace pycat

@@ -1,0 +1,67 @@
+"""What the columns of a tab-separated text hold: sentences, scores or addresses."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from pycat.data.corpus import Corpus
+from pycat.data.parallel_text import ParallelText
+from pycat.errors import TextError
+
+_NUMBER = re.compile(rb"\s*[-+]?(\d+([.,]\d+)*|\d*\.\d+)([eE][-+]?\d+)?\s*%?\s*|\s*(nan|-?inf)\s*")
+_ADDRESS = re.compile(rb"\s*(https?://|www\.|file:|s3://)\S*\s*")
+_MIN_SHARE = 0.9
+_SAMPLE = 200
+
+
+def check_first_columns(text: ParallelText) -> None:
+    """Refuse a TSV file of more than two columns whose first or second holds no sentences.
+
+    Raises:
+        TextError: names the columns that seem to hold sentences.
+    """
+    rows = [
+        row[0].rstrip(b"\r\n").split(b"\t")
+        for row in zip(*next(text.chunks()).columns, strict=True)
+    ]
+    num_columns = min(map(len, rows))
+    if num_columns < 3:
+        return
+    kinds = [kind_of([row[place] for row in rows]) for place in range(num_columns)]
+    wrong = next((place for place in (0, 1) if kinds[place] is not None), None)
+    if wrong is None:
+        return
+    sentences = [place + 1 for place, kind in enumerate(kinds) if kind is None]
+    advice = ",".join(map(str, sentences[:2])) if len(sentences) > 1 else "SRC,TGT"
+    shown = rows[0][wrong][:40].decode("utf-8", "replace")
+    raise TextError(
+        f"{text.paths[0]}: column {wrong + 1} holds {kinds[wrong]}, such as {shown!r}, not "
+        f"sentences; expected source and target in columns 1 and 2: name theirs with --columns "
+        f"{advice} (columns), or with --columns 1,2 if this is right"
+    )
+
+
+def wrong_column(corpus: Corpus) -> str:
+    """A sentence that names a side of a corpus which holds no sentences, else ""."""
+    pairs = corpus.pair_ids[np.linspace(0, len(corpus) - 1, min(len(corpus), _SAMPLE)).astype(int)]
+    try:
+        sides = zip(*corpus.sentences(pairs.tolist()), strict=True)
+    except TextError:  # the text is gone or changed
+        return ""
+    for name, lines in zip(("source", "target"), sides, strict=True):
+        if (kind := kind_of([line.encode() for line in lines])) is not None:
+            return (
+                f"The {name} lines hold {kind}, such as {lines[0][:40]!r}: most likely a wrong "
+                "column; name those of source and target with --columns (columns). "
+            )
+    return ""
+
+
+def kind_of(values: Sequence[bytes]) -> str | None:
+    """What most of these lines are: "numbers" or "addresses"; None if they may be sentences."""
+    filled = [value for value in values if value.strip()]
+    for name, pattern in (("numbers", _NUMBER), ("addresses", _ADDRESS)):
+        if filled and sum(map(bool, map(pattern.fullmatch, filled))) >= _MIN_SHARE * len(filled):
+            return name
+    return None

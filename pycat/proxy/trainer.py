@@ -1,0 +1,413 @@
+"""The loop that trains proxies, goes on where it was interrupted, and saves checkpoints."""
+
+import io
+import math
+import pickle
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pycat.data.batches import Batch
+from pycat.data.corpus import Corpus
+from pycat.errors import OutputError, PycatError
+from pycat.proxy.checkpoint import CheckpointInfo, load_model, save_checkpoint
+from pycat.proxy.dynamic_pruning import DynamicBatches
+from pycat.proxy.flops import proxy_products
+from pycat.proxy.packing import PackedBatches
+from pycat.proxy.run import checkpoint_path
+from pycat.proxy.schedules import (
+    LossSchedule,
+    num_updates,
+    rate_share,
+    trunk_updates,
+    updates_before,
+)
+from pycat.proxy.stacked_step import Capacity, StackedStep
+from pycat.proxy.stacked_transformer import StackedTransformer
+from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
+from pycat.runtime.output import OutputFolder, recorded_recipe, replacing
+from pycat.runtime.progress import progress
+
+_STATE_FILE = "state.pt"
+_STATE_EVERY_S = 60.0
+# On CUDA a batch holds at most one pair for so many of its tokens. Attention starts a block for
+# each pair that a batch could hold, so a bound that only very short pairs reach saves time.
+_CUDA_TOKENS_A_PAIR = 12
+# The state is deleted first: a folder that is half deleted must not look like one to resume.
+OWNED = (_STATE_FILE, "step-*.safetensors")
+# Of those, what only an unfinished run needs.
+WORKING = (_STATE_FILE,)
+
+
+class Arm(NamedTuple):
+    """One of several models that are trained together; it starts from `initial`, if given."""
+
+    corpus: Corpus
+    seed: int
+    out: Path
+    initial: CheckpointInfo | None = None
+
+
+class OpenRun:
+    """A run that is not finished: its folder, and what `state.pt` says of it."""
+
+    def __init__(self, arm: Arm, folder: OutputFolder, recipe: Mapping[str, Any]) -> None:
+        self.arm, self.folder = arm, folder
+        self.state: dict[str, Any] | None = None
+        path = folder.path / _STATE_FILE
+        if folder.resumes and path.is_file():
+            self.state = _load_state(path)
+        self.step = 0 if self.state is None else int(self.state["step"])
+        self.losses: list[float] = [] if self.state is None else self.state["losses"]
+        self.num_tokens = 0 if self.state is None else int(self.state["num_tokens"])
+        self.model_flops = 0 if self.state is None else int(self.state["model_flops"])
+        self.loss_steps = 0 if self.state is None else int(self.state["loss_steps"])
+        self.loss_schedule: LossSchedule | None = None
+        if "loss_checkpoints" in recipe:
+            updates = recipe["checkpoint_steps"][-1]
+            self.loss_schedule = LossSchedule(recipe["loss_checkpoints"], recipe["warmup"], updates)
+            if self.state is not None:
+                self.loss_schedule.restore(self.state["blocks"])
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Updates and checkpoints done: runs at one place can go on together."""
+        return self.step, len(self.losses)
+
+
+class Trainer:
+    """M runs that stand at one update: models, optimizer, and their places in their corpora."""
+
+    def __init__(
+        self,
+        runs: Sequence[OpenRun],
+        recipe: dict[str, Any],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.runs, self.recipe, self.device = runs, recipe, device
+        self.step = runs[0].step
+        self.stack = StackedTransformer(
+            [_new_model(run.arm, recipe["preset"]).to(device) for run in runs], recipe["dropout"]
+        )
+        self.batches = [self._batches_of(run) for run in runs]
+        self.update = StackedStep(
+            self.stack,
+            eos_id=runs[0].arm.corpus.eos_id,
+            label_smoothing=recipe["label_smoothing"],
+            dtype=dtype,
+            capacity=self._capacity(),
+        )
+        if self.step > 0:
+            self._put_states_back()
+
+    def run(self, advance: Callable[[int], None] | None) -> None:
+        """Train to the last checkpoint, from wherever the state is."""
+        steps, anneal_each = self.recipe["checkpoint_steps"], self._anneal_each
+        devices = [self.device] if self.device.type == "cuda" else []
+        self.saved_at = time.perf_counter()
+        with torch.random.fork_rng(devices), ExitStack() as shown:
+            if advance is None:
+                total = num_updates(steps, anneal_each=anneal_each)
+                done = updates_before(
+                    steps, self.step, len(self.runs[0].losses), anneal_each=anneal_each
+                )
+                advance = shown.enter_context(progress("train", total, "updates", done))
+            if anneal_each:
+                self._run_branches(steps, advance)
+            else:
+                for _ in self._updates(steps[-1], steps[-1], advance):
+                    if self.runs[0].loss_schedule is not None:
+                        self._end_block()
+                    elif self.step in steps:
+                        self._save_checkpoints(self.step)
+        for m, run in enumerate(self.runs):
+            run.folder.finish(
+                **self._chosen_by_loss(run),
+                num_tokens=run.num_tokens,
+                model_flops=run.model_flops,
+                num_stacked=len(self.runs),
+                parameters=sum(value.numel() for value in self.stack.state_dict(m).values()),
+                torch=torch.__version__,
+            )
+
+    def _run_branches(self, budgets: Sequence[int], advance: Callable[[int], None]) -> None:
+        """One run at the constant rate, and for each budget a branch in which the rate falls."""
+        # A loss is noted for each budget that is done.
+        for budget in budgets[len(self.runs[0].losses) :]:
+            for _ in self._updates(trunk_updates(budget), 0, advance):
+                pass
+            self._save_states()
+            before = self._snapshot()
+            for _ in self._updates(budget, budget, advance, saves=False):
+                pass
+            self._save_checkpoints(budget)
+            if budget != budgets[-1]:
+                self._restore(before)
+                self._save_states()
+
+    def _updates(
+        self, until: int, total: int, advance: Callable[[int], None], *, saves: bool = True
+    ) -> Iterator[int]:
+        """Update to step `until`; the rate falls towards `total`, or not at all if that is 0."""
+        while self.step < until:
+            # Dropout is seeded by the update, so that a resumed run repeats an uninterrupted one.
+            if self.device.type == "cpu":
+                torch.manual_seed((self.runs[0].arm.seed << 32) + self.step)
+            rate = self.recipe["learning_rate"] * rate_share(
+                self.recipe["rate_schedule"], self.step + 1, self.recipe["warmup"], total
+            )
+            batches = [next(own) for own in self.batches]
+            self._update(batches, rate)
+            for run, batch in zip(self.runs, batches, strict=True):
+                run.num_tokens += len(batch.tgt_tokens)
+                run.model_flops += _update_flops(self.stack.config, batch)
+                run.loss_steps += 1
+            self.step += 1
+            advance(1)
+            yield self.step
+            if saves and time.perf_counter() - self.saved_at > _STATE_EVERY_S:
+                self._save_states()
+
+    def _update(self, batches: Sequence[Batch], rate: float) -> None:
+        """One update; with dynamic pruning, by the tokens it chose, whose losses it is told."""
+        dynamic = [own for own in self.batches if isinstance(own, DynamicBatches)]
+        if not dynamic:
+            self.update.update(batches, rate)
+            return
+        pairs = list(zip(dynamic, batches, strict=True))
+        self.update.update(batches, rate, [own.token_weights(batch) for own, batch in pairs])
+        losses = self.update.token_losses.cpu().numpy()  # (M, T)
+        for m, (own, batch) in enumerate(pairs):
+            own.record(batch, losses[m, : len(batch.tgt_tokens)])
+
+    def _save_checkpoints(self, step: int) -> None:
+        """Write a checkpoint of each model, and its mean loss since the last one."""
+        for m, (run, loss) in enumerate(zip(self.runs, self._mean_losses(step), strict=True)):
+            run.losses.append(loss)
+            self._write_checkpoint(m, step)
+        if not self._anneal_each:
+            self._save_states()
+
+    def _end_block(self) -> None:
+        """At the end of a block of the loss schedule: note its loss, and keep the weights."""
+        schedules = [run.loss_schedule for run in self.runs if run.loss_schedule is not None]
+        if not schedules[0].is_end(self.step):
+            return
+        losses = self._mean_losses(self.step)
+        if self.step == self.recipe["warmup"]:
+            return  # what follows is a block of its own
+        given_up = []
+        for m, (schedule, loss) in enumerate(zip(schedules, losses, strict=True)):
+            self._write_checkpoint(m, self.step)
+            given_up.append(schedule.add(self.step, loss))
+        # The states first: what they name must be there when a run goes on from them.
+        self._save_states()
+        for run, step in zip(self.runs, given_up, strict=True):
+            if step is not None:
+                checkpoint_path(run.folder.path, step).unlink(missing_ok=True)
+
+    def _chosen_by_loss(self, run: OpenRun) -> dict[str, Any]:
+        """The losses of a finished run; by the loss schedule also the steps that are kept of it."""
+        if run.loss_schedule is None:
+            return {"losses": run.losses}
+        steps = run.loss_schedule.chosen()
+        kept = {checkpoint_path(run.folder.path, step) for step in steps}
+        for path in set(run.folder.path.glob("step-*.safetensors")) - kept:
+            path.unlink()
+        return {"steps": steps, "losses": run.loss_schedule.mean_losses(steps)}
+
+    def _mean_losses(self, step: int) -> list[float]:
+        """Mean loss of each model since the last call.
+
+        Raises:
+            PycatError: one is not finite.
+        """
+        sums = self.update.loss_sums.tolist()
+        self.update.loss_sums.zero_()
+        losses = [total / run.loss_steps for run, total in zip(self.runs, sums, strict=True)]
+        for run, loss in zip(self.runs, losses, strict=True):
+            run.loss_steps = 0
+            if not math.isfinite(loss):
+                raise PycatError(
+                    f"{run.folder.path}: the training loss is {loss} at update {step:,}; "
+                    f"lower learning_rate ({self.recipe['learning_rate']}) or lengthen warmup "
+                    f"({self.recipe['warmup']})"
+                )
+        return losses
+
+    def _write_checkpoint(self, m: int, step: int) -> None:
+        run = self.runs[m]
+        save_checkpoint(
+            checkpoint_path(run.folder.path, step),
+            self.stack.model(m),
+            step=step,
+            tokenizer_sha256=run.arm.corpus.manifest["tokenizer_sha256"],
+        )
+
+    def _snapshot(self) -> dict[str, Any]:
+        """All that an update changes, copied on the device."""
+        return {
+            "parameters": {name: p.detach().clone() for name, p in self.stack.parameters.items()},
+            "optimizer": self.update.optimizer_state(),
+            "step": self.step,
+            "positions": [own.position for own in self.batches],
+        }
+
+    def _restore(self, snapshot: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.stack.parameters.items():
+                parameter.copy_(snapshot["parameters"][name])
+        self.update.load_optimizer_state(snapshot["optimizer"])
+        self.step = snapshot["step"]
+        for own, position in zip(self.batches, snapshot["positions"], strict=True):
+            own.go_to(position)
+
+    def _save_states(self) -> None:
+        """Write what each run needs to go on from here."""
+        optimizer = self.update.optimizer_state()
+        sums = self.update.loss_sums.tolist()
+        for m, run in enumerate(self.runs):
+            state = {
+                "model": self.stack.state_dict(m),
+                "optimizer": {
+                    name: {key: value[m] if value.dim() else value for key, value in own.items()}
+                    for name, own in optimizer.items()
+                },
+                "step": self.step,
+                "losses": run.losses,
+                "loss_sum": sums[m],
+                "loss_steps": run.loss_steps,
+                "num_tokens": run.num_tokens,
+                "model_flops": run.model_flops,
+                "position": self.batches[m].position,
+                **({} if run.loss_schedule is None else {"blocks": run.loss_schedule.state()}),
+            }
+            # Not straight to the file: torch's errors on a full disk are not OSErrors.
+            buffer = io.BytesIO()
+            torch.save(_on_host(state), buffer)
+            with replacing(run.folder.path / _STATE_FILE) as temporary:
+                temporary.write_bytes(buffer.getbuffer())
+            run.folder.record()
+        self.saved_at = time.perf_counter()
+
+    def _put_states_back(self) -> None:
+        states = [run.state for run in self.runs if run.state is not None]
+        with torch.no_grad():
+            for name, parameter in self.stack.parameters.items():
+                parameter.copy_(torch.stack([state["model"][name] for state in states]))
+        names = states[0]["optimizer"]
+        self.update.load_optimizer_state(
+            {
+                name: {
+                    key: torch.stack([state["optimizer"][name][key] for state in states])
+                    if value.dim()
+                    else value
+                    for key, value in names[name].items()
+                }
+                for name in names
+            }
+        )
+        sums = torch.tensor([state["loss_sum"] for state in states], dtype=torch.float64)
+        self.update.loss_sums.copy_(sums)
+
+    @property
+    def _anneal_each(self) -> bool:
+        return bool(self.recipe.get("anneal_each", False))
+
+    def _batches_of(self, run: OpenRun) -> PackedBatches:
+        """The batches of a run, from its place on."""
+        common: dict[str, Any] = {
+            "batch_pairs": self._batch_pairs(),
+            "seed": run.arm.seed,
+            "position": None if run.state is None else run.state["position"],
+        }
+        if "dynamic" not in self.recipe:
+            return PackedBatches(run.arm.corpus, self.recipe["batch_tokens"], **common)
+        return DynamicBatches(
+            run.arm.corpus,
+            self.recipe["batch_tokens"],
+            updates=self.recipe["checkpoint_steps"][-1],
+            **self.recipe["dynamic"],
+            **common,
+        )
+
+    def _batch_pairs(self) -> int | None:
+        if self.device.type != "cuda":
+            return None
+        return max(1, int(self.recipe["batch_tokens"]) // _CUDA_TOKENS_A_PAIR)
+
+    def _capacity(self) -> Capacity:
+        """What no batch of any of the runs exceeds."""
+        corpora = [run.arm.corpus for run in self.runs]
+        src, tgt = (
+            max(int(lengths.max()) for lengths in sides)
+            for sides in (
+                [corpus.num_src_tokens for corpus in corpora],
+                [corpus.num_tokens for corpus in corpora],
+            )
+        )
+        batch_tokens = self.recipe["batch_tokens"]
+        return Capacity(
+            max(batch_tokens, src), max(batch_tokens, tgt), self._batch_pairs() or 0, max(src, tgt)
+        )
+
+
+def updates_done(out: Path, recipe: Mapping[str, Any]) -> int:
+    """Updates that earlier calls made of the run of this recipe in folder `out`."""
+    steps, anneal_each = recipe["checkpoint_steps"], recipe.get("anneal_each", False)
+    if recorded_recipe(out, "proxy") != recipe:
+        return 0
+    path = out / _STATE_FILE
+    if path.is_file():
+        state = _load_state(path)
+        num_saved = len(state["losses"])
+        return updates_before(steps, int(state["step"]), num_saved, anneal_each=anneal_each)
+    # A finished run has no state; nor has one that was stopped before the first.
+    is_finished = checkpoint_path(out, steps[-1]).is_file()
+    return num_updates(steps, anneal_each=anneal_each) if is_finished else 0
+
+
+def _new_model(arm: Arm, preset: str) -> Transformer:
+    """A model with the weights that the arm starts from, by default those of its seed."""
+    if arm.initial is not None:
+        return load_model(arm.initial, torch.device("cpu"))
+    config = ModelConfig(
+        vocab_size=arm.corpus.vocab_size,
+        src_vocab_size=arm.corpus.src_vocab_size,
+        **PRESETS[preset],
+    )
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(arm.seed)
+        return Transformer(config)
+
+
+def _update_flops(config: ModelConfig, batch: Batch) -> int:
+    """Operations of an update: those of the forward pass, and twice as many backward."""
+    lengths = (ends.diff().numpy().astype(float) for ends in (batch[1], batch[3]))
+    return 3 * 2 * proxy_products(config, *lengths)
+
+
+def _load_state(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise OutputError(
+            f"{path}: cannot be read ({reason}); delete it, and training starts again"
+        ) from None
+    return state
+
+
+def _on_host(value: Any) -> Any:
+    """The same, with copies of its tensors in the host's memory."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return {key: _on_host(item) for key, item in value.items()}
+    return value
