@@ -211,7 +211,7 @@ def lost(
 
 
 def measured(
-    pairs: Sequence[tuple[str, str]], languages: tuple[str, ...], folder: Path
+    pairs: Sequence[tuple[str, str]], languages: tuple[str, str], folder: Path
 ) -> pycat.Measures:
     """The measures of these pairs, in the folder."""
     folder.mkdir()

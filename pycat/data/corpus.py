@@ -26,6 +26,7 @@ from pycat.data.packed_pairs import PackedPairs
 from pycat.data.parallel_text import FileFingerprint, ParallelText
 from pycat.data.row_files import RowFile
 from pycat.data.tokenizer import Tokenizer
+from pycat.data.vocabularies import VOCABULARIES_FILE, AnyTokenizer, VocabularyTokenizer
 from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.manifest import check_file, problem_with, read_manifest
 from pycat.runtime.output import digest, file_sha256
@@ -184,7 +185,7 @@ class Corpus:
         return self.lengths[1]
 
     @cached_property
-    def tokenizer(self) -> Tokenizer | HuggingFaceTokenizer:
+    def tokenizer(self) -> AnyTokenizer:
         """The corpus's own tokenizer.
 
         Raises:
@@ -195,12 +196,15 @@ class Corpus:
                 f"{self.path}: no tokenizer is known for these tokens, which text needs; make a "
                 "corpus with 'pycat tokenize'"
             )
-        found: Tokenizer | HuggingFaceTokenizer
-        if "template" in self._manifest:
+        found: AnyTokenizer
+        folder = self.path / TOKENIZER_FOLDER
+        if (folder / VOCABULARIES_FILE).is_file():
+            found = VocabularyTokenizer.open(folder)
+        elif "template" in self._manifest:
             options = ("src_lang", "tgt_lang", "prompt")
             recipe = self._manifest["recipe"]["tokenizer"]
             how = {name: recipe[name] for name in options if name in recipe}
-            found = HuggingFaceTokenizer(self.path / TOKENIZER_FOLDER, **how)
+            found = HuggingFaceTokenizer(folder, **how)
         else:
             found = Tokenizer(self.path / self.options.get("tokenizer", TOKENIZER_FILE))
         if found.sha256 != self._manifest["tokenizer_sha256"]:

@@ -180,7 +180,7 @@ def test_datasets_of_hugging_face(
     datasets = pytest.importorskip("datasets")
     pairs = toy_pairs(30)
     dataset = datasets.Dataset.from_list(rows_of(pairs))
-    options = {**COLUMNS, "tokenizer": toy_tokenizer}
+    options: dict[str, Any] = {**COLUMNS, "tokenizer": toy_tokenizer}
     expected = pycat.tokenize(rows_of(pairs), out=tmp_path / "list", **options)
     flat = dataset.flatten()  # whose columns are called translation.en and translation.de
     for name, given in (
