@@ -39,10 +39,12 @@ if TYPE_CHECKING:
     from pycat.selection.export import export_opustrainer
     from pycat.selection.selection import Selection, select
     from pycat.selection.stability import Stability, jaccard, stability
+    from pycat.verification import Checked, check
 
 __all__ = [
     "DEFAULT_RULES",
     "Adapter",
+    "Checked",
     "CheckpointError",
     "Corpus",
     "CorpusError",
@@ -63,6 +65,7 @@ __all__ = [
     "add_baseline",
     "add_cld",
     "add_trusted",
+    "check",
     "evaluate",
     "explain",
     "export_opustrainer",
@@ -115,6 +118,8 @@ _MODULES = {
     "Stability": "pycat.selection.stability",
     "jaccard": "pycat.selection.stability",
     "stability": "pycat.selection.stability",
+    "Checked": "pycat.verification",
+    "check": "pycat.verification",
 }
 
 if not TYPE_CHECKING:  # for a type checker, any name would be there

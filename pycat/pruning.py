@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText
+from pycat.data.row_files import Columns, RowFile, open_text
 from pycat.data.tab_columns import wrong_column
 from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizing import known_text, tokenize
@@ -25,6 +26,7 @@ from pycat.proxy.training import train
 from pycat.ranking.criteria import members_of, needs_proxy
 from pycat.report.page import write_report
 from pycat.runtime.locks import Lock
+from pycat.runtime.manifest import list_files, load_manifest
 from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.scores.score_table import ScoreTable
 from pycat.scores.unscored import unscored
@@ -80,7 +82,7 @@ def prune(
     tgt: str | PathLike[str] | None = None,
     *,
     tsv: str | PathLike[str] | None = None,
-    columns: tuple[int, int] | None = None,
+    columns: Columns | None = None,
     out: str | PathLike[str],
     keep: float = 0.5,
     by: str | None = None,
@@ -108,8 +110,9 @@ def prune(
 
     Args:
         src, tgt: UTF-8 files of equal line count; plain or compressed.
-        tsv: instead of both, one file of source, tab, target.
-        columns: of source and target in `tsv`, from 1, as in `tokenize`.
+        tsv: instead of both, one file of source, tab, target; or of Parquet or JSON Lines, whose
+            kept rows are written as they are.
+        columns: of source and target in `tsv`, as in `tokenize`.
         out: the folder to make: `corpus`, `measures`, `proxy`, `scores`, `selection`, the pruned
             text, and `report.html`. Finished stages in it are not repeated.
         keep: fraction of the pairs to keep, in (0, 1].
@@ -154,7 +157,8 @@ def prune(
         test_text(good)
     for test in (tests or {}).values():
         test_text(test)
-    text = ParallelText.of(src, tgt, tsv, columns)
+    languages = (tokenize_options or {}).get("languages")
+    text = open_text(src, tgt, tsv, columns, languages)
     work = Path(out)
     options: dict[str, dict[str, Any]] = {
         "tokenize": dict(tokenize_options or {}),
@@ -173,8 +177,7 @@ def prune(
         }
     recipe = {stage: _plain(given) for stage, given in options.items()}
     fingerprints = text.fingerprint(known_text(work / _FOLDERS["tokenize"]))
-    if text.places != (1, 2):
-        recipe["tokenize"]["columns"] = [*text.places]
+    recipe["tokenize"] |= text.recipe
     recipe["tokenize"]["text"] = [row["sha256"] for row in fingerprints]
     if work.exists() and not work.is_dir():
         raise OutputError(f"{work}: expected a folder, found a file; choose another name")
@@ -233,7 +236,9 @@ def prune(
         report = work / "report.html"
         before = folder.manifest or {}
         if before.get("made") != made or not all(path.is_file() for path in (*texts, report)):
-            if text.is_tsv:
+            if isinstance(text, RowFile) and text.keeps_rows:
+                selection.write_rows(texts[0], overwrite=True)
+            elif len(texts) == 1:
                 selection.write_tsv(texts[0], overwrite=True)
             else:
                 selection.write_text(*texts, overwrite=True)
@@ -247,7 +252,9 @@ def prune(
                 evaluation=evaluation,
                 overwrite=True,
             )
-            folder.finish(made=made)
+            # Another run finds them damaged, and writes them again.
+            names = [path.name for path in (*texts, report)]
+            folder.finish(made=made, files=list_files(work, names))
         return Pruned(corpus, measures, run, scores, selection, evaluation, texts, report, timings)
 
 
@@ -311,10 +318,10 @@ def _shortened(text: str) -> str:
 
 def _earlier_evaluation(work: Path, selection: Selection) -> Evaluation | None:
     """The evaluation that an earlier call made of this very selection."""
-    try:
-        evaluation = Evaluation.open(work / _FOLDERS["evaluate"])
-    except OutputError:
+    file = work / _FOLDERS["evaluate"] / "evaluation.json"
+    if not file.is_file() or not load_manifest(file).get("complete"):
         return None
+    evaluation = Evaluation.open(file.parent)
     kept = selection.kept_corpus().id
     return evaluation if kept in evaluation.manifest["recipe"]["arms"].get("selected", ()) else None
 
@@ -360,8 +367,15 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: plain(value) for key, value in options.items()}
 
 
-def _text_paths(work: Path, text: ParallelText, languages: tuple[str, str]) -> tuple[Path, ...]:
-    """`pruned.en` and `pruned.de`, or `pruned.tsv`, compressed as the input is."""
+def _text_paths(
+    work: Path, text: ParallelText | RowFile, languages: tuple[str, str]
+) -> tuple[Path, ...]:
+    """`pruned.en` and `pruned.de`, or `pruned.tsv`, compressed as the input is; or rows."""
+    if isinstance(text, RowFile):
+        if not text.keeps_rows:
+            return tuple(work / f"pruned.{language}" for language in languages)
+        suffix = compression_suffix(text.path) if text.kind == "jsonl" else ""
+        return (work / f"pruned.{text.kind}{suffix}",)
     endings = ("tsv",) if text.is_tsv else languages
     compressed = map(compression_suffix, text.paths)
     return tuple(

@@ -14,7 +14,7 @@ from helpers import PLAIN, ToyText, plain_select, toy_pairs
 import pycat
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.pruning import Pruned, prune
-from pycat.runtime.output import write_json
+from pycat.runtime.output import write_manifest
 
 FAST: dict[str, Any] = {
     "tokenize_options": {"vocab_size": 340},
@@ -172,7 +172,7 @@ def test_a_work_folder_of_an_earlier_pycat_goes_on(toy_text: ToyText, tmp_path: 
     pycat.ScoreTable.open(work / "scores").add("noise_score", np.zeros(200))
     manifest = json.loads((work / "prune.json").read_text("utf-8"))
     del manifest["recipe"]["measure"], manifest["made"]["measure"]
-    write_json(work / "prune.json", manifest)
+    write_manifest(work / "prune.json", manifest)
     before = _stamps(work)
     pruned = prune(src, tgt, out=work, **FAST)
     assert pruned.measures is not None

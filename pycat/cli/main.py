@@ -10,6 +10,7 @@ from io import TextIOWrapper
 from typing import Any, Protocol
 
 import pycat
+from pycat.cli.check import Check
 from pycat.cli.columns import Average, Cld, Trusted
 from pycat.cli.evaluate import Evaluate
 from pycat.cli.explain import Explain
@@ -46,6 +47,7 @@ VERBS: dict[str, type[Any]] = {
     "report": Report,
     "evaluate": Evaluate,
     "prune": Prune,
+    "check": Check,
     "megatron-index": MegatronIndex,
 }
 

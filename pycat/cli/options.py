@@ -68,7 +68,8 @@ def add_options(parser: Any, kind: Any, prefix: str = "", path: str = "") -> Non
                 text = f"{text.removesuffix('.')} (default: {shown})."
         if settings.pop("positional", False):
             # Its name is its place in the parsed values.
-            found = {**_settings(hint), **settings, "nargs": "?"}
+            nargs = {} if entry.default is MISSING else {"nargs": "?"}
+            found = {**_settings(hint), **settings, **nargs}
             parser.add_argument(path + entry.name, help=text, **found)
             continue
         parser.add_argument(
@@ -123,7 +124,7 @@ def out_option(text: str, default: Any = MISSING) -> Any:
 
 def overwrite_option() -> Any:
     """`--overwrite`, of a folder."""
-    return option("Replace what was made with other options.", False)
+    return option("Replace what was made with other options, or is damaged.", False)
 
 
 def device_option() -> Any:
@@ -166,19 +167,31 @@ def trusted_option(default: Any = MISSING) -> Any:
     )
 
 
-def column_places(text: str) -> tuple[int, int]:
-    """`SRC,TGT`, two numbers."""
-    places = text.split(",")
-    if len(places) != 2 or not all(place.strip().isdecimal() for place in places):
-        raise ArgumentTypeError(f"{text!r}: expected two columns, counted from 1, such as 2,3")
-    return int(places[0]), int(places[1])
+def column_places(text: str) -> tuple[int, int] | tuple[str, str]:
+    """`SRC,TGT`, two numbers or two names."""
+    places = [place.strip() for place in text.split(",")]
+    numbers = [place for place in places if place.lstrip("+-").isdecimal()]
+    if (
+        len(places) != 2
+        or not all(places)
+        or len(numbers) == 1
+        or any(not place.isdecimal() for place in numbers)
+    ):
+        raise ArgumentTypeError(
+            f"{text!r}: expected two columns, counted from 1, such as 2,3, or two names, such as "
+            "translation.en,translation.de"
+        )
+    if numbers:
+        return int(places[0]), int(places[1])
+    return places[0], places[1]
 
 
 def columns_option() -> Any:
-    """`--columns`, of a TSV file."""
+    """`--columns`, of a TSV file or a file of rows."""
     return option(
         "Source and target are these columns of --tsv, counted from 1, such as 2,3; without it, "
-        "the first two.",
+        "the first two. Of Parquet and JSON Lines, their names, such as "
+        "translation.en,translation.de; of TMX and zip, two languages, such as en,de.",
         None,
         type=column_places,
         metavar="SRC,TGT",
@@ -196,9 +209,11 @@ class TextFiles:
         "Read target text from this file, whose line i translates line i of --src.", None
     )
     tsv: Path | None = option(
-        "Instead of both, read one file of source, tab, target; more columns are carried.", None
+        "Instead of both, read one file of source, tab, target; more columns are carried. Or, with "
+        "--columns, one of Parquet or JSON Lines, TMX, or a zip of OPUS in the Moses format.",
+        None,
     )
-    columns: tuple[int, int] | None = columns_option()
+    columns: tuple[int, int] | tuple[str, str] | None = columns_option()
 
 
 # Parsers of values.

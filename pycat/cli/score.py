@@ -65,7 +65,7 @@ class LineOptions:
     src: Path | None = option("Read source text, as tokenize does.", None)
     tgt: Path | None = option("Read target text, as tokenize does.", None)
     tsv: Path | None = option("Read text with tabs, as tokenize does.", None)
-    columns: tuple[int, int] | None = columns_option()
+    columns: tuple[int, int] | tuple[str, str] | None = columns_option()
     max_tokens: int | None = option("Skip longer pairs, as tokenize does.", None)
     src_lang: str | None = option("Name the source's code, as for tokenize.", None, metavar="CODE")
     tgt_lang: str | None = option("Name the target's code, as for tokenize.", None, metavar="CODE")

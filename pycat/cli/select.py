@@ -132,7 +132,7 @@ class Select:
     opening: OpenOptions = open_group()
     text: list[Path] | None = option(
         "Also write the kept lines: into a source and a target file, or into one file where the "
-        "input is a TSV file.",
+        "input is one: TSV, or Parquet or JSON Lines with all columns.",
         None,
     )
 
@@ -199,7 +199,8 @@ class Apply:
         "Take the pairs kept in this folder, made by select.", metavar="FOLDER"
     )
     text: list[Path] = option(
-        "Write a source and a target file, or one file where the input is a TSV file."
+        "Write a source and a target file, or one file where the input is one: TSV, Parquet or "
+        "JSON Lines."
     )
     of: list[Path] | None = option(
         "Read these two files, or this TSV file, in place of the text that was tokenized.", None
@@ -222,7 +223,7 @@ def _write_text(
         other = of if of is None else of[0] if len(of) == 1 else (of[0], of[1])
         selection.write_text(text[0], text[1], of=other, overwrite=overwrite)
     elif of is None or len(of) == 1:
-        selection.write_tsv(text[0], of=None if of is None else of[0], overwrite=overwrite)
+        selection.write_one(text[0], of=None if of is None else of[0], overwrite=overwrite)
     else:
         raise PycatError("--of names two files and --text one; expected two to write")
     shown = sys.stderr if any(map(is_standard_output, text)) else sys.stdout

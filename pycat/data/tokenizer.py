@@ -12,6 +12,7 @@ from typing import Any
 
 from pycat.errors import TokenizerError
 from pycat.runtime.children import run_python
+from pycat.runtime.numbers import check_number
 from pycat.runtime.output import file_sha256, replacing
 from pycat.runtime.progress import progress
 
@@ -135,12 +136,18 @@ def train_tokenizer(
     """
     if model_type not in MODEL_TYPES:
         raise TokenizerError(f"model_type is {model_type!r}; expected one of {MODEL_TYPES}")
+    check_number("vocab_size", vocab_size, low=1)
     if not 0.9 <= character_coverage <= 1:
         raise TokenizerError(
             f"character_coverage is {character_coverage}; expected a share from 0.9 to 1, such as "
             f"{CHARACTER_COVERAGE}"
         )
     sample = _limited(_sample(lines, _SAMPLE_LINES, seed), _SAMPLE_BYTES, seed)
+    if not any(line.strip() for line in sample):
+        raise TokenizerError(
+            "tokenizer: no line of this text has more than blanks on both sides, so there is "
+            "nothing to train on; check the files"
+        )
     options = {
         "vocab_size": vocab_size,
         "model_type": model_type,

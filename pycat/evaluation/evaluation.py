@@ -33,6 +33,7 @@ from pycat.proxy.run import Run
 from pycat.proxy.trainer import Arm
 from pycat.proxy.training import LEARNING_RATES, auto_preset, check_options
 from pycat.runtime.device import choose_device
+from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder
 from pycat.selection.selection import Selection
 
@@ -421,8 +422,6 @@ def _check(
         raise PycatError("arms: none given; expected some of full, random, selected, ...")
     for name in set(translate) - set(arms):
         raise PycatError(f"translate names {name!r}, which is none of the arms; add it to arms")
-    for option, value, least in (("seeds", seeds, 1), ("beam", beam, 1)):
-        if value < least:
-            raise PycatError(f"{option} is {value}; expected at least {least}")
-    if not 0 < passes < 1e6:
-        raise PycatError(f"passes is {passes}; expected above 0 and below a million")
+    for option, value in (("seeds", seeds), ("beam", beam)):
+        check_number(option, value, low=1)
+    check_number("passes", passes, low=0, above=True, high=1_000_000, below=True, whole=False)

@@ -33,7 +33,7 @@ from pycat.scores.parts import PART_PAIRS
 
 # Added to the number of a target's 4-grams: names and short terms are often the same in both
 # languages.
-_EXTRA_GRAMS = 6
+_EXTRA_GRAMS = 10
 # Shares of 4-grams that lie so many deviations above the usual one, and this share, are of copies.
 _COPY_SPREADS, _MIN_COPY = 3.0, 0.5
 

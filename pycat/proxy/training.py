@@ -17,6 +17,7 @@ from pycat.proxy.schedules import RATE_SCHEDULES, checkpoint_steps_of, default_w
 from pycat.proxy.trainer import OWNED, WORKING, Arm, OpenRun, Trainer, updates_done
 from pycat.proxy.transformer import PRESETS
 from pycat.runtime.device import choose_device, choose_dtype
+from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder
 
 # A proxy's early checkpoints are what is wanted of it: a large corpus is not read to its end.
@@ -285,20 +286,22 @@ def check_options(**options: Any) -> None:
     ):
         if name in options and options[name] not in known:
             raise PycatError(f"{name} is {options[name]!r}; expected one of {', '.join(known)}")
-    ranges: tuple[tuple[str, Any, str], ...] = (
-        ("label_smoothing", lambda value: 0 <= value < 1, "at least 0 and below 1"),
-        ("dropout", lambda value: 0 <= value <= 0.9, "at least 0 and at most 0.9"),
-        ("learning_rate", lambda value: value is None or 0 < value < 1, "above 0 and below 1"),
-        ("dynamic", lambda value: value is None or 0 < value < 1, "above 0 and below 1"),
-        ("epochs", lambda value: 0 < value < 1e6, "above 0 and below a million"),
-        ("updates", lambda value: value is None or value >= 1, "at least 1"),
-        ("warmup", lambda value: value is None or value >= 1, "at least 1"),
-        ("batch_tokens", lambda value: value >= 1, "at least 1"),
-        ("seed", lambda value: 0 <= value < 2**31, "at least 0 and below 2**31"),
-    )
-    for name, is_right, expected in ranges:
-        if name in options and not is_right(options[name]):
-            raise PycatError(f"{name} is {options[name]}; expected {expected}")
+    between = {"low": 0, "above": True, "high": 1, "below": True, "whole": False}
+    ranges: dict[str, dict[str, Any]] = {
+        "label_smoothing": {"low": 0, "high": 1, "below": True, "whole": False},
+        "dropout": {"low": 0, "high": 0.9, "whole": False},
+        "learning_rate": between,
+        "dynamic": between,
+        "epochs": {**between, "high": 1_000_000},
+        "updates": {"low": 1},
+        "warmup": {"low": 1},
+        "batch_tokens": {"low": 1, "high": 2**31, "below": True},
+        "seed": {"low": 0, "high": 2**31, "below": True},
+    }
+    for name, bounds in ranges.items():
+        may_be_none = name in ("learning_rate", "dynamic", "updates", "warmup")
+        if name in options and not (may_be_none and options[name] is None):
+            check_number(name, options[name], **bounds)
 
 
 def check_size(corpus: Corpus, batch_tokens: int) -> None:

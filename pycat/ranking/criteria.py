@@ -353,9 +353,14 @@ def criterion_name(by: str | Criterion) -> str:
     return by if isinstance(by, str) else getattr(by, "__name__", "function")
 
 
+def is_sql(by: str | Criterion) -> bool:
+    """Whether a criterion is an expression in SQL."""
+    return not callable(by) and by.removeprefix("-").startswith(_SQL)
+
+
 def members_of(by: str | Criterion) -> list[str | Criterion]:
     """The criteria whose ranks are averaged; a criterion that is not of several is its only one."""
-    if callable(by) or by.removeprefix("-").startswith(_SQL):
+    if callable(by) or is_sql(by):
         return [by]
     return [*by.split("+")]
 
@@ -406,7 +411,10 @@ def check_criterion(by: str | Criterion, table: ScoreTable | None = None) -> Non
     Raises:
         PycatError: says what was expected.
     """
-    if callable(by) or by.removeprefix("-").startswith(_SQL):
+    if callable(by):
+        return
+    if is_sql(by):
+        sql.check_expression(by.removeprefix("-").removeprefix(_SQL).strip())
         return
     if len(members := members_of(by)) > 1:
         for member in members:

@@ -9,10 +9,10 @@ import numpy as np
 
 from pycat.data.corpus import Corpus
 from pycat.errors import OutputError, PycatError
-from pycat.filters.measures import Measures, find_measures, no_measures
+from pycat.filters.measures import Measures, all_finished, find_measures, no_measures
 from pycat.filters.noise import corpus_signals, surprise_evidence
 from pycat.filters.rules import recorded_rules
-from pycat.ranking.criteria import Given, Scores, evaluate_criterion, is_of, possible
+from pycat.ranking.criteria import Given, Scores, evaluate_criterion, is_of, is_sql, possible
 from pycat.ranking.ranks import perplexity
 from pycat.report.examples import texts_of
 from pycat.report.formatting import number
@@ -20,7 +20,7 @@ from pycat.runtime.output import digest
 from pycat.scores.sampling import evenly, take
 from pycat.scores.score_table import ScoreTable, as_table
 from pycat.scores.unscored import unscored
-from pycat.selection.choice import Choice
+from pycat.selection.choice import Choice, recorded_scores
 from pycat.selection.recipe import Recipe
 from pycat.selection.selection import Selection, choose_measured
 
@@ -215,13 +215,22 @@ def ranking_scores(
     """The scores (N,) by which a selection of the table's pairs was ranked.
 
     Raises:
-        PycatError: the criterion is a function without a known name, or measures are gone.
+        PycatError: the criterion is a function without a known name, or SQL whose scores were not
+            recorded, which is not run; or measures are gone.
     """
     recipe = selection.manifest["recipe"]
     by, seed = recipe["criterion"], recipe["seed"] or 0
+    if is_sql(by):
+        return recorded_scores(by, selection.sql_scores(), "by", len(table))
     # What a pair adds depends on the pairs before it, and what is noise on what the rules leave.
     if is_of(by, "coverage") or is_of(by, "fitted_noise"):
-        choice, _ = choose_measured(table, corpus, Recipe.of_manifest(selection.manifest), measures)
+        choice, _ = choose_measured(
+            table,
+            corpus,
+            Recipe.of_manifest(selection.manifest),
+            measures,
+            selection.sql_scores(),
+        )
         return choice.scores
     if measures is None and is_of(by, "noise"):
         raise no_measures(table, corpus)
@@ -239,15 +248,16 @@ def _noise_of(table: ScoreTable, corpus: Corpus, measures: Measures | None) -> G
 def readable_measures(
     table: ScoreTable, corpus: Corpus, given: Measures | str | PathLike[str] | None
 ) -> Measures | None:
-    """`find_measures`; None, too, where measures that were not given cannot be opened.
+    """`find_measures`; None, too, where those that are found are unfinished or of an older pycat.
 
     Raises:
-        OutputError: the measures given cannot be opened, or are of another corpus.
+        OutputError: the measures given cannot be opened, or are of another corpus; or those that
+            are found are damaged.
     """
     try:
         return find_measures(table, corpus, given)
     except OutputError:
-        if given is not None:
+        if given is not None or all_finished(table, corpus):
             raise
         return None
 
@@ -258,14 +268,11 @@ def _broken_rules(
     row: int,
     thresholds: Mapping[str, float | None] | None,
 ) -> list[str] | None:
-    """Rules that the pair breaks at the given thresholds, or None where that cannot be read."""
+    """Rules that the pair breaks at the given thresholds, or None where they were not measured."""
     if measures is None or not corpus.has_text:
         return None
     rules = None if thresholds is None else recorded_rules(thresholds)
-    try:
-        return measures.of(corpus).broken_by(row, rules)
-    except OutputError:  # a damaged part: the next selection by rules reports it
-        return None
+    return measures.of(corpus).broken_by(row, rules)
 
 
 def _strongest_signals(
@@ -304,8 +311,10 @@ def _decision(
         recipe.check(table)
         corpus = selection.corpus()
         view = table.view_of(corpus)
-        choice, _ = choose_measured(table, view, recipe, measures)
+        choice, _ = choose_measured(table, view, recipe, measures, selection.sql_scores())
     except PycatError as error:
+        if isinstance(error, OutputError) and measures is not None:
+            raise  # a damaged file
         return Decision(kept, "not known", f"{state}; the selection cannot be made again: {error}")
     if choice.recipe != {name: value for name, value in recorded.items() if name != "scores"}:
         return Decision(
@@ -344,9 +353,12 @@ def _left_out(
         return step, "the noise filter dropped it"
     if step == "drop":
         drops = list((recipe.drop or {}).items())
-        criterion, share = drops[left_out - 1 - choice.steps.index("drop")]
+        place = left_out - 1 - choice.steps.index("drop")
+        criterion, share = drops[place]
         value = "not known here"
-        if not is_of(criterion, "fitted_noise"):
+        if is_sql(criterion):
+            value = number(choice.sql_scores[f"drop_{place}"][row])
+        elif not is_of(criterion, "fitted_noise"):
             value = number(evaluate_criterion(table, criterion, recipe.seed, given=given)[row])
         return f"drop {criterion}", (
             f"it is among the {share:.1%} of the {recipe.unit} with the highest {criterion}, "

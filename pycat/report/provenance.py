@@ -55,7 +55,7 @@ def hashes(corpus: Corpus, scores: ScoreTable, selection: Selection) -> list[tup
         *(
             (f"checkpoint at update {step:,}", sha256)
             for step, sha256 in zip(
-                scores.steps, scores.manifest["recipe"]["checkpoints"], strict=True
+                scores.steps, scores.manifest["recipe"].get("checkpoints", ()), strict=False
             )
         ),
         *(
@@ -72,7 +72,7 @@ def versions(run: Run | None, scores: ScoreTable) -> dict[str, str]:
         "Python": platform.python_version(),
         "NumPy": np.__version__,
     }
-    if scores.num_checkpoints:
+    if "torch" in scores.manifest:  # not where merged tables are of two versions
         programs["PyTorch, scoring"] = scores.manifest["torch"]
     if run is not None:
         programs["PyTorch, training"] = run.manifest["torch"]

@@ -31,6 +31,7 @@ from pycat.data.corpus import SKIPPED_FILE, Corpus, as_corpus
 from pycat.errors import CorpusError, OutputError, PycatError, TokenizerError
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
 from pycat.runtime.named_files import is_standard_output, is_stream, refuse_existing, writing
+from pycat.runtime.numbers import check_number
 from pycat.runtime.progress import progress
 from pycat.scoring.adapter import Adapter
 from pycat.scoring.engine import batch_sums, check_too_long, make_forward
@@ -90,6 +91,8 @@ def score_lines(
             "marian-scorer writes no scores of tokens; for those use format jsonl or fairseq"
         )
     check_too_long(too_long)
+    if batch_tokens is not None:
+        check_number("batch_tokens", batch_tokens, low=1)
     corpus = as_corpus(corpus)
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device, SCORING_DTYPES)

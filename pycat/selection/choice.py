@@ -1,7 +1,7 @@
 """The choice that a recipe makes: from scores to one bit a pair."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
@@ -20,6 +20,7 @@ from pycat.ranking.criteria import (
     criterion_name,
     evaluate_criterion,
     is_known,
+    is_sql,
     members_of,
 )
 from pycat.ranking.tie_keys import tie_keys
@@ -40,6 +41,7 @@ class Choice:
             "cap", and "range" for what stands above a range or a middle.
         left_out: int16 (N,), which of the steps left a pair out, from 1; 0 for the others.
         recipe: as `Recipe.json` says it, with the hashes of what names alone do not tell.
+        sql_scores: scores (N,) by each criterion in SQL, by its role: "by", "drop_0" and so on.
         facts: counts, of what was dropped too, the lowest and highest score kept, what explains
             the ranking, and `ties`: of each step whose cut went through pairs of equal scores, how
             many they were and how many of them rank before the cut.
@@ -51,6 +53,7 @@ class Choice:
     left_out: NDArray[np.int16]
     recipe: dict[str, Any]
     facts: dict[str, Any]
+    sql_scores: dict[str, Scores]
 
 
 def choose(
@@ -60,6 +63,7 @@ def choose(
     noise: Callable[[], Scores] | None = None,
     corpus: Corpus | None = None,
     measure: Callable[[str], NDArray[Any]] | None = None,
+    sql_scores: Mapping[str, Scores] | None = None,
 ) -> Choice:
     """Follow a recipe.
 
@@ -76,11 +80,13 @@ def choose(
             before the criterion's scores are in memory, not beside them.
         corpus: of those N pairs, whose tokens break ties; without it, lower rows come first.
         measure: gives the measures (N,) by name, where the recipe estimates the share of noise.
+        sql_scores: where the recipe comes from a file, the recorded `Choice.sql_scores`: no SQL is
+            run then.
 
     Raises:
         PycatError: the recipe cannot be followed on this table.
     """
-    pairs = _Candidates(table, recipe, noise, corpus, measure)
+    pairs = _Candidates(table, recipe, noise, corpus, measure, sql_scores)
     if kept_by_rules is not None:
         pairs.drop_by_rules(kept_by_rules)
     if recipe.guard:
@@ -115,7 +121,8 @@ def choose(
     if last > pairs.left_by_rules:
         facts["asked"] = last - first
     recorded = recipe.json(pairs.hashes, broke_ties=broke_ties)
-    return Choice(kept, scores, tuple(pairs.steps), pairs.left_out(), recorded, facts)
+    steps = tuple(pairs.steps)
+    return Choice(kept, scores, steps, pairs.left_out(), recorded, facts, pairs.sql_scores)
 
 
 class _Candidates:
@@ -132,6 +139,7 @@ class _Candidates:
         noise_share: the estimate, where the recipe asks for one.
         drawn: the pairs (N,) that `mix` drew at random; empty without it.
         ties: as `facts` of `Choice`.
+        sql_scores: scores (N,) by criteria in SQL, by role.
     """
 
     def __init__(
@@ -141,7 +149,10 @@ class _Candidates:
         noise: Callable[[], Scores] | None,
         corpus: Corpus | None,
         measure: Callable[[str], NDArray[Any]] | None,
+        sql_scores: Mapping[str, Scores] | None,
     ) -> None:
+        self.sql_scores: dict[str, Scores] = {}
+        self._recorded = sql_scores
         self.num_tokens = table.num_tokens
         self.steps: list[str] = []
         self.dropped: dict[str, int] = {}
@@ -189,7 +200,12 @@ class _Candidates:
             given["noise"] = self._noise
         if self._measure is not None:
             given["fitted_noise"] = self._fitted_noise
-        scores = evaluate_criterion(self._table, by, self._recipe.seed, given=given)
+        if is_sql(by) and self._recorded is not None:
+            scores = recorded_scores(by, self._recorded, role, len(self._table)).copy()
+        else:
+            scores = evaluate_criterion(self._table, by, self._recipe.seed, given=given)
+        if is_sql(by):
+            self.sql_scores[role] = scores.copy()  # a bottom is ranked by changing the sign
         # Two functions may share a name, such as "<lambda>"; what they return tells them apart. So
         # do the values of a column, which "rarity" may be too.
         names = {criterion_name(member).removeprefix("-") for member in members_of(by)}
@@ -395,6 +411,23 @@ class _Candidates:
 
     def _size(self, rows: NDArray[np.bool_]) -> int:
         return _size(rows, self._weights)
+
+
+def recorded_scores(
+    by: str | Criterion, recorded: Mapping[str, Scores], role: str, num_pairs: int
+) -> Scores:
+    """The scores (N,) that a selection recorded of a criterion in SQL.
+
+    Raises:
+        PycatError: it recorded none: SQL out of a file is never run.
+    """
+    scores = recorded.get(role)
+    if scores is None or len(scores) != num_pairs:
+        raise PycatError(
+            f"criterion {criterion_name(by)!r} is SQL that a file holds, which is not run, and its "
+            "scores were not recorded; run 'pycat select' again"
+        )
+    return scores
 
 
 def _facts(

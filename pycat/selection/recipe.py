@@ -145,7 +145,21 @@ class Recipe:
 
     @classmethod
     def of_manifest(cls, manifest: Mapping[str, Any]) -> "Recipe":
-        """What a selection's manifest records, to choose again."""
+        """What a selection's manifest records, to choose again.
+
+        Raises:
+            PycatError: it records no recipe.
+        """
+        try:
+            return cls._recorded(manifest)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise PycatError(
+                f"the recipe of the selection cannot be read ({type(error).__name__}: {error}); "
+                "run 'pycat select' again"
+            ) from None
+
+    @classmethod
+    def _recorded(cls, manifest: Mapping[str, Any]) -> "Recipe":
         recipe = manifest["recipe"]
         keep, cap = recipe["keep"], recipe.get("cap")
         return cls(

@@ -19,6 +19,7 @@ from pycat.evaluation.evaluation import evaluate
 from pycat.evaluation.ledger import ledger
 from pycat.evaluation.results import Evaluation
 from pycat.proxy.run import Run
+from pycat.runtime.output import write_manifest
 from pycat.selection.selection import Selection
 
 FAST: dict[str, Any] = {
@@ -251,9 +252,9 @@ def test_a_missing_test_set_is_a_text_error(selection: Selection, tmp_path: Path
 def test_the_ledger_says_when_pruning_has_paid(selection: Selection, tmp_path: Path) -> None:
     assert selection.path is not None
     folder = selection.path / "selection.json"
-    folder.write_text(json.dumps({**json.loads(folder.read_text()), "elapsed_s": 30.0}))
+    write_manifest(folder, {**json.loads(folder.read_text()), "elapsed_s": 30.0})
     scores = selection.path.parent / "scores" / "scores.json"
-    scores.write_text(json.dumps({**json.loads(scores.read_text()), "elapsed_s": 70.0}))
+    write_manifest(scores, {**json.loads(scores.read_text()), "elapsed_s": 70.0})
     runs = [
         Run(tmp_path, (), (), (), {"elapsed_s": seconds, "model_flops": 5, "num_stacked": stacked})
         for seconds, stacked in ((10.0, 1), (60.0, 2))
@@ -262,7 +263,7 @@ def test_the_ledger_says_when_pruning_has_paid(selection: Selection, tmp_path: P
     assert unknown["paid_after"] is None  # what the proxy cost is not known
     (selection.path.parent / "proxy").mkdir()
     manifest = {"format": "pycat.proxy", "version": 1, "complete": True, "elapsed_s": 20.0}
-    (selection.path.parent / "proxy" / "proxy.json").write_text(json.dumps(manifest))
+    write_manifest(selection.path.parent / "proxy" / "proxy.json", manifest)
     costs = ledger(Selection.open(selection.path), runs, num_tokens=900, kept_tokens=300)
     assert costs["seconds"] == {"proxy": 20.0, "score": 70.0, "select": 30.0, "retrain": 40.0}
     assert costs["flops"] == {"retrain": 10}
