@@ -367,8 +367,8 @@ class EvaluateOptions:
         return given
 
 
-def print_evaluation(evaluation: "Evaluation") -> None:
-    """Print a table for each test set, BLEU and chrF where there are any, and what is in doubt."""
+def print_evaluation(evaluation: "Evaluation", page: Path | None = None) -> None:
+    """Print a table for each test set, BLEU and chrF, where its page is, and what is in doubt."""
     width = max(map(len, evaluation.arms))
     tests = list(next(iter(evaluation.arms.values()))["tests"])
     for test in tests:
@@ -385,6 +385,8 @@ def print_evaluation(evaluation: "Evaluation") -> None:
     if evaluation.rows:
         row = evaluation.rows[0]
         print(f"BLEU {row.bleu_signature}\nchrF {row.chrf_signature}")
+    if page is not None:
+        print(f"page: {page}")
     for warning in evaluation.warnings:
         print(f"note: {warning}")
 
