@@ -64,6 +64,7 @@ NAMES = {
     "zh_Hans": ("zh_Hans", "zh_CN"),
     "zh_Hant": ("zh_Hant", "zh_TW"),
 }
+MISNAMED = {("horizon", "pa_IN")}  # Urdu
 DISTANT = (
     *("en-de", "en-fr", "en-es", "en-pt_BR", "en-it", "en-nl", "en-sv", "en-nb", "en-is", "en-cs"),
     *("en-pl", "en-ru", "en-uk", "en-bg", "en-hr", "en-sr", "en-sr@latin", "en-el", "en-hy"),
@@ -78,7 +79,7 @@ CLOSE = (
     *("pt_BR-pt_PT", "nb-nn", "hr-sr@latin", "hr-sr", "es-gl", "zh_Hans-zh_Hant", "cs-sk", "ru-uk"),
     *("es-pt_BR", "da-nb", "id-ms", "es-ca", "bg-mk", "hsb-dsb", "nl-af", "be-uk", "ru-be"),
     *("hr-bs", "hi-mr", "hi-ne", "az-tr", "kk-ky", "sv-da", "it-es", "es-es_MX", "de-lb", "hr-sl"),
-    *("sr-sr@latin", "ar-ar_DZ", "de-de_Informal", "es-ast", "ru-bg", "zh_Hans-zh_HK"),
+    *("ar-ar_DZ", "de-de_Informal", "es-ast", "ru-bg", "zh_Hans-zh_HK"),
 )
 QUICK = ("en-de", "en-ar", "en-ja", "pt_BR-pt_PT")
 GOALS = {"distant": 0.03, "close": 0.05}
@@ -128,7 +129,7 @@ def collect(cache: Path, languages: set[str], min_words: int) -> Catalogues:
             names = archive.namelist()
         for folder in sorted({m[1] for m in map(_FOLDER.search, names) if m}):
             language = folders.get(folder, folder)
-            if language not in languages:
+            if language not in languages or (source.package, folder) in MISNAMED:
                 continue
             found = catalogues.setdefault(language, {})
             for catalogue, entry in read_catalogues(wheel, folder):
@@ -210,7 +211,7 @@ def lost(
 
 
 def measured(
-    pairs: Sequence[tuple[str, str]], languages: tuple[str, ...], folder: Path
+    pairs: Sequence[tuple[str, str]], languages: tuple[str, str], folder: Path
 ) -> pycat.Measures:
     """The measures of these pairs, in the folder."""
     folder.mkdir()

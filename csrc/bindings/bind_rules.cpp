@@ -54,6 +54,10 @@ py::dict measure_pairs(const py::list& src, const py::list& tgt, const Array<std
   py::dict columns;
   auto* src_chars = add_column<std::int32_t>(columns, "src_chars", size);
   auto* tgt_chars = add_column<std::int32_t>(columns, "tgt_chars", size);
+  auto* src_letters = add_column<std::int32_t>(columns, "src_letters", size);
+  auto* tgt_letters = add_column<std::int32_t>(columns, "tgt_letters", size);
+  auto* src_names = add_column<float>(columns, "src_names", size);
+  auto* tgt_names = add_column<float>(columns, "tgt_names", size);
   auto* overlap = add_column<float>(columns, "overlap", size);
   auto* num_grams = add_column<std::int32_t>(columns, "num_grams", size);
   auto* letters = add_column<float>(columns, "letters", size);
@@ -76,6 +80,10 @@ py::dict measure_pairs(const py::list& src, const py::list& tgt, const Array<std
     const PairMeasures measures = measurer.measure(sources.views[i], targets.views[i]);
     src_chars[i] = measures.num_chars[0];
     tgt_chars[i] = measures.num_chars[1];
+    src_letters[i] = measures.num_letters[0];
+    tgt_letters[i] = measures.num_letters[1];
+    src_names[i] = measures.names[0];
+    tgt_names[i] = measures.names[1];
     overlap[i] = measures.overlap;
     num_grams[i] = measures.num_grams;
     letters[i] = measures.letters;

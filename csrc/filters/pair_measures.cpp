@@ -4,17 +4,18 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <iterator>
 #include <limits>
 
 #include "base/hash.h"
+#include "filters/damage.h"
+#include "filters/markup.h"
+#include "filters/utf8.h"
 
 namespace pycat {
 namespace {
 
-constexpr std::size_t kGramBytes = 8;
 constexpr std::size_t kNumBins = 32;
-constexpr std::size_t kShortBytes = 64;
+constexpr std::size_t kShortLetters = 64;
 constexpr std::uint64_t kMultiplier1 = 0x9E3779B97F4A7C15;
 constexpr std::uint64_t kMultiplier2 = 0xD6E8FEB86659FD93;
 
@@ -25,11 +26,6 @@ Word read(const void* at) {
   return word;
 }
 
-bool is_between(unsigned char byte, unsigned low, unsigned high) {
-  return byte >= low && byte <= high;
-}
-bool is_capital(unsigned char byte) { return is_between(byte, 'A', 'Z'); }
-bool is_small(unsigned char byte) { return is_between(byte, 'a', 'z'); }
 char lower(char byte) {
   return is_capital(static_cast<unsigned char>(byte)) ? static_cast<char>(byte + 32) : byte;
 }
@@ -65,168 +61,33 @@ const ByteTables& byte_tables() {
   return tables;
 }
 
-/// A code point and the number of its bytes in UTF-8. An invalid byte is a code point beyond all
-/// tables, of one byte.
-struct Decoded {
-  std::size_t code_point;
-  std::size_t num_bytes;
-};
-
-constexpr std::size_t kInvalid = std::numeric_limits<std::size_t>::max();
-
-Decoded decode(const char* at, const char* end) {
-  const auto first = static_cast<unsigned char>(*at);
-  if (first < 0x80) return {first, 1};
-  const std::size_t num_bytes = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
-  if (first < 0xC2 || first > 0xF4 || num_bytes > static_cast<std::size_t>(end - at)) {
-    return {kInvalid, 1};
-  }
-  std::size_t code_point = first & (0x7Fu >> num_bytes);
-  for (std::size_t i = 1; i < num_bytes; ++i) {
-    const auto byte = static_cast<unsigned char>(at[i]);
-    if ((byte & 0xC0) != 0x80) return {kInvalid, 1};
-    code_point = code_point << 6 | (byte & 0x3Fu);
-  }
-  constexpr std::array<std::size_t, 3> kMinCodePoint{0x80, 0x800, 0x10000};
-  if (code_point < kMinCodePoint[num_bytes - 2]) return {kInvalid, 1};
-  return {code_point, num_bytes};
-}
-
-/// Counts U+FFFD, and characters of UTF-8 that was read as Latin-1 or Windows-1252 and written
-/// again.
-std::int32_t count_damage(std::string_view line) {
-  std::int32_t count = 0;
-  for (std::size_t i = 0; i + 2 < line.size(); ++i) {
-    const auto byte = [&](std::size_t at) { return static_cast<unsigned char>(line[i + at]); };
-    if (byte(0) == 0xEF && byte(1) == 0xBF && byte(2) == 0xBD) {
-      ++count;
-      i += 2;
-    } else if (byte(0) == 0xC3 && is_between(byte(1), 0x82, 0x83) && i + 3 < line.size()) {
-      constexpr std::string_view kOfWindows = "\x92\x93\xa0\xa1\xb8\xbd\xbe";
-      if ((byte(2) == 0xC2 && is_between(byte(3), 0x80, 0xBF)) ||
-          (byte(2) == 0xC5 && kOfWindows.find(line[i + 3]) != std::string_view::npos) ||
-          (byte(2) == 0xE2 && is_between(byte(3), 0x80, 0x84))) {
-        ++count;
-        i += 3;
-      }
-    }
-  }
-  return count;
-}
-
-/// Whether a code point is of a script without blanks between words below U+2000: Thai, Lao,
-/// Tibetan, Burmese; Khmer; Tai Le to New Tai Lue; Tai Tham; Balinese to Batak.
-bool is_without_blanks(std::size_t code_point) {
-  constexpr std::size_t kRanges[][2] = {
-      {0xE00, 0x10A0}, {0x1780, 0x1800}, {0x1950, 0x1A00}, {0x1A20, 0x1AB0}, {0x1B00, 0x1C00}};
-  return std::any_of(std::begin(kRanges), std::end(kRanges), [&](const auto& range) {
-    return code_point >= range[0] && code_point < range[1];
-  });
-}
-
-/// Whether a code point is a letter of a script with blanks between words: an ASCII letter, or one
-/// from U+00C0 to U+1FFF. Beyond lie punctuation and scripts without blanks, in which a question
-/// mark stands between letters.
-bool is_letter(std::size_t code_point) {
-  if (code_point >= 0x80) {
-    return code_point >= 0xC0 && code_point < 0x2000 && !is_without_blanks(code_point);
-  }
-  const auto byte = static_cast<unsigned char>(code_point);
-  return is_capital(byte) || is_small(byte);
-}
-
-/// Counts question marks between letters, which stand for letters that were lost. Those in words
-/// that look like addresses do not count.
-std::int32_t count_lost_letters(std::string_view line) {
-  std::int32_t count = 0;
-  if (line.find('?') == std::string_view::npos) return 0;
-  for (std::size_t begin = 0, end = 0; begin < line.size(); begin = end + 1) {
-    end = begin;
-    while (end < line.size() && static_cast<unsigned char>(line[end]) > ' ') ++end;
-    const std::string_view word = line.substr(begin, end - begin);
-    if (word.find_first_of("/=&") != std::string_view::npos) continue;
-    const std::size_t last = std::min(word.find_first_of(".:"), word.size());
-    for (std::size_t at = word.find('?'); at < last; at = word.find('?', at + 1)) {
-      if (at == 0 || at + 1 == word.size()) continue;
-      std::size_t before = at - 1;
-      while (before > 0 && (word[before] & 0xC0) == 0x80) --before;
-      const char* data = word.data();
-      count += is_letter(decode(data + before, data + at).code_point) &&
-               is_letter(decode(data + at + 1, data + word.size()).code_point);
-    }
-  }
-  return count;
-}
-
-using Letters = std::vector<std::uint16_t>;
-
-bool is_ascii_letter(unsigned letter) {
-  return letter < 0x80 && is_small(static_cast<unsigned char>(letter));
-}
-bool is_digit(unsigned letter) { return letter - '0' < 10; }
-
-/// The end of what begins at `at` if that is a placeholder, a tag or an entity, else `at`:
-/// `%(name)s`, `%1$d`, `{name}`, `$name`, `<tag>`, `&amp;`. The letters are case folded, and `at`
-/// is in front of the two blanks at the end.
-std::size_t placeholder_end(const Letters& letters, std::size_t at) {
-  constexpr std::size_t kMaxLetters = 80;
-  const std::size_t end = std::min(letters.size(), at + kMaxLetters);
-  const auto behind = [&](std::size_t from, unsigned letter) {
-    while (from < end && letters[from] != letter) ++from;
-    return from < end ? from + 1 : at;
-  };
-  const unsigned first = letters[at], next = letters[at + 1];
-  std::size_t i = at + 1;
-  switch (first) {
-    case '%':
-      if (next == '(') i = std::max(behind(i, ')'), i);
-      while (i < end && (is_digit(letters[i]) || letters[i] == '.' || letters[i] == '$' ||
-                         letters[i] == '-' || letters[i] == '#')) {
-        ++i;
-      }
-      return i < end && is_ascii_letter(letters[i]) ? i + 1 : at;
-    case '{':
-      return behind(i, '}');
-    case '<':
-      return is_ascii_letter(next) || next == '/' ? behind(i, '>') : at;
-    case '$':
-    case '&':
-      while (i < end && (is_ascii_letter(letters[i]) || is_digit(letters[i]) || letters[i] == '_' ||
-                         letters[i] == '#')) {
-        ++i;
-      }
-      if (first == '$') return i > at + 1 ? i : at;
-      return i < end && letters[i] == ';' ? i + 1 : at;
-    default:
-      return at;
-  }
-}
-
-/// Removes what translators leave as it is: placeholders, tags and entities, and words in ASCII
-/// with an underscore, a slash or an at sign, such as paths and addresses.
-void remove_markup(Letters& letters) {
-  std::size_t out = 2, word = 2;  // the place after the last blank, or the last letter beyond ASCII
-  bool is_name = false;
-  const std::size_t end = letters.size() - 2;
+/// How many ASCII letters and digits stand in words of them with a capital.
+std::int64_t count_name_letters(std::string_view line) {
+  std::int64_t count = 0, length = 0;
+  bool has_capital = false;
   const auto end_word = [&] {
-    if (is_name) out = word;
-    is_name = false;
+    if (has_capital) count += length;
+    length = 0;
+    has_capital = false;
   };
-  for (std::size_t at = 2; at < end;) {
-    if (const std::size_t behind = placeholder_end(letters, at); behind > at) {
-      at = std::min(behind, end);
-      continue;
+  for (const char letter : line) {
+    const auto byte = static_cast<unsigned char>(letter);
+    if (is_capital(byte) || is_small(byte) || is_between(byte, '0', '9')) {
+      ++length;
+      has_capital |= is_capital(byte);
+    } else {
+      end_word();
     }
-    const std::uint16_t letter = letters[at++];
-    const bool ends_word = letter <= ' ' || letter >= 0x80;
-    if (ends_word) end_word();
-    letters[out++] = letter;
-    if (ends_word) word = out;
-    is_name |= letter == '_' || letter == '/' || letter == '@' || letter == '\\';
   }
   end_word();
-  letters.resize(out + 2);
-  letters[out] = letters[out + 1] = ' ';
+  return count;
+}
+
+/// The n-gram of letters that begins here: of four where a line is in wide letters, else of eight.
+/// Four letters are a word of 64 bits.
+std::uint64_t gram_at(const std::uint16_t* letters, bool is_wide) {
+  const auto first = read<std::uint64_t>(letters);
+  return is_wide ? first : first * kMultiplier2 ^ read<std::uint64_t>(letters + 4);
 }
 
 std::uint64_t hash_of(std::string_view line) {
@@ -269,7 +130,11 @@ std::int64_t count_short_digits(const std::string& folded) {
                          std::string_view(",.' ").find(folded[end]) != std::string_view::npos &&
                          is_digit(end + 1) && is_digit(end + 2) && is_digit(end + 3) &&
                          !is_digit(end + 4);
-    if (length <= 2 && !is_in_long && !goes_on) count += static_cast<std::int64_t>(length);
+    // Digits behind a letter are no number.
+    const bool is_behind_letter =
+        begin > 0 && is_small(static_cast<unsigned char>(folded[begin - 1]));
+    if (length <= 2 && !is_in_long && !goes_on && !is_behind_letter)
+      count += static_cast<std::int64_t>(length);
     is_in_long = goes_on;
   }
   return count;
@@ -295,7 +160,9 @@ float number_mismatch(const std::array<std::int64_t, 10>& src,
     const bool is_src = only_src > only_tgt;
     const std::int64_t zeros =
         std::max<std::int64_t>(is_src ? src[0] - tgt[0] : tgt[0] - src[0], 0);
-    excess -= zeros + count_short_digits(is_src ? src_folded : tgt_folded);
+    std::int64_t in_words = count_short_digits(src_folded) - count_short_digits(tgt_folded);
+    if (!is_src) in_words = -in_words;
+    excess -= zeros + std::max<std::int64_t>(in_words, 0);
   }
   const std::int64_t different =
       2 * std::min(only_src, only_tgt) + std::max<std::int64_t>(excess, 0);
@@ -305,19 +172,20 @@ float number_mismatch(const std::array<std::int64_t, 10>& src,
 
 }  // namespace
 
-std::array<std::uint64_t, kNumBands> band_hashes(const char* line, std::size_t size) {
+std::array<std::uint64_t, kNumBands> band_hashes(const std::vector<std::uint64_t>& grams,
+                                                 bool is_short) {
   constexpr std::uint64_t kEmpty = std::numeric_limits<std::uint64_t>::max();
   std::array<std::uint64_t, kNumBins> min_hashes;
   min_hashes.fill(kEmpty);
   std::uint64_t total = 0;
-  for (std::size_t i = 0; i < size; ++i) {
-    const std::uint64_t hash = mix(read<std::uint64_t>(line + i));
+  for (const std::uint64_t gram : grams) {
+    const std::uint64_t hash = mix(gram);
     std::uint64_t& bin = min_hashes[hash >> 59];
     bin = std::min(bin, hash);
     total += hash;
   }
   std::array<std::uint64_t, kNumBands> bands{};
-  if (size < kShortBytes) {
+  if (is_short) {
     bands.fill(total);
     return bands;
   }
@@ -359,9 +227,24 @@ PairMeasures PairMeasurer::measure(std::string_view src, std::string_view tgt) {
   measure_side(src, src_);
   measure_side(tgt, tgt_);
   PairMeasures measures{};
+  measure_bands(measures);
+  // Only what one side has more of counts: markup as its letters, and wide letters as several.
+  std::array<std::int64_t, 2> num_removed{};
+  for (std::size_t i = 0; i < 2; ++i) {
+    Side& side = i == 0 ? src_ : tgt_;
+    const auto before = static_cast<std::int64_t>(side.letters.size());
+    if ((side.forms & Forms::kMarkup) != 0) remove_markup(side.letters);
+    num_removed[i] = before - static_cast<std::int64_t>(side.letters.size());
+    measures.num_letters[i] = static_cast<std::int32_t>(before - 4 + side.num_extra);
+  }
+  for (std::int32_t& count : measures.num_letters) {
+    count -= static_cast<std::int32_t>(std::min(num_removed[0], num_removed[1]) +
+                                       std::min(src_.num_extra, tgt_.num_extra));
+  }
   measures.num_chars = {static_cast<std::int32_t>(src_.num_chars),
                         static_cast<std::int32_t>(tgt_.num_chars)};
   measure_overlap(measures);
+  measures.names = {src_.names, tgt_.names};
   measures.letters = std::min(src_.letter_share, tgt_.letter_share);
   measures.number_mismatch = number_mismatch(src_.digits, tgt_.digits, src_.folded, tgt_.folded);
   measures.num_damaged = src_.num_damaged + tgt_.num_damaged;
@@ -373,21 +256,33 @@ PairMeasures PairMeasurer::measure(std::string_view src, std::string_view tgt) {
   both.add(tgt_hash);
   measures.hashes = {src_hash, tgt_hash, both.value()};
 
-  plain_.resize(src_.folded.size() + 1 + tgt_.folded.size() + kGramBytes);
-  const ByteTables& tables = byte_tables();
-  char* at = plain_.data();
-  const auto append = [&](const std::string& folded) {
-    for (const char byte : folded) {
-      *at = byte;
-      at += tables.is_plain[static_cast<unsigned char>(byte)];
-    }
-  };
-  append(src_.folded);
-  *at++ = '\t';
-  append(tgt_.folded);
-  std::memset(at, 0, kGramBytes);
-  measures.bands = band_hashes(plain_.data(), static_cast<std::size_t>(at - plain_.data()));
   return measures;
+}
+
+void PairMeasurer::measure_bands(PairMeasures& measures) {
+  const ByteTables& tables = byte_tables();
+  // Four letters are a word of 64 bits. The last n-grams go on with zeros.
+  plain_.resize(src_.letters.size() + tgt_.letters.size() + 8);
+  std::uint16_t* out = plain_.data();
+  const auto append = [&](const Side& side) {
+    const std::uint16_t* const begin = out;
+    for (const std::uint16_t letter : side.letters) {
+      *out = letter;
+      out += letter >= 0x80 || tables.is_plain[letter];
+    }
+    return static_cast<std::size_t>(out - begin);
+  };
+  const std::size_t num_src = append(src_);
+  *out++ = '\t';
+  const std::size_t num_tgt = append(tgt_);
+  std::fill(out, plain_.data() + plain_.size(), std::uint16_t{0});
+  plain_grams_.resize(num_src + 1 + num_tgt);
+  for (std::size_t i = 0; i < plain_grams_.size(); ++i) {
+    plain_grams_[i] = gram_at(plain_.data() + i, i < num_src ? src_.is_wide : tgt_.is_wide);
+  }
+  const auto num_letters =
+      static_cast<std::int64_t>(plain_grams_.size()) + src_.num_extra + tgt_.num_extra;
+  measures.bands = band_hashes(plain_grams_, num_letters < std::int64_t{kShortLetters});
 }
 
 void PairMeasurer::measure_side(std::string_view line, Side& side) const {
@@ -417,10 +312,11 @@ void PairMeasurer::measure_side(std::string_view line, Side& side) const {
   for (; i + 8 <= line.size(); i += 8) high |= read<std::uint64_t>(line.data() + i);
   for (; i < line.size(); ++i) high |= static_cast<unsigned char>(line[i]);
   side.is_wide = false;
+  side.num_extra = 0;
+  side.names = 0;
   if ((high & 0x8080808080808080) != 0) {
     fold(line, side);
-    if (markup > 0) remove_markup(side.letters);
-    side.num_damaged = count_damage(line) + count_lost_letters(line);
+    side.num_damaged = count_damage(line);
     return;
   }
   side.folded.resize(line.size());
@@ -432,8 +328,7 @@ void PairMeasurer::measure_side(std::string_view line, Side& side) const {
   for (std::size_t at = 0; at < line.size(); ++at) {
     out[at + 2] = static_cast<unsigned char>(folded[at]);
   }
-  if (markup > 0) remove_markup(side.letters);
-  side.num_damaged = count_lost_letters(line);
+  side.num_damaged = count_damage(line);
   bool has_capital = false, has_small = false;
   for (const char byte : line) {
     has_capital |= is_capital(static_cast<unsigned char>(byte));
@@ -452,12 +347,12 @@ void PairMeasurer::fold(std::string_view line, Side& side) const {
   letters[0] = letters[1] = ' ';
   std::uint16_t* letter = letters + 2;
   unsigned kinds = 0;
-  std::size_t num_wide = 0;
-  bool is_ordered = true, was_combining = false;
+  std::size_t num_wide = 0, num_ideographs = 0;
+  bool is_ordered = true, was_combining = false, is_other_script = false;
   const auto add_letter = [&](std::size_t code_point, unsigned kind) {
     const auto number = static_cast<std::uint16_t>(code_point ^ (code_point >> 16) * 0x9E37);
     if ((kind & CodePoints::kMark) != 0 && letter > letters + 2) {
-      letter[-1] = static_cast<std::uint16_t>(letter[-1] * 31 + number);
+      letter[-1] = static_cast<std::uint16_t>((letter[-1] * 31 + number) | 0x8000);
     } else {
       *letter++ = number;
     }
@@ -479,6 +374,9 @@ void PairMeasurer::fold(std::string_view line, Side& side) const {
     const std::uint64_t folded = is_known ? code_points_.folded[next.code_point] : 0;
     kinds |= kind;
     num_wide += (kind & CodePoints::kWide) != 0;
+    num_ideographs += (kind & CodePoints::kIdeograph) != 0;
+    // Greek and whatever follows, up to U+1FFF; beyond lies punctuation.
+    is_other_script |= next.code_point - 0x370 < 0x1C90 || (kind & CodePoints::kWide) != 0;
     const bool is_combining = (kind & CodePoints::kCombining) != 0;
     // Normalizing may change the order of several combining marks.
     is_ordered &= !(is_combining && was_combining);
@@ -500,9 +398,14 @@ void PairMeasurer::fold(std::string_view line, Side& side) const {
     at += next.num_bytes;
   }
   side.folded.resize(static_cast<std::size_t>(out - side.folded.data()));
+  side.num_extra = static_cast<std::int64_t>(num_wide + num_ideographs);
   side.is_wide = 2 * num_wide >= static_cast<std::size_t>(letter - letters - 2);
   letter[0] = letter[1] = ' ';
   side.letters.resize(static_cast<std::size_t>(letter + 2 - letters));
+  if (is_other_script && (kinds & CodePoints::kCapital) != 0) {
+    side.names = static_cast<float>(static_cast<double>(count_name_letters(line)) /
+                                    static_cast<double>(side.letters.size() - 4));
+  }
   const bool is_capitals = (kinds & CodePoints::kCapital) != 0 && (kinds & CodePoints::kSmall) == 0;
   if (is_capitals) side.forms |= Forms::kCapitals;
   if ((kinds & (CodePoints::kUnstable | CodePoints::kForm)) != 0 || !is_ordered) {
@@ -542,9 +445,7 @@ double PairMeasurer::repetition(const Side& side) {
     mark = 1;
   };
   for (std::size_t i = 0; i < num_grams; ++i) {
-    // Four letters are a word of 64 bits.
-    const auto first = read<std::uint64_t>(letters + i);
-    count(side.is_wide ? first : first * kMultiplier2 ^ read<std::uint64_t>(letters + i + 4));
+    count(gram_at(letters + i, side.is_wide));
   }
   return static_cast<double>(repeated) / static_cast<double>(num_grams);
 }

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "filters/markup.h"
+
 namespace pycat {
 
 /// Tables of the code points below `size`. Code points beyond are not folded, and have kind 0. The
@@ -25,6 +27,7 @@ struct CodePoints {
   static constexpr std::uint8_t kMark = 16;      // part of the letter before it
   static constexpr std::uint8_t kForm = 32;      // invisible, or a blank other than U+0020
   static constexpr std::uint8_t kWide = 64;      // an ideograph, kana or Hangul syllable
+  static constexpr std::uint8_t kIdeograph = 128;
 };
 
 /// What is unusual about how a line is written.
@@ -39,6 +42,13 @@ constexpr std::size_t kNumBands = 4;
 /// The measures of a pair that rules are made of; docs/format.md defines them.
 struct PairMeasures {
   std::array<std::int32_t, 2> num_chars;
+  /// Letters of each side, without as much markup as both have. An ideograph counts as three, kana
+  /// and Hangul syllables as two, for translations into alphabets are so much longer; less what
+  /// both sides have of that.
+  std::array<std::int32_t, 2> num_letters;
+  /// Share of each side's letters that stand in names: words in ASCII with a capital, in a line of
+  /// another script.
+  std::array<float, 2> names;
   float overlap;
   std::int32_t num_grams;  // distinct 4-grams of the target, of which `overlap` is a share
   float letters;
@@ -52,15 +62,14 @@ struct PairMeasures {
   std::array<std::uint64_t, kNumBands> bands;
 };
 
-/// Hashes of a line's set of 8-byte n-grams, by one permutation hashing: the minimum hash in each
+/// Hashes of a line's set of n-grams, by one permutation hashing: the minimum hash in each
 /// of 32 bins (Li et al. 2012), with empty bins filled from the next (Shrivastava and Li 2014),
 /// joined to four bands. Two lines whose sets have the Jaccard similarity s share a given band with
 /// probability s^8, and at least one with about 1 - (1 - s^8)^4: 0.9 at s = 0.9, 0.5 at 0.8, 0.02
-/// at 0.5. Lines below 64 bytes share all bands if their n-grams are equal, and otherwise none: a
-/// single common n-gram would make them share bands.
-///
-/// Eight bytes that are 0 must follow the `size` bytes of `line`.
-std::array<std::uint64_t, kNumBands> band_hashes(const char* line, std::size_t size);
+/// at 0.5. If the line is short, all bands are equal where the sets are, and otherwise none: a
+/// single common n-gram would make two of them share bands.
+std::array<std::uint64_t, kNumBands> band_hashes(const std::vector<std::uint64_t>& grams,
+                                                 bool is_short);
 
 /// A map from n-grams to marks. clear() takes constant time.
 class GramMarks {
@@ -94,11 +103,13 @@ class PairMeasurer {
  private:
   struct Side {
     std::string folded;  // case folded, with ASCII digits, and blanks as punctuation beyond ASCII
-    /// The letters of `folded` without markup, with two blanks at both ends. A letter is a code
-    /// point and the marks after it, as a number of 16 bits: that of the code point if it is below
-    /// U+10000 and has no mark, else a hash.
-    std::vector<std::uint16_t> letters;
-    bool is_wide;  // half of the letters or more are ideographs, kana or Hangul syllables
+    /// The letters of `folded`, in the end without markup, with two blanks at both ends. A letter
+    /// is a code point and the marks after it, as a number of 16 bits: that of the code point if it
+    /// is below U+10000 and has no mark, else a hash.
+    Letters letters;
+    float names;
+    std::int64_t num_extra;  // what wide letters count beyond one
+    bool is_wide;            // half of the letters or more are ideographs, kana or Hangul syllables
     std::array<std::int64_t, 10> digits;
     std::int64_t num_chars;
     float letter_share;
@@ -108,12 +119,14 @@ class PairMeasurer {
 
   void measure_side(std::string_view line, Side& side) const;
   void fold(std::string_view line, Side& side) const;
+  void measure_bands(PairMeasures& measures);
   void measure_overlap(PairMeasures& measures);
   double repetition(const Side& side);
 
   CodePoints code_points_;
   Side src_, tgt_;
-  std::string plain_;
+  Letters plain_;
+  std::vector<std::uint64_t> plain_grams_;
   GramMarks grams_;
 };
 

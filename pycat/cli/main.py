@@ -10,13 +10,17 @@ from io import TextIOWrapper
 from typing import Any, Protocol
 
 import pycat
+from pycat.cli.check import Check
+from pycat.cli.classify import Classify
+from pycat.cli.columns import Average, Cld, Trusted
+from pycat.cli.evaluate import Evaluate
 from pycat.cli.explain import Explain
 from pycat.cli.options import add_options, joined_criteria, read
 from pycat.cli.prune import Prune
 from pycat.cli.report import Report
 from pycat.cli.score import Score
 from pycat.cli.select import Apply, Select
-from pycat.cli.stages import Baseline, Evaluate, Measure, MegatronIndex, Tokenize, Train
+from pycat.cli.stages import Baseline, Measure, MegatronIndex, Tokenize, Train
 from pycat.errors import PycatError
 from pycat.runtime import interrupts
 
@@ -35,12 +39,17 @@ VERBS: dict[str, type[Any]] = {
     "train": Train,
     "score": Score,
     "baseline": Baseline,
+    "trusted": Trusted,
+    "average": Average,
+    "cld": Cld,
     "select": Select,
     "apply": Apply,
+    "classify": Classify,
     "explain": Explain,
     "report": Report,
     "evaluate": Evaluate,
     "prune": Prune,
+    "check": Check,
     "megatron-index": MegatronIndex,
 }
 

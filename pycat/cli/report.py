@@ -14,8 +14,11 @@ class Report:
     """Write the page that prune writes about a selection, for stages run one by one."""
 
     selection: Path = option("Show the selection in this folder, made by select.", metavar="FOLDER")
-    scores: Path = option(
-        "Show the scores in this folder, made by score, that the selection is of.", metavar="FOLDER"
+    scores: Path | None = option(
+        "Show the scores in this folder, made by score, that the selection is of; without it, the "
+        "selection is one of a corpus.",
+        None,
+        metavar="FOLDER",
     )
     measures: Path | None = measures_option()
     proxy: Path | None = option(
@@ -30,9 +33,14 @@ class Report:
     def run(self) -> None:
         """Write the page, and print its name."""
         from pycat.report.page import write_report
+        from pycat.scores.unscored import unscored
 
         selection = pycat.Selection.open(self.selection)
-        scores = pycat.ScoreTable.open(self.scores)
+        scores = (
+            unscored(selection.corpus())
+            if self.scores is None
+            else pycat.ScoreTable.open(self.scores)
+        )
         proxy = None if self.proxy is None else pycat.Run.open(self.proxy)
         evaluation = None if self.evaluation is None else pycat.Evaluation.open(self.evaluation)
         stages = {

@@ -12,9 +12,15 @@ from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO, TypedDict
+from typing import Any, BinaryIO, TypedDict
 
-from pycat.data.text_files import check_regular, compressing, opened_text, refuse_binary
+from pycat.data.text_files import (
+    check_regular,
+    compressing,
+    compression_suffix,
+    opened_text,
+    refuse_binary,
+)
 from pycat.errors import OutputError, TextError
 from pycat.runtime.hashing import hash_files
 from pycat.runtime.named_files import writing
@@ -106,6 +112,22 @@ class ParallelText:
     def is_tsv(self) -> bool:
         """Whether both sides are in one tab-separated file."""
         return len(self.paths) == 1
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What the recipe of a corpus says of this text beside its hashes."""
+        return {} if self.places == (1, 2) else {"columns": [*self.places]}
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Suffixes of the names: ("en", "de") of `a.en` and `a.de.gz`, else ("src", "tgt")."""
+        if self.is_tsv:
+            return "src", "tgt"
+        suffixes = [
+            Path(path.name.removesuffix(compression_suffix(path))).suffix for path in self.paths
+        ]
+        src, tgt = (suffix.removeprefix(".") for suffix in suffixes)
+        return (src, tgt) if src and tgt and src != tgt else ("src", "tgt")
 
     def chunks(self, advance: Callable[[float], None] | None = None) -> Iterator[Chunk]:
         """Yield the lines in order, about a thousand at a time at most, line ends kept.

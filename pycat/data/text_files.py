@@ -39,13 +39,13 @@ _MAGIC = {
     b"\x04\x22\x4d\x18": "lz4",
 }
 _REFUSED = {
-    b"PK\x03\x04": "a zip archive; unpack it (unzip)",
+    b"PK\x03\x04": "a zip archive; unpack it (unzip), or give one of OPUS as --tsv (tsv)",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it (7z x)",
     b"Rar!": "a rar archive; unpack it (unrar x)",
     b"\x1f\x9d": "a file of compress; unpack it (uncompress)",
     b"LZIP": "a file of lzip; unpack it (lzip -d)",
     b"\xff\x06\x00\x00sNaPpY": "a file of snappy; unpack it (snzip -d)",
-    b"PAR1": "a Parquet file; write its columns as text",
+    b"PAR1": "a Parquet file; give it as --tsv, unpacked, with --columns (tsv, columns)",
     b"\xff\xfe\x00\x00": "UTF-32; convert it: iconv -f UTF-32 -t UTF-8",
     b"\x00\x00\xfe\xff": "UTF-32; convert it: iconv -f UTF-32 -t UTF-8",
     b"\xff\xfe": "UTF-16; convert it: iconv -f UTF-16 -t UTF-8",

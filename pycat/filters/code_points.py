@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 NUM_CODE_POINTS = 0x30000
 
 _SMALL, _CAPITAL, _COMBINING, _UNSTABLE, _MARK, _FORM, _WIDE = 1, 2, 4, 8, 16, 32, 64
+_IDEOGRAPH = 128
 _SURROGATES = range(0xD800, 0xE000)
 _HANGUL = range(0xAC00, 0xD7A4)
 _KANA = range(0x3041, 0x3100)
@@ -36,7 +37,7 @@ class CodePoints(NamedTuple):
         kinds: sum of 1: small or title letter, 2: capital, 4: combining class other than 0, 8: NFC
             may change the character, or join it to the one before, 16: a mark that is part of the
             letter before, 32: invisible, or a blank other than U+0020, 64: an ideograph, kana or
-            Hangul syllable.
+            Hangul syllable, 128: an ideograph.
     """
 
     folded: NDArray[np.uint64]
@@ -51,6 +52,8 @@ def code_points() -> CodePoints:
     kinds[list(_JAMO)] |= _UNSTABLE | _MARK
     for script in (_HANGUL, _KANA, *_IDEOGRAPHS):
         kinds[script.start : script.stop] |= _WIDE
+    for script in _IDEOGRAPHS:
+        kinds[script.start : script.stop] |= _IDEOGRAPH
     for code in range(0x80, NUM_CODE_POINTS):
         # Surrogates and Hangul syllables have no case, and NFC changes none of them.
         if code in _SURROGATES or code in _HANGUL:

@@ -24,7 +24,7 @@ from pycat.data.parallel_text import Chunk, ParallelText
 from pycat.errors import CorpusError
 from pycat.filters.code_points import code_points, plain_form
 from pycat.filters.foreign import foreign_shares
-from pycat.filters.language import COMPOSITION, language_model
+from pycat.filters.language import COMPOSITION, SURE_BYTES, language_model
 from pycat.filters.language_names import identifier_codes
 from pycat.runtime.output import replacing
 from pycat.runtime.progress import progress
@@ -33,9 +33,9 @@ from pycat.scores.parts import PART_PAIRS
 
 # Added to the number of a target's 4-grams: names and short terms are often the same in both
 # languages.
-_EXTRA_GRAMS = 6
+_EXTRA_GRAMS = 10
 # Shares of 4-grams that lie so many deviations above the usual one, and this share, are of copies.
-_COPY_SPREADS, _MIN_COPY = 3.0, 0.6
+_COPY_SPREADS, _MIN_COPY = 3.0, 0.5
 
 
 def measure_text(corpus: Corpus, path: Path, *, num_threads: int | None = None) -> None:
@@ -74,22 +74,25 @@ def measure_text(corpus: Corpus, path: Path, *, num_threads: int | None = None) 
         _group(scratch)
         shares = foreign_shares(corpus)
         for name, values in zip(("src_foreign", "tgt_foreign"), shares, strict=True):
-            scratch.replace(name, values)
-        del shares
+            # In a line of another script, names in Latin letters are no text in the other language.
+            names = scratch.take(name.replace("foreign", "names"))
+            scratch.replace(name, np.maximum(values - names, np.float32(0)))
+        del shares, names
         copied = scratch.take("num_grams").astype(np.float32)
         copied = scratch.read("overlap") * copied / (copied + _EXTRA_GRAMS)
         scratch.replace("copied", copied * _copied_scale(copied))
         del copied
-        usual = usual_lengths(scratch.read("src_chars"), scratch.read("tgt_chars"))
+        usual = usual_lengths(scratch.read("src_letters"), scratch.read("tgt_letters"))
         _write(scratch, usual, temporary)
 
 
 def usual_lengths(
     src_chars: NDArray[np.int32], tgt_chars: NDArray[np.int32]
 ) -> tuple[float, float]:
-    """The ratio of target to source characters of a corpus, and the spread that `length_z` needs.
+    """The usual ratio of target to source lengths, and the spread that `length_z` needs.
 
-    The spread is such that half of the pairs lie within 0.67, and at least 1.
+    Lengths are counts of any one unit; the rule's are those of letters. The spread is such that
+    half of the pairs lie within 0.67, and at least 1.
     """
     values = np.empty(len(src_chars))
     parts = [slice(first, first + PART_PAIRS) for first in range(0, len(values), PART_PAIRS)]
@@ -126,7 +129,7 @@ def _deviation(
 
 
 def _copied_scale(shares: NDArray[np.float32]) -> float:
-    """What makes 0.6 of the share of 4-grams (N,) from which a pair of this corpus is a copy.
+    """What makes 0.5 of the share of 4-grams (N,) from which a pair of this corpus is a copy.
 
     1 for distant languages. In close ones, translations share many 4-grams, and equal sides are no
     surprise: the share is the usual one (median) and three deviations (of the middle half).
@@ -168,7 +171,9 @@ def _measure_chunk(
     for name, side, names in zip(("src", "tgt"), sides, codes, strict=True):
         forms = columns.pop(f"{name}_forms")
         if names:
-            columns[f"{name}_language"] = language_model().probability(side, names, forms)
+            columns[f"{name}_language"] = language_model().probability(
+                side, names, forms, sure_bytes=SURE_BYTES
+            )
     return columns
 
 
@@ -192,6 +197,8 @@ def _measure_plain(
         again = _core.measure_pairs(
             [src[row] for row in rows], [tgt[row] for row in rows], **tables
         )
+        # What a blank or an invisible character was before says more of damage.
+        del again["num_damaged"]
         for name, values in again.items():
             columns[name][rows] = values
     return sides, columns
@@ -263,7 +270,8 @@ def _write(scratch: _Scratch, usual: tuple[float, float], path: Path) -> None:
         for first in range(0, scratch.num_rows, PART_PAIRS):
             end = min(first + PART_PAIRS, scratch.num_rows)
             columns = {name: scratch.read(name, first, end) for name in scratch.names}
-            columns["length_z"] = length_z(columns["src_chars"], columns["tgt_chars"], *usual)
+            lengths = columns.pop("src_letters"), columns.pop("tgt_letters")
+            columns["length_z"] = length_z(*lengths, *usual)
             table = pa.table(columns)
             if writer is None:
                 options = measure_file_options(table.schema)

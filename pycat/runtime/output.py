@@ -15,11 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
-from pycat.errors import OutputError, PycatError
+from pycat.errors import OutputError
 from pycat.runtime.locks import LOCK_FILE, Lock
+from pycat.runtime.manifest import FORMAT_VERSION, is_whole, json_sha256, load_manifest, signed
 from pycat.runtime.publishing import NewFile, remove_left_files, sync_folder
-
-FORMAT_VERSION = 1
 
 
 @contextmanager
@@ -57,9 +56,14 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
 
 
+def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest with its own hash, as `write_json`."""
+    write_json(path, signed(manifest))
+
+
 def digest(value: object) -> str:
     """SHA-256 of a JSON value, such as a recipe."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return json_sha256(value)
 
 
 def file_sha256(path: Path) -> str:
@@ -68,37 +72,17 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_manifest(folder: Path, kind: str, error: type[PycatError] = OutputError) -> dict[str, Any]:
-    """The manifest of a complete folder of this kind.
+def recorded_recipe(folder: Path, kind: str) -> dict[str, Any] | None:
+    """The recipe of a folder of this kind, complete or not; None if there is no such folder.
 
     Raises:
-        error: the folder is missing, of another kind, incomplete, or of a newer format.
+        OutputError: its manifest is damaged.
     """
     path = folder / f"{kind}.json"
     if not path.is_file():
-        found = "a folder without it" if folder.is_dir() else "no such folder"
-        raise error(f"{path}: expected the manifest of a pycat {kind} folder, found {found}")
-    manifest = _load(path, error)
-    if manifest.get("format") != f"pycat.{kind}" or manifest.get("version") != FORMAT_VERSION:
-        raise error(
-            f"{path}: found format {manifest.get('format')!r} version {manifest.get('version')!r}, "
-            f"expected 'pycat.{kind}' version {FORMAT_VERSION}; use the pycat that wrote it"
-        )
-    if not manifest.get("complete"):
-        raise error(
-            f"{folder}: this {kind} folder is incomplete (its making was interrupted); run the "
-            "command that makes it again"
-        )
-    return manifest
-
-
-def recorded_recipe(folder: Path, kind: str) -> dict[str, Any] | None:
-    """The recipe of a folder of this kind, complete or not; None if there is no such folder."""
-    path = folder / f"{kind}.json"
-    if not path.is_file():
         return None
-    recipe: dict[str, Any] | None = _load(path, OutputError).get("recipe")
-    return recipe
+    recipe = load_manifest(path).get("recipe")
+    return recipe if isinstance(recipe, dict) else None
 
 
 class OutputFolder:
@@ -124,8 +108,8 @@ class OutputFolder:
         elapsed_s: seconds of work so far, including interrupted runs up to their last `record`.
 
     Raises:
-        OutputError: the folder holds something else, was made by another recipe, or another process
-            makes it, which is named.
+        OutputError: the folder holds something else, was made by another recipe, another process
+            makes it, which is named, or a file of it is damaged: with `overwrite` it is made again.
     """
 
     def __init__(
@@ -150,8 +134,11 @@ class OutputFolder:
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: expected a folder, found a file; choose another name")
         finished = self._finished()
+        is_damaged = finished is not None and not is_whole(path, finished, overwrite=overwrite)
+        if is_damaged:
+            finished = None
         if lock is not None:
-            self._open(owned, overwrite)
+            self._open(owned, overwrite, is_damaged)
             return
         if finished is not None and not (path / LOCK_FILE).exists():
             self.manifest = finished
@@ -160,7 +147,7 @@ class OutputFolder:
         try:
             with naming(self._file, path):
                 self._lock = Lock.of_folder(path)
-            self._open(owned, overwrite)
+            self._open(owned, overwrite, is_damaged)
         except BaseException as error:
             self.close()
             # Not to be written, or used by another process: what is finished can be read.
@@ -184,7 +171,7 @@ class OutputFolder:
     def _finished(self) -> dict[str, Any] | None:
         """The manifest of a complete folder of this recipe."""
         with suppress(OutputError):
-            manifest = _load(self._file, OutputError)
+            manifest = load_manifest(self._file)
             if (
                 manifest.get("format") == f"pycat.{self.kind}"
                 and manifest.get("recipe") == self.recipe
@@ -193,8 +180,11 @@ class OutputFolder:
                 return manifest
         return None
 
-    def _open(self, owned: Sequence[str], overwrite: bool) -> None:
-        """Look at a folder that is locked, and make it ready for work, unless it is finished."""
+    def _open(self, owned: Sequence[str], overwrite: bool, is_damaged: bool) -> None:
+        """Look at a folder that is locked, and make it ready for work, unless it is finished.
+
+        One that is finished and damaged may be overwritten.
+        """
         path, kind = self.path, self.kind
         if not self._file.is_file():
             ours = {path / LOCK_FILE, *path.glob(f".{kind}.json.*.tmp")}
@@ -208,13 +198,13 @@ class OutputFolder:
             self._write(complete=False)
             sync_folder(path.absolute().parent)
             return
-        manifest = _load(self._file, OutputError)
+        manifest = load_manifest(self._file)
         if manifest.get("format") != f"pycat.{kind}":
             raise OutputError(
                 f"{self._file}: found format {manifest.get('format')!r}, expected "
                 f"'pycat.{kind}'; pycat did not make this file: choose another folder"
             )
-        if manifest.get("recipe") == self.recipe:
+        if manifest.get("recipe") == self.recipe and not is_damaged:
             self._remove_left_files(owned)
             if manifest.get("complete"):
                 self.manifest = manifest
@@ -226,13 +216,13 @@ class OutputFolder:
         files = [file for pattern in owned for file in self._inside(pattern)]
         # A folder without files of its kind, left by a run that failed early, may be replaced.
         if not overwrite and (manifest.get("complete") or files):
-            changed = "; ".join(changes(manifest.get("recipe", {}), self.recipe))
+            changed = "; ".join(changes(manifest.get("recipe") or {}, self.recipe))
             raise OutputError(
                 f"{path}: this {kind} folder was made with other options ({changed}); pass "
                 "--overwrite (overwrite=True) to replace it, or choose another folder"
             )
         # If the process is killed from here on, the folder remains an unfinished one.
-        write_json(self._file, {**manifest, "complete": False})
+        write_manifest(self._file, {**manifest, "complete": False})
         for file in files:
             file.unlink(missing_ok=True)
         self._remove_left_files(owned)
@@ -288,7 +278,7 @@ class OutputFolder:
             "recipe": self.recipe,
             **facts,
         }
-        write_json(self._file, manifest)
+        write_manifest(self._file, manifest)
         return manifest
 
 
@@ -304,15 +294,3 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:28] + "…" + text[-28:]
-
-
-def _load(path: Path, error: type[PycatError]) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as cause:
-        raise error(
-            f"{path}: cannot be read ({cause}); delete the folder and make it again"
-        ) from None
-    if not isinstance(value, dict):
-        raise error(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value

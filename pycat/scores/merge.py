@@ -11,12 +11,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pycat.errors import OutputError, PycatError
+from pycat.runtime.manifest import list_files
 from pycat.runtime.output import OutputFolder, digest
 from pycat.scores.parts import (
     PART_PAIRS,
     SCORE_FILES,
     column_names,
     part_path,
+    score_files,
     write_part,
 )
 from pycat.scores.score_table import ScoreTable, as_table
@@ -85,7 +87,8 @@ def merge_scores(
                 write_part(part, part_path(path, num_parts))
                 num_parts += 1
             relative = os.path.relpath(first.corpus_path, path.resolve())
-            folder.finish(**facts, num_parts=num_parts, corpus_path=relative)
+            files = list_files(path, score_files(path))
+            folder.finish(**facts, num_parts=num_parts, files=files, corpus_path=relative)
     return ScoreTable.open(path)
 
 

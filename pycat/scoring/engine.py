@@ -16,16 +16,22 @@ from numpy.typing import NDArray
 from pycat import _core
 from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus, as_corpus
-from pycat.errors import CheckpointError, PycatError
+from pycat.errors import CheckpointError, OutputError, PycatError
 from pycat.kernels.ops import require_triton
-from pycat.kernels.stat_names import Stats
+from pycat.kernels.stat_names import STAT_NAMES, Stats
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
+from pycat.runtime.manifest import list_files
+from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder, recorded_recipe
 from pycat.runtime.progress import progress
 from pycat.scores.parts import (
+    PAIR_COLUMNS,
     PART_PAIRS,
     SCORE_FILES,
+    column_names,
     part_path,
+    read_part,
+    score_files,
     statistic_columns,
     write_part,
 )
@@ -113,6 +119,8 @@ def score(
     """
     corpus = as_corpus(corpus)
     check_too_long(too_long)
+    if batch_tokens is not None:
+        check_number("batch_tokens", batch_tokens, low=1)
     if exact_keep is not None and not 0 < exact_keep <= 1:
         raise PycatError(f"exact_keep is {exact_keep}; expected a fraction above 0, at most 1")
     if stats not in STATS:
@@ -196,6 +204,7 @@ def _make_table(
     folder.finish(
         **facts,
         num_parts=len(parts),
+        files=list_files(folder.path, score_files(folder.path)),
         corpus_path=os.path.relpath(corpus.path.resolve(), folder.path.resolve()),
     )
     return ScoreTable.open(folder.path)
@@ -250,7 +259,10 @@ class _Scorer:
         starts = range(0, len(self.corpus), PART_PAIRS)
         resumes = folder is not None and folder.resumes
         paths = [None if folder is None else part_path(folder.path, i) for i in range(len(starts))]
-        finished = [resumes and path is not None and path.is_file() for path in paths]
+        finished = [
+            resumes and path is not None and path.is_file() and self._is_intact(path, first)
+            for path, first in zip(paths, starts, strict=True)
+        ]
         num_done = sum(
             int(self.kept.rows(first, PART_PAIRS).tgt.sum())
             for first, is_finished in zip(starts, finished, strict=True)
@@ -272,6 +284,22 @@ class _Scorer:
                 parts.append(table if path is None else path)
         return parts, flops
 
+    def _is_intact(self, path: Path, first: int) -> bool:
+        """Whether an earlier run's part can be read in full and holds the pairs from `first`."""
+        part = self.corpus[first : first + PART_PAIRS]
+        lengths = self.kept.rows(first, len(part))
+        stats = STAT_NAMES if self.stats == "all" else ("nll",)
+        try:
+            table = read_part(path)
+        except OutputError:
+            return False
+        expected: dict[str, NDArray[Any]] = dict(
+            zip(PAIR_COLUMNS, (part.pair_ids, lengths.src, lengths.tgt), strict=True)
+        )
+        return table.column_names == column_names(stats, len(self.models)) and all(
+            np.array_equal(table[name].to_numpy(), values) for name, values in expected.items()
+        )
+
     def score_rows(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Score rows (n,) of the corpus again, in float32: sums (S, K, n)."""
         self.use(torch.float32)
@@ -291,7 +319,7 @@ def _auto_without_bfloat16(model: Adapter, exact_keep: float | None) -> torch.dt
 
     int8 only where its errors can't change what is kept, and the extension runs the model.
     """
-    can_be_int8 = exact_keep is not None and _core.cpu_isa() != "portable"
+    can_be_int8 = exact_keep is not None and _core.cpu_isa() not in ("portable", "neon")
     if can_be_int8 and model.transformer_weights(1) is not None:
         return torch.int8
     return torch.float32

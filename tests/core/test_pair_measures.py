@@ -22,10 +22,13 @@ WORD = 1 << 64
 DAMAGE = re.compile(
     rb"\xef\xbf\xbd|\xc3[\x82\x83](?:\xc2[\x80-\xbf]|\xc5[\x92\x93\xa0\xa1\xb8\xbd\xbe]|\xe2[\x80-\x84])"
 )
+# A word in capitals before a quotation mark, an ellipsis or a blank.
+NO_DAMAGE = re.compile(
+    rb"(?<=[A-Z])\xc3[\x82\x83](?:\xc2.|\xc5.|\xe2..)(?![A-Za-z\x80-\xff])", re.DOTALL
+)
 MARKUP = re.compile(rb"[%$&<@_{/\\]")
 PUNCTUATION = bytes(range(33)) + b"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 JAMO = [chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))]
-SYLLABLES = range(0xAC00, 0xD7A4)
 BANDS = [f"band_{band}" for band in range(4)]
 
 LINES = [
@@ -89,14 +92,30 @@ def clusters(line: bytes) -> list[str]:
     return found
 
 
+def ideographs(line: bytes) -> int:
+    return len(re.findall("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002ffff]", line.decode()))
+
+
+def wide_letters(line: bytes) -> int:
+    return ideographs(line) + len(re.findall("[\u3041-\u30ff\uac00-\ud7a3]", line.decode()))
+
+
+def extra(line: bytes) -> int:
+    """What wide letters count beyond one."""
+    return wide_letters(line) + ideographs(line)
+
+
 def is_wide(line: bytes) -> bool:
-    letters = line.decode()
-    wide = [
-        c
-        for c in letters
-        if "\u3041" <= c < "\u3100" or "\u3400" <= c < "\ua000" or ord(c) in SYLLABLES
-    ]
-    return not line.isascii() and 2 * len(wide) >= len(clusters(line))
+    return not line.isascii() and 2 * wide_letters(line) >= len(clusters(line))
+
+
+def names(line: bytes) -> float:
+    """Share of letters in words with a capital, where a letter is from another script."""
+    text = line.decode()
+    if not re.search("[\u0370-\u1fff]", text) and not wide_letters(line):
+        return 0
+    words = re.findall("[A-Za-z0-9]+", text)
+    return sum(len(word) for word in words if word != word.lower()) / len(clusters(line))
 
 
 def letters(line: bytes) -> float:
@@ -109,6 +128,12 @@ def repetition(line: bytes) -> float:
     return (len(all_) - len(set(all_))) / max(len(all_), 1)
 
 
+def short_digits(line: bytes) -> int:
+    """How many digits are numbers of one or two digits that stand behind no letter of ASCII."""
+    numbers = re.finditer(rb"([a-z]?)(\d+(?:[,.' ]\d{3}(?!\d))*)", line)
+    return sum(len(number[2]) for number in numbers if len(number[2]) <= 2 and not number[1])
+
+
 def number_mismatch(src: bytes, tgt: bytes) -> float:
     lines = [folded(line) for line in (src, tgt)]
     one, other = (Counter(re.findall(rb"\d", line)) for line in lines)
@@ -118,9 +143,9 @@ def number_mismatch(src: bytes, tgt: bytes) -> float:
     fewer, more = sorted((0, 1), key=lambda side: apart[side].total())
     excess = apart[more].total() - apart[fewer].total()
     if excess:
-        numbers = re.findall(rb"\d+(?:[,.' ]\d{3}(?!\d))*", lines[more])
-        short = sum(len(number) for number in numbers if len(number) <= 2)
-        excess = max(excess - apart[more][b"0"] - short, 0)
+        short = [short_digits(line) for line in lines]
+        in_words = max(short[more] - short[fewer], 0)
+        excess = max(excess - apart[more][b"0"] - in_words, 0)
     return (2 * apart[fewer].total() + excess) / (one.total() + other.total())
 
 
@@ -143,9 +168,28 @@ def mix(x: int) -> int:
     return x ^ (x >> 32)
 
 
-def bands(line: bytes) -> list[int]:
-    hashes = [mix(int.from_bytes(gram, "little")) for gram in grams(line + bytes(7), 8)]
-    if len(line) < 64:
+def number(letter: str) -> int:
+    """The 16 bits of a letter and its marks."""
+    value = 0
+    for place, code in enumerate(map(ord, letter)):
+        value = (value * 31 + (code ^ (code >> 16) * 0x9E37)) % (1 << 16)
+        if place > 0:
+            value |= 0x8000
+    return value
+
+
+def bands(src: bytes, tgt: bytes) -> list[int]:
+    plain = [[c for c in clusters(line) if c not in PUNCTUATION.decode()] for line in (src, tgt)]
+    numbers = [*map(number, plain[0]), ord("\t"), *map(number, plain[1]), *[0] * 8]
+    hashes = []
+    for i in range(len(numbers) - 8):
+        wide = is_wide(src if i < len(plain[0]) else tgt)
+        first, second = (
+            sum(letter << 16 * place for place, letter in enumerate(numbers[at : at + 4]))
+            for at in (i, i + 4)
+        )
+        hashes.append(mix(first if wide else first * 0xD6E8FEB86659FD93 % WORD ^ second))
+    if len(hashes) + extra(src) + extra(tgt) < 64:
         return [sum(hashes) % WORD] * 4
     least = [min((h for h in hashes if h >> 59 == bin_), default=None) for bin_ in range(32)]
     found = [0, 0, 0, 0]
@@ -164,20 +208,26 @@ def is_plain(line: bytes) -> bool:
 
 def in_python(src: bytes, tgt: bytes) -> dict[str, Any]:
     one, other = (set(letter_grams([*"  ", *clusters(line), *"  "], 4)) for line in (src, tgt))
-    plain = [folded(line).translate(None, PUNCTUATION) for line in (src, tgt)]
+    lines = {"src": src, "tgt": tgt}
     return {
         "src_chars": len(src.decode()),
         "tgt_chars": len(tgt.decode()),
+        **{
+            f"{side}_letters": len(clusters(line)) + extra(line) - min(extra(src), extra(tgt))
+            for side, line in lines.items()
+        },
+        **{f"{side}_names": np.float32(names(line)) for side, line in lines.items()},
         "overlap": np.float32(len(one & other) / len(other)),
         "num_grams": len(other),
         "letters": np.float32(min(letters(src), letters(tgt))),
         "number_mismatch": np.float32(number_mismatch(src, tgt)),
         "num_damaged": sum(
-            len(DAMAGE.findall(line)) + sum(lost_letters(word) for word in re.split(BLANKS, line))
+            len(DAMAGE.findall(NO_DAMAGE.sub(b"", line)))
+            + sum(lost_letters(word) for word in re.split(BLANKS, line))
             for line in (src, tgt)
         ),
         "repetition": np.float32(abs(repetition(tgt) - repetition(src))),
-        **dict(zip(BANDS, bands(b"\t".join(plain)), strict=True)),
+        **dict(zip(BANDS, bands(src, tgt), strict=True)),
     }
 
 
@@ -237,7 +287,7 @@ def test_equal_hashes_in_every_process() -> None:
         0x292DA4E0EA59390E,
         0x18D9CFCCDF66DE68,
         0x80988A4700096F28,
-        0xD4AC85D255B306FC,
+        0xCA7E15E6FA3C943C,
     ]
 
 

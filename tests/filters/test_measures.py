@@ -30,6 +30,7 @@ from pycat.filters.noise import (
     surprise_evidence,
 )
 from pycat.filters.rules import DEFAULT_RULES
+from pycat.runtime.output import write_manifest
 
 LEXICAL = ("lexical_tgt", "lexical_src", "gap_tgt", "gap_src")
 FLUENCY = ("order_tgt", "order_src", "ending")
@@ -293,10 +294,10 @@ def test_measures_of_older_definitions_are_refused_with_the_command(
     file = measures.path / "measures.json"
     manifest = json.loads(file.read_text("utf-8"))
     manifest["recipe"]["definitions"] -= 1
-    file.write_text(json.dumps(manifest), "utf-8")
-    with pytest.raises(OutputError, match=r"of definitions 2, expected 3; .*measure --overwrite"):
+    write_manifest(file, manifest)
+    with pytest.raises(OutputError, match=r"of definitions 3, expected 4; .*measure --overwrite"):
         Measures.open(measures.path)
-    with pytest.raises(OutputError, match=r"other options \(definitions was 2, now 3\)"):
+    with pytest.raises(OutputError, match=r"other options \(definitions was 3, now 4\)"):
         measure(toy_corpus, out=measures.path)
     assert len(measure(toy_corpus, out=measures.path, overwrite=True)) == 300
 

@@ -172,7 +172,7 @@ def test_unknown_languages_are_left_out_and_said(tmp_path: Path, toy_tokenizer: 
     assert "src_language" not in table.names
     with pytest.raises(PycatError, match=r"has no column 'src_language', expected .* 'src' is not"):
         table.column("src_language")
-    assert "'src' is not a language code" in table.manifest["without"]["tgt_language"]
+    assert "'tgt' is not a language code" in table.manifest["without"]["tgt_language"]
     assert "tgt_language" not in table.apply()[1]
 
 

@@ -11,9 +11,19 @@ from helpers import FileSizeLimit, SmallDisk
 
 from pycat.errors import CorpusError, OutputError
 from pycat.runtime.locks import LOCK_FILE
-from pycat.runtime.output import OutputFolder, changes, digest, read_manifest, replacing, write_json
+from pycat.runtime.manifest import load_manifest, read_manifest
+from pycat.runtime.output import OutputFolder, changes, digest, replacing, write_json
 
 RECIPE = {"keep": 0.5, "by": "cat_var"}
+
+# What a manifest of scores has at least.
+FACTS = {
+    "corpus": "hash",
+    "corpus_path": "../corpus",
+    "num_pairs": 3,
+    "num_parts": 1,
+    "steps": [1, 2],
+}
 
 
 def opened(
@@ -43,12 +53,12 @@ def test_a_new_folder_is_incomplete_until_finished(tmp_path: Path) -> None:
     folder = opened(path)
     assert (folder.manifest, folder.resumes) == (None, False)
     begun = {"format": "pycat.scores", "version": 1, "recipe": RECIPE, "complete": False}
-    assert json.loads((path / "scores.json").read_text()) == begun
-    whole = folder.finish(num_pairs=3)
+    assert load_manifest(path / "scores.json") == begun
+    whole = folder.finish(**FACTS)
     elapsed_s = whole["elapsed_s"]
     assert 0 <= elapsed_s < 60
-    assert whole == begun | {"complete": True, "num_pairs": 3, "elapsed_s": elapsed_s}
-    assert json.loads((path / "scores.json").read_text()) == whole
+    assert whole == begun | {"complete": True, **FACTS, "elapsed_s": elapsed_s}
+    assert load_manifest(path / "scores.json") == whole
     assert read_manifest(path, "scores") == whole
 
 
@@ -250,7 +260,7 @@ def test_a_full_disk_leaves_the_old_manifest(tmp_path: Path, small_disk: SmallDi
     filler.unlink()
     again = opened(disk)
     assert again.resumes
-    assert again.finish(num_pairs=3) == read_manifest(disk, "scores")
+    assert again.finish(**FACTS) == read_manifest(disk, "scores")
 
 
 def test_a_manifest_too_large_is_named(tmp_path: Path, file_size_limit: FileSizeLimit) -> None:
