@@ -119,7 +119,7 @@ class PycatScorer(opusfilter.FilterABC):  # type: ignore[misc]
         super().__init__(**kwargs)
         here = Path(self.workdir)
         self.threshold, self._max_tokens = threshold, max_tokens
-        self._how = {"dtype": dtype, "device": device}
+        self._how: dict[str, Any] = {"dtype": dtype, "device": device}
         self._reverse, self._checkpoint = reverse, here / checkpoint
         self._tokenizer = tokenizer_of(
             [self._checkpoint],

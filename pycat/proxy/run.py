@@ -61,17 +61,6 @@ class Run:
             if problem := problem_with(self.path, name, listed, full=True):
                 raise OutputError(f"{self.path / name}: {problem}; {_REMEDY}")
 
-
-def check_in_run(path: Path) -> None:
-    """Refuse a checkpoint that is not the one that the run in its folder lists.
-
-    Raises:
-        OutputError: it is another file, or the run's manifest is damaged.
-    """
-    if (path.parent / "proxy.json").is_file():
-        manifest = load_manifest(path.parent / "proxy.json")
-        check_file(path.parent, manifest, path.name, _REMEDY)
-
     def _repr_html_(self) -> str:
         """The checkpoints, as a table of a notebook."""
         rows = [
@@ -90,6 +79,17 @@ def check_in_run(path: Path) -> None:
         axes = new_axes("Training of the proxy", "updates", "loss (nats a token)")
         axes.plot(self.steps, self.losses, marker="o")
         return axes
+
+
+def check_in_run(path: Path) -> None:
+    """Refuse a checkpoint that is not the one that the run in its folder lists.
+
+    Raises:
+        OutputError: it is another file, or the run's manifest is damaged.
+    """
+    if (path.parent / "proxy.json").is_file():
+        manifest = load_manifest(path.parent / "proxy.json")
+        check_file(path.parent, manifest, path.name, _REMEDY)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

@@ -13,7 +13,7 @@ import pycat
 from pycat.data.spooled_text import column_languages, one_line, value_at
 from pycat.errors import PycatError, TextError
 
-COLUMNS = {"src": "translation.en", "tgt": "translation.de"}
+COLUMNS: dict[str, Any] = {"src": "translation.en", "tgt": "translation.de"}
 
 
 def rows_of(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +40,8 @@ def write_zstd(path: Path, lines: list[str]) -> None:
 
 def read_zstd(path: Path) -> list[str]:
     with pa.input_stream(str(path), compression="zstd") as file:
-        return file.read().decode().split("\n")[:-1]
+        lines: list[str] = file.read().decode().split("\n")[:-1]
+    return lines
 
 
 def test_scores_are_those_of_marian_scorer_with_the_pipelines_options(tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_cropped_and_empty_text_is_an_option_of_tokenize(tmp_path: Path) -> None
     words.write_text("</s>\n<unk>\na\nb\n")
     (tmp_path / "text.en").write_text("a b a b\n\na\n" + "é " * 40_000 + "\n")
     (tmp_path / "text.de").write_text("b\na\nb b b b\na\n")
-    how = {"vocabs": [words], "max_tokens": 3}
+    how: dict[str, Any] = {"vocabs": [words], "max_tokens": 3}
     text = (tmp_path / "text.en", tmp_path / "text.de")
     cut = pycat.tokenize(*text, out=tmp_path / "cut", crop=True, keep_empty=True, **how)
     rows = [[side.tolist() for side in cut[i]] for i in range(len(cut))]

@@ -38,7 +38,11 @@ def test_text_is_escaped() -> None:
 
 def test_score_table() -> None:
     """Perplexities 1, e and e² of one token each: quartiles between them."""
-    columns = {"pair": [0, 1, 2], "num_src_tokens": [1, 1, 1], "num_tokens": [1, 2, 1]}
+    columns: dict[str, list[float]] = {
+        "pair": [0, 1, 2],
+        "num_src_tokens": [1, 1, 1],
+        "num_tokens": [1, 2, 1],
+    }
     columns |= {"nll_0": [0.0, 2.0, 2.0], "nll_1": [1.0, 2.0, 1.0]}
     table = ScoreTable.from_arrow(pa.table(columns), {"steps": [100, 2000], "recipe": {}})
     shown = table._repr_html_()

@@ -302,7 +302,7 @@ def _stack(state: Mapping[str, torch.Tensor], args: argparse.Namespace, side: st
         layers[-1].encoder_attn = attention(f"{layer}.encoder_attn")
     positions = named(padding_idx=1, weights=torch.tensor(_sinusoids(52)))
     if args.encoder_learned_pos:
-        positions = torch.nn.Embedding.from_pretrained(
+        positions = torch.nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
             state[f"{side}.embed_positions.weight"], padding_idx=1
         )
     return named(
