@@ -2,14 +2,16 @@
 # make lint   formatting, lint, types        make test-isa   numeric tests, as on older processors
 # make fuzz   a million damaged files        make sanitize   tests under sanitizers
 # make bench  microbenchmarks                make gpu        what only a GPU can show
+# make test-arm   the kernels as on 64-bit Arm, emulated
 # make docs   the documentation as a site: build/site/index.html
+# make chaos  kills, full disks, damage, races
 # Needs Python 3.11 or newer and a C++ compiler; everything else is installed into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find csrc kernels pycat -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
-.PHONY: venv demo docs test test-isa lint format bench gpu fuzz sanitize clean
+.PHONY: venv demo docs test test-isa lint format bench chaos gpu fuzz sanitize test-arm clean
 
 venv: .venv/.installed
 
@@ -72,6 +74,11 @@ docs: venv
 bench: venv
 	for bench in bench/bench_*.py; do $(BIN)/python $$bench --quick || exit 1; done
 
+# About an hour on two idle cores. Fewer trials: make chaos CHAOS='--verbs select --kills 5'
+CHAOS ?=
+chaos: venv
+	$(BIN)/python bench/chaos.py --kills 90 $(CHAOS)
+
 # On a machine with a GPU, by the Python that has a torch for it and no .venv: builds and installs
 # pycat there, checks and measures, each part within its time. DEVICE=cpu tries the script itself.
 DEVICE ?= cuda
@@ -96,6 +103,7 @@ TESTS_SANITIZED := tests/core tests/data/test_batches.py tests/data/test_corpus.
 	tests/kernels/test_cross_entropy.py tests/scoring/test_cpu_forward.py \
 	tests/filters/test_language.py tests/filters/test_lexical.py tests/ranking/test_top_k.py
 sanitize: build/address/drivers build/thread/drivers $(SANITIZED)/.installed
+	build/address/check_kernels
 	build/address/fuzz_index 100000
 	build/address/stress_streams
 	setarch --addr-no-randomize build/thread/stress_streams
@@ -110,6 +118,17 @@ build/%/drivers: .venv/.installed $(wildcard tests/core/*.cpp)
 		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja "-DPYCAT_SANITIZE=$(SANITIZERS)"
 	$(BIN)/cmake --build $(@D)
 	touch $@
+
+# Values only: an emulator says nothing of speed. A Cortex-A53 has no dot products. Debian has g++-aarch64-linux-gnu and qemu-user.
+ARM_CXX ?= aarch64-linux-gnu-g++
+ARM_EMULATOR ?= qemu-aarch64 -L /usr/aarch64-linux-gnu
+test-arm: .venv/.installed
+	$(BIN)/cmake -G Ninja -S . -B build/arm -DPYCAT_DRIVERS=ON -DPYCAT_WERROR=ON \
+		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_SYSTEM_NAME=Linux \
+		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(ARM_CXX)
+	$(BIN)/cmake --build build/arm --target check_kernels
+	$(ARM_EMULATOR) -cpu max build/arm/check_kernels
+	$(ARM_EMULATOR) -cpu cortex-a53 build/arm/check_kernels
 
 # An environment with a package of its own, and all else from .venv.
 $(SANITIZED)/.installed: .venv/.installed

@@ -31,7 +31,7 @@ struct FromFloat16 {
 }  // namespace pycat
 
 #include "cross_entropy/logits_loop.h"
-#include "simd/pair_products.h"
+#include "simd/whole_numbers.h"
 
 namespace pycat {
 

@@ -26,6 +26,8 @@ const CrossEntropyKernels& kernels_of(CpuIsa isa) {
 #ifdef PYCAT_X86
   if (isa == CpuIsa::kAvx2 || isa == CpuIsa::kAvxVnni) return kAvx2Kernels;
   if (isa == CpuIsa::kAvx512 || isa == CpuIsa::kAvx512Bf16) return kAvx512Kernels;
+#elif defined(PYCAT_ARM64)
+  if (isa != CpuIsa::kPortable) return kNeonKernels;
 #else
   static_cast<void>(isa);
 #endif

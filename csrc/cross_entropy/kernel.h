@@ -87,5 +87,9 @@ extern const LinearKernel kAvxVnniInt16Kernel;
 extern const LinearKernel kAvx512Int16Kernel;
 extern const LinearKernel kAvx512VnniInt16Kernel;
 #endif
+#ifdef PYCAT_ARM64
+extern const CrossEntropyKernels kNeonKernels;
+extern const LinearKernel kNeonInt16Kernel;
+#endif
 
 }  // namespace pycat

@@ -2,9 +2,23 @@
 
 #include <cstdlib>
 #include <stdexcept>
+#if defined(PYCAT_ARM64) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 namespace pycat {
 namespace {
+
+#ifdef PYCAT_ARM64
+bool has_dot_products() {
+#ifdef __linux__
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+  return true;  // Apple's 64-bit processors for computers all have them
+#endif
+}
+#endif
 
 std::vector<CpuIsa> detect() {
   std::vector<CpuIsa> isas = {CpuIsa::kPortable};
@@ -20,6 +34,10 @@ std::vector<CpuIsa> detect() {
   if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl")) return isas;
   isas.push_back(CpuIsa::kAvx512);
   if (__builtin_cpu_supports("avx512bf16")) isas.push_back(CpuIsa::kAvx512Bf16);
+#endif
+#ifdef PYCAT_ARM64
+  isas.push_back(CpuIsa::kNeon);  // every 64-bit Arm processor has it
+  if (has_dot_products()) isas.push_back(CpuIsa::kNeonDot);
 #endif
   return isas;
 }
@@ -42,6 +60,10 @@ const char* isa_name(CpuIsa isa) {
       return "avx512";
     case CpuIsa::kAvx512Bf16:
       return "avx512_bf16";
+    case CpuIsa::kNeon:
+      return "neon";
+    case CpuIsa::kNeonDot:
+      return "neon_dot";
     case CpuIsa::kPortable:
       break;
   }

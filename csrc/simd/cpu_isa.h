@@ -5,9 +5,9 @@
 
 namespace pycat {
 
-/// Instruction sets that the compute loops are compiled for, weakest first. AVX-VNNI differs from
-/// AVX2 in int8 alone.
-enum class CpuIsa { kPortable, kAvx2, kAvxVnni, kAvx512, kAvx512Bf16 };
+/// Instruction sets that the compute loops are compiled for, weakest first on each kind of
+/// processor. AVX-VNNI differs from AVX2, and NEON with dot products from NEON, in int8 alone.
+enum class CpuIsa { kPortable, kAvx2, kAvxVnni, kAvx512, kAvx512Bf16, kNeon, kNeonDot };
 
 /// The name of an instruction set in PYCAT_CPU_ISA.
 const char* isa_name(CpuIsa isa);

@@ -9,6 +9,7 @@
 //   broadcast_int(word)              the same number in every lane
 //   to_floats(Ints)                  the same numbers
 //   round_to_ints(Floats)            the nearest whole numbers
+//   multiply_pairs(a, b)             products of 16-bit numbers, added in pairs
 //
 // What a word holds, and how it is multiplied, is said by a Dot:
 //   kElements                        numbers in a word, the first in its lowest bits
@@ -54,6 +55,10 @@ struct ShortWords {
     const double limit = __builtin_sqrt(2147483647.0 / static_cast<double>(width));
     return limit < 32767.0 ? static_cast<float>(static_cast<std::int32_t>(limit)) : 32767.0F;
   }
+};
+
+struct ShortDot : ShortWords, WordByWord<ShortDot> {
+  static PYCAT_SIMD Ints add(Ints sum, Ints a, Ints b) { return sum + multiply_pairs(a, b); }
 };
 
 /// A format of whole numbers, as transformer/linear.h asks for it.

@@ -1,6 +1,6 @@
 #include "simd/avx512.h"
 
-#include "simd/pair_products.h"
+#include "simd/seven_bit_dot.h"
 #include "transformer/linear.h"
 #include "transformer/norm_attention.h"
 #include "transformer/whole_number_format.h"

@@ -102,5 +102,11 @@ extern const PanelFormat kAvx512Int8;
 extern const PanelFormat kAvx512BFloat16;
 extern const PanelFormat kAvx512VnniInt8;
 #endif
+#ifdef PYCAT_ARM64
+extern const PanelMath kNeonMath;
+extern const PanelFormat kNeonFloat32;
+extern const PanelFormat kNeonInt16;
+extern const PanelFormat kNeonDotInt8;
+#endif
 
 }  // namespace pycat

@@ -13,6 +13,8 @@ const PanelMath& math_of(CpuIsa isa) {
 #ifdef PYCAT_X86
   if (isa == CpuIsa::kAvx2 || isa == CpuIsa::kAvxVnni) return kAvx2Math;
   if (isa != CpuIsa::kPortable) return kAvx512Math;
+#elif defined(PYCAT_ARM64)
+  if (isa != CpuIsa::kPortable) return kNeonMath;
 #else
   static_cast<void>(isa);
 #endif
@@ -53,6 +55,14 @@ Formats formats_of(CpuIsa isa, Precision precision) {
   }
   if (precision == Precision::kFloat32 && is_avx2) {
     return {&kAvx2Float32, &kAvx2Float32, float32};
+  }
+#endif
+#ifdef PYCAT_ARM64
+  if (precision == Precision::kInt8 && isa == CpuIsa::kNeonDot) {
+    return {&kNeonDotInt8, &kNeonInt16, &kNeonInt16Kernel};
+  }
+  if (precision == Precision::kFloat32 && isa != CpuIsa::kPortable) {
+    return {&kNeonFloat32, &kNeonFloat32, float32};
   }
 #endif
   if (precision == Precision::kFloat32) return {&kPortableFloat32, &kPortableFloat32, float32};

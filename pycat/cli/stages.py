@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pycat
 from pycat.cli.options import (
-    TestFiles,
     TextFiles,
     device_option,
     group,
@@ -20,8 +19,9 @@ from pycat.cli.options import (
     out_option,
     overwrite_option,
     prompt,
+    sentencepiece_option,
     steps,
-    tests_option,
+    vocabs_option,
 )
 from pycat.errors import PycatError
 
@@ -38,10 +38,12 @@ class TokenizeOptions:
     """How `tokenize` tokenizes."""
 
     tokenizer: Path | None = option(
-        "Use this SentencePiece .model, or the tokenizer in this folder of a Hugging Face model; "
-        "without one, a tokenizer is trained on the text.",
+        "Use this SentencePiece .model, or the tokenizer in this folder of a Hugging Face model or "
+        "one converted by CTranslate2; without one, a tokenizer is trained on the text.",
         None,
     )
+    vocabs: list[Path] | None = vocabs_option()
+    sentencepiece: list[Path] | None = sentencepiece_option()
     vocab_size: int = option("Train this many pieces, which both languages share.", 8000)
     model_type: Literal["unigram", "bpe"] = option("Train pieces of this type.", "unigram")
     character_coverage: float = option(
@@ -49,6 +51,8 @@ class TokenizeOptions:
         0.9995,
     )
     max_tokens: int = option("Skip pairs with a side of more tokens than this.", 512)
+    crop: bool = option("Cut longer sides to their first tokens instead of skipping them.", False)
+    keep_empty: bool = option("Keep pairs with an empty side instead of skipping them.", False)
     languages: tuple[str, str] | None = option(
         "Call source and target by these names; without it, by the suffixes of their files.",
         None,
@@ -361,42 +365,6 @@ class EvaluateOptions:
         given = dict(vars(self))
         given["curve"] = not given.pop("no_curve")
         return given
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """Retrain on the kept pairs and on alternatives, and compare their loss on held-out text."""
-
-    work: Path | None = option(
-        "Take the selection in this folder, made by prune.", None, positional=True, metavar="WORK"
-    )
-    out: Path = out_option(f"Make this folder. {_MADE_ONCE}")
-    overwrite: bool = overwrite_option()
-    selection: Path | None = option(
-        "Instead of WORK, take the pairs kept in this folder, made by select.",
-        None,
-        metavar="FOLDER",
-    )
-    test: Mapping[str, TestFiles] = tests_option()
-    how: EvaluateOptions = group()
-    seed: int = option("Begin the seeds of weights, batches and random arms with this number.", 0)
-    device: str = device_option()
-
-    def run(self) -> None:
-        """Evaluate, and print the tables."""
-        if (self.work is None) == (self.selection is None):
-            raise PycatError("evaluate: expected either the folder of prune, or --selection FOLDER")
-        print_evaluation(
-            pycat.evaluate(
-                self.selection or self.work or Path(),
-                tests=self.test,
-                **self.how.arguments(),
-                out=self.out,
-                overwrite=self.overwrite,
-                seed=self.seed,
-                device=self.device,
-            )
-        )
 
 
 def print_evaluation(evaluation: "Evaluation") -> None:

@@ -4,8 +4,6 @@ import json
 import math
 import random
 import re
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from os import PathLike
@@ -13,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pycat.errors import TokenizerError
+from pycat.runtime.children import run_python
+from pycat.runtime.numbers import check_number
 from pycat.runtime.output import file_sha256, replacing
 from pycat.runtime.progress import progress
 
@@ -43,6 +43,7 @@ class Tokenizer:
         vocab_size: ids run from 0 to `vocab_size - 1`.
         src_vocab_size: None: source and target share the vocabulary.
         eos_id: ends every sequence, and starts the decoder.
+        unk_id: stands for pieces that are not known.
         sha256: of the model file; corpora and checkpoints record it.
         shortest: min tokens of a source and of a target that are not empty.
     """
@@ -50,8 +51,12 @@ class Tokenizer:
     shortest = (2, 2)
     src_vocab_size: None = None
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(self, path: str | PathLike[str], *, needs_eos: bool = True) -> None:
         """Load a model file.
+
+        Args:
+            path: the file.
+            needs_eos: refuse a model without EOS; one that only splits text needs none.
 
         Raises:
             TokenizerError: no such file, not a SentencePiece model, or it has no EOS.
@@ -73,7 +78,8 @@ class Tokenizer:
         self.sha256 = file_sha256(self.path)
         self.vocab_size: int = self._processor.vocab_size()
         self.eos_id: int = self._processor.eos_id()
-        if self.eos_id < 0:
+        self.unk_id: int = self._processor.unk_id()
+        if needs_eos and self.eos_id < 0:
             raise TokenizerError(
                 f"{self.path}: the model has no end-of-sentence piece, which every sequence needs; "
                 "train it with --eos_id"
@@ -97,6 +103,20 @@ class Tokenizer:
     ) -> tuple[list[list[int]], list[list[int]]]:
         """Ids of sources and of targets, as `encode` gives them."""
         return self.encode(src), self.encode(tgt)
+
+    def split(self, lines: Sequence[str]) -> list[list[str]]:
+        """Pieces of each line as text, unknown characters as they are, without EOS."""
+        rows: list[list[str]] = self._processor.encode(list(lines), out_type=str)
+        return rows
+
+    def joined(self, pieces: Sequence[str]) -> str:
+        """The text of pieces."""
+        text: str = self._processor.decode_pieces(list(pieces))
+        return text
+
+    def piece_id(self, piece: str) -> int:
+        """Id of a piece; that of the unknown piece if the model has none such."""
+        return int(self._processor.piece_to_id(piece))
 
     def pieces(self, row: Sequence[int], *, source: bool = False) -> list[str]:
         """Pieces of the vocabulary that a row of ids stands for, on either side."""
@@ -136,12 +156,18 @@ def train_tokenizer(
     """
     if model_type not in MODEL_TYPES:
         raise TokenizerError(f"model_type is {model_type!r}; expected one of {MODEL_TYPES}")
+    check_number("vocab_size", vocab_size, low=1)
     if not 0.9 <= character_coverage <= 1:
         raise TokenizerError(
             f"character_coverage is {character_coverage}; expected a share from 0.9 to 1, such as "
             f"{CHARACTER_COVERAGE}"
         )
     sample = _limited(_sample(lines, _SAMPLE_LINES, seed), _SAMPLE_BYTES, seed)
+    if not any(line.strip() for line in sample):
+        raise TokenizerError(
+            "tokenizer: no line of this text has more than blanks on both sides, so there is "
+            "nothing to train on; check the files"
+        )
     options = {
         "vocab_size": vocab_size,
         "model_type": model_type,
@@ -156,14 +182,15 @@ def train_tokenizer(
         "minloglevel": 2,
     }
     with progress("train tokenizer", None, "pieces"):
-        trained = subprocess.run(
-            # -P: Python must not import the modules beside that file in place of its own.
-            [sys.executable, "-P", str(_TRAINING_FILE), json.dumps(options)],
-            input=b"\n".join(sample),
-            stdout=subprocess.PIPE,
-        )
+        trained = run_python([str(_TRAINING_FILE), json.dumps(options)], stdin=b"\n".join(sample))
     if trained.returncode != 0:
         text = trained.stdout.decode("utf-8", "replace")
+        if trained.returncode < 0:
+            raise TokenizerError(
+                "tokenizer: the process that trains it was killed by signal "
+                f"{-trained.returncode}, as where memory runs out; run the same command again, "
+                "with more memory"
+            )
         reason = text.rsplit("] ", 1)[-1].strip() or (
             f"its process ended with status {trained.returncode}."
         )

@@ -4,7 +4,8 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, compress
 from os import PathLike
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat._core import IndexedWriter
+from pycat._core import BLOCK_BYTES, IndexedWriter, block_checksums
 from pycat.data.corpus import (
+    CHECKSUM_FILES,
     INDEX_FILES,
     SKIPPED_FILE,
     TOKENIZER_FILE,
@@ -25,18 +27,32 @@ from pycat.data.corpus import (
 )
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import Chunk, FileFingerprint, ParallelText, decode
+from pycat.data.row_files import Columns, RowFile, open_text
+from pycat.data.spooled_text import (
+    SPOOLED_FILES,
+    DatasetText,
+    spooled_dataset,
+    spooled_fingerprints,
+)
 from pycat.data.tab_columns import check_first_columns
-from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizer import (
     CHARACTER_COVERAGE,
     MAX_TRAINING_BYTES,
     Tokenizer,
     train_tokenizer,
 )
+from pycat.data.vocabularies import (
+    AnyTokenizer,
+    VocabularyTokenizer,
+    open_ct2_vocabularies,
+    read_vocabularies,
+)
 from pycat.errors import CorpusError, PycatError, TextError
-from pycat.runtime.hashing import hash_files
-from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing, write_json
+from pycat.runtime.manifest import list_files, read_manifest
+from pycat.runtime.numbers import check_number
+from pycat.runtime.output import OutputFolder, digest, replacing, write_manifest
 from pycat.runtime.progress import progress
+from pycat.runtime.publishing import sync_tree
 from pycat.runtime.workers import on_workers
 
 # Longer lines are skipped before the tokenizer reads them: no sentence is so long, but markup is.
@@ -44,27 +60,34 @@ MAX_LINE_BYTES = 65_536
 
 _OWNED = (
     *INDEX_FILES,
+    *CHECKSUM_FILES,
     "src.mcore.*",
     "tgt.mcore.*",
     TOKENIZER_FILE,
     f"{TOKENIZER_FOLDER}/*",
     SKIPPED_FILE,
+    *SPOOLED_FILES,
     "rules.parquet",  # which an earlier pycat put here
 )
 
 
 def tokenize(
+    dataset: Iterable[Mapping[str, Any]] | str | PathLike[str] | None = None,
     src: str | PathLike[str] | None = None,
     tgt: str | PathLike[str] | None = None,
     *,
     tsv: str | PathLike[str] | None = None,
-    columns: tuple[int, int] | None = None,
+    columns: Columns | None = None,
     out: str | PathLike[str],
-    tokenizer: str | PathLike[str] | None = None,
+    tokenizer: str | PathLike[str] | AnyTokenizer | None = None,
+    vocabs: Sequence[str | PathLike[str]] | None = None,
+    sentencepiece: Sequence[str | PathLike[str]] | None = None,
     vocab_size: int = 8000,
     model_type: str = "unigram",
     character_coverage: float = CHARACTER_COVERAGE,
     max_tokens: int = 512,
+    crop: bool = False,
+    keep_empty: bool = False,
     languages: tuple[str, str] | None = None,
     src_lang: str | None = None,
     tgt_lang: str | None = None,
@@ -75,21 +98,37 @@ def tokenize(
     r"""Tokenize parallel text into a corpus folder.
 
     Args:
+        dataset: rows in place of files: a `datasets.Dataset` or `IterableDataset`, or any other
+            iterable of mappings. `src` and `tgt` then name columns; "translation.en" is the key
+            "en" inside of "translation". The text is kept in `out`, one sentence a line: line
+            breaks inside of a sentence become blanks. Two paths given in order are `src`, `tgt`.
         src, tgt: UTF-8 files of equal line count; plain, or compressed by gzip, zstd, xz, bzip2 or
             LZ4, whatever they are called.
-        tsv: instead of both, one file of source, tab, target; further columns are not read.
+        tsv: instead of both, one file of source, tab, target; further columns are not read. Or a
+            file of Parquet, JSON Lines or TMX, or a zip in the Moses format of OPUS, which its
+            content tells.
         columns: columns of source and target in `tsv`, from 1, if they are not the first two. A
             file of three columns or more whose first holds numbers or addresses is refused without.
+            Of Parquet and JSON Lines, their names, such as ("translation.en", "translation.de");
+            of TMX and zip, the languages, which may also be given as `languages`.
         out: the folder to make. A folder of the same input is opened as it is.
         tokenizer: a SentencePiece `.model`, or a folder with the tokenizer of a Hugging Face model,
-            such as one of its checkpoints; unless given, one is trained on this text.
+            such as one of its checkpoints, or a folder that CTranslate2 converted, or a tokenizer
+            that is loaded; unless given, one is trained on this text.
+        vocabs: instead, the vocabularies of source and target of a model of Marian, fairseq or
+            OpenNMT-py, or one for both: `.spm`, `.yml`, `.json` or `.txt` (`data.vocabularies`).
+        sentencepiece: SentencePiece models that split the text into pieces of those vocabularies,
+            one for both sides or one a side; without any, text is split at blanks.
         vocab_size: pieces of both languages together, when training ("unigram" may yield fewer).
         model_type: "unigram" or "bpe", when training.
         character_coverage: share of the text whose characters are pieces of their own, when
             training; rarer ones are read as bytes. Lower it for text of very many characters.
         max_tokens: pairs with a longer side, EOS counted, are skipped, as are lines beyond
             65,536 bytes.
-        languages: names of source and target; by default the file names' suffixes.
+        crop: cut a longer side to its first tokens and EOS, instead of skipping the pair.
+        keep_empty: keep pairs with an empty side, which is EOS alone, instead of skipping them.
+        languages: names of source and target; by default the file names' suffixes, or the last
+            parts of the columns' names where they are codes of languages.
         src_lang, tgt_lang: codes that a Hugging Face tokenizer puts into its sequences, such as
             "eng_Latn".
         prompt: for Hugging Face models, text around the source, with `{src}` for the source: all
@@ -105,20 +144,72 @@ def tokenize(
         `manifest["skipped"]` and listed in `skipped.tsv`.
 
     Raises:
-        TextError: a file is missing, empty, damaged or not UTF-8, or line counts differ.
+        TextError: a file is missing, empty, damaged or not UTF-8, or line counts differ; a row
+            lacks a column or holds no text there.
         TokenizerError: the tokenizer cannot be loaded or trained.
         OutputError: `out` holds something else, or a corpus made with other options.
     """
-    text = ParallelText.of(src, tgt, tsv, columns)
-    names = tuple(languages or _languages(text))
-    if len(set(names)) != 2 or not all(re.fullmatch(r"[\w@-]+", name) for name in names):
-        raise PycatError(
-            f"languages are {names}; expected two different names of letters, digits, -, _ and @"
-        )
+    if isinstance(dataset, (str, PathLike)):
+        # Two files given in order are source and target.
+        if src is not None and tgt is not None:
+            raise TextError(
+                f"{dataset}: found a path, and src and tgt too; expected two files, or rows and "
+                "the names of their columns (of a file of rows: tsv=…, columns=(src, tgt))"
+            )
+        dataset, src, tgt = None, dataset, src if tgt is None else tgt
     if num_threads is not None and num_threads < 1:
         raise PycatError(f"num_threads is {num_threads}; expected at least 1, or None for all")
-    folder_path = Path(out)
-    given = _given_tokenizer(tokenizer, src_lang, tgt_lang, prompt)
+    check_number("vocab_size", vocab_size, low=1)
+    check_number("max_tokens", max_tokens, low=2)
+    given = _given_tokenizer(
+        tokenizer, vocabs or (), sentencepiece or (), src_lang, tgt_lang, prompt
+    )
+    if (crop or keep_empty) and isinstance(given, HuggingFaceTokenizer):
+        raise PycatError(
+            "crop and keep_empty go with vocabularies and SentencePiece models, not with the "
+            "tokenizer of a Hugging Face model; leave them out"
+        )
+    training: dict[str, Any] = {"vocab_size": vocab_size, "model_type": model_type}
+    if character_coverage != CHARACTER_COVERAGE:
+        training["character_coverage"] = character_coverage
+    with ExitStack() as stack:
+        text: ParallelText | RowFile | DatasetText
+        if dataset is None:
+            text = open_text(src, tgt, tsv, columns, languages)
+        else:
+            names = _dataset_columns(src, tgt, tsv, columns)
+            text = stack.enter_context(spooled_dataset(dataset, names, Path(out)))
+        return _make_corpus(
+            text,
+            Path(out),
+            given=given,
+            training=training,
+            limits=_Limits(max_tokens, crop, keep_empty),
+            languages=tuple(languages or text.languages),
+            check_columns=columns is None,
+            overwrite=overwrite,
+            num_threads=num_threads or len(os.sched_getaffinity(0)),
+        )
+
+
+def _make_corpus(
+    text: ParallelText | RowFile | DatasetText,
+    folder_path: Path,
+    *,
+    given: AnyTokenizer | None,
+    training: dict[str, Any],
+    limits: "_Limits",
+    languages: tuple[str, ...],
+    check_columns: bool,
+    overwrite: bool,
+    num_threads: int,
+) -> Corpus:
+    """Make the folder of a corpus, or open it if it is of this text and these options."""
+    if len(set(languages)) != 2 or not all(re.fullmatch(r"[\w@-]+", name) for name in languages):
+        raise PycatError(
+            f"languages are {languages}; expected two different names of letters, digits, -, _ and "
+            "@"
+        )
     # Read the model before touching the folder: overwriting may delete the very file.
     model = given.path.read_bytes() if isinstance(given, Tokenizer) else None
 
@@ -126,71 +217,116 @@ def tokenize(
     fingerprints = text.fingerprint(known_text(folder_path))
     recipe = {
         "text": [row["sha256"] for row in fingerprints],
-        "languages": names,
-        "tokenizer": _tokenizer_recipe(given)
-        if given
-        else {
-            "vocab_size": vocab_size,
-            "model_type": model_type,
-            **(
-                {}
-                if character_coverage == CHARACTER_COVERAGE
-                else {"character_coverage": character_coverage}
-            ),
-        },
-        "max_tokens": max_tokens,
-        **({} if text.places == (1, 2) else {"columns": text.places}),
+        "languages": languages,
+        "tokenizer": _tokenizer_recipe(given) if given else training,
+        "max_tokens": limits.max_tokens,
+        **text.recipe,
+        **({"crop": True} if limits.crop else {}),
+        **({"keep_empty": True} if limits.keep_empty else {}),
     }
-    folder = OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite)
-    if folder.manifest is not None:
-        if [row["path"] for row in folder.manifest["text"]] != list(map(str, text.paths)):
-            write_json(folder_path / "corpus.json", {**folder.manifest, "text": fingerprints})
-        return open_corpus(folder_path)
+    with OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite) as folder:
+        if folder.manifest is not None:
+            _record_new_paths(folder, text, fingerprints)
+            return open_corpus(folder_path)
 
-    if text.is_tsv and columns is None:
-        check_first_columns(text)
+        origin: dict[str, Any] = {"text": fingerprints}
+        if isinstance(text, ParallelText):
+            if text.is_tsv and check_columns:
+                check_first_columns(text)
+            lines = text
+        else:
+            lines = text.in_folder(folder_path)
+            origin = {"text": spooled_fingerprints(lines), "source": text.record(fingerprints)}
 
-    # Put the tokenizer into the folder, then the tokens.
-    made: Tokenizer | HuggingFaceTokenizer
-    if isinstance(given, HuggingFaceTokenizer):
-        made = given
-        given.save(folder_path / TOKENIZER_FOLDER)
-    elif model is not None:
-        with replacing(folder_path / TOKENIZER_FILE) as temporary:
-            temporary.write_bytes(model)
-        made = Tokenizer(folder_path / TOKENIZER_FILE)
-    else:
-        made = train_tokenizer(
-            _training_lines(text),
-            folder_path / TOKENIZER_FILE,
-            vocab_size=vocab_size,
-            model_type=model_type,
-            character_coverage=character_coverage,
-        )
-    try:
-        counts = _write_corpus(
-            text, made, folder_path, max_tokens, num_threads or len(os.sched_getaffinity(0))
-        )
-    except TextError:
-        # Leave no tokenizer behind: it would protect the folder from a call with mended options.
-        (folder_path / TOKENIZER_FILE).unlink(missing_ok=True)
-        shutil.rmtree(folder_path / TOKENIZER_FOLDER, ignore_errors=True)
-        raise
-    _finish(folder, made, counts, languages=names, text=fingerprints)
+        # Put the tokenizer into the folder, then the tokens.
+        made: AnyTokenizer
+        if isinstance(given, (HuggingFaceTokenizer, VocabularyTokenizer)):
+            made = given
+            _save_tokenizer(given, folder_path / TOKENIZER_FOLDER)
+        elif model is not None:
+            with replacing(folder_path / TOKENIZER_FILE) as temporary:
+                temporary.write_bytes(model)
+            made = Tokenizer(folder_path / TOKENIZER_FILE)
+        else:
+            made = train_tokenizer(
+                _training_lines(lines),
+                folder_path / TOKENIZER_FILE,
+                **{"character_coverage": CHARACTER_COVERAGE, **training},
+            )
+        try:
+            counts = _write_corpus(lines, made, folder_path, limits, num_threads)
+        except TextError:
+            # Leave no tokenizer and no spooled text behind: they would protect the folder from a
+            # call with other options.
+            for name in (TOKENIZER_FILE, *SPOOLED_FILES):
+                (folder_path / name).unlink(missing_ok=True)
+            shutil.rmtree(folder_path / TOKENIZER_FOLDER, ignore_errors=True)
+            raise
+        _finish(folder, made, counts, languages=languages, origin=origin)
     return open_corpus(folder_path)
+
+
+def _record_new_paths(
+    folder: OutputFolder,
+    text: ParallelText | RowFile | DatasetText,
+    fingerprints: list[FileFingerprint],
+) -> None:
+    """Note in a finished folder where the files of its text lie now."""
+    manifest = folder.manifest or {}
+    if isinstance(text, RowFile) and manifest["source"]["path"] != str(text.path):
+        source = text.record(fingerprints)
+        write_manifest(folder.path / "corpus.json", {**manifest, "source": source})
+    if isinstance(text, ParallelText) and [row["path"] for row in manifest["text"]] != [
+        *map(str, text.paths)
+    ]:
+        write_manifest(folder.path / "corpus.json", {**manifest, "text": fingerprints})
+
+
+def _dataset_columns(src: object, tgt: object, tsv: object, columns: object) -> tuple[str, str]:
+    """Names of the columns of a dataset.
+
+    Raises:
+        TextError: they are not two different names.
+    """
+    names = (src, tgt)
+    if tsv is not None or columns is not None or src == tgt:
+        names = (None, None)
+    if not (isinstance(names[0], str) and isinstance(names[1], str)):
+        raise TextError(
+            f"src is {src!r} and tgt {tgt!r}; expected the names of two columns of the dataset, "
+            "such as src='translation.en', tgt='translation.de', and neither tsv nor columns"
+        )
+    return names[0], names[1]
+
+
+def _save_tokenizer(tokenizer: HuggingFaceTokenizer | VocabularyTokenizer, folder: Path) -> None:
+    """Write a copy into a folder, durably; a link in its place is not followed."""
+    if folder.is_symlink():
+        folder.unlink()
+    tokenizer.save(folder)
+    sync_tree(folder)
 
 
 def _finish(
     folder: OutputFolder,
-    tokenizer: Tokenizer | HuggingFaceTokenizer,
+    tokenizer: AnyTokenizer,
     counts: Counter[str],
     *,
     languages: tuple[str, ...],
-    text: list[FileFingerprint],
+    origin: dict[str, Any],
 ) -> None:
     """Hash the index files, and write the manifest that completes the folder."""
-    hashes = hash_files([folder.path / name for name in INDEX_FILES], "hash corpus")
-    files = dict(zip(INDEX_FILES, hashes, strict=True))
+    for side, name in zip(("src", "tgt"), CHECKSUM_FILES, strict=True):
+        with replacing(folder.path / name) as temporary:
+            block_checksums(folder.path / f"{side}.bin").tofile(temporary)
+    made = [path.relative_to(folder.path) for path in (folder.path / TOKENIZER_FOLDER).glob("*")]
+    if isinstance(tokenizer, Tokenizer):
+        made = [Path(TOKENIZER_FILE)]
+    spooled = [name for name in SPOOLED_FILES if (folder.path / name).is_file()]
+    listed = list_files(
+        folder.path, [*INDEX_FILES, *CHECKSUM_FILES, SKIPPED_FILE, *spooled, *map(str, made)]
+    )
+    files = {name: listed[name]["sha256"] for name in INDEX_FILES}
     template = (
         {} if isinstance(tokenizer, Tokenizer) else {"template": tokenizer.template.to_json()}
     )
@@ -209,57 +345,78 @@ def _finish(
         ),
         eos_id=tokenizer.eos_id,
         tokenizer_sha256=tokenizer.sha256,
-        text=text,
+        **origin,
         sha256=files,
+        block_bytes=BLOCK_BYTES,
+        files=listed,
     )
 
 
 def _given_tokenizer(
-    path: str | PathLike[str] | None,
+    given: str | PathLike[str] | AnyTokenizer | None,
+    vocabs: Sequence[str | PathLike[str]],
+    sentencepiece: Sequence[str | PathLike[str]],
     src_lang: str | None,
     tgt_lang: str | None,
     prompt: str | None,
-) -> Tokenizer | HuggingFaceTokenizer | None:
-    if path is not None and Path(path).is_dir():
-        return HuggingFaceTokenizer(Path(path), src_lang=src_lang, tgt_lang=tgt_lang, prompt=prompt)
+) -> AnyTokenizer | None:
+    models = [Path(path) for path in sentencepiece]
+    path = Path(given) if isinstance(given, (str, PathLike)) else None
+    is_converted = path is not None and (path / "model.bin").is_file()
+    if vocabs and given is not None:
+        raise PycatError("vocabs and tokenizer exclude each other; pass one of them")
+    if models and not vocabs and not is_converted:
+        raise PycatError(
+            "sentencepiece goes with vocabs, or with a folder that CTranslate2 converted as the "
+            "tokenizer; a SentencePiece model with ids of its own is a tokenizer itself"
+        )
+    if path is not None and _is_hugging_face(path, is_converted and bool(models)):
+        return HuggingFaceTokenizer(path, src_lang=src_lang, tgt_lang=tgt_lang, prompt=prompt)
     if (src_lang, tgt_lang, prompt) != (None, None, None):
         raise PycatError(
             "src_lang, tgt_lang and prompt go with the tokenizer of a Hugging Face model; pass its "
             "folder (tokenizer, --tokenizer), or leave them out"
         )
-    return None if path is None else Tokenizer(path)
+    if vocabs:
+        return read_vocabularies([Path(vocabulary) for vocabulary in vocabs], models)
+    if path is None:
+        assert not isinstance(given, (str, PathLike))
+        return given
+    return open_ct2_vocabularies(path, models) if is_converted else Tokenizer(path)
 
 
-def _tokenizer_recipe(given: Tokenizer | HuggingFaceTokenizer) -> str | dict[str, Any]:
+def _is_hugging_face(path: Path, has_models: bool) -> bool:
+    """Whether the tokenizer of a path is that of a Hugging Face model.
+
+    A folder that CTranslate2 converted may hold one; models that split text take its place.
+    """
+    if not (path / "model.bin").is_file():
+        return path.is_dir()
+    return not has_models and (path / "tokenizer_config.json").is_file()
+
+
+def _tokenizer_recipe(given: AnyTokenizer) -> str | dict[str, Any]:
     if isinstance(given, Tokenizer):
         return given.sha256
     return {"sha256": given.sha256, **given.options}
 
 
-def _languages(text: ParallelText) -> tuple[str, str]:
-    """Suffixes of the names: ("en", "de") of `a.en` and `a.de.gz`, else ("src", "tgt")."""
-    if text.is_tsv:
-        return "src", "tgt"
-    suffixes = [
-        Path(path.name.removesuffix(compression_suffix(path))).suffix for path in text.paths
-    ]
-    src, tgt = (suffix.removeprefix(".") for suffix in suffixes)
-    return (src, tgt) if src and tgt and src != tgt else ("src", "tgt")
-
-
 def known_text(folder: Path) -> list[Any]:
     """Fingerprints of the text that a corpus folder was made from, [] if there is none."""
     try:
-        known: list[Any] = read_manifest(folder, "corpus", CorpusError)["text"]
+        manifest = read_manifest(folder, "corpus", CorpusError)
     except CorpusError:
         return []
-    return known
+    source = manifest.get("source", {})
+    return [*manifest["text"], *([source] if "path" in source else [])]
 
 
 def _sides(
-    text: ParallelText, chunk: Chunk, max_line_bytes: int
+    text: ParallelText, chunk: Chunk, max_line_bytes: int, crop: bool = False
 ) -> tuple[list[bytes], list[bytes], set[int]]:
     """Sources and targets of a chunk, both b"" in rows with an overlong line, and those rows.
+
+    With `crop`, overlong lines are cut before a character instead.
 
     Raises:
         TextError: a line is not UTF-8 or has no tab; names the first such line.
@@ -267,6 +424,8 @@ def _sides(
     try:
         src, tgt = text.columns(chunk)
         overlong: set[int] = set()
+        if crop:
+            src, tgt = ([_cut(line, max_line_bytes) for line in side] for side in (src, tgt))
         if max(map(len, chain(src, tgt))) > max_line_bytes:
             lengths = zip(map(len, src), map(len, tgt), strict=True)
             overlong = {row for row, pair in enumerate(lengths) if max(pair) > max_line_bytes}
@@ -285,12 +444,39 @@ def _sides(
     return src, tgt, overlong
 
 
+def _cut(line: bytes, max_bytes: int) -> bytes:
+    """The first whole characters of a line of UTF-8 that fit."""
+    if len(line) <= max_bytes:
+        return line
+    end = max_bytes
+    while end > max_bytes - 4 and line[end] & 0xC0 == 0x80:
+        end -= 1
+    return line[:end]
+
+
+def _cropped(rows: list[list[int]], max_tokens: int, eos_id: int | None) -> list[list[int]]:
+    """Rows cut to `max_tokens`, the last of which is EOS if there is one."""
+    tail = [] if eos_id is None else [eos_id]
+    return [
+        row if len(row) <= max_tokens else [*row[: max_tokens - len(tail)], *tail] for row in rows
+    ]
+
+
 def _training_lines(text: ParallelText) -> Iterator[bytes]:
     """Yield source and target of each pair in turn, both empty where one is too long."""
     with progress("read text", text.file_bytes / 1e6, "MB") as advance:
         for chunk in text.chunks(lambda num_bytes: advance(num_bytes / 1e6)):
             src, tgt, _ = _sides(text, chunk, MAX_TRAINING_BYTES)
             yield from chain.from_iterable(zip(src, tgt, strict=True))
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Which pairs are kept: `max_tokens`, `crop` and `keep_empty` of `tokenize`."""
+
+    max_tokens: int
+    crop: bool
+    keep_empty: bool
 
 
 @dataclass(frozen=True)
@@ -311,14 +497,21 @@ class _Tokenized:
 def _tokenize_chunk(
     text: ParallelText,
     chunk: Chunk,
-    tokenizer: Tokenizer | HuggingFaceTokenizer,
-    max_tokens: int,
+    tokenizer: AnyTokenizer,
+    limits: "_Limits",
 ) -> _Tokenized:
-    src_lines, tgt_lines, overlong = _sides(text, chunk, MAX_LINE_BYTES)
+    src_lines, tgt_lines, overlong = _sides(text, chunk, MAX_LINE_BYTES, limits.crop)
     rows = tokenizer.encode_pairs(src_lines, tgt_lines)
+    max_tokens = limits.max_tokens
+    if limits.crop:
+        ends: tuple[int | None, int] = (tokenizer.eos_id, tokenizer.eos_id)
+        if not isinstance(tokenizer, Tokenizer) and not tokenizer.template.src_tail:
+            ends = None, tokenizer.eos_id
+        rows = _cropped(rows[0], max_tokens, ends[0]), _cropped(rows[1], max_tokens, ends[1])
     src, tgt = (np.fromiter(map(len, side), np.int32, len(side)) for side in rows)
     blank_src, blank_tgt = (
-        side < shortest for side, shortest in zip((src, tgt), tokenizer.shortest, strict=True)
+        side < (1 if limits.keep_empty else shortest)
+        for side, shortest in zip((src, tgt), tokenizer.shortest, strict=True)
     )
     kept = ~blank_src & ~blank_tgt & (src <= max_tokens) & (tgt <= max_tokens)
     skipped = []
@@ -339,9 +532,9 @@ def _tokenize_chunk(
 
 def _write_corpus(
     text: ParallelText,
-    tokenizer: Tokenizer | HuggingFaceTokenizer,
+    tokenizer: AnyTokenizer,
     folder: Path,
-    max_tokens: int,
+    limits: "_Limits",
     num_threads: int,
 ) -> Counter[str]:
     """Write the index files and `skipped.tsv`; count "lines", "pairs" and each skip reason."""
@@ -361,7 +554,7 @@ def _write_corpus(
         # worker that imports pycat takes seconds and 200 MB for torch, and forking a process that
         # has threads is unsafe.
         for chunk_tokens in on_workers(
-            lambda chunk: _tokenize_chunk(text, chunk, tokenizer, max_tokens),
+            lambda chunk: _tokenize_chunk(text, chunk, tokenizer, limits),
             text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
             num_threads,
         ):
@@ -378,6 +571,7 @@ def _write_corpus(
         if counts["pairs"] == 0:
             raise TextError(
                 f"{text.paths[0]}: none of {counts['lines']:,} lines gives a pair with text on "
-                f"both sides and at most {max_tokens} tokens; check the files, or raise max_tokens"
+                f"both sides and at most {limits.max_tokens} tokens; check the files, or raise "
+                "max_tokens"
             )
     return counts

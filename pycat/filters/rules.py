@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -90,8 +91,11 @@ def complete_rules(rules: Mapping[str, float | None] | None = None) -> dict[str,
             f"rule {unknown[0]!r} is not known; expected one of {', '.join(DEFAULT_RULES)}"
         )
     for name, value in given.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise PycatError(f"rule {name} is {value!r}; expected a number, or null for no rule")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and math.isfinite(value)):
+            raise PycatError(
+                f"rule {name} is {value!r}; expected a finite number, or null for no rule"
+            )
     return {**DEFAULT_RULES, **given}
 
 
@@ -119,7 +123,7 @@ def read_rules(
     if not isinstance(given, Mapping):
         try:
             rules = json.loads(Path(given).read_text("utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise PycatError(
                 f"{given}: cannot be read as rules ({error}); expected default, none, or a JSON "
                 'file such as {"copied": 0.7, "numbers": null}'

@@ -1,8 +1,7 @@
 #pragma once
 
-// Whole numbers on processors without byte products of 32 bits. The source of each instruction set
-// includes this file after it defines what simd/whole_numbers.h asks for, and
-//   multiply_pairs(a, b)             products of 16-bit numbers, added in pairs
+// Bytes on processors that add only two of their products, to 16 bits. The source of each
+// instruction set includes this file after it defines what simd/whole_numbers.h asks for, and
 //   multiply_bytes(a, b)             products of unsigned bytes and signed bytes, added in pairs to
 //                                    16-bit numbers, with saturation
 //   add_shorts(a, b)                 sums of 16-bit numbers
@@ -11,10 +10,6 @@
 
 namespace pycat {
 namespace {
-
-struct ShortDot : ShortWords, WordByWord<ShortDot> {
-  static PYCAT_SIMD Ints add(Ints sum, Ints a, Ints b) { return sum + multiply_pairs(a, b); }
-};
 
 /// Bytes of seven bits. The products of two words then fit into 16 bits together, 2 * 2 * 127 * 63
 /// = 32,004, so that nothing saturates, and one instruction widens both to 32 bits.

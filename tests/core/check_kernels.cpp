@@ -1,0 +1,244 @@
+// Products of whole numbers against plain loops, which they must equal bit for bit, and the forward
+// pass of every instruction set against the portable one, which the tests in Python hold against
+// float64. It needs no Python, so it also runs in an emulator of another processor.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cross_entropy/cross_entropy.h"
+#include "transformer/transformer.h"
+
+namespace pycat {
+#ifdef PYCAT_X86
+extern const PanelFormat kAvx512VlInt8;
+#endif
+
+namespace {
+
+std::mt19937 random_numbers(1);
+
+[[noreturn]] void fail(const std::string& what) {
+  std::fprintf(stderr, "%s\n", what.c_str());
+  std::exit(1);
+}
+
+std::vector<float> normal(std::int64_t count, float scale, float mean = 0.0F) {
+  std::normal_distribution<float> distribution(mean, scale);
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (float& value : values) value = distribution(random_numbers);
+  return values;
+}
+
+/// `width` features of rows or tokens, rounded as a format of whole numbers rounds them.
+struct Rounded {
+  std::vector<std::int64_t> numbers;
+  float scale;
+};
+
+Rounded rounded(const std::vector<float>& values, float largest) {
+  float max_abs = 1e-30F;
+  for (const float value : values) max_abs = std::max(max_abs, std::fabs(value));
+  const float inverse = largest / max_abs;
+  Rounded result{{}, 0.0F};
+  for (const float value : values) {
+    result.numbers.push_back(static_cast<std::int64_t>(std::nearbyint(value * inverse)));
+  }
+  result.scale = max_abs;
+  return result;
+}
+
+/// Rows of which each third is all at its largest magnitude: sums are then as large as they get.
+std::vector<float> features(std::int64_t width, int row) {
+  if (row % 3 == 0)
+    return std::vector<float>(static_cast<std::size_t>(width), row % 2 ? -3.0F : 3.0F);
+  return normal(width, 1.0F);
+}
+
+void check_products(const char* name, const PanelFormat& format, std::int64_t panel_tokens,
+                    float largest, std::int64_t width) {
+  constexpr std::int64_t kRows = 37;
+  std::vector<float> weight;
+  for (int row = 0; row < kRows; ++row) {
+    const std::vector<float> values = features(width, row);
+    weight.insert(weight.end(), values.begin(), values.end());
+  }
+  const std::vector<float> bias = normal(kRows, 1.0F);
+  LinearPacker packer;
+  const PackedLinear layer = packer.add({weight.data(), bias.data(), kRows, width}, format, 0.0F);
+  packer.pack(2);
+
+  std::vector<std::vector<float>> tokens;
+  std::vector<float> rows(static_cast<std::size_t>(width * panel_tokens));
+  for (std::int64_t i = 0; i < panel_tokens; ++i) {
+    tokens.push_back(features(width, static_cast<int>(i + 3)));
+    for (std::int64_t f = 0; f < width; ++f) {
+      rows[static_cast<std::size_t>(f * panel_tokens + i)] =
+          tokens.back()[static_cast<std::size_t>(f)];
+    }
+  }
+  AlignedArray<std::uint32_t> words(layer.row_words * panel_tokens);
+  AlignedArray<float> scales(panel_tokens);
+  AlignedArray<float> out(layer.rows * panel_tokens);
+  format.to_words(rows.data(), panel_tokens, width, words.data(), scales.data());
+  format.multiply[0]({layer.tiles.data(), layer.num_tiles, layer.row_words, 0, words.data(),
+                      scales.data(), out.data()});
+  for (std::int64_t row = 0; row < kRows; ++row) {
+    const float* at = weight.data() + row * width;
+    const Rounded a = rounded({at, at + width}, largest);
+    for (std::int64_t i = 0; i < panel_tokens; ++i) {
+      const Rounded b = rounded(tokens[static_cast<std::size_t>(i)], largest);
+      std::int64_t sum = 0;
+      for (std::size_t f = 0; f < a.numbers.size(); ++f) sum += a.numbers[f] * b.numbers[f];
+      const float scaled = static_cast<float>(sum) * (a.scale / largest);
+      const float expected = std::fma(scaled, std::fma(b.scale, 1.0F / largest, 0.0F),
+                                      bias[static_cast<std::size_t>(row)]);
+      const float found = out.data()[row * panel_tokens + i];
+      if (found != expected) {
+        fail(std::string(name) + ", width " + std::to_string(width) + ": row " +
+             std::to_string(row) + " times token " + std::to_string(i) + " is " +
+             std::to_string(found) + "; expected " + std::to_string(expected));
+      }
+    }
+  }
+}
+
+void check_products(const char* name, const PanelFormat& format, std::int64_t panel_tokens,
+                    float largest) {
+  for (const std::int64_t width : {4, 12, 36, 256, 2048}) {
+    const double limit = std::floor(std::sqrt(2147483647.0 / static_cast<double>(width)));
+    const float used = largest > 0 ? largest : static_cast<float>(std::min(32767.0, limit));
+    check_products(name, format, panel_tokens, used, width);
+  }
+  std::printf("%s: products are exact\n", name);
+}
+
+/// Random weights of a small model, and the memory that they are in.
+struct Model {
+  std::vector<std::vector<float>> memory;
+  TransformerWeights weights{};
+
+  const float* values(std::int64_t count, float scale, float mean = 0.0F) {
+    memory.push_back(normal(count, scale, mean));
+    return memory.back().data();
+  }
+  LinearWeights linear(std::int64_t rows, std::int64_t width) {
+    const float scale = 1.0F / std::sqrt(static_cast<float>(width));
+    return {values(rows * width, scale), values(rows, 0.3F), rows, width};
+  }
+  NormWeights norm(std::int64_t width) { return {values(width, 0.3F, 1.0F), values(width, 0.3F)}; }
+
+  Model() {
+    memory.reserve(1000);
+    constexpr std::int64_t kWidth = 40;
+    constexpr std::int64_t kMiddle = 72;
+    constexpr std::int64_t kVocab = 101;
+    weights.d_model = kWidth;
+    weights.num_heads = 5;
+    weights.norm_first = true;
+    weights.activation = Epilogue::kGelu;
+    weights.epsilon = 1e-5F;
+    weights.embedding_scale = 2.0F;
+    weights.head_scale = 1.0F;
+    for (EmbeddingWeights* side : {&weights.source, &weights.target}) {
+      *side = {
+          values(kVocab * kWidth, 1.0F), kVocab, values(64 * kWidth, 1.0F), 64, 5, norm(kWidth)};
+    }
+    for (int i = 0; i < 4; ++i) {
+      LayerWeights layer = {};
+      layer.self = {linear(3 * kWidth, kWidth), {}, linear(kWidth, kWidth), norm(kWidth)};
+      layer.feed_forward = {linear(kMiddle, kWidth), linear(kWidth, kMiddle), norm(kWidth)};
+      if (i >= 2) {
+        layer.cross = {linear(kWidth, kWidth), linear(2 * kWidth, kWidth), linear(kWidth, kWidth),
+                       norm(kWidth)};
+      }
+      (i < 2 ? weights.encoder : weights.decoder).push_back(layer);
+    }
+    weights.encoder_norm = norm(kWidth);
+    weights.decoder_norm = norm(kWidth);
+    weights.head = {values(kVocab * kWidth, 0.7F), values(kVocab, 0.3F), kVocab, kWidth};
+  }
+};
+
+/// Sums (7, B) over sentences of 1 to 50 tokens.
+std::vector<double> sums_of(const Model& model, Precision precision, CpuIsa isa) {
+  const Transformer transformer(model.weights, precision, isa, 2);
+  const std::vector<std::int32_t> ends = {0, 1, 51, 60, 95, 97, 140};
+  const auto count = static_cast<std::int64_t>(ends.size()) - 1;
+  std::vector<std::int64_t> tokens;
+  for (std::int64_t i = 0; i < ends.back(); ++i) tokens.push_back((i * 37 + 11) % 101);
+  const TokenTargets targets = {tokens.data(), ends.back(), ends.data(), count, -100, 101, 1, 7};
+  std::vector<double> sums(static_cast<std::size_t>(7 * count));
+  std::vector<double> means(static_cast<std::size_t>(count));
+  std::vector<double> variances(static_cast<std::size_t>(count));
+  std::vector<std::int64_t> num_tokens(static_cast<std::size_t>(count));
+  SequenceResults results = {sums.data(),      num_tokens.data(), means.data(),
+                             variances.data(), nullptr,           0};
+  transformer.score({tokens.data(), ends.back(), ends.data(), count}, tokens.data(), targets,
+                    results);
+  return sums;
+}
+
+void check_forward(const Model& model, Precision precision, const char* name, CpuIsa isa,
+                   double tolerance) {
+  const std::vector<double> exact = sums_of(model, Precision::kFloat32, CpuIsa::kPortable);
+  std::vector<double> found;
+  try {
+    found = sums_of(model, precision, isa);
+  } catch (const std::invalid_argument&) {
+    std::printf("%s: no %s\n", isa_name(isa), name);
+    return;
+  }
+  double largest = 0.0;
+  for (std::size_t i = 0; i < exact.size(); ++i) {
+    largest = std::max(largest, std::fabs(found[i] - exact[i]) / (1.0 + std::fabs(exact[i])));
+  }
+  std::printf("%s %s: largest difference %.1e\n", isa_name(isa), name, largest);
+  if (!(largest <= tolerance)) fail("more than expected");
+}
+
+void check() {
+  const std::vector<CpuIsa> isas = supported_isas();
+  const auto has = [&](CpuIsa isa) {
+    return std::find(isas.begin(), isas.end(), isa) != isas.end();
+  };
+#ifdef PYCAT_X86
+  if (has(CpuIsa::kAvx2)) {
+    check_products("avx2 int8", kAvx2Int8, 24, 63.0F);
+    check_products("avx2 int16", kAvx2Int16, 24, 0.0F);
+  }
+  if (has(CpuIsa::kAvxVnni)) check_products("avx_vnni int8", kAvxVnniInt8, 24, 127.0F);
+  if (has(CpuIsa::kAvx512)) {
+    check_products("avx512 int8", kAvx512Int8, 32, 63.0F);
+    check_products("avx512 int16", kAvx512Int16, 32, 0.0F);
+    if (__builtin_cpu_supports("avx512vnni")) {
+      check_products("avx512 VNNI int8", kAvx512VnniInt8, 32, 127.0F);
+      check_products("avx_vnni int8, in AVX-512's encoding", kAvx512VlInt8, 24, 127.0F);
+    }
+  }
+#endif
+#ifdef PYCAT_ARM64
+  check_products("neon int16", kNeonInt16, 16, 0.0F);
+  if (has(CpuIsa::kNeonDot)) check_products("neon_dot int8", kNeonDotInt8, 16, 127.0F);
+#endif
+  const Model model;
+  for (const CpuIsa isa : isas) {
+    check_forward(model, Precision::kFloat32, "float32", isa, 2e-5);
+    check_forward(model, Precision::kBFloat16, "bfloat16", isa, 2e-2);
+    check_forward(model, Precision::kInt8, "int8", isa, 0.1);
+  }
+}
+
+}  // namespace
+}  // namespace pycat
+
+int main() {
+  pycat::check();
+  return 0;
+}
