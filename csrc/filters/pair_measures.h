@@ -43,8 +43,8 @@ constexpr std::size_t kNumBands = 4;
 struct PairMeasures {
   std::array<std::int32_t, 2> num_chars;
   /// Letters of each side, without as much markup as both have. An ideograph counts as three, kana
-  /// and Hangul syllables as two, for translations into alphabets are so much longer; less what
-  /// both sides have of that.
+  /// and Hangul syllables as two, for translations into alphabets are so much longer; but not where
+  /// both sides are in such letters.
   std::array<std::int32_t, 2> num_letters;
   /// Share of each side's letters that stand in names: words in ASCII with a capital, in a line of
   /// another script.

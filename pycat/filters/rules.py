@@ -21,7 +21,7 @@ DEFAULT_RULES: dict[str, float | None] = {
     "duplicate": 1,
     "near_duplicate": 1,
     "target_copies": 5,
-    "copied": 0.5,
+    "copied": 0.48,
     "src_language": 0.03,
     "tgt_language": 0.03,
     "src_foreign": 0.15,

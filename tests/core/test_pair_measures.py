@@ -209,11 +209,12 @@ def is_plain(line: bytes) -> bool:
 def in_python(src: bytes, tgt: bytes) -> dict[str, Any]:
     one, other = (set(letter_grams([*"  ", *clusters(line), *"  "], 4)) for line in (src, tgt))
     lines = {"src": src, "tgt": tgt}
+    are_wide = is_wide(src) and is_wide(tgt)
     return {
         "src_chars": len(src.decode()),
         "tgt_chars": len(tgt.decode()),
         **{
-            f"{side}_letters": len(clusters(line)) + extra(line) - min(extra(src), extra(tgt))
+            f"{side}_letters": len(clusters(line)) + (not are_wide and extra(line))
             for side, line in lines.items()
         },
         **{f"{side}_names": np.float32(names(line)) for side, line in lines.items()},
