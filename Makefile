@@ -4,13 +4,14 @@
 # make bench  microbenchmarks                make gpu        what only a GPU can show
 # make test-arm   the kernels as on 64-bit Arm, emulated
 # make docs   the documentation as a site: build/site/index.html
+# make chaos  kills, full disks, damage, races
 # Needs Python 3.11 or newer and a C++ compiler; everything else is installed into .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find csrc kernels pycat -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
-.PHONY: venv demo docs test test-isa lint format bench gpu fuzz sanitize test-arm clean
+.PHONY: venv demo docs test test-isa lint format bench chaos gpu fuzz sanitize test-arm clean
 
 venv: .venv/.installed
 
@@ -72,6 +73,11 @@ docs: venv
 
 bench: venv
 	for bench in bench/bench_*.py; do $(BIN)/python $$bench --quick || exit 1; done
+
+# About an hour on two idle cores. Fewer trials: make chaos CHAOS='--verbs select --kills 5'
+CHAOS ?=
+chaos: venv
+	$(BIN)/python bench/chaos.py --kills 90 $(CHAOS)
 
 # On a machine with a GPU, by the Python that has a torch for it and no .venv: builds and installs
 # pycat there, checks and measures, each part within its time. DEVICE=cpu tries the script itself.

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from corpus_rivals import (
     memcpy_bytes_per_s,
     open_rivals,
 )
-from corpus_synthesis import open_both, open_corpus, synthesise
+from corpus_synthesis import open_both, open_corpus, synthesise, write_checksums
 from harness import median_ms, processor_name, spread, turns
 from numpy.typing import NDArray
 from torch import Tensor
@@ -54,9 +55,9 @@ class Known(NamedTuple):
 class Streams:
     """Our streams of one plan, each begun at whatever batch is asked for."""
 
-    def __init__(self, folder: str, *, padded: bool) -> None:
+    def __init__(self, folder: str, *, padded: bool, checksums: bool = False) -> None:
         self.padded = padded
-        self.src, self.tgt = open_both(folder)
+        self.src, self.tgt = open_both(folder, checksums=checksums)
         order = _core.PairOrder(self.src, self.tgt, None, scratch_folder=folder)
         self.plan = _core.BatchPlan(order, batch_tokens=BATCH_TOKENS, padded=padded)
 
@@ -249,6 +250,30 @@ def first_batch_ms(folder: str, repeats: int) -> dict[str, float]:
     }
 
 
+def checksum_cost(folder: str, num_rounds: int) -> dict[str, float]:
+    """What comparing each block once adds to an epoch of the stream that opens the files.
+
+    The first epoch reads `2 * num_tokens` bytes more than the others. Without a reading thread, so
+    that nothing hides it; and with the one that streams have by default.
+    """
+    write_checksums(folder)
+    found: dict[str, float] = {}
+    for num_threads in (0, 1):
+        times: dict[bool, list[float]] = {False: [], True: []}
+        for _ in range(num_rounds):
+            for checksums in (False, True):
+                streams = Streams(folder, padded=False, checksums=checksums)
+                start = time.perf_counter()
+                streams.read(0, len(streams.plan), num_threads)
+                times[checksums].append(time.perf_counter() - start)
+        plain, compared = (float(np.median(times[checksums])) for checksums in (False, True))
+        found[f"checksum_share_{num_threads}_threads"] = compared / plain - 1
+    file = f"{folder}/src.bin"
+    checksums_ms = median_ms(lambda: _core.block_checksums(file), 5)
+    found["checksum_bytes_per_s"] = Path(file).stat().st_size / checksums_ms * 1e3
+    return found
+
+
 def check_ns(folder: str, num_pairs: int) -> float:
     """First use of both files, which verifies every entry of their indexes."""
     elapsed_s = []
@@ -317,6 +342,7 @@ def run(folder: str, num_pairs: int, num_rounds: int) -> dict[str, Any]:
     gather = bench_gather(folder, rivals, num_rounds)
     planned = bench_plan(folder, num_pairs, max(3, num_rounds // 3))
     first = first_batch_ms(folder, 15)
+    checksums = checksum_cost(folder, max(5, num_rounds))
     streamed = measure("stream", folder)
 
     ours = "pycat, 1 thread"
@@ -329,6 +355,9 @@ def run(folder: str, num_pairs: int, num_rounds: int) -> dict[str, Any]:
         f"plan {planned['plan_ms']:.1f} ms, {planned['plan_mb']:.1f} MB; "
         f"fairseq's {planned.get('fairseq_plan_ms', float('nan')):.1f} ms, "
         f"{planned.get('fairseq_plan_mb', float('nan')):.1f} MB\n"
+        f"comparing checksums adds {checksums['checksum_share_0_threads']:.1%} to the first epoch, "
+        f"{checksums['checksum_share_1_threads']:.1%} with a reading thread, at "
+        f"{checksums['checksum_bytes_per_s'] / 1e9:.1f} GB/s\n"
         f"first batch {first['first_batch_ms']:.2f} ms, after a resume {first['resume_ms']:.2f} "
         f"ms; streaming alone: {streamed['private_mb']:.1f} MB private, "
         f"{streamed['resident_mb']:.0f} MB resident, {streamed['tokens_per_s'] / 1e6:.0f} Mtok/s "
@@ -368,6 +397,7 @@ def run(folder: str, num_pairs: int, num_rounds: int) -> dict[str, Any]:
         "open_ms": round(open_ms, 3),
         "check_ns_per_sentence": round(check, 3),
         **{name: round(ms, 3) for name, ms in first.items()},
+        **{name: round(value, 4) for name, value in checksums.items()},
         "private_mb": round(streamed["private_mb"], 1),
         "resident_mb": round(streamed["resident_mb"], 1),
         "cold_tokens_per_s": round(streamed["tokens_per_s"]),

@@ -40,11 +40,25 @@ def synthesise(folder: str, num_pairs: int) -> float:
     return elapsed_s + time.perf_counter() - start
 
 
-def open_both(folder: str) -> tuple[_core.IndexedFile, _core.IndexedFile]:
+def open_both(
+    folder: str, *, checksums: bool = False
+) -> tuple[_core.IndexedFile, _core.IndexedFile]:
+    """Open both sides, with the `checksums` of their blocks where `write_checksums` wrote them."""
     src, tgt = (
-        _core.IndexedFile(f"{folder}/{side}", vocab_size=VOCAB_SIZE) for side in ("src", "tgt")
+        _core.IndexedFile(
+            f"{folder}/{side}",
+            vocab_size=VOCAB_SIZE,
+            checksums=f"{folder}/{side}.sums" if checksums else None,
+        )
+        for side in ("src", "tgt")
     )
     return src, tgt
+
+
+def write_checksums(folder: str) -> None:
+    """Write the checksums of the blocks of both sides."""
+    for side in ("src", "tgt"):
+        _core.block_checksums(f"{folder}/{side}.bin").tofile(f"{folder}/{side}.sums")
 
 
 def open_corpus(folder: str) -> Corpus:

@@ -22,8 +22,9 @@ import torch
 from harness import processor_name
 
 import pycat
+from pycat.data.same_tokenizer import tokenize_alike
 from pycat.evaluation.evaluation import test_text
-from pycat.evaluation.held_out import held_out_corpus, held_out_nll
+from pycat.evaluation.held_out import held_out_nll
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.trainer import Arm
 from pycat.proxy.training import train_together
@@ -66,7 +67,7 @@ class Grid:
         text = random_pairs(options.tsv, options.pairs, work / "pairs.tsv")
         self.corpus = pycat.tokenize(tsv=text, out=work / "corpus", languages=languages)
         dev = test_text(options.dev)
-        self.dev = held_out_corpus(dev, self.corpus, self.corpus.tokenizer, work / "dev")
+        self.dev = tokenize_alike(dev, self.corpus, work / "dev", overwrite=True)
         self.rows: list[dict[str, Any]] = []
 
     def loss(self, point: dict[str, Any]) -> float:

@@ -31,15 +31,20 @@ if TYPE_CHECKING:
     from pycat.scores.merge import merge_scores
     from pycat.scores.score_table import ScoreTable
     from pycat.scoring.adapter import Adapter, Head
+    from pycat.scoring.derived import add_average, add_cld
     from pycat.scoring.engine import score
     from pycat.scoring.external_scorers import add_baseline
     from pycat.scoring.line_scores import score_lines
+    from pycat.scoring.trusted import add_trusted
+    from pycat.selection.export import export_opustrainer
     from pycat.selection.selection import Selection, select
     from pycat.selection.stability import Stability, jaccard, stability
+    from pycat.verification import Checked, check
 
 __all__ = [
     "DEFAULT_RULES",
     "Adapter",
+    "Checked",
     "CheckpointError",
     "Corpus",
     "CorpusError",
@@ -56,9 +61,14 @@ __all__ = [
     "Stability",
     "TextError",
     "TokenizerError",
+    "add_average",
     "add_baseline",
+    "add_cld",
+    "add_trusted",
+    "check",
     "evaluate",
     "explain",
+    "export_opustrainer",
     "jaccard",
     "measure",
     "merge_scores",
@@ -97,13 +107,19 @@ _MODULES = {
     "Adapter": "pycat.scoring.adapter",
     "Head": "pycat.scoring.adapter",
     "score": "pycat.scoring.engine",
+    "add_average": "pycat.scoring.derived",
+    "add_cld": "pycat.scoring.derived",
     "add_baseline": "pycat.scoring.external_scorers",
+    "add_trusted": "pycat.scoring.trusted",
     "score_lines": "pycat.scoring.line_scores",
+    "export_opustrainer": "pycat.selection.export",
     "Selection": "pycat.selection.selection",
     "select": "pycat.selection.selection",
     "Stability": "pycat.selection.stability",
     "jaccard": "pycat.selection.stability",
     "stability": "pycat.selection.stability",
+    "Checked": "pycat.verification",
+    "check": "pycat.verification",
 }
 
 if not TYPE_CHECKING:  # for a type checker, any name would be there

@@ -15,6 +15,8 @@ class IndexedFile:
         prefix: path without `.idx` and `.bin`.
         vocab_size: token ids must be below it.
         layout: "fairseq" or "megatron"; None recognises the layout by the file's size.
+        checksums: file of the `block_checksums` of `prefix.bin`, as uint64; each block is compared
+            before a token of it is first read.
 
     Raises:
         CorpusError: a file is missing, damaged, of another format, or has changed. The message
@@ -27,6 +29,7 @@ class IndexedFile:
         *,
         vocab_size: int | None = None,
         layout: str | None = None,
+        checksums: str | os.PathLike[str] | None = None,
     ) -> None: ...
     def __len__(self) -> int:
         """Number of sequences N."""
@@ -56,7 +59,7 @@ class IndexedFile:
         """
 
     def verify(self, *, eos_id: int | None = None) -> None:
-        """Check the index and every token, on all cores.
+        """Check the index, every block and every token, on all cores.
 
         Args:
             eos_id: token that every sequence must end with; None for any token.
@@ -80,6 +83,16 @@ class IndexedFile:
             CorpusError: a token is negative, or not below `vocab_size` (2**31 if not given).
             TypeError: `ids` is not a C-contiguous int64 array.
         """
+
+BLOCK_BYTES: int
+"""Bytes of a block that `block_checksums` takes together."""
+
+def block_checksums(path: str | os.PathLike[str]) -> NDArray[np.uint64]:
+    """Checksum of each block of `BLOCK_BYTES` of a file, the last of which may be shorter.
+
+    Damage within four aligned bytes is always found, other damage but for a chance of 2**-32. They
+    are not cryptographic.
+    """
 
 class IndexedWriter:
     """Writes `prefix.bin` and `prefix.idx` in fairseq's layout, complete or not at all.
@@ -448,6 +461,7 @@ class NgramCoverage:
         ids: int64 (N,), the pairs to choose from, at least one and below 2**32.
         num_cells: cells for n-grams, 4 bytes each: a power of two from 16 to 2**31.
         decay: factor of an n-gram's weight for each chosen pair that has it, between 0 and 1.
+        tolerance: share, from 0 to below 1, by which a chosen pair may gain less than the best.
         num_threads: threads to use. Results do not depend on it.
 
     Raises:
@@ -464,6 +478,7 @@ class NgramCoverage:
         *,
         num_cells: int,
         decay: float,
+        tolerance: float,
         num_threads: int,
     ) -> None: ...
     def count(self, begin: int, end: int) -> None:
@@ -603,8 +618,9 @@ def measure_pairs(
         folded, kinds: the tables of `pycat.filters.code_points`.
 
     Returns:
-        Arrays (N,): int32 `src_chars`, `tgt_chars`; `src_letters`, `tgt_letters` (without markup;
-        an ideograph counts as three, kana and Hangul syllables as two); `num_damaged`; `num_grams`
+        Arrays (N,): int32 `src_chars`, `tgt_chars`; `src_letters`, `tgt_letters` (without markup,
+        an ideograph counted as three, kana and Hangul syllables as two, both only as far as one
+        side has more of it); `num_damaged`; `num_grams`
         (of which `overlap` is a share); float32 `overlap`, `letters`, `number_mismatch`,
         `repetition`; `src_names`, `tgt_names` (shares of letters in words of ASCII with a capital,
         in lines of another script); uint8 `src_forms`, `tgt_forms` (sums of 1: all in capitals, 2:

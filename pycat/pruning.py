@@ -1,16 +1,18 @@
 """The whole way from parallel text to pruned text and its report: the stages in their order."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText
+from pycat.data.row_files import Columns, RowFile, open_text
 from pycat.data.tab_columns import wrong_column
 from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizing import known_text, tokenize
@@ -21,19 +23,25 @@ from pycat.filters.measures import MEASURES_FOLDER, Measures, measure
 from pycat.filters.rules import complete_rules, hits_in_words, read_rules
 from pycat.proxy.run import Run
 from pycat.proxy.training import train
+from pycat.ranking.criteria import members_of, needs_proxy
 from pycat.report.page import write_report
+from pycat.runtime.locks import Lock
+from pycat.runtime.manifest import list_files, load_manifest
 from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.scores.score_table import ScoreTable
+from pycat.scores.unscored import unscored
 from pycat.scoring.engine import score
-from pycat.selection.recipe import Recipe
+from pycat.scoring.trusted import TrustedText, add_trusted
+from pycat.selection.recipe import DEFAULT_CRITERION, FAST_CRITERION, Recipe
 from pycat.selection.selection import Selection, select
 
-_STAGES = ("tokenize", "measure", "train", "score", "select", "evaluate")
+_STAGES = ("tokenize", "measure", "train", "score", "trusted", "select", "evaluate")
 _FOLDERS = {
     "tokenize": "corpus",
     "measure": MEASURES_FOLDER,
     "train": "proxy",
     "score": "scores",
+    "trusted": "trusted",
     "select": "selection",
     "evaluate": "evaluation",
 }
@@ -44,6 +52,9 @@ _MIN_PAIRS_LEFT = 100
 # Texts of fewer pairs are held to the share alone.
 _SMALL_TEXT = 1000
 _NUM_EXAMPLES = 3
+# Passes over the kept pairs in a check, and the pairs of the text itself that it measures on.
+_CHECK_PASSES = 4.0
+_MAX_HELD_OUT, _HELD_OUT_PART = 1000, 20
 _EXAMPLE_CHARS = 60
 
 
@@ -51,12 +62,13 @@ _EXAMPLE_CHARS = 60
 class Pruned:
     """What `prune` made: each stage's result, the pruned text and the report.
 
-    `measures` is None where neither rules nor guard were asked for, `evaluation` without tests.
+    `measures` is None where no step needs them, `evaluation` without tests. Where `prune` was fast,
+    `run` is None, and `scores` has no checkpoint.
     """
 
     corpus: Corpus
     measures: Measures | None
-    run: Run
+    run: Run | None
     scores: ScoreTable
     selection: Selection
     evaluation: Evaluation | None
@@ -70,12 +82,15 @@ def prune(
     tgt: str | PathLike[str] | None = None,
     *,
     tsv: str | PathLike[str] | None = None,
-    columns: tuple[int, int] | None = None,
+    columns: Columns | None = None,
     out: str | PathLike[str],
     keep: float = 0.5,
-    by: str = "cat_var",
+    by: str | None = None,
     rules: str | PathLike[str] | Mapping[str, float | None] | None = "default",
-    guard: float = 0.5,
+    guard: float | str = 0.5,
+    fast: bool = False,
+    trusted: Mapping[str, TrustedText] | None = None,
+    check: bool = False,
     seed: int = 0,
     tests: Mapping[str, TestSet] | None = None,
     tokenize_options: Mapping[str, Any] | None = None,
@@ -95,13 +110,21 @@ def prune(
 
     Args:
         src, tgt: UTF-8 files of equal line count; plain or compressed.
-        tsv: instead of both, one file of source, tab, target.
-        columns: of source and target in `tsv`, from 1, as in `tokenize`.
+        tsv: instead of both, one file of source, tab, target; or of Parquet or JSON Lines, whose
+            kept rows are written as they are.
+        columns: of source and target in `tsv`, as in `tokenize`.
         out: the folder to make: `corpus`, `measures`, `proxy`, `scores`, `selection`, the pruned
             text, and `report.html`. Finished stages in it are not repeated.
         keep: fraction of the pairs to keep, in (0, 1].
-        by: name of a criterion.
+        by: name of a criterion; unless given, "cat_var", "noise" where `fast`, or `trusted`.
         rules, guard: what to drop before the criterion chooses, as in `select`.
+        fast: train and score no proxy; the criterion must be one that needs none, such as "noise",
+            "length" or "random".
+        trusted: texts that are known to be good, by the names of the columns that `add_trusted`
+            makes of them. Where no criterion is given, they are it, as the mean of their ranks.
+        check: train small models on the kept pairs, on random parts and on all pairs, and say what
+            the kept ones are worth: `evaluate` with four passes, on the tests or, without any, on
+            up to 1,000 pairs that the rules leave, which no model then trains on.
         seed: of the proxy, the random criterion and the evaluation.
         tests: test sets as in `evaluate`; with them the arms are retrained and compared.
         tokenize_options, train_options, score_options, evaluate_options: further keyword
@@ -120,75 +143,119 @@ def prune(
     # One function, longer than most: it is the order of the stages.
     changed = read_rules(rules)
     thresholds = None if changed is None else complete_rules(changed)
-    Recipe(keep, by, rules=thresholds, guard=guard).check()
+    by = by or "+".join(trusted or ()) or (FAST_CRITERION if fast else DEFAULT_CRITERION)
+    asked = Recipe(keep, by, rules=thresholds, guard=guard)
+    # The columns of trusted text are not there yet; the rest of the criterion is checked.
+    known = [str(member) for member in members_of(by) if member not in (trusted or {})]
+    replace(asked, by="+".join(known) or FAST_CRITERION).check()
+    if fast and (trusted or needs_proxy(by)):
+        needing = "trusted text" if trusted else f"the criterion {by}"
+        raise PycatError(
+            f"prune: fast trains no proxy, which {needing} needs; leave one of them out"
+        )
+    for good in (trusted or {}).values():
+        test_text(good)
     for test in (tests or {}).values():
         test_text(test)
-    text = ParallelText.of(src, tgt, tsv, columns)
+    languages = (tokenize_options or {}).get("languages")
+    text = open_text(src, tgt, tsv, columns, languages)
     work = Path(out)
     options: dict[str, dict[str, Any]] = {
         "tokenize": dict(tokenize_options or {}),
-        **({"measure": {}} if thresholds is not None or guard else {}),
-        "train": {"seed": seed, **(train_options or {})},
-        "score": dict(score_options or {}),
+        **({"measure": {}} if thresholds is not None or asked.needs_noise else {}),
+        **({} if fast else {"train": {"seed": seed, **(train_options or {})}}),
+        **({} if fast else {"score": dict(score_options or {})}),
+        **({"trusted": dict(trusted)} if trusted else {}),
         "select": {"keep": keep, "by": by, "rules": thresholds, "guard": guard, "seed": seed},
     }
-    if tests:
-        options["evaluate"] = {"tests": tests, "seed": seed, **(evaluate_options or {})}
+    if tests or check:
+        options["evaluate"] = {
+            **({"passes": _CHECK_PASSES} if check else {}),
+            **({"tests": tests} if tests else {}),
+            "seed": seed,
+            **(evaluate_options or {}),
+        }
     recipe = {stage: _plain(given) for stage, given in options.items()}
     fingerprints = text.fingerprint(known_text(work / _FOLDERS["tokenize"]))
-    if text.places != (1, 2):
-        recipe["tokenize"]["columns"] = [*text.places]
+    recipe["tokenize"] |= text.recipe
     recipe["tokenize"]["text"] = [row["sha256"] for row in fingerprints]
-    folder = _open_work(work, recipe, overwrite)
+    if work.exists() and not work.is_dir():
+        raise OutputError(f"{work}: expected a folder, found a file; choose another name")
+    work.mkdir(parents=True, exist_ok=True)
+    with Lock.of_folder(work) as lock:
+        folder = _open_work(work, recipe, overwrite, lock)
 
-    def where(stage: str) -> dict[str, Any]:
-        return {"out": work / _FOLDERS[stage], "overwrite": overwrite}
+        def where(stage: str) -> dict[str, Any]:
+            return {"out": work / _FOLDERS[stage], "overwrite": overwrite}
 
-    corpus = tokenize(
-        src, tgt, tsv=tsv, columns=columns, **where("tokenize"), **options["tokenize"]
-    )
-    measures = None
-    if "measure" in options:
-        measures = measure(corpus, **where("measure"), **options["measure"])
-        if thresholds is not None:
-            _check_rules_leave_enough(measures, corpus, thresholds)
-    run = train(corpus, **where("train"), **options["train"])
-    scores = score(corpus, run.checkpoints, **where("score"), **options["score"])
-    selection = select(scores, measures=measures, **where("select"), **options["select"])
-    evaluation = None
-    if tests:
-        evaluation = evaluate(selection, **where("evaluate"), **options["evaluate"])
-    elif "evaluate" in folder.recipe:
-        evaluation = _earlier_evaluation(work, selection)
-    results: dict[str, Corpus | Measures | Run | ScoreTable | Selection | Evaluation] = {
-        "tokenize": corpus,
-        **({} if measures is None else {"measure": measures}),
-        "train": run,
-        "score": scores,
-        "select": selection,
-        **({} if evaluation is None else {"evaluate": evaluation}),
-    }
-    timings = {stage: result.manifest["elapsed_s"] for stage, result in results.items()}
-    made = {stage: digest(dict(result.manifest)) for stage, result in results.items()}
-    texts = _text_paths(work, text, corpus.languages)
-    report = work / "report.html"
-    before = folder.manifest or {}
-    if before.get("made") != made or not all(path.is_file() for path in (*texts, report)):
-        if text.is_tsv:
-            selection.write_tsv(texts[0], overwrite=True)
-        else:
-            selection.write_text(*texts, overwrite=True)
-        write_report(
-            report,
-            selection,
-            scores,
-            run,
-            timings=timings,
-            measures=measures,
-            evaluation=evaluation,
+        corpus = tokenize(
+            src, tgt, tsv=tsv, columns=columns, **where("tokenize"), **options["tokenize"]
         )
-        folder.finish(made=made)
-    return Pruned(corpus, measures, run, scores, selection, evaluation, texts, report, timings)
+        measures = None
+        if "measure" in options:
+            measures = measure(corpus, **where("measure"), **options["measure"])
+            if thresholds is not None:
+                _check_rules_leave_enough(measures, corpus, thresholds)
+        run = None if fast else train(corpus, **where("train"), **options["train"])
+        scores = (
+            unscored(corpus)
+            if run is None
+            else score(corpus, run.checkpoints, **where("score"), **options["score"])
+        )
+        for name, good in (trusted or {}).items():
+            assert run is not None
+            add_trusted(
+                scores,
+                good,
+                checkpoint=run.checkpoints[-1],
+                out=work / _FOLDERS["trusted"] / name,
+                name=name,
+                seed=seed,
+                device=options["score"].get("device", "auto"),
+                overwrite=overwrite,
+            )
+        selection = select(scores, measures=measures, **where("select"), **options["select"])
+        evaluation = None
+        if "evaluate" in options:
+            held_out = None if tests else _held_out(corpus, measures, thresholds, seed)
+            evaluation = evaluate(
+                selection, held_out=held_out, **where("evaluate"), **options["evaluate"]
+            )
+        elif "evaluate" in folder.recipe:
+            evaluation = _earlier_evaluation(work, selection)
+        results: dict[str, Corpus | Measures | Run | ScoreTable | Selection | Evaluation] = {
+            "tokenize": corpus,
+            **({} if measures is None else {"measure": measures}),
+            **({} if run is None else {"train": run, "score": scores}),
+            "select": selection,
+            **({} if evaluation is None else {"evaluate": evaluation}),
+        }
+        timings = {stage: result.manifest["elapsed_s"] for stage, result in results.items()}
+        made = {stage: digest(dict(result.manifest)) for stage, result in results.items()}
+        texts = _text_paths(work, text, corpus.languages)
+        report = work / "report.html"
+        before = folder.manifest or {}
+        if before.get("made") != made or not all(path.is_file() for path in (*texts, report)):
+            if isinstance(text, RowFile) and text.keeps_rows:
+                selection.write_rows(texts[0], overwrite=True)
+            elif len(texts) == 1:
+                selection.write_tsv(texts[0], overwrite=True)
+            else:
+                selection.write_text(*texts, overwrite=True)
+            write_report(
+                report,
+                selection,
+                scores,
+                run,
+                timings=timings,
+                measures=measures,
+                evaluation=evaluation,
+                overwrite=True,
+            )
+            # Another run finds them damaged, and writes them again.
+            names = [path.name for path in (*texts, report)]
+            folder.finish(made=made, files=list_files(work, names))
+        return Pruned(corpus, measures, run, scores, selection, evaluation, texts, report, timings)
 
 
 def _check_rules_leave_enough(
@@ -229,6 +296,21 @@ def _check_rules_leave_enough(
     )
 
 
+def _held_out(
+    corpus: Corpus,
+    measures: Measures | None,
+    thresholds: Mapping[str, float | None] | None,
+    seed: int,
+) -> NDArray[np.int64]:
+    """Ids of pairs to test on: drawn from what the rules leave, a twentieth but 1,000 at most."""
+    rows = np.arange(len(corpus))
+    if measures is not None and thresholds is not None:
+        rows = np.flatnonzero(measures.apply(thresholds)[0])
+    count = max(1, min(_MAX_HELD_OUT, len(rows) // _HELD_OUT_PART))
+    drawn = np.random.default_rng((seed, 2)).choice(rows, count, replace=False)
+    return np.sort(corpus.pair_ids[drawn])
+
+
 def _shortened(text: str) -> str:
     """The beginning of a sentence in quotes, control characters escaped."""
     return repr(text if len(text) <= _EXAMPLE_CHARS else text[: _EXAMPLE_CHARS - 1] + "…")
@@ -236,15 +318,15 @@ def _shortened(text: str) -> str:
 
 def _earlier_evaluation(work: Path, selection: Selection) -> Evaluation | None:
     """The evaluation that an earlier call made of this very selection."""
-    try:
-        evaluation = Evaluation.open(work / _FOLDERS["evaluate"])
-    except OutputError:
+    file = work / _FOLDERS["evaluate"] / "evaluation.json"
+    if not file.is_file() or not load_manifest(file).get("complete"):
         return None
+    evaluation = Evaluation.open(file.parent)
     kept = selection.kept_corpus().id
     return evaluation if kept in evaluation.manifest["recipe"]["arms"].get("selected", ()) else None
 
 
-def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool) -> OutputFolder:
+def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool, lock: Lock) -> OutputFolder:
     """The work folder with this recipe recorded, and that of stages done before but not now.
 
     Raises:
@@ -267,7 +349,7 @@ def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool) -> OutputFol
             "pass --overwrite (overwrite=True) to make them again, or choose another folder"
         )
     # What differs was just allowed: each stage replaces its own folder if its input changed.
-    return OutputFolder(work, "prune", {**before, **recipe}, (), overwrite=True)
+    return OutputFolder(work, "prune", {**before, **recipe}, (), overwrite=True, lock=lock)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,8 +367,15 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: plain(value) for key, value in options.items()}
 
 
-def _text_paths(work: Path, text: ParallelText, languages: tuple[str, str]) -> tuple[Path, ...]:
-    """`pruned.en` and `pruned.de`, or `pruned.tsv`, compressed as the input is."""
+def _text_paths(
+    work: Path, text: ParallelText | RowFile, languages: tuple[str, str]
+) -> tuple[Path, ...]:
+    """`pruned.en` and `pruned.de`, or `pruned.tsv`, compressed as the input is; or rows."""
+    if isinstance(text, RowFile):
+        if not text.keeps_rows:
+            return tuple(work / f"pruned.{language}" for language in languages)
+        suffix = compression_suffix(text.path) if text.kind == "jsonl" else ""
+        return (work / f"pruned.{text.kind}{suffix}",)
     endings = ("tsv",) if text.is_tsv else languages
     compressed = map(compression_suffix, text.paths)
     return tuple(

@@ -61,10 +61,10 @@ def make_scores() -> MakeScores:
         if out is None:
             manifest = {"recipe": recipe, **facts, "corpus_path": str(corpus.path.resolve())}
             return pycat.ScoreTable.from_arrow(pa.table(columns), manifest)
-        folder = OutputFolder(out, "scores", recipe, ("part-*.parquet",), overwrite=True)
-        write_part(pa.table(columns), part_path(out, 0))
-        corpus_path = os.path.relpath(corpus.path.resolve(), out.resolve())
-        folder.finish(**facts, num_parts=1, corpus_path=corpus_path)
+        with OutputFolder(out, "scores", recipe, ("part-*.parquet",), overwrite=True) as folder:
+            write_part(pa.table(columns), part_path(out, 0))
+            corpus_path = os.path.relpath(corpus.path.resolve(), out.resolve())
+            folder.finish(**facts, num_parts=1, corpus_path=corpus_path)
         return pycat.ScoreTable.open(out)
 
     return make

@@ -14,7 +14,7 @@ from helpers import PLAIN, ToyText, plain_select, toy_pairs
 import pycat
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.pruning import Pruned, prune
-from pycat.runtime.output import write_json
+from pycat.runtime.output import write_manifest
 
 FAST: dict[str, Any] = {
     "tokenize_options": {"vocab_size": 340},
@@ -172,7 +172,7 @@ def test_a_work_folder_of_an_earlier_pycat_goes_on(toy_text: ToyText, tmp_path: 
     pycat.ScoreTable.open(work / "scores").add("noise_score", np.zeros(200))
     manifest = json.loads((work / "prune.json").read_text("utf-8"))
     del manifest["recipe"]["measure"], manifest["made"]["measure"]
-    write_json(work / "prune.json", manifest)
+    write_manifest(work / "prune.json", manifest)
     before = _stamps(work)
     pruned = prune(src, tgt, out=work, **FAST)
     assert pruned.measures is not None
@@ -345,8 +345,55 @@ def test_prune_on_real_text(shared_data: Path, tmp_path: Path) -> None:
     )
     assert len(pruned.corpus) == 2000
     assert len(pruned.selection) == 1000
+    assert pruned.run is not None
     assert pruned.run.losses[0] > pruned.run.losses[-1]
     median = np.median(pruned.scores.ppl, axis=0)
     assert (np.diff(median) < 0).all()
     assert pruned.evaluation is not None
     assert len(gzip.decompress(pruned.texts[0].read_bytes()).splitlines()) == 1000
+
+
+def test_fast_pruning_trains_no_proxy(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(200)
+    work = tmp_path / "work"
+    pruned = prune(src, tgt, out=work, fast=True, tokenize_options=FAST["tokenize_options"])
+    assert list(pruned.timings) == ["tokenize", "measure", "select"]
+    assert pruned.run is None
+    assert not any((work / folder).exists() for folder in ("proxy", "scores"))
+    assert pruned.selection.manifest["recipe"]["criterion"] == "noise"
+    left, _ = pruned.measures.apply() if pruned.measures is not None else (None, None)
+    assert left is not None
+    rows = np.flatnonzero(left)
+    noise = pruned.measures.noise_score()[rows] if pruned.measures is not None else rows
+    lowest = rows[np.argsort(noise, kind="stable")[:100]]
+    assert pruned.selection.pair_ids.tolist() == sorted(lowest.tolist())
+    page = pruned.report.read_text("utf-8")
+    assert "Perplexity" not in page
+    assert "Data map" not in page
+    assert "Kept 100 of 200 pairs" in page
+    again = prune(src, tgt, out=work, fast=True, tokenize_options=FAST["tokenize_options"])
+    assert again.report.read_text("utf-8") == page
+    with pytest.raises(PycatError, match="fast trains no proxy, which the criterion cat_var needs"):
+        prune(src, tgt, out=tmp_path / "other", fast=True, by="cat_var")
+    # With a proxy in the same folder, corpus and measures stay.
+    before = _stamps(work / "corpus")
+    prune(src, tgt, out=work, by="cat_var", overwrite=True, **FAST)
+    assert _stamps(work / "corpus") == before
+
+
+def test_pruning_by_trusted_text_and_a_check(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(200)
+    good = toy_text(150, seed=7, name="good")
+    options = {**FAST, "trusted": {"trusted": good}, "rules": "none"}
+    check = {**EVALUATE, "curve": True}
+    pruned = prune(src, tgt, out=tmp_path / "work", check=True, evaluate_options=check, **options)
+    assert pruned.selection.manifest["recipe"]["criterion"] == "trusted"
+    assert pruned.evaluation is not None
+    arms = pruned.evaluation.arms
+    assert {*arms} == {"full", "random", "selected", "random-eighth", "random-quarter"}
+    # A twentieth of the pairs is measured on, and in no arm.
+    assert arms["full"]["pairs"] == 190
+    assert [*arms["full"]["tests"]] == ["held-out"]
+    assert 'id="evaluation"' in pruned.report.read_text("utf-8")
+    with pytest.raises(PycatError, match="fast trains no proxy, which trusted text needs"):
+        prune(src, tgt, out=tmp_path / "other", fast=True, trusted={"trusted": good})

@@ -9,8 +9,9 @@
 
 namespace pycat {
 
-/// A file that is written under a temporary name beside `target`. publish() renames it to `target`;
-/// the destructor removes a file that was not published.
+/// A file that is written beside `target`, without a name where the file system allows that, so
+/// that nothing is left of it if the process is killed. publish() makes it `target`; the destructor
+/// removes a file that was not published.
 class TemporaryFile {
  public:
   explicit TemporaryFile(std::filesystem::path target);
@@ -32,9 +33,10 @@ class TemporaryFile {
 
  private:
   void write(const std::byte* bytes, std::size_t num_bytes);
+  void take_name();
 
   std::filesystem::path target_;
-  std::filesystem::path path_;
+  std::filesystem::path path_;  // the temporary name, empty while there is none
   FileDescriptor file_;
   std::vector<std::byte> buffer_;
 };

@@ -2,12 +2,14 @@
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "bindings/bind.h"
+#include "corpus/block_checksums.h"
 #include "corpus/indexed_file.h"
 #include "corpus/indexed_writer.h"
 
@@ -79,6 +81,21 @@ py::array sequence(const py::object& self, std::int64_t id) {
               static_cast<std::uint64_t>(slice.length), slice.tokens);
 }
 
+Array<std::uint64_t> block_checksums(const std::filesystem::path& path) {
+  std::vector<std::uint64_t> checksums;
+  {
+    const ReleaseGil release;
+    const MappedFile file(path);
+    checksums.reserve(num_blocks(file.size()));
+    for (std::uint64_t begin = 0; begin < file.size(); begin += kBlockBytes) {
+      const std::uint64_t num_bytes = std::min<std::uint64_t>(kBlockBytes, file.size() - begin);
+      checksums.push_back(block_checksum(file.data() + begin, num_bytes));
+    }
+    file.require_unchanged();
+  }
+  return Array<std::uint64_t>(static_cast<py::ssize_t>(checksums.size()), checksums.data());
+}
+
 void append(IndexedWriter& writer, const Array<std::int32_t>& tokens,
             const Array<std::int32_t>& lengths) {
   require_vector(tokens, "tokens");
@@ -109,12 +126,14 @@ void bind_corpus(py::module_& module) {
 
   py::class_<IndexedFile, std::shared_ptr<IndexedFile>>(module, "IndexedFile")
       .def(py::init([](const std::filesystem::path& prefix, std::optional<std::int64_t> vocab_size,
-                       const std::optional<std::string>& layout) {
+                       const std::optional<std::string>& layout,
+                       const std::optional<std::filesystem::path>& checksums) {
              const ReleaseGil release;
-             return std::make_shared<IndexedFile>(prefix, vocab_size, layout_named(layout));
+             return std::make_shared<IndexedFile>(prefix, vocab_size, layout_named(layout),
+                                                  checksums);
            }),
            py::arg("prefix"), py::kw_only(), py::arg("vocab_size") = py::none(),
-           py::arg("layout") = py::none())
+           py::arg("layout") = py::none(), py::arg("checksums") = py::none())
       .def("__len__", &IndexedFile::num_sequences)
       .def_property_readonly("num_tokens", &IndexedFile::num_tokens)
       .def_property_readonly("dtype",
@@ -130,6 +149,9 @@ void bind_corpus(py::module_& module) {
       .def("verify", &IndexedFile::verify, py::kw_only(), py::arg("eos_id") = py::none(),
            release_gil())
       .def("gather", &gather, py::arg("ids").noconvert());
+
+  module.attr("BLOCK_BYTES") = kBlockBytes;
+  module.def("block_checksums", &block_checksums, py::arg("path"));
 
   py::class_<IndexedWriter>(module, "IndexedWriter")
       .def(py::init<std::filesystem::path, std::string_view>(), py::arg("prefix"), py::kw_only(),

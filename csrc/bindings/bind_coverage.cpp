@@ -23,15 +23,16 @@ struct HeldCoverage {
 };
 
 HeldCoverage make(std::shared_ptr<const IndexedFile> src, std::shared_ptr<const IndexedFile> tgt,
-                  Ids ids, std::int64_t num_cells, double decay, std::int64_t num_threads) {
+                  Ids ids, std::int64_t num_cells, double decay, double tolerance,
+                  std::int64_t num_threads) {
   require_vector(ids, "ids");
   HeldCoverage held{std::move(ids), nullptr};
   const std::int64_t* data = held.ids.data();
   const auto num_pairs = static_cast<std::int64_t>(held.ids.size());
   const ReleaseGil release;
-  held.coverage =
-      std::make_unique<NgramCoverage>(std::move(src), std::move(tgt), data, num_pairs,
-                                      NgramCoverage::Options{num_cells, decay, num_threads});
+  held.coverage = std::make_unique<NgramCoverage>(
+      std::move(src), std::move(tgt), data, num_pairs,
+      NgramCoverage::Options{num_cells, decay, tolerance, num_threads});
   return held;
 }
 
@@ -48,7 +49,7 @@ void bind_coverage(py::module_& module) {
   py::class_<HeldCoverage>(module, "NgramCoverage")
       .def(py::init(&make), py::arg("src").none(false), py::arg("tgt").none(false),
            py::arg("ids").noconvert(), py::kw_only(), py::arg("num_cells"), py::arg("decay"),
-           py::arg("num_threads"))
+           py::arg("tolerance"), py::arg("num_threads"))
       .def(
           "count",
           [](const HeldCoverage& held, std::int64_t begin, std::int64_t end) {

@@ -16,13 +16,15 @@ namespace {
 constexpr std::uint64_t kVerifyOnOpening = 1 << 18;
 constexpr std::size_t kPrefetchAhead = 16;
 constexpr std::uint64_t kMinSequencesPerThread = 1 << 16;
+constexpr std::uint64_t kMinBlocksPerThread = 1 << 8;
 
 std::string text(std::uint64_t number) { return std::to_string(number); }
 
 }  // namespace
 
 IndexedFile::IndexedFile(const std::filesystem::path& prefix,
-                         std::optional<std::int64_t> vocab_size, std::optional<Layout> layout)
+                         std::optional<std::int64_t> vocab_size, std::optional<Layout> layout,
+                         const std::optional<std::filesystem::path>& checksums)
     : prefix_(prefix), vocab_size_(vocab_size), index_(prefix_.native() + ".idx", layout) {
   if (vocab_size_ && *vocab_size_ < 1) {
     throw std::invalid_argument("vocab_size is " + std::to_string(*vocab_size_) +
@@ -40,7 +42,62 @@ IndexedFile::IndexedFile(const std::filesystem::path& prefix,
       tokens_.size() % token_type().num_bytes != 0) {
     index_.verify_entries(tokens_);  // its error says what is missing
   }
+  if (checksums) open_checksums(*checksums);
   if (num_sequences() <= kVerifyOnOpening) require_verified();
+}
+
+void IndexedFile::open_checksums(const std::filesystem::path& path) {
+  try {
+    checksums_ = MappedFile(path);
+  } catch (const FileError& error) {
+    if (error.code() != std::errc::no_such_file_or_directory) throw;
+    throw CorpusError(path, "does not exist; put it back, or delete the folder and run 'pycat tokenize' again");
+  }
+  const std::uint64_t count = num_blocks(tokens_.size());
+  if (checksums_.size() != count * sizeof(std::uint64_t)) {
+    throw CorpusError(path, "has " + text(checksums_.size()) + " bytes, expected " +
+                                text(count * sizeof(std::uint64_t)) + ", 8 for each block of " +
+                                tokens_.path().string() + "; run 'pycat tokenize' again with --overwrite");
+  }
+  block_is_right_ = std::make_unique<std::atomic<bool>[]>(count);
+}
+
+bool IndexedFile::matches(std::uint64_t block) const noexcept {
+  const std::uint64_t begin = block * kBlockBytes;
+  const std::uint64_t num_bytes = std::min<std::uint64_t>(kBlockBytes, tokens_.size() - begin);
+  return block_checksum(tokens_.data() + begin, num_bytes) ==
+         load<std::uint64_t>(checksums_.data() + block * sizeof(std::uint64_t));
+}
+
+/// Without a lock, threads that find a block unverified all verify it, as in require_verified().
+void IndexedFile::compare_block(std::uint64_t block) const {
+  if (!matches(block)) refuse_block(block);
+  block_is_right_[block].store(true, std::memory_order_relaxed);
+}
+
+void IndexedFile::refuse_block(std::uint64_t block) const {
+  require_unchanged();
+  checksums_.require_unchanged();
+  const std::uint64_t begin = block * kBlockBytes;
+  throw CorpusError(tokens_.path(),
+                    "bytes " + text(begin) + " to " +
+                        text(std::min<std::uint64_t>(begin + kBlockBytes, tokens_.size()) - 1) +
+                        " do not have the checksum that " + checksums_.path().filename().string() +
+                        " records of them; one of the two files is damaged: put it back, or run "
+                        "'pycat tokenize' again with --overwrite");
+}
+
+void IndexedFile::verify_blocks() const {
+  if (!block_is_right_) return;
+  const std::uint64_t count = num_blocks(tokens_.size());
+  const std::uint64_t bad =
+      parallel_min(count, kMinBlocksPerThread, [&](std::uint64_t begin, std::uint64_t end) {
+        for (std::uint64_t block = begin; block < end; ++block) {
+          if (!matches(block)) return block;
+        }
+        return count;
+      });
+  if (bad != count) refuse_block(bad);
 }
 
 // Without a lock, all threads that find the index unverified verify it. A lock would stay locked in
@@ -60,6 +117,7 @@ void IndexedFile::require_unchanged() const {
 void IndexedFile::verify(std::optional<std::int64_t> eos_id) const {
   verified_.store(false, std::memory_order_release);
   require_verified();
+  verify_blocks();
   const auto is_bad = [&](std::uint64_t sequence) {
     const std::optional<Slice> tokens = slice(sequence);
     return !tokens || first_bad_token(*tokens) || (eos_id && last_token(*tokens) != *eos_id);
@@ -109,6 +167,7 @@ void IndexedFile::locate(const std::int64_t* ids, std::size_t num_ids,
     if (sequence >= num_sequences()) refuse_id(id, i);  // negative ids are huge
     const std::optional<Slice> tokens = slice(sequence);
     if (!tokens) refuse_slice(sequence);
+    require_blocks(*tokens);
     slices.push_back(*tokens);
   }
 }

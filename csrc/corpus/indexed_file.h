@@ -5,10 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "base/mapped_file.h"
+#include "corpus/block_checksums.h"
 #include "corpus/copy_tokens.h"
 #include "corpus/index_file.h"
 
@@ -18,10 +20,14 @@ namespace pycat {
 ///
 /// All of the index is verified before anything is read: in the constructor, or on the first use if
 /// that takes longer than a millisecond. Const methods are thread-safe.
+///
+/// Given a file of block checksums, each block of the token file is compared with its own before a
+/// token of it is first read.
 class IndexedFile {
  public:
   IndexedFile(const std::filesystem::path& prefix, std::optional<std::int64_t> vocab_size,
-              std::optional<Layout> layout);
+              std::optional<Layout> layout,
+              const std::optional<std::filesystem::path>& checksums = std::nullopt);
 
   const std::filesystem::path& prefix() const noexcept { return prefix_; }
   const TokenType& token_type() const noexcept { return index_.token_type(); }
@@ -36,8 +42,8 @@ class IndexedFile {
   void require_ids(const std::int64_t* ids, std::size_t num_ids) const;
   /// Throws CorpusError if either file changed since it was opened.
   void require_unchanged() const;
-  /// Verifies the index and all tokens, even if they have been verified before. With an `eos_id`,
-  /// every sequence must end with it.
+  /// Verifies the index, all blocks and all tokens, even if they have been verified before. With an
+  /// `eos_id`, every sequence must end with it.
   void verify(std::optional<std::int64_t> eos_id) const;
 
   /// Identities of the index and the token file as they were opened.
@@ -66,6 +72,22 @@ class IndexedFile {
     std::int64_t number;
   };
 
+  void open_checksums(const std::filesystem::path& path);
+  /// Compares the blocks that hold these tokens with their checksums, unless they were compared.
+  void require_blocks(const Slice& slice) const {
+    if (!block_is_right_) return;
+    const auto begin = static_cast<std::uint64_t>(slice.tokens - tokens_.data());
+    const std::uint64_t num_bytes =
+        static_cast<std::uint64_t>(slice.length) * token_type().num_bytes;
+    const std::uint64_t last = (begin + num_bytes - 1) / kBlockBytes;
+    for (std::uint64_t block = begin / kBlockBytes; block <= last; ++block) {
+      if (!block_is_right_[block].load(std::memory_order_relaxed)) compare_block(block);
+    }
+  }
+  bool matches(std::uint64_t block) const noexcept;
+  void compare_block(std::uint64_t block) const;
+  [[noreturn]] void refuse_block(std::uint64_t block) const;
+  void verify_blocks() const;
   std::optional<Slice> slice(std::uint64_t sequence) const noexcept;
   std::optional<BadToken> first_bad_token(const Slice& slice) const noexcept;
   std::int64_t last_token(const Slice& slice) const noexcept;
@@ -79,6 +101,9 @@ class IndexedFile {
   std::optional<std::int64_t> vocab_size_;
   IndexFile index_;
   MappedFile tokens_;
+  MappedFile checksums_;
+  // Null without checksums.
+  std::unique_ptr<std::atomic<bool>[]> block_is_right_;
   mutable std::atomic<bool> verified_{false};
 };
 

@@ -61,6 +61,7 @@ NgramCoverage::NgramCoverage(std::shared_ptr<const IndexedFile> src,
       num_pairs_(num_pairs),
       num_threads_(options.num_threads),
       decay_(static_cast<float>(options.decay)),
+      least_share_(static_cast<float>(1 - options.tolerance)),
       cell_bits_(0) {
   require_pairs(*sides_[0], *sides_[1]);
   if (num_pairs < 1 || num_pairs > std::numeric_limits<std::uint32_t>::max()) {
@@ -70,6 +71,10 @@ NgramCoverage::NgramCoverage(std::shared_ptr<const IndexedFile> src,
   if (!(options.decay > 0 && options.decay < 1)) {
     throw std::invalid_argument("decay is " + std::to_string(options.decay) +
                                 ", expected a number between 0 and 1");
+  }
+  if (!(options.tolerance >= 0 && options.tolerance < 1)) {
+    throw std::invalid_argument("tolerance is " + std::to_string(options.tolerance) +
+                                ", expected a number from 0 to below 1");
   }
   if (options.num_threads < 1) {
     throw std::invalid_argument("num_threads is " + std::to_string(options.num_threads) +
@@ -128,28 +133,39 @@ std::vector<std::int64_t> NgramCoverage::choose(std::int64_t max_chosen) {
   if (!has_bounds_) fill_bounds();
   std::vector<std::int64_t> chosen;
   while (static_cast<std::int64_t>(chosen.size()) < max_chosen) {
-    // A bound in the heap may hide a pair that is better than the best of the batch.
     if (batch_.empty() && bounds_.empty()) break;
-    if (batch_.empty() || (!bounds_.empty() && ComesAfter{}(batch_.front(), bounds_.front()))) {
+    // A bound in the heap may hide a pair that is better than the best of the batch.
+    if (batch_.empty() || (!bounds_.empty() && is_beaten(batch_.front(), bounds_.front()))) {
       refill();
     }
     std::pop_heap(batch_.begin(), batch_.end(), ComesAfter{});
     Place best = batch_.back();
     const Features& features = features_[best.place];
     if (best.as_of < num_chosen_) {
+      const float bound = best.gain;
       best.gain = gain(features);
       best.as_of = num_chosen_;
-      batch_.back() = best;
-      std::push_heap(batch_.begin(), batch_.end(), ComesAfter{});
-      continue;
+      if (least_share_ == 1 || best.gain < least_share_ * bound) {
+        batch_.back() = best;
+        std::push_heap(batch_.begin(), batch_.end(), ComesAfter{});
+        continue;
+      }
     }
     batch_.pop_back();
     decay(features);
-    gains_[best.row] = best.gain;
+    // Within the tolerance a later pair may gain more; the gains that are told fall all the same.
+    last_gain_ = num_chosen_ == 0 ? best.gain : std::min(last_gain_, best.gain);
+    gains_[best.row] = last_gain_;
     ++num_chosen_;
     chosen.push_back(best.row);
   }
   return chosen;
+}
+
+/// Whether a pair of the batch is too far below a bound in the heap to be chosen before it.
+bool NgramCoverage::is_beaten(const Place& place, const Candidate& bound) const noexcept {
+  if (least_share_ == 1) return ComesAfter{}(place, bound);
+  return place.gain < least_share_ * bound.gain;
 }
 
 /// Measures all pairs, which are bounds from then on.

@@ -16,13 +16,15 @@ namespace pycat {
 /// Gains only fall while pairs are chosen, so a pair's last known gain bounds its present one: a
 /// heap of these bounds names the few pairs that must be measured again (a lazy greedy choice). The
 /// pairs at the top of the heap are read together, and chosen from while the best of them beats
-/// every bound in the heap. The choice is that of the plain greedy algorithm, for any number of
-/// threads. Not thread-safe.
+/// every bound in the heap. A pair counts as the best if its gain is at most a share, the
+/// tolerance, below the best bound; with none the choice is that of the plain greedy algorithm. It
+/// does not depend on the number of threads. Not thread-safe.
 class NgramCoverage {
  public:
   struct Options {
     std::int64_t num_cells;  // 4 bytes each; a power of two
     double decay;            // in (0, 1)
+    double tolerance;        // in [0, 1)
     std::int64_t num_threads;
   };
 
@@ -47,6 +49,13 @@ class NgramCoverage {
     float gain;
     std::uint32_t row;
   };
+  /// A pair of the batch.
+  struct Place {
+    float gain;
+    std::uint32_t row;
+    std::uint32_t place;
+    std::int64_t as_of;  // number of pairs chosen when the gain was measured
+  };
   /// The distinct cells of a pair's n-grams, and the tokens of both sides that count.
   struct Features {
     std::vector<std::uint32_t> cells;
@@ -61,6 +70,7 @@ class NgramCoverage {
   void find_cells(const Workspace& workspace, std::size_t i, Features& features) const;
   float gain(const Features& features) const noexcept;
   void decay(const Features& features) noexcept;
+  bool is_beaten(const Place& place, const Candidate& bound) const noexcept;
   void fill_bounds();
   void refill();
 
@@ -69,21 +79,17 @@ class NgramCoverage {
   std::int64_t num_pairs_;
   std::int64_t num_threads_;
   float decay_;
+  float least_share_;  // 1 - tolerance
   int cell_bits_;
   // For each n-gram, addressed by hash: first in how many pairs it is, then the bits of its weight.
   std::unique_ptr<std::atomic<std::uint32_t>[]> cells_;
   std::vector<Candidate> bounds_;  // heap of the pairs that are not in the batch
   std::vector<float> gains_;       // (num_pairs,) at the time of choice; negative before
   std::int64_t num_chosen_ = 0;
+  float last_gain_ = 0;  // of the pair chosen last
   bool has_bounds_ = false;
 
   // The batch: features of its pairs, and a heap of their places by their last known gains.
-  struct Place {
-    float gain;
-    std::uint32_t row;
-    std::uint32_t place;
-    std::int64_t as_of;  // number of pairs chosen when the gain was measured
-  };
   std::vector<Features> features_;
   std::vector<Place> batch_;
 };

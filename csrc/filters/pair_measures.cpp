@@ -130,7 +130,11 @@ std::int64_t count_short_digits(const std::string& folded) {
                          std::string_view(",.' ").find(folded[end]) != std::string_view::npos &&
                          is_digit(end + 1) && is_digit(end + 2) && is_digit(end + 3) &&
                          !is_digit(end + 4);
-    if (length <= 2 && !is_in_long && !goes_on) count += static_cast<std::int64_t>(length);
+    // Digits behind a letter are no number.
+    const bool is_behind_letter =
+        begin > 0 && is_small(static_cast<unsigned char>(folded[begin - 1]));
+    if (length <= 2 && !is_in_long && !goes_on && !is_behind_letter)
+      count += static_cast<std::int64_t>(length);
     is_in_long = goes_on;
   }
   return count;
@@ -224,10 +228,18 @@ PairMeasures PairMeasurer::measure(std::string_view src, std::string_view tgt) {
   measure_side(tgt, tgt_);
   PairMeasures measures{};
   measure_bands(measures);
-  for (Side* side : {&src_, &tgt_}) {
-    if ((side->forms & Forms::kMarkup) != 0) remove_markup(side->letters);
-    measures.num_letters[side == &tgt_] = static_cast<std::int32_t>(
-        static_cast<std::int64_t>(side->letters.size()) - 4 + side->num_extra);
+  // Only what one side has more of counts: markup as its letters, and wide letters as several.
+  std::array<std::int64_t, 2> num_removed{};
+  for (std::size_t i = 0; i < 2; ++i) {
+    Side& side = i == 0 ? src_ : tgt_;
+    const auto before = static_cast<std::int64_t>(side.letters.size());
+    if ((side.forms & Forms::kMarkup) != 0) remove_markup(side.letters);
+    num_removed[i] = before - static_cast<std::int64_t>(side.letters.size());
+    measures.num_letters[i] = static_cast<std::int32_t>(before - 4 + side.num_extra);
+  }
+  for (std::int32_t& count : measures.num_letters) {
+    count -= static_cast<std::int32_t>(std::min(num_removed[0], num_removed[1]) +
+                                       std::min(src_.num_extra, tgt_.num_extra));
   }
   measures.num_chars = {static_cast<std::int32_t>(src_.num_chars),
                         static_cast<std::int32_t>(tgt_.num_chars)};

@@ -5,18 +5,23 @@ import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import Any, Protocol
 
 import pycat
+from pycat.cli.check import Check
+from pycat.cli.columns import Average, Cld, Trusted
+from pycat.cli.evaluate import Evaluate
 from pycat.cli.explain import Explain
 from pycat.cli.options import add_options, joined_criteria, read
 from pycat.cli.prune import Prune
 from pycat.cli.report import Report
 from pycat.cli.score import Score
 from pycat.cli.select import Apply, Select
-from pycat.cli.stages import Baseline, Evaluate, Measure, MegatronIndex, Tokenize, Train
+from pycat.cli.stages import Baseline, Measure, MegatronIndex, Tokenize, Train
 from pycat.errors import PycatError
+from pycat.runtime import interrupts
 
 
 class Verb(Protocol):
@@ -33,12 +38,16 @@ VERBS: dict[str, type[Any]] = {
     "train": Train,
     "score": Score,
     "baseline": Baseline,
+    "trusted": Trusted,
+    "average": Average,
+    "cld": Cld,
     "select": Select,
     "apply": Apply,
     "explain": Explain,
     "report": Report,
     "evaluate": Evaluate,
     "prune": Prune,
+    "check": Check,
     "megatron-index": MegatronIndex,
 }
 
@@ -52,34 +61,66 @@ _REMEDIES = {
 }
 
 
+# What libraries say without an error of its own: torch, threads, and the loader of libraries.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "can't start new thread",
+    "cannot allocate memory",
+    "Cannot allocate memory",
+    "failed to map segment",
+)
+_MEMORY_REMEDY = (
+    "lower --batch-tokens (of prune: --train-batch-tokens, --score-batch-tokens), use fewer "
+    "threads (OMP_NUM_THREADS) or workers, or a machine with more memory; finished work is kept"
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `pycat`; returns the exit status, as `exit_status`."""
     _write_utf8()  # help speaks of … too
-    return exit_status(parse(sys.argv[1:] if argv is None else argv).run)
+    return exit_status(lambda: parse(sys.argv[1:] if argv is None else argv).run())
 
 
 def exit_status(run: Callable[[], None]) -> int:
     """Run a verb, and print an error in one line: 0, 1 after an error, 130 after Ctrl-C."""
     _write_utf8()
     try:
-        run()
-    except PycatError as error:
-        return _failed(str(error))
-    except RuntimeError as error:
-        if not _is_out_of_memory(error):
-            raise
-        return _failed(f"{str(error).splitlines()[0]}; lower --batch-tokens")
-    except BrokenPipeError:  # the reader of our output left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "mend that")
-        again = "and run the same command again: finished work is kept"
-        return _failed(f"{error}; {remedy}, {again}")
+        try:
+            run()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, and not when Python ends: an error needs its message
     except KeyboardInterrupt:
-        print("pycat: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return _failed(interrupts.MESSAGE, interrupts.STATUS)
+    except BrokenPipeError:  # the reader of our output left
+        _is_output_lost()
+        return 1
+    except Exception as error:
+        if interrupts.seen():
+            return _failed(interrupts.MESSAGE, interrupts.STATUS)
+        message = _message(error)
+        if message is None:
+            raise
+        return _failed(f"pycat: error: {message}", 1)
     return 0
+
+
+def _message(error: Exception) -> str | None:
+    """What a user is told of an error; None if it is a fault of pycat."""
+    if isinstance(error, PycatError):
+        return str(error)
+    if _is_out_of_memory(error):
+        reason = str(error).strip().splitlines() or ["no more could be had"]
+        return f"out of memory ({reason[0][:200]}); {_MEMORY_REMEDY}"
+    if isinstance(error, OSError):
+        # Whatever else is written is named in its errors.
+        if _is_output_lost() or (error.filename is None and error.errno == errno.ENOSPC):
+            return f"standard output: {error.strerror}; direct it to another place"
+        remedy = _REMEDIES.get(error.errno or 0, "mend that")
+        return f"{error}; {remedy}, and run the same command again: finished work is kept"
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"{error.object!r}: this name is not UTF-8, which is needed here; rename it"
+    return None
 
 
 def argument_parser() -> ArgumentParser:
@@ -117,12 +158,30 @@ def _write_utf8() -> None:
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
-def _failed(message: str) -> int:
-    print(f"pycat: error: {message}", file=sys.stderr)
-    return 1
+def _failed(message: str, status: int) -> int:
+    with suppress(OSError):  # standard error may be full or closed
+        print(message, file=sys.stderr, flush=True)
+    return status
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether the error is torch's for a device without memory; it is not imported for that."""
+def _is_output_lost() -> bool:
+    """Whether standard output takes no more; then what is left of it is dropped."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch is not imported for that."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, (RuntimeError, ImportError)) and any(
+        words in str(error) for words in _OUT_OF_MEMORY
+    )

@@ -35,7 +35,8 @@ def show(explanation: Explanation, console: Console | None = None) -> None:
             else "at the selection's thresholds"
         )
         console.print(Text(f"rules it breaks {at}: {broken}"))
-    _print_trajectory(explanation, console)
+    if explanation.steps:
+        _print_trajectory(explanation, console)
     _print_criteria(explanation, console)
 
 

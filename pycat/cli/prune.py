@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pycat
 from pycat.cli.options import (
@@ -16,9 +16,10 @@ from pycat.cli.options import (
     out_option,
     overwrite_option,
     tests_option,
+    trusted_option,
 )
 from pycat.cli.score import ScoreOptions
-from pycat.cli.select import CRITERION_HELP, GUARD_HELP, RULES_HELP, summary
+from pycat.cli.select import CRITERION_HELP, RULES_HELP, guard_option, summary
 from pycat.cli.stages import EvaluateOptions, TokenizeOptions, TrainOptions, print_evaluation
 from pycat.errors import PycatError
 
@@ -40,9 +41,25 @@ class Prune:
     keep: float = option(
         "Keep this fraction of the pairs, above 0 and at most 1.", 0.5, type=fraction
     )
-    by: str = option(CRITERION_HELP, "cat_var", metavar="CRITERION")
+    by: str | None = option(
+        f"{CRITERION_HELP} Without it: cat_var, noise with --fast, or the columns of --trusted.",
+        None,
+        metavar="CRITERION",
+    )
     rules: str = option(RULES_HELP, "default", metavar="default|none|FILE")
-    guard: float = option(GUARD_HELP, 0.5)
+    guard: float | str = guard_option()
+    trusted: Mapping[str, TestFiles] | None = trusted_option(None)
+    fast: bool = option(
+        "Train and score no proxy: a minute or two in place of hours, for a criterion that needs "
+        "none.",
+        False,
+    )
+    check: bool = option(
+        "Train small models on the kept pairs, on random parts and on all, four passes each, and "
+        "say what the kept pairs are worth; on the --test sets or, without any, on pairs of the "
+        "text itself that no model trains on.",
+        False,
+    )
     seed: int = option(
         "Seed the proxy, the criterion random and the evaluation with this number.", 0
     )
@@ -56,7 +73,7 @@ class Prune:
 
     def run(self) -> None:
         """Prune, and print what was kept, times and places."""
-        if self.evaluate != bool(self.test):
+        if not self.check and self.evaluate != bool(self.test):
             raise PycatError(
                 "prune: --evaluate and --test belong together: --test names the held-out text that "
                 "--evaluate measures on; pass both, or neither"
@@ -70,17 +87,27 @@ class Prune:
             by=self.by,
             rules=self.rules,
             guard=self.guard,
+            fast=self.fast,
+            check=self.check,
+            trusted=self.trusted,
             seed=self.seed,
             tests=self.test,
             tokenize_options=vars(self.tokenize_options),
             train_options=vars(self.train_options) | device,
             score_options=vars(self.score_options) | device,
-            evaluate_options=self.evaluate_options.arguments() | device,
+            evaluate_options=self._evaluate_options() | device,
         )
         print(summary(pruned.selection))
         if pruned.evaluation is not None:
             print_evaluation(pruned.evaluation)
         print_places(pruned)
+
+    def _evaluate_options(self) -> dict[str, Any]:
+        """Options of the evaluation; a check has passes of its own where none are given."""
+        given = self.evaluate_options.arguments()
+        if self.check and given["passes"] == EvaluateOptions.passes:
+            del given["passes"]
+        return given
 
 
 def print_places(pruned: "Pruned") -> None:

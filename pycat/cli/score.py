@@ -1,7 +1,6 @@
 """The verb `score`: a table of scores, or lines as other scorers write them."""
 
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from pycat.cli.options import (
 )
 from pycat.cli.stages import CORPUS_HELP, OpenOptions, open_group
 from pycat.errors import PycatError
+from pycat.runtime.locks import scratch_folder
+from pycat.runtime.named_files import is_stream
 
 if TYPE_CHECKING:
     from pycat.data.corpus import Corpus
@@ -64,7 +65,7 @@ class LineOptions:
     src: Path | None = option("Read source text, as tokenize does.", None)
     tgt: Path | None = option("Read target text, as tokenize does.", None)
     tsv: Path | None = option("Read text with tabs, as tokenize does.", None)
-    columns: tuple[int, int] | None = columns_option()
+    columns: tuple[int, int] | tuple[str, str] | None = columns_option()
     max_tokens: int | None = option("Skip longer pairs, as tokenize does.", None)
     src_lang: str | None = option("Name the source's code, as for tokenize.", None, metavar="CODE")
     tgt_lang: str | None = option("Name the target's code, as for tokenize.", None, metavar="CODE")
@@ -147,7 +148,7 @@ class Score:
                     device=self.device,
                 )
                 for path in written:
-                    print(path)
+                    print(path, file=sys.stderr if is_stream(path) else sys.stdout)
 
     def _tokenized(self, text: Mapping[str, Any], stack: ExitStack) -> "Corpus":
         """A corpus of this text, by the checkpoints' own tokenizer; it lasts as long as `stack`."""
@@ -169,12 +170,12 @@ class Score:
                 f"{self.checkpoints[0]}: has no tokenizer beside the weights; pass --tokenizer, or "
                 "--corpus with text that is tokenized"
             )
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pycat-"))
+        folder = stack.enter_context(scratch_folder())
         return pycat.tokenize(
             **text,
             tokenizer=tokenizer,
             languages=self.opening.languages,
-            out=Path(folder) / "corpus",
+            out=folder / "corpus",
         )
 
 

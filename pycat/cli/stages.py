@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pycat
 from pycat.cli.options import (
-    TestFiles,
     TextFiles,
     device_option,
     group,
@@ -21,7 +20,6 @@ from pycat.cli.options import (
     overwrite_option,
     prompt,
     steps,
-    tests_option,
 )
 from pycat.errors import PycatError
 
@@ -361,42 +359,6 @@ class EvaluateOptions:
         given = dict(vars(self))
         given["curve"] = not given.pop("no_curve")
         return given
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """Retrain on the kept pairs and on alternatives, and compare their loss on held-out text."""
-
-    work: Path | None = option(
-        "Take the selection in this folder, made by prune.", None, positional=True, metavar="WORK"
-    )
-    out: Path = out_option(f"Make this folder. {_MADE_ONCE}")
-    overwrite: bool = overwrite_option()
-    selection: Path | None = option(
-        "Instead of WORK, take the pairs kept in this folder, made by select.",
-        None,
-        metavar="FOLDER",
-    )
-    test: Mapping[str, TestFiles] = tests_option()
-    how: EvaluateOptions = group()
-    seed: int = option("Begin the seeds of weights, batches and random arms with this number.", 0)
-    device: str = device_option()
-
-    def run(self) -> None:
-        """Evaluate, and print the tables."""
-        if (self.work is None) == (self.selection is None):
-            raise PycatError("evaluate: expected either the folder of prune, or --selection FOLDER")
-        print_evaluation(
-            pycat.evaluate(
-                self.selection or self.work or Path(),
-                tests=self.test,
-                **self.how.arguments(),
-                out=self.out,
-                overwrite=self.overwrite,
-                seed=self.seed,
-                device=self.device,
-            )
-        )
 
 
 def print_evaluation(evaluation: "Evaluation") -> None:

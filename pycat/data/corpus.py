@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,12 @@ from pycat import _core
 from pycat.data import fairseq, megatron
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer, Template
 from pycat.data.packed_pairs import PackedPairs
-from pycat.data.parallel_text import ParallelText
+from pycat.data.parallel_text import FileFingerprint, ParallelText
+from pycat.data.row_files import RowFile
 from pycat.data.tokenizer import Tokenizer
 from pycat.errors import CorpusError, PycatError, TextError
-from pycat.runtime.output import digest, file_sha256, read_manifest
+from pycat.runtime.manifest import check_file, problem_with, read_manifest
+from pycat.runtime.output import digest, file_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +39,10 @@ TOKENIZER_FILE = "tokenizer.model"
 TOKENIZER_FOLDER = "tokenizer"
 SKIPPED_FILE = "skipped.tsv"
 INDEX_FILES = ("src.idx", "src.bin", "tgt.idx", "tgt.bin")
+CHECKSUM_FILES = ("src.sums", "tgt.sums")
+
+# What a damaged corpus needs.
+_REMEDY = "run 'pycat tokenize' again with --overwrite"
 
 _PREFIX_OPTIONS = ("languages", "vocab_size", "eos_id", "pad_id", "tokenizer", "layout")
 
@@ -189,11 +195,21 @@ class Corpus:
                 f"{self.path}: no tokenizer is known for these tokens, which text needs; make a "
                 "corpus with 'pycat tokenize'"
             )
+        found: Tokenizer | HuggingFaceTokenizer
         if "template" in self._manifest:
-            how = {**self._manifest["recipe"]["tokenizer"]}
-            del how["sha256"]
-            return HuggingFaceTokenizer(self.path / TOKENIZER_FOLDER, **how)
-        return Tokenizer(self.path / self.options.get("tokenizer", TOKENIZER_FILE))
+            options = ("src_lang", "tgt_lang", "prompt")
+            recipe = self._manifest["recipe"]["tokenizer"]
+            how = {name: recipe[name] for name in options if name in recipe}
+            found = HuggingFaceTokenizer(self.path / TOKENIZER_FOLDER, **how)
+        else:
+            found = Tokenizer(self.path / self.options.get("tokenizer", TOKENIZER_FILE))
+        if found.sha256 != self._manifest["tokenizer_sha256"]:
+            raise CorpusError(
+                f"{found.path}: this tokenizer has SHA-256 {found.sha256[:12]}…, expected "
+                f"{self._manifest['tokenizer_sha256'][:12]}…, that of the tokens; put the "
+                f"tokenizer back, or {_REMEDY}"
+            )
+        return found
 
     def subset(self, pair_ids: NDArray[np.int64]) -> "Corpus":
         """A view of the pairs with those ids, ascending; copies no tokens."""
@@ -300,12 +316,16 @@ class Corpus:
         self._src.verify(eos_id=self.eos_id if src_ends_with_eos else None)
         self._tgt.verify(eos_id=self.eos_id)
         for name, recorded in self._manifest.get("sha256", {}).items():
-            found = file_sha256(self.path / name)
-            if found != recorded:
-                raise CorpusError(
-                    f"{self.path / name}: SHA-256 is {found}, expected {recorded}, as recorded in "
-                    "corpus.json; the file is damaged: run 'pycat tokenize' again"
-                )
+            if name not in self._manifest.get("files", {}):
+                found = file_sha256(self.path / name)
+                if found != recorded:
+                    raise CorpusError(
+                        f"{self.path / name}: SHA-256 is {found}, expected {recorded}, as recorded "
+                        f"in corpus.json; the file is damaged: {_REMEDY}"
+                    )
+        for name, listed in self._manifest.get("files", {}).items():
+            if problem := problem_with(self.path, name, listed, full=True):
+                raise CorpusError(f"{self.path / name}: {problem}; {_REMEDY}")
 
     def write_megatron_index(self) -> tuple[Path, Path]:
         """Write `src.mcore.idx` and `tgt.mcore.idx`, with which Megatron opens this corpus.
@@ -342,17 +362,29 @@ class Corpus:
     def kept_lines(self) -> NDArray[np.bool_]:
         """Whether each line of the text is in the whole corpus, bool (lines,)."""
         self._require_text()
-        kept = np.ones(self.manifest["num_lines"], dtype=bool)
-        with (self.path / SKIPPED_FILE).open(encoding="utf-8") as file:
-            next(file)
-            for row in file:
-                kept[int(row.split("\t", 1)[0]) - 1] = False
+        self._check_file(SKIPPED_FILE)
+        path, num_lines = self.path / SKIPPED_FILE, self.manifest["num_lines"]
+        kept = np.ones(num_lines, dtype=bool)
+        try:
+            with path.open("rb") as file:
+                next(file, None)  # the header
+                for row in file:
+                    line = int(row.partition(b"\t")[0])
+                    if not 1 <= line <= num_lines:
+                        raise ValueError(f"line {line} of a text of {num_lines:,}")
+                    kept[line - 1] = False
+        except (OSError, ValueError) as error:
+            raise CorpusError(f"{path}: cannot be read ({error}); {_REMEDY}") from None
         if kept.sum() != self.manifest["num_pairs"]:
             raise CorpusError(
-                f"{self.path / SKIPPED_FILE}: leaves {kept.sum():,} lines, expected "
-                f"{self.manifest['num_pairs']:,}; it is damaged: run 'pycat tokenize' again"
+                f"{path}: leaves {kept.sum():,} lines, expected "
+                f"{self.manifest['num_pairs']:,}; it is damaged: {_REMEDY}"
             )
         return kept
+
+    def _check_file(self, name: str) -> None:
+        """Refuse a file of the folder that is not the one that its manifest lists."""
+        check_file(self.path, self._manifest, name, _REMEDY, CorpusError)
 
     def text(self) -> ParallelText:
         """The parallel text this corpus was made from.
@@ -362,8 +394,13 @@ class Corpus:
             TextError: a file is gone, or is no longer the one that was tokenized.
         """
         self._require_text()
-        known = self.manifest["text"]
-        places = self.manifest["recipe"].get("columns", (1, 2))
+        # Spooled text lies in this folder by its name.
+        known: list[FileFingerprint] = [
+            cast(FileFingerprint, {**row, "path": str(self.path / row["path"])})
+            for row in self.manifest["text"]
+        ]
+        spooled = "source" in self.manifest
+        places = (1, 2) if spooled else self.manifest["recipe"].get("columns", (1, 2))
         text = ParallelText(tuple(Path(row["path"]) for row in known), (places[0], places[1]))
         for path in text.paths:
             if not path.is_file():
@@ -375,6 +412,27 @@ class Corpus:
                     "back, or run 'pycat tokenize' again"
                 )
         return text
+
+    def row_file(self) -> RowFile | None:
+        """The file of rows that the text was read from; None for text, and rows of a dataset.
+
+        Raises:
+            CorpusError: the corpus was not made from text by pycat.
+            TextError: the file is gone, or changed.
+        """
+        self._require_text()
+        source = self.manifest.get("source", {})
+        if "path" not in source:
+            return None
+        file = RowFile(Path(source["path"]), source["kind"], tuple(source["columns"]))
+        if not file.path.is_file():
+            raise TextError(f"{file.path}: what {self.path} was made from is gone; put it back")
+        if file.fingerprint([source])[0]["sha256"] != source["sha256"]:
+            raise TextError(
+                f"{file.path}: changed since {self.path} was made from it; put the old file back, "
+                "or run 'pycat tokenize' again"
+            )
+        return file
 
     def sentences(self, pair_ids: Sequence[int]) -> list[tuple[str, str]]:
         """Source and target text of those pairs, in that order; reads the text once."""
@@ -473,13 +531,39 @@ def open_corpus(
         return Corpus(folder, *fairseq.open_data_bin(folder, split, given["languages"]))
     _refuse_options(folder, "a folder of pycat's", given, ())
     manifest = read_manifest(folder, "corpus", CorpusError)
-    vocab_size = manifest["vocab_size"]
-    src_vocab_size = manifest.get("src_vocab_size", vocab_size)
+    _check_manifest(folder, manifest)
+    # Corpora from before there were block checksums open without.
+    has_checksums = "block_bytes" in manifest
+    vocab_sizes = manifest.get("src_vocab_size", manifest["vocab_size"]), manifest["vocab_size"]
     sides = (
-        _core.IndexedFile(str(folder / side), vocab_size=size)
-        for side, size in (("src", src_vocab_size), ("tgt", vocab_size))
+        _core.IndexedFile(
+            str(folder / side),
+            vocab_size=vocab_size,
+            checksums=folder / f"{side}.sums" if has_checksums else None,
+        )
+        for side, vocab_size in zip(("src", "tgt"), vocab_sizes, strict=True)
     )
     return Corpus(folder, manifest, *sides)
+
+
+def _check_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse the manifest of a pycat that made blocks of another size, and impossible numbers."""
+    path, block_bytes = folder / "corpus.json", manifest.get("block_bytes", _core.BLOCK_BYTES)
+    if block_bytes != _core.BLOCK_BYTES:
+        raise CorpusError(
+            f"{path}: block_bytes is {block_bytes:,}, expected {_core.BLOCK_BYTES:,}; use the "
+            "pycat that wrote it"
+        )
+    for name, low in (("vocab_size", 1), ("num_pairs", 1), ("num_lines", manifest["num_pairs"])):
+        if manifest[name] < low:
+            raise CorpusError(
+                f"{path}: {name} is {manifest[name]:,}, expected at least {low:,}; {_REMEDY}"
+            )
+    if manifest["eos_id"] >= manifest["vocab_size"]:
+        raise CorpusError(
+            f"{path}: eos_id is {manifest['eos_id']:,}, expected below vocab_size, "
+            f"{manifest['vocab_size']:,}; {_REMEDY}"
+        )
 
 
 def as_corpus(corpus: Corpus | str | PathLike[str]) -> Corpus:

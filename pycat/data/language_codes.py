@@ -41,6 +41,11 @@ def language_of(code: str) -> str:
     return _TWO_LETTERS.get(language, language)
 
 
+def is_known_code(code: str) -> bool:
+    """Whether a name is a code of a language, maybe with script or country: "de", "zho_Hans"."""
+    return re.split(r"[-_.@]", code.strip("_").lower())[0] in _TWO_LETTERS
+
+
 def near_codes(wanted: str, known: Collection[str], count: int = 5) -> list[str]:
     """Known codes of the wanted language, else those that are spelt about alike."""
     language = language_of(wanted)

@@ -4,6 +4,7 @@
 `write_index` makes an index that Megatron reads for a corpus of pycat.
 """
 
+import glob
 import os
 import shutil
 import struct
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from pycat._core import IndexedFile
 from pycat.data.tokenizer import Tokenizer
 from pycat.errors import CorpusError, OutputError, PycatError
+from pycat.runtime.locks import Lock
 from pycat.runtime.output import digest, replacing
+from pycat.runtime.publishing import remove_left_files, replace_link
 
 _HEADER_BYTES = 26  # magic, version, dtype code, number of sequences
 _ENTRY_BYTES = 12  # length and pointer of a sequence
@@ -113,17 +116,17 @@ def write_index(file: IndexedFile) -> Path:
     link, target = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
     if link.exists() and not link.is_symlink():
         raise OutputError(f"{link}: expected no file, or a link that pycat made; move it away")
-    target.unlink(missing_ok=True)
-    with replacing(link) as temporary:
-        temporary.symlink_to(f"{Path(file.prefix).name}.bin")
-    with replacing(target) as temporary:
-        with Path(f"{file.prefix}.idx").open("rb") as index, temporary.open("wb") as out:
-            out.write(index.read(_HEADER_BYTES) + struct.pack("<Q", 2))
-            shutil.copyfileobj(index, out, 1 << 20)
-            out.write(struct.pack("<2q", 0, len(file)))
-            out.flush()
-            os.fsync(out.fileno())
-        file.lengths()  # refuses an index that has changed since it was opened
+    with Lock.of_file(target):
+        for path in (link, target):
+            remove_left_files(path.parent, glob.escape(path.name))
+        target.unlink(missing_ok=True)
+        replace_link(link, f"{Path(file.prefix).name}.bin")
+        with replacing(target) as temporary:
+            with Path(f"{file.prefix}.idx").open("rb") as index, temporary.open("wb") as out:
+                out.write(index.read(_HEADER_BYTES) + struct.pack("<Q", 2))
+                shutil.copyfileobj(index, out, 1 << 20)
+                out.write(struct.pack("<2q", 0, len(file)))
+            file.lengths()  # refuses an index that has changed since it was opened
     return prefix
 
 

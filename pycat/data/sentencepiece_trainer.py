@@ -1,13 +1,11 @@
 """SentencePiece training in a process of its own: lines on standard input, the model on output.
 
 `train_tokenizer` runs this file. Training takes minutes, in which it ignores signals, and
-gigabytes, which it does not free; a process can be killed at Ctrl-C, and frees its memory. This
-file imports nothing of pycat, because importing torch would take seconds.
+gigabytes, which it does not free; a process can be killed at Ctrl-C, and frees its memory.
 """
 
 import io
 import json
-import signal
 import sys
 
 import sentencepiece
@@ -15,7 +13,6 @@ import sentencepiece
 
 def main() -> None:
     """Train with the options in the argument, as JSON; on failure write the reason and exit 1."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

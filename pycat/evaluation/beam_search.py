@@ -1,7 +1,7 @@
 """Translation by beam search."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 
 import torch
@@ -11,6 +11,9 @@ from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.tokenizer import Tokenizer
 from pycat.proxy.transformer import Transformer
 from pycat.runtime.progress import progress
+
+# From ids of sources, EOS included, to ids of targets, without it.
+Search = Callable[[Sequence[Sequence[int]]], list[list[int]]]
 
 
 def translate(
@@ -22,6 +25,7 @@ def translate(
     length_penalty: float = 1.0,
     batch_tokens: int = 4096,
     max_source_tokens: int = 512,
+    search: Search | None = None,
 ) -> list[str]:
     """Translate sentences, batched by length.
 
@@ -34,6 +38,7 @@ def translate(
         batch_tokens: source tokens times `beam` in a batch. It bounds memory and changes results
             by rounding only.
         max_source_tokens: longer sources are cut to this length, EOS counted.
+        search: finds the targets in place of `beam_search`; it knows model, beam and penalty.
 
     Returns:
         A translation of each sentence, in their order.
@@ -52,9 +57,11 @@ def translate(
             ):
                 last += 1
             ids = order[first:last]
-            hypotheses = beam_search(
-                model, [rows[i] for i in ids], tokenizer.eos_id, beam, length_penalty
-            )
+            sources = [rows[i] for i in ids]
+            if search is None:
+                hypotheses = beam_search(model, sources, tokenizer.eos_id, beam, length_penalty)
+            else:
+                hypotheses = search(sources)
             for i, hypothesis in zip(ids, hypotheses, strict=True):
                 results[i] = hypothesis
             advance(len(ids))

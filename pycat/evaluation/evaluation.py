@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText
+from pycat.data.same_tokenizer import tokenize_alike
 from pycat.errors import CorpusError, PycatError
 from pycat.evaluation.arms import (
     FRACTIONS,
@@ -22,7 +23,7 @@ from pycat.evaluation.arms import (
     read_labels,
 )
 from pycat.evaluation.effective_data import EffectiveData, HeldOut, Worth, effective_data
-from pycat.evaluation.held_out import held_out_corpus, held_out_nll
+from pycat.evaluation.held_out import held_out_nll, num_known
 from pycat.evaluation.ledger import ledger
 from pycat.evaluation.results import Evaluation
 from pycat.evaluation.retraining import retrain
@@ -32,6 +33,7 @@ from pycat.proxy.run import Run
 from pycat.proxy.trainer import Arm
 from pycat.proxy.training import LEARNING_RATES, auto_preset, check_options
 from pycat.runtime.device import choose_device
+from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder
 from pycat.selection.selection import Selection
 
@@ -51,13 +53,17 @@ _OWNED = ("*/*.hyp.txt", "evaluation.html", "*.loss.svg", "*.worth.svg")
 # Below so many passes over a half even a random one repeats too little to lose to the whole.
 _FEW_PASSES = 8
 
+# The name of the test set of pairs of the corpus itself.
+_HELD_OUT = "held-out"
+
 TestSet = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
 
 
 def evaluate(
     selection: Selection | str | PathLike[str],
     *,
-    tests: Mapping[str, TestSet],
+    tests: Mapping[str, TestSet] | None = None,
+    held_out: NDArray[np.int64] | None = None,
     out: str | PathLike[str],
     arms: Sequence[str] = DEFAULT_ARMS,
     seeds: int = 2,
@@ -86,6 +92,8 @@ def evaluate(
     Args:
         selection: an open Selection, or the path of its folder, or of a folder of `prune`.
         tests: for each name, (source file, reference file) or one tab-separated file.
+        held_out: ids of pairs of the corpus itself, which no arm then trains on; they are the test
+            set "held-out".
         out: the folder to make. An interrupted evaluation with the same options is resumed by arm
             and seed; a finished one is opened as it is.
         arms: names as `arm_views` has them: "full", "random", "random-lengths", "selected",
@@ -119,9 +127,17 @@ def evaluate(
     # What to train on, for how long, and what to measure on.
     selection = _open_selection(selection)
     corpus = selection.corpus()
-    _check(tests, arms, translate, seeds, passes, beam)
-    tokenizer = corpus.tokenizer  # an error, if there is none, before anything is trained
+    tests = tests or {}
+    _check(
+        [*tests, *([] if held_out is None else [_HELD_OUT])], arms, translate, seeds, passes, beam
+    )
+    _ = corpus.tokenizer  # an error, if there is none, before anything is trained
     texts = {name: test_text(test) for name, test in tests.items()}
+    own_test = None
+    if held_out is not None:
+        own_test = corpus.subset(held_out)
+        corpus = corpus.subset(np.setdiff1d(corpus.pair_ids, held_out))
+        selection = replace(selection, pair_ids=np.setdiff1d(selection.pair_ids, held_out))
     device = choose_device(device).type if device == "auto" else device
     if preset == "auto":
         preset = "mini" if device == "cpu" else auto_preset(len(corpus))
@@ -154,6 +170,7 @@ def evaluate(
     recipe = {
         "arms": {name: [view.id for view in own] for name, own in views.items()},
         "tests": {name: [row["sha256"] for row in t.fingerprint()] for name, t in texts.items()},
+        **({} if own_test is None else {"held_out": own_test.id}),
         "passes": passes,
         "updates": budgets,
         "seed": seed,
@@ -161,48 +178,53 @@ def evaluate(
         **training,
         **search,
     }
-    folder = OutputFolder(Path(out), "evaluation", recipe, _OWNED, overwrite)
-    if folder.manifest is not None:
-        return Evaluation.open(folder.path)
+    with OutputFolder(Path(out), "evaluation", recipe, _OWNED, overwrite) as folder:
+        if folder.manifest is not None:
+            return Evaluation.open(folder.path)
 
-    # Train all arms, then score the held-out text under all of their models.
-    runs = retrain(
-        [
-            Arm(view, seed + s, folder.path / name / f"seed-{seed + s}")
-            for name, own in views.items()
-            for s, view in enumerate(own)
-        ],
-        checkpoint_steps=budgets,
-        num_workers=num_workers,
-        overwrite=overwrite,
-        **training,
-    )
-    held_out = {
-        name: held_out_corpus(text, corpus, tokenizer, folder.path / "tests" / name)
-        for name, text in texts.items()
-    }
-    results, curves = _results(views, runs, held_out, budgets, device, curve=curve)
-    firsts = {name: runs[i * seeds] for i, name in enumerate(views)}
-    translations = translate_arms(
-        {arm_name(arm): firsts[arm_name(arm)] for arm in translate},
-        texts,
-        corpus,
-        folder,
-        device,
-        **search,
-    )
-    folder.finish(
-        arms=results,
-        random_curve=curves,
-        warnings=_warnings(passes, seeds, results, curves),
-        translations=[asdict(row) for row in translations],
-        ledger=ledger(
-            selection,
-            runs,
-            num_tokens=int(corpus.num_tokens.sum()),
-            kept_tokens=int(selected.num_tokens.sum()),
-        ),
-    )
+        # Train all arms, then score the held-out text under all of their models.
+        runs = retrain(
+            [
+                Arm(view, seed + s, folder.path / name / f"seed-{seed + s}")
+                for name, own in views.items()
+                for s, view in enumerate(own)
+            ],
+            checkpoint_steps=budgets,
+            num_workers=num_workers,
+            overwrite=overwrite,
+            **training,
+        )
+        test_corpora = {
+            name: tokenize_alike(text, corpus, folder.path / "tests" / name, overwrite=True)
+            for name, text in texts.items()
+        }
+        if own_test is not None:
+            test_corpora[_HELD_OUT] = own_test
+        results, curves = _results(views, runs, test_corpora, budgets, device, curve=curve)
+        firsts = {name: runs[i * seeds] for i, name in enumerate(views)}
+        translations = translate_arms(
+            {arm_name(arm): firsts[arm_name(arm)] for arm in translate},
+            texts,
+            corpus,
+            folder,
+            device,
+            **search,
+        )
+        folder.finish(
+            arms=results,
+            random_curve=curves,
+            warnings=[
+                *_known_sentences(test_corpora, corpus),
+                *_warnings(passes, seeds, results, curves),
+            ],
+            translations=[asdict(row) for row in translations],
+            ledger=ledger(
+                selection,
+                runs,
+                num_tokens=int(corpus.num_tokens.sum()),
+                kept_tokens=int(selected.num_tokens.sum()),
+            ),
+        )
     return Evaluation.open(folder.path)
 
 
@@ -333,6 +355,20 @@ def _curve(worth: EffectiveData) -> dict[str, Any]:
     }
 
 
+def _known_sentences(held_out: Mapping[str, Corpus], corpus: Corpus) -> list[str]:
+    """Which test sets hold sentences of the training text."""
+    found = []
+    for test, text in held_out.items():
+        num_src, num_tgt = num_known(text, corpus)
+        if num_src or num_tgt:
+            found.append(
+                f"{test}: of {len(text):,} pairs {num_src:,} have a source and {num_tgt:,} a "
+                "target that the training text has too, so the loss favours arms that learn them "
+                "by heart; leave them out of one of the two"
+            )
+    return found
+
+
 def _warnings(
     passes: float, seeds: int, arms: Mapping[str, Mapping[str, Any]], curves: Mapping[str, Any]
 ) -> list[str]:
@@ -367,7 +403,7 @@ def _warnings(
 
 
 def _check(
-    tests: Mapping[str, TestSet],
+    tests: Sequence[str],
     arms: Sequence[str],
     translate: Sequence[str],
     seeds: int,
@@ -386,8 +422,6 @@ def _check(
         raise PycatError("arms: none given; expected some of full, random, selected, ...")
     for name in set(translate) - set(arms):
         raise PycatError(f"translate names {name!r}, which is none of the arms; add it to arms")
-    for option, value, least in (("seeds", seeds, 1), ("beam", beam, 1)):
-        if value < least:
-            raise PycatError(f"{option} is {value}; expected at least {least}")
-    if not 0 < passes < 1e6:
-        raise PycatError(f"passes is {passes}; expected above 0 and below a million")
+    for option, value in (("seeds", seeds), ("beam", beam)):
+        check_number(option, value, low=1)
+    check_number("passes", passes, low=0, above=True, high=1_000_000, below=True, whole=False)

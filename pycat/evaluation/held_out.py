@@ -1,16 +1,13 @@
 """Loss on held-out text under the models of all arms."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.corpus import TOKENIZER_FILE, TOKENIZER_FOLDER, Corpus
-from pycat.data.hf_tokenizer import HuggingFaceTokenizer
-from pycat.data.parallel_text import ParallelText
-from pycat.data.tokenizer import Tokenizer
-from pycat.data.tokenizing import tokenize
+from pycat.data.corpus import Corpus
 from pycat.proxy.checkpoint import read_infos
 from pycat.proxy.run import Run
 from pycat.scoring.adapter import ProxyAdapter
@@ -19,21 +16,8 @@ from pycat.scoring.engine import score
 # Checkpoints scored together: all are in memory at once.
 _MAX_TOGETHER = 16
 
-
-def held_out_corpus(
-    text: ParallelText, corpus: Corpus, tokenizer: Tokenizer | HuggingFaceTokenizer, out: Path
-) -> Corpus:
-    """The held-out text in a folder of its own, tokenized by the tokenizer of `corpus`."""
-    src, tgt, tsv = (*text.paths, None) if len(text.paths) == 2 else (None, None, text.paths[0])
-    if isinstance(tokenizer, HuggingFaceTokenizer):
-        how = corpus.manifest["recipe"]["tokenizer"]
-        more = {name: how[name] for name in ("src_lang", "tgt_lang", "prompt") if name in how}
-        path = corpus.path / TOKENIZER_FOLDER
-        return tokenize(src, tgt, tsv=tsv, out=out, tokenizer=path, overwrite=True, **more)
-    path = corpus.path / corpus.options.get("tokenizer", TOKENIZER_FILE)
-    return tokenize(
-        src, tgt, tsv=tsv, out=out, tokenizer=path, languages=corpus.languages, overwrite=True
-    )
+# Pairs of a corpus that are read at once.
+_CHUNK_PAIRS = 65_536
 
 
 def held_out_nll(corpus: Corpus, runs: Sequence[Run], device: str) -> NDArray[np.float64]:
@@ -59,3 +43,30 @@ def held_out_nll(corpus: Corpus, runs: Sequence[Run], device: str) -> NDArray[np
         table = score(corpus, some, stats="nll", device=device, dtype="float32")
         parts.append(table.nll.T)
     return np.concatenate(parts).reshape(len(runs), -1, len(corpus))
+
+
+def num_known(held_out: Corpus, corpus: Corpus) -> tuple[int, int]:
+    """Pairs of `held_out` whose source, and whose target, stands in `corpus` token for token."""
+    wanted: tuple[Counter[bytes], ...] = (Counter(), Counter())
+    for sequences in _sequences(held_out):
+        for side, tokens in zip(wanted, sequences, strict=True):
+            side[tokens] += 1
+    counts = [0, 0]
+    for sequences in _sequences(corpus):
+        for i, tokens in enumerate(sequences):
+            counts[i] += wanted[i].pop(tokens, 0)
+    return counts[0], counts[1]
+
+
+def _sequences(corpus: Corpus) -> Iterator[tuple[bytes, bytes]]:
+    """Source and target of each pair as bytes."""
+    for first in range(0, len(corpus), _CHUNK_PAIRS):
+        pairs = corpus.read_arrays(corpus.pair_ids[first : first + _CHUNK_PAIRS])
+        sides = []
+        for tokens, ends in (
+            (pairs.src_tokens, pairs.src_cu_seqlens),
+            (pairs.tgt_tokens, pairs.tgt_cu_seqlens),
+        ):
+            text, places = tokens.tobytes(), (ends.astype(np.int64) * tokens.itemsize).tolist()
+            sides.append([text[begin:end] for begin, end in pairwise(places)])
+        yield from zip(*sides, strict=True)

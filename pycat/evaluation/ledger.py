@@ -1,12 +1,10 @@
 """Costs of pruning against what it saves in training."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from pycat.errors import PycatError
 from pycat.proxy.run import Run
-from pycat.runtime.output import read_manifest
+from pycat.runtime.manifest import load_manifest, read_manifest
 from pycat.selection.selection import Selection
 
 # Stages of `prune` beside the selection's folder, and what each is for.
@@ -53,11 +51,15 @@ def ledger(
 
 
 def _manifest(selection: Selection, folder: str) -> dict[str, Any] | None:
-    """The manifest of a stage's folder beside the selection's, if it is there."""
+    """The manifest of a stage's folder beside the selection's, if it is there and finished.
+
+    Raises:
+        OutputError: it is damaged.
+    """
     if selection.path is None:
         return None
     path = selection.path if folder == "selection" else selection.path.parent / folder
-    try:
-        return read_manifest(Path(path), folder)
-    except PycatError:
+    file = path / f"{folder}.json"
+    if not file.is_file() or not load_manifest(file).get("complete"):
         return None
+    return read_manifest(path, folder)

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from pycat.runtime.output import read_manifest
+from pycat.runtime.manifest import read_manifest
 
 
 @dataclass(frozen=True)

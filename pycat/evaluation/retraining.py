@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus, reopen_corpus
+from pycat.errors import PycatError
 from pycat.proxy.run import Run
 from pycat.proxy.schedules import num_updates
 from pycat.proxy.trainer import Arm
 from pycat.proxy.training import count_updates_done, train_together
+from pycat.runtime.children import ctrl_c_held_back, end_with_parent
 from pycat.runtime.device import choose_device
 from pycat.runtime.progress import progress
 
@@ -76,18 +79,19 @@ def _train_in_processes(
     context = multiprocessing.get_context("spawn")
     done = context.Value("q", 0)
     shown = 0
-    with ProcessPoolExecutor(num_workers, context, _begin_worker, (done,)) as pool:
-        waiting = {
-            pool.submit(
-                _train_one,
-                _reopening(arm.corpus),
-                arm.corpus.pair_ids,
-                arm.seed,
-                str(arm.out),
-                options,
-            )
-            for arm in arms
-        }
+    with ProcessPoolExecutor(num_workers, context, _begin_worker, (os.getpid(), done)) as pool:
+        with ctrl_c_held_back():
+            waiting = {
+                pool.submit(
+                    _train_one,
+                    _reopening(arm.corpus),
+                    arm.corpus.pair_ids,
+                    arm.seed,
+                    str(arm.out),
+                    options,
+                )
+                for arm in arms
+            }
         try:
             while waiting:
                 finished, waiting = wait(waiting, _POLL_S, FIRST_COMPLETED)
@@ -96,6 +100,11 @@ def _train_in_processes(
                 now = int(done.value)
                 advance(now - shown)
                 shown = now
+        except BrokenProcessPool:
+            raise PycatError(
+                "a worker process of the retraining was killed, most likely for lack of memory; "
+                "run the same command again, with fewer --num-workers: what is trained is kept"
+            ) from None
         finally:
             for future in waiting:
                 future.cancel()
@@ -106,8 +115,9 @@ def _reopening(corpus: Corpus) -> tuple[str, dict[str, Any]]:
     return str(corpus.path.resolve()), dict(corpus.options)
 
 
-def _begin_worker(done: "Synchronized[int]") -> None:
+def _begin_worker(parent: int, done: "Synchronized[int]") -> None:
     global _done
+    end_with_parent(parent)
     _done = done
     # Several threads of one model lose to one thread each of several models.
     torch.set_num_threads(1)

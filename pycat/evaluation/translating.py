@@ -12,6 +12,7 @@ from pycat.data.parallel_text import ParallelText, decode
 from pycat.data.tokenizer import Tokenizer
 from pycat.evaluation.beam_search import translate
 from pycat.evaluation.bleu import bleu_of
+from pycat.evaluation.ctranslate2_search import ctranslate2_search, has_ctranslate2
 from pycat.evaluation.results import Translated
 from pycat.proxy.checkpoint import load_model, read_info
 from pycat.proxy.run import Run
@@ -29,7 +30,8 @@ def translate_arms(
 ) -> list[Translated]:
     """Translate each test set by each arm's last checkpoint.
 
-    The translations stay in `<arm>/<test>.hyp.txt`; those that are there are not made again.
+    CTranslate2 searches where it is installed, else `beam_search`. The translations stay in
+    `<arm>/<test>.hyp.txt`; those that are there are not made again.
     """
     if not runs:
         return []
@@ -75,9 +77,19 @@ def _translations(
     paths = {test: folder.path / arm / f"{test}.hyp.txt" for test in sources}
     missing = [test for test, path in paths.items() if not path.is_file()]
     if missing:
-        model = load_model(read_info(run.checkpoints[-1]), choose_device(device))
+        torch_device = choose_device(device)
+        model = load_model(read_info(run.checkpoints[-1]), torch_device)
+        theirs = None
+        if has_ctranslate2():
+            theirs = ctranslate2_search(
+                model,
+                tokenizer.eos_id,
+                beam=search["beam"],
+                alpha=search["length_penalty"],
+                device=torch_device,
+            )
     for test in missing:
-        hypotheses = translate(model, tokenizer, sources[test], **search)
+        hypotheses = translate(model, tokenizer, sources[test], search=theirs, **search)
         with replacing(paths[test]) as temporary:
             temporary.write_text("".join(line + "\n" for line in hypotheses), "utf-8")
         folder.record()

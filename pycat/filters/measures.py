@@ -32,7 +32,15 @@ from pycat.filters.noise import (
 )
 from pycat.filters.rule_measures import language_codes, measure_file_options, measure_text
 from pycat.filters.rules import RULE_COLUMNS, breaks, complete_rules, counts_group
-from pycat.runtime.output import OutputFolder, read_manifest, replacing
+from pycat.runtime.manifest import (
+    check_file,
+    list_files,
+    load_manifest,
+    problem_with,
+    read_manifest,
+)
+from pycat.runtime.numbers import check_number
+from pycat.runtime.output import OutputFolder, replacing
 from pycat.runtime.progress import progress
 from pycat.scores.parts import PART_PAIRS, part_path
 from pycat.scores.score_table import ScoreTable
@@ -46,7 +54,8 @@ WITHOUT_TEXT = "the corpus was not made from text, which rules read"
 # The name of the folder that other stages look for beside their own.
 MEASURES_FOLDER = "measures"
 _MANIFEST = "measures.json"
-_FILES = ("part-*.parquet", "step-*.parquet")
+_STEP_FILES = "step-*.parquet"
+_FILES = ("part-*.parquet", _STEP_FILES)
 
 _LEXICAL = ("lexical_tgt", "lexical_src", "gap_tgt", "gap_src")
 _FLUENCY = ("order_tgt", "order_src", "ending")
@@ -84,27 +93,33 @@ def measure(
         OSError: a file cannot be written.
     """
     corpus = as_corpus(corpus)
+    if num_threads is not None:
+        check_number("num_threads", num_threads, low=1)
     if corpus.files[2] is not None:
         corpus = reopen_corpus(corpus.path, corpus.options)
     recipe = {"corpus": corpus.id, "definitions": _DEFINITIONS}
-    folder = OutputFolder(Path(out), "measures", recipe, _FILES, overwrite)
-    if folder.manifest is not None:
-        return Measures.open(folder.path)
-    steps = _measure_steps(corpus, folder, num_threads)
-    signals = corpus_signals(steps.column, *corpus.lengths, has_text=corpus.has_text)
-    total = sum_of_squares((ranked for _, ranked in signals), len(corpus))
-    num_parts = _write_parts(steps, total, folder)
-    loud: dict[str, LoudRule] = {}
-    if corpus.has_text:
-        loud = loud_rules(corpus, _each_hit(complete_rules(), steps.names, steps.column))
-    folder.finish(
-        corpus=corpus.id,
-        num_pairs=len(corpus),
-        num_parts=num_parts,
-        without=_without(corpus),
-        loud_rules=loud,
-    )
-    steps.unlink()
+    with OutputFolder(
+        Path(out), "measures", recipe, _FILES, overwrite, working=(_STEP_FILES,)
+    ) as folder:
+        if folder.manifest is not None:
+            return Measures.open(folder.path)
+        steps = _measure_steps(corpus, folder, num_threads)
+        signals = corpus_signals(steps.column, *corpus.lengths, has_text=corpus.has_text)
+        total = sum_of_squares((ranked for _, ranked in signals), len(corpus))
+        num_parts = _write_parts(steps, total, folder)
+        loud: dict[str, LoudRule] = {}
+        if corpus.has_text:
+            loud = loud_rules(corpus, _each_hit(complete_rules(), steps.names, steps.column))
+        folder.finish(
+            corpus=corpus.id,
+            num_pairs=len(corpus),
+            num_parts=num_parts,
+            files=list_files(
+                folder.path, [part_path(folder.path, index).name for index in range(num_parts)]
+            ),
+            without=_without(corpus),
+            loud_rules=loud,
+        )
     return Measures.open(folder.path)
 
 
@@ -157,6 +172,9 @@ class Measures:
         dtypes: dict[str, np.dtype[Any]] | None = None
         for index in range(manifest["num_parts"]):
             part = part_path(folder, index)
+            check_file(
+                folder, manifest, part.name, f"delete {folder} and run 'pycat measure' again"
+            )
             schema, num_rows = _read_schema(part)
             expected = min(PART_PAIRS, manifest["num_pairs"] - index * PART_PAIRS)
             if num_rows != expected or (dtypes is not None and schema != dtypes):
@@ -255,6 +273,23 @@ class Measures:
                 broken.append(rule)
         return broken
 
+    def verify(self) -> None:
+        """Read every part in full, and compare it with the manifest.
+
+        Raises:
+            OutputError: names the first file that is not as it was written.
+        """
+        for name, listed in self.manifest.get("files", {}).items():
+            if problem := problem_with(self.path, name, listed, full=True):
+                raise _unreadable(self.path / name, problem)
+        for index in range(self.manifest["num_parts"]):
+            part = part_path(self.path, index)
+            for name in self.names:
+                values = _read_column(part, name)
+                first = index * PART_PAIRS
+                if name == "pair" and (values != np.arange(first, first + len(values))).any():
+                    raise _unreadable(part, "its pair ids are others")
+
     def noise_score(self, table: ScoreTable | None = None) -> Floats:
         """How likely each pair is noise: the share of pairs that are less suspect, (N,) in [0, 1).
 
@@ -337,6 +372,21 @@ def find_measures(
     return None
 
 
+def all_finished(table: ScoreTable, corpus: Corpus) -> bool:
+    """Whether `find_measures` meets no folder that is unfinished or of an older pycat.
+
+    Raises:
+        OutputError: the manifest of a folder is damaged.
+    """
+    for folder in _places(table, corpus):
+        if (folder / _MANIFEST).is_file():
+            manifest = load_manifest(folder / _MANIFEST)
+            definitions = (manifest.get("recipe") or {}).get("definitions")
+            if not manifest.get("complete") or definitions != _DEFINITIONS:
+                return False
+    return True
+
+
 def no_measures(table: ScoreTable, corpus: Corpus) -> OutputError:
     """The error that the measures of a table's pairs are needed and were not found."""
     places = _places(table, corpus)
@@ -407,11 +457,6 @@ class _Steps:
                 group = file.read_row_group(index)
             columns |= dict(zip(group.column_names, group.columns, strict=True))
         return pa.table(columns)
-
-    def unlink(self) -> None:
-        """Delete the files."""
-        for path in self._paths:
-            path.unlink()
 
 
 def _measure_steps(corpus: Corpus, folder: OutputFolder, num_threads: int | None) -> _Steps:

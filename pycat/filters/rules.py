@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -20,14 +21,14 @@ DEFAULT_RULES: dict[str, float | None] = {
     "duplicate": 1,
     "near_duplicate": 1,
     "target_copies": 5,
-    "copied": 0.6,
-    "src_language": 0.02,
-    "tgt_language": 0.02,
+    "copied": 0.5,
+    "src_language": 0.03,
+    "tgt_language": 0.03,
     "src_foreign": 0.15,
     "tgt_foreign": 0.15,
-    "length_z": 4.0,
+    "length_z": 3.9,
     "letters": 0.5,
-    "numbers": 0.34,
+    "numbers": 0.3,
     "encoding": 0,
     "repeated": 0.25,
 }
@@ -90,8 +91,11 @@ def complete_rules(rules: Mapping[str, float | None] | None = None) -> dict[str,
             f"rule {unknown[0]!r} is not known; expected one of {', '.join(DEFAULT_RULES)}"
         )
     for name, value in given.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise PycatError(f"rule {name} is {value!r}; expected a number, or null for no rule")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and math.isfinite(value)):
+            raise PycatError(
+                f"rule {name} is {value!r}; expected a finite number, or null for no rule"
+            )
     return {**DEFAULT_RULES, **given}
 
 
@@ -119,7 +123,7 @@ def read_rules(
     if not isinstance(given, Mapping):
         try:
             rules = json.loads(Path(given).read_text("utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise PycatError(
                 f"{given}: cannot be read as rules ({error}); expected default, none, or a JSON "
                 'file such as {"copied": 0.7, "numbers": null}'

@@ -1,17 +1,20 @@
 """Checkpoints of the proxy, one self-describing safetensors file each."""
 
+import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pycat.data.corpus import Corpus
-from pycat.errors import CheckpointError
+from pycat.errors import CheckpointError, OutputError
+from pycat.proxy.run import check_in_run
 from pycat.proxy.transformer import ModelConfig, Transformer
 from pycat.runtime.output import file_sha256, replacing
 
@@ -28,6 +31,7 @@ class CheckpointInfo:
     config: ModelConfig
     step: int
     tokenizer_sha256: str
+    header: dict[str, Any]
 
     @property
     def sha256(self) -> str:
@@ -36,7 +40,10 @@ class CheckpointInfo:
 
 
 def save_checkpoint(path: Path, model: Transformer, *, step: int, tokenizer_sha256: str) -> None:
-    """Write float32 weights, shape, update count and tokenizer hash, completely or not at all."""
+    """Write float32 weights, shape, update count and tokenizer hash, completely or not at all.
+
+    The header also holds the SHA-256 of itself and the weights, which `load_model` compares.
+    """
     tensors = {name: value.float().contiguous() for name, value in model.state_dict().items()}
     header = {
         "format": _FORMAT,
@@ -44,6 +51,7 @@ def save_checkpoint(path: Path, model: Transformer, *, step: int, tokenizer_sha2
         "step": step,
         "tokenizer_sha256": tokenizer_sha256,
     }
+    header["sha256"] = _content_sha256(header, tensors)
     with replacing(path) as temporary:
         # Not by `save_file`: on a full disk it raises no OSError.
         temporary.write_bytes(save(tensors, {_ENTRY: json.dumps(header)}))
@@ -61,7 +69,9 @@ def read_info(path: str | PathLike[str]) -> CheckpointInfo:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
-    except SafetensorError as error:
+        if not isinstance(header, dict):
+            raise ValueError(f"its header is {header!r}, expected an object")
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); train again, or leave it out"
         ) from None
@@ -70,22 +80,86 @@ def read_info(path: str | PathLike[str]) -> CheckpointInfo:
             f"{path}: found format {header.get('format')!r}, expected {_FORMAT!r}; pass "
             "checkpoints written by 'pycat train'"
         )
-    return CheckpointInfo(
-        path,
-        ModelConfig(**header["config"]),
-        header["step"],
-        header["tokenizer_sha256"],
+    step, tokenizer = header.get("step"), header.get("tokenizer_sha256")
+    if type(step) is not int or step < 0 or not isinstance(tokenizer, str):
+        raise CheckpointError(
+            f"{path}: its header has step {step!r} and tokenizer_sha256 {tokenizer!r}, expected a "
+            "whole number and a string; the file is damaged: train again, or leave it out"
+        )
+    return CheckpointInfo(path, _config(path, header.get("config")), step, tokenizer, header)
+
+
+def _config(path: Path, found: Any) -> ModelConfig:
+    """The shape that a header describes.
+
+    Raises:
+        CheckpointError: it is none of a proxy.
+    """
+    names = {field.name for field in fields(ModelConfig)}
+    if (
+        isinstance(found, dict)
+        and names - {"src_vocab_size"} <= found.keys() <= names
+        and all(type(value) is int and 1 <= value < 2**31 for value in found.values())
+        and found["d_model"] % found["num_heads"] == 0
+    ):
+        return ModelConfig(**found)
+    raise CheckpointError(
+        f"{path}: its header describes the shape {found!r}, expected whole numbers from 1 for "
+        f"{', '.join(sorted(names))}, and a d_model that num_heads divides; the file is damaged: "
+        "train again, or leave it out"
     )
+
+
+def _content_sha256(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over a header, but for that hash itself, and the tensors."""
+    plain = {name: value for name, value in header.items() if name != "sha256"}
+    content = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        content.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        content.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
+
+
+def _check_weights(info: CheckpointInfo, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights that are not those that were saved, are not finite, or are all zero.
+
+    Raises:
+        CheckpointError: names the file.
+    """
+    try:
+        check_in_run(info.path)
+    except OutputError as error:
+        raise CheckpointError(str(error)) from None
+    recorded = info.header.get("sha256")
+    if recorded is not None and recorded != (found := _content_sha256(info.header, tensors)):
+        raise CheckpointError(
+            f"{info.path}: header and weights have SHA-256 {found[:12]}…, expected "
+            f"{str(recorded)[:12]}…, which was recorded when they were saved; the file is damaged: "
+            "train again, or leave it out"
+        )
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise CheckpointError(
+                f"{info.path}: {name} has a value that is not a finite number; the file is damaged "
+                "or the training diverged: train again, or leave it out"
+            )
+        if value.dim() > 1 and not value.any():
+            raise CheckpointError(
+                f"{info.path}: {name} is all zero, which training never leaves behind; train "
+                "again, or leave the checkpoint out"
+            )
 
 
 def load_model(info: CheckpointInfo, device: torch.device) -> Transformer:
     """Load the model of a checkpoint, in evaluation mode.
 
     Raises:
-        CheckpointError: its tensors do not fit the model that its header describes.
+        CheckpointError: its tensors do not fit the model that its header describes, are not those
+            that were saved, are not finite, or one is all zero.
     """
     with safe_open(info.path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    _check_weights(info, tensors)
     with torch.device("meta"):
         model = Transformer(info.config)
     try:

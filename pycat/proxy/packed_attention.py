@@ -56,8 +56,7 @@ def attention(
         varlen: use `varlen_attn`, which `has_varlen` must allow.
     """
     if not varlen:
-        buckets = _buckets(queries, keys, num_checkpoints, is_causal)
-        return partial(_padded, num_checkpoints, len(queries.tokens), buckets)
+        return partial(_padded, num_checkpoints, _plan(queries, keys, num_checkpoints, is_causal))
     calls = list(zip(*(_calls(side, num_checkpoints) for side in (queries, keys)), strict=True))
     longest = int(queries.lengths.max()), int(keys.lengths.max())
     # A window of 0 positions to the right is causal; -1 is unbounded.
@@ -172,34 +171,51 @@ class _Bucket(NamedTuple):
     """b sequences of similar lengths, padded to a rectangle.
 
     Attributes:
-        queries: (b, Lq), the packed token of each cell; in padding cells the row's first token.
-        keys: (b, Lk), likewise.
+        num_rows: b.
         mask: (b, 1, 1, Lk), True at keys that are no padding; None where there is no padding, or
             causality hides it.
-        cells: (n,), the cells of `queries`, counted row by row, that are no padding.
-        tokens: (n,), the packed tokens in them.
+    """
+
+    num_rows: int
+    mask: Tensor | None
+
+
+class _Plan(NamedTuple):
+    """All buckets, one after another, so that one gather serves them all.
+
+    A gather for each bucket would make a gradient of the whole batch for each.
+
+    Attributes:
+        buckets: the buckets.
+        query_tokens: (Cq,), the packed token of each cell of all buckets, row by row; in padding
+            cells the row's first token.
+        key_tokens: (Ck,), likewise.
+        query_cells, key_cells: cells of each bucket, which sum to Cq and Ck.
+        cell_of_token: (T,), the cell of `query_tokens` where each packed token stands.
         is_causal: as for `attention`.
     """
 
-    queries: Tensor
-    keys: Tensor
-    mask: Tensor | None
-    cells: Tensor
-    tokens: Tensor
+    buckets: list[_Bucket]
+    query_tokens: Tensor
+    key_tokens: Tensor
+    query_cells: list[int]
+    key_cells: list[int]
+    cell_of_token: Tensor
     is_causal: bool
 
 
-def _buckets(queries: Side, keys: Side, num_checkpoints: int, is_causal: bool) -> list[_Bucket]:
+def _plan(queries: Side, keys: Side, num_checkpoints: int, is_causal: bool) -> _Plan:
     """Group sequences whose lengths round up to the same powers of two: under half is padding."""
     device = queries.tokens.device
 
-    def send(indices: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(indices).to(device, non_blocking=True)
+    def send(array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
 
     powers = [np.ceil(np.log2(side.lengths)).astype(np.int64) for side in (queries, keys)]
     kinds = 64 * powers[0] + powers[1]
     max_rows = max(1, _MAX_SEQUENCES // num_checkpoints)
-    buckets = []
+    buckets: list[_Bucket] = []
+    query_grids, key_grids, are_queries = [], [], []
     for kind in np.unique(kinds):
         members = np.flatnonzero(kinds == kind)
         for at in range(0, len(members), max_rows):
@@ -208,11 +224,23 @@ def _buckets(queries: Side, keys: Side, num_checkpoints: int, is_causal: bool) -
                 _grid(side, rows) for side in (queries, keys)
             )
             mask = None if is_causal or is_key.all() else send(is_key[:, None, None])
-            cells, tokens = send(np.flatnonzero(is_query)), send(query_grid[is_query])
-            buckets.append(
-                _Bucket(send(query_grid), send(key_grid), mask, cells, tokens, is_causal)
-            )
-    return buckets
+            buckets.append(_Bucket(len(rows), mask))
+            query_grids.append(query_grid.ravel())
+            key_grids.append(key_grid.ravel())
+            are_queries.append(is_query.ravel())
+    query_tokens, is_query = np.concatenate(query_grids), np.concatenate(are_queries)
+    cells = np.flatnonzero(is_query)
+    cell_of_token = np.empty(len(cells), dtype=np.int64)
+    cell_of_token[query_tokens[cells]] = cells
+    return _Plan(
+        buckets,
+        send(query_tokens),
+        send(np.concatenate(key_grids)),
+        [len(grid) for grid in query_grids],
+        [len(grid) for grid in key_grids],
+        send(cell_of_token),
+        is_causal,
+    )
 
 
 def _grid(side: Side, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -225,25 +253,29 @@ def _grid(side: Side, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArr
 
 
 def _padded(
-    num_checkpoints: int,
-    num_tokens: int,
-    buckets: list[_Bucket],
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
+    num_checkpoints: int, plan: _Plan, queries: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
     """`Attend` by `scaled_dot_product_attention` over padded buckets."""
-    q, k, v = (x.view(num_checkpoints, -1, *x.shape[1:]) for x in (queries, keys, values))
-    out = queries.new_empty(num_checkpoints, num_tokens, *queries.shape[1:])
-    for bucket in buckets:
-        # Four dimensions (K b, heads, L, width): for five CUDA has no fused attention.
-        heads = F.scaled_dot_product_attention(
-            q[:, bucket.queries].flatten(0, 1).transpose(1, 2),
-            k[:, bucket.keys].flatten(0, 1).transpose(1, 2),
-            v[:, bucket.keys].flatten(0, 1).transpose(1, 2),
-            attn_mask=None if bucket.mask is None else bucket.mask.repeat(num_checkpoints, 1, 1, 1),
-            is_causal=bucket.is_causal,
+    q, k, v = (
+        torch.split(x.view(num_checkpoints, -1, *x.shape[1:]).index_select(1, tokens), sizes, dim=1)
+        for x, tokens, sizes in (
+            (queries, plan.query_tokens, plan.query_cells),
+            (keys, plan.key_tokens, plan.key_cells),
+            (values, plan.key_tokens, plan.key_cells),
         )
-        cells = heads.transpose(1, 2).reshape(num_checkpoints, -1, *queries.shape[1:])
-        out.index_copy_(1, bucket.tokens, cells.index_select(1, bucket.cells))
-    return out.flatten(0, 1)
+    )
+    outs = []
+    for i, bucket in enumerate(plan.buckets):
+        # Four dimensions (K b, heads, L, width): for five CUDA has no fused attention.
+        rows = num_checkpoints * bucket.num_rows
+        in_bucket = [x[i].reshape(rows, -1, *queries.shape[1:]).transpose(1, 2) for x in (q, k, v)]
+        heads = F.scaled_dot_product_attention(
+            in_bucket[0],
+            in_bucket[1],
+            in_bucket[2],
+            attn_mask=None if bucket.mask is None else bucket.mask.repeat(num_checkpoints, 1, 1, 1),
+            is_causal=plan.is_causal,
+        )
+        outs.append(heads.transpose(1, 2).reshape(num_checkpoints, -1, *queries.shape[1:]))
+    cells = outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+    return cells.index_select(1, plan.cell_of_token).flatten(0, 1)

@@ -5,7 +5,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from pycat.runtime.output import read_manifest
+from pycat.errors import OutputError
+from pycat.runtime.manifest import check_file, load_manifest, problem_with, read_manifest
+
+# What a damaged run needs.
+_REMEDY = "delete the folder and run 'pycat train' again"
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,44 @@ class Run:
 
     @classmethod
     def open(cls, path: str | PathLike[str]) -> "Run":
-        """Open the folder of a finished run."""
+        """Open the folder of a finished run.
+
+        Raises:
+            OutputError: it is no such folder, or its manifest is damaged.
+        """
         folder = Path(path)
         manifest = read_manifest(folder, "proxy")
         # Steps that were chosen by the loss are no part of the recipe.
         steps = tuple(manifest.get("steps", manifest["recipe"]["checkpoint_steps"]))
+        losses = manifest["losses"]
+        if len(losses) != len(steps) or list(steps) != sorted(set(steps)):
+            raise OutputError(
+                f"{folder / 'proxy.json'}: has {len(losses)} losses of the checkpoints at updates "
+                f"{list(steps)}, expected one for each of ascending updates; {_REMEDY}"
+            )
         files = tuple(checkpoint_path(folder, step) for step in steps)
-        return cls(folder, files, steps, tuple(manifest["losses"]), manifest)
+        return cls(folder, files, steps, tuple(losses), manifest)
+
+    def verify(self) -> None:
+        """Compare each checkpoint with its hash.
+
+        Raises:
+            OutputError: names the first that is not as it was written.
+        """
+        for name, listed in self.manifest.get("files", {}).items():
+            if problem := problem_with(self.path, name, listed, full=True):
+                raise OutputError(f"{self.path / name}: {problem}; {_REMEDY}")
+
+
+def check_in_run(path: Path) -> None:
+    """Refuse a checkpoint that is not the one that the run in its folder lists.
+
+    Raises:
+        OutputError: it is another file, or the run's manifest is damaged.
+    """
+    if (path.parent / "proxy.json").is_file():
+        manifest = load_manifest(path.parent / "proxy.json")
+        check_file(path.parent, manifest, path.name, _REMEDY)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

@@ -1,8 +1,6 @@
 """The loop that trains proxies, goes on where it was interrupted, and saves checkpoints."""
 
-import io
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,12 +12,13 @@ from torch import Tensor
 
 from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus
-from pycat.errors import OutputError, PycatError
-from pycat.proxy.checkpoint import save_checkpoint
+from pycat.errors import CheckpointError, OutputError, PycatError
+from pycat.proxy.checkpoint import CheckpointInfo, load_model, read_info, save_checkpoint
 from pycat.proxy.dynamic_pruning import DynamicBatches
 from pycat.proxy.flops import proxy_products
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import checkpoint_path
+from pycat.proxy.run_state import check_shapes, read_state, unusable, write_state
 from pycat.proxy.schedules import (
     LossSchedule,
     num_updates,
@@ -30,7 +29,8 @@ from pycat.proxy.schedules import (
 from pycat.proxy.stacked_step import Capacity, StackedStep
 from pycat.proxy.stacked_transformer import StackedTransformer
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
-from pycat.runtime.output import OutputFolder, recorded_recipe, replacing
+from pycat.runtime.manifest import list_files
+from pycat.runtime.output import OutputFolder, recorded_recipe
 from pycat.runtime.progress import progress
 
 _STATE_FILE = "state.pt"
@@ -40,14 +40,17 @@ _STATE_EVERY_S = 60.0
 _CUDA_TOKENS_A_PAIR = 12
 # The state is deleted first: a folder that is half deleted must not look like one to resume.
 OWNED = (_STATE_FILE, "step-*.safetensors")
+# Of those, what only an unfinished run needs.
+WORKING = (_STATE_FILE,)
 
 
 class Arm(NamedTuple):
-    """One of several models that are trained together."""
+    """One of several models that are trained together; it starts from `initial`, if given."""
 
     corpus: Corpus
     seed: int
     out: Path
+    initial: CheckpointInfo | None = None
 
 
 class OpenRun:
@@ -58,7 +61,8 @@ class OpenRun:
         self.state: dict[str, Any] | None = None
         path = folder.path / _STATE_FILE
         if folder.resumes and path.is_file():
-            self.state = _load_state(path)
+            self.state = read_state(path)
+            self._check_progress(path)
         self.step = 0 if self.state is None else int(self.state["step"])
         self.losses: list[float] = [] if self.state is None else self.state["losses"]
         self.num_tokens = 0 if self.state is None else int(self.state["num_tokens"])
@@ -70,6 +74,32 @@ class OpenRun:
             self.loss_schedule = LossSchedule(recipe["loss_checkpoints"], recipe["warmup"], updates)
             if self.state is not None:
                 self.loss_schedule.restore(self.state["blocks"])
+
+    def _check_progress(self, path: Path) -> None:
+        """Refuse a state of another run, or one whose checkpoints are gone or damaged.
+
+        Raises:
+            OutputError: says what to delete.
+        """
+        assert self.state is not None
+        recipe, losses, step = self.folder.recipe, self.state["losses"], self.state["step"]
+        steps = recipe["checkpoint_steps"]
+        if step > steps[-1]:
+            raise unusable(path, ValueError(f"it is of update {step:,} of {steps[-1]:,}"))
+        if "loss_checkpoints" in recipe:
+            return
+        num_done = sum(done <= step for done in steps)
+        if len(losses) > len(steps) or (not recipe.get("anneal_each") and len(losses) != num_done):
+            found = f"it has {len(losses)} losses at update {step:,}, expected {num_done}"
+            raise unusable(path, ValueError(found))
+        for saved in steps[: len(losses)]:
+            try:
+                load_model(read_info(checkpoint_path(self.folder.path, saved)), torch.device("cpu"))
+            except CheckpointError as error:
+                raise OutputError(
+                    f"{error}; the run cannot go on without it: delete {path}, and training "
+                    "starts again"
+                ) from None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -124,15 +154,17 @@ class Trainer:
                     elif self.step in steps:
                         self._save_checkpoints(self.step)
         for m, run in enumerate(self.runs):
+            chosen = self._chosen_by_loss(run)  # deletes what the loss did not choose
+            names = [path.name for path in run.folder.path.glob("step-*.safetensors")]
             run.folder.finish(
-                **self._chosen_by_loss(run),
+                **chosen,
+                files=list_files(run.folder.path, names),
                 num_tokens=run.num_tokens,
                 model_flops=run.model_flops,
                 num_stacked=len(self.runs),
                 parameters=sum(value.numel() for value in self.stack.state_dict(m).values()),
                 torch=torch.__version__,
             )
-            (run.folder.path / _STATE_FILE).unlink(missing_ok=True)
 
     def _run_branches(self, budgets: Sequence[int], advance: Callable[[int], None]) -> None:
         """One run at the constant rate, and for each budget a branch in which the rate falls."""
@@ -286,16 +318,17 @@ class Trainer:
                 "position": self.batches[m].position,
                 **({} if run.loss_schedule is None else {"blocks": run.loss_schedule.state()}),
             }
-            # Not straight to the file: torch's errors on a full disk are not OSErrors.
-            buffer = io.BytesIO()
-            torch.save(_on_host(state), buffer)
-            with replacing(run.folder.path / _STATE_FILE) as temporary:
-                temporary.write_bytes(buffer.getbuffer())
+            write_state(run.folder.path / _STATE_FILE, _on_host(state))
             run.folder.record()
         self.saved_at = time.perf_counter()
 
     def _put_states_back(self) -> None:
         states = [run.state for run in self.runs if run.state is not None]
+        for run in self.runs:
+            try:
+                check_shapes(run.state or {}, self.stack.parameters)
+            except ValueError as error:
+                raise unusable(run.folder.path / _STATE_FILE, error) from None
         with torch.no_grad():
             for name, parameter in self.stack.parameters.items():
                 parameter.copy_(torch.stack([state["model"][name] for state in states]))
@@ -363,7 +396,7 @@ def updates_done(out: Path, recipe: Mapping[str, Any]) -> int:
         return 0
     path = out / _STATE_FILE
     if path.is_file():
-        state = _load_state(path)
+        state = read_state(path)
         num_saved = len(state["losses"])
         return updates_before(steps, int(state["step"]), num_saved, anneal_each=anneal_each)
     # A finished run has no state; nor has one that was stopped before the first.
@@ -372,7 +405,9 @@ def updates_done(out: Path, recipe: Mapping[str, Any]) -> int:
 
 
 def _new_model(arm: Arm, preset: str) -> Transformer:
-    """A model with the initial weights of the arm's seed."""
+    """A model with the weights that the arm starts from, by default those of its seed."""
+    if arm.initial is not None:
+        return load_model(arm.initial, torch.device("cpu"))
     config = ModelConfig(
         vocab_size=arm.corpus.vocab_size,
         src_vocab_size=arm.corpus.src_vocab_size,
@@ -387,17 +422,6 @@ def _update_flops(config: ModelConfig, batch: Batch) -> int:
     """Operations of an update: those of the forward pass, and twice as many backward."""
     lengths = (ends.diff().numpy().astype(float) for ends in (batch[1], batch[3]))
     return 3 * 2 * proxy_products(config, *lengths)
-
-
-def _load_state(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise OutputError(
-            f"{path}: cannot be read ({reason}); delete it, and training starts again"
-        ) from None
-    return state
 
 
 def _on_host(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Training of proxies on corpora, with checkpoints along the way."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from pycat.proxy.dynamic_pruning import DYNAMIC_BY, DYNAMIC_UNITS
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import Run
 from pycat.proxy.schedules import RATE_SCHEDULES, checkpoint_steps_of, default_warmup
-from pycat.proxy.trainer import OWNED, Arm, OpenRun, Trainer, updates_done
+from pycat.proxy.trainer import OWNED, WORKING, Arm, OpenRun, Trainer, updates_done
 from pycat.proxy.transformer import PRESETS
 from pycat.runtime.device import choose_device, choose_dtype
+from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder
 
 # A proxy's early checkpoints are what is wanted of it: a large corpus is not read to its end.
@@ -116,7 +118,7 @@ def train(
             "checkpoint_schedule is 'loss', which dynamic pruning does not allow: the loss on what "
             "an epoch chooses does not fall evenly; expected linear or log"
         )
-    _check_size(corpus, batch_tokens)
+    check_size(corpus, batch_tokens)
     if updates is None:
         per_epoch = PackedBatches(corpus, batch_tokens, seed=seed).num_batches
         passes = epochs * (1.0 if dynamic is None else dynamic)
@@ -182,7 +184,8 @@ def train_together(
             to zero over the last third before it, in a branch off the run at the constant rate.
             The run is as long as two thirds of the largest budget, the branches a third of each.
         preset, batch_tokens, learning_rate, rate_schedule, warmup, label_smoothing, dropout,
-            device, dtype, overwrite: as in `train`; `preset` is not "auto".
+            device, dtype, overwrite: as in `train`; `preset` is not "auto", and only a label where
+            all arms have initial weights.
         advance: called with the updates of each run that were done; by default progress is shown.
 
     Returns:
@@ -207,14 +210,18 @@ def train_together(
         loss_checkpoints=loss_checkpoints,
         dynamic=dynamic,
     )
-    open_runs = []
-    for arm in arms:
-        folder = OutputFolder(arm.out, "proxy", _recipe_of(arm, recipe), OWNED, overwrite)
-        if folder.manifest is None:
-            open_runs.append(OpenRun(arm, folder, recipe))
-    for place in sorted({run.place for run in open_runs}):
-        group = [run for run in open_runs if run.place == place]
-        Trainer(group, recipe, torch_device, getattr(torch, recipe["dtype"])).run(advance)
+    with ExitStack() as folders:
+        open_runs = []
+        for arm in arms:
+            own = _recipe_of(arm, recipe)
+            folder = folders.enter_context(
+                OutputFolder(arm.out, "proxy", own, OWNED, overwrite, working=WORKING)
+            )
+            if folder.manifest is None:
+                open_runs.append(OpenRun(arm, folder, recipe))
+        for place in sorted({run.place for run in open_runs}):
+            group = [run for run in open_runs if run.place == place]
+            Trainer(group, recipe, torch_device, getattr(torch, recipe["dtype"])).run(advance)
     return [Run.open(arm.out) for arm in arms]
 
 
@@ -260,7 +267,8 @@ def _recipe(
 
 
 def _recipe_of(arm: Arm, recipe: dict[str, Any]) -> dict[str, Any]:
-    return {"corpus": arm.corpus.id, "seed": arm.seed, **recipe}
+    initial = {} if arm.initial is None else {"initial": arm.initial.sha256}
+    return {"corpus": arm.corpus.id, "seed": arm.seed, **recipe, **initial}
 
 
 def auto_preset(num_pairs: int) -> str:
@@ -278,23 +286,26 @@ def check_options(**options: Any) -> None:
     ):
         if name in options and options[name] not in known:
             raise PycatError(f"{name} is {options[name]!r}; expected one of {', '.join(known)}")
-    ranges: tuple[tuple[str, Any, str], ...] = (
-        ("label_smoothing", lambda value: 0 <= value < 1, "at least 0 and below 1"),
-        ("dropout", lambda value: 0 <= value <= 0.9, "at least 0 and at most 0.9"),
-        ("learning_rate", lambda value: value is None or 0 < value < 1, "above 0 and below 1"),
-        ("dynamic", lambda value: value is None or 0 < value < 1, "above 0 and below 1"),
-        ("epochs", lambda value: 0 < value < 1e6, "above 0 and below a million"),
-        ("updates", lambda value: value is None or value >= 1, "at least 1"),
-        ("warmup", lambda value: value is None or value >= 1, "at least 1"),
-        ("batch_tokens", lambda value: value >= 1, "at least 1"),
-        ("seed", lambda value: 0 <= value < 2**31, "at least 0 and below 2**31"),
-    )
-    for name, is_right, expected in ranges:
-        if name in options and not is_right(options[name]):
-            raise PycatError(f"{name} is {options[name]}; expected {expected}")
+    between = {"low": 0, "above": True, "high": 1, "below": True, "whole": False}
+    ranges: dict[str, dict[str, Any]] = {
+        "label_smoothing": {"low": 0, "high": 1, "below": True, "whole": False},
+        "dropout": {"low": 0, "high": 0.9, "whole": False},
+        "learning_rate": between,
+        "dynamic": between,
+        "epochs": {**between, "high": 1_000_000},
+        "updates": {"low": 1},
+        "warmup": {"low": 1},
+        "batch_tokens": {"low": 1, "high": 2**31, "below": True},
+        "seed": {"low": 0, "high": 2**31, "below": True},
+    }
+    for name, bounds in ranges.items():
+        may_be_none = name in ("learning_rate", "dynamic", "updates", "warmup")
+        if name in options and not (may_be_none and options[name] is None):
+            check_number(name, options[name], **bounds)
 
 
-def _check_size(corpus: Corpus, batch_tokens: int) -> None:
+def check_size(corpus: Corpus, batch_tokens: int) -> None:
+    """Refuse a corpus that is smaller than one batch."""
     num_tokens = int(corpus.num_tokens.sum())
     if num_tokens < batch_tokens:
         raise CorpusError(

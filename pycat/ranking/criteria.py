@@ -5,12 +5,12 @@ Unless stated otherwise an argument (N, K) is a mean over a pair's target tokens
 table's sum divided by `num_tokens`. Early and late checkpoints are the first and the last half, at
 least one, without the middle one of an odd number.
 
-`CRITERIA` holds the criteria that have names. All but three are evaluated a chunk of the table at a
-time, so that memory holds one float64 score a pair.
+`CRITERIA` holds the criteria that have names. Most are evaluated a chunk of the table at a time, so
+that memory holds one float64 score a pair.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pycat.errors import PycatError
 from pycat.ranking import sql
+from pycat.ranking.coverage import coverage
 from pycat.ranking.ranks import average_ranks
 from pycat.ranking.rarity import token_rarity
 from pycat.ranking.top_k import chunked
@@ -25,6 +26,7 @@ from pycat.scores.score_table import ScoreTable
 
 Scores = NDArray[np.float64]
 Criterion = Callable[[ScoreTable], Scores]
+Given = Mapping[str, Callable[[], Scores]]
 
 # So many rows of K = 5 checkpoints, and their intermediate results, fit into a core's L2 cache.
 _BLOCK_ROWS = 8192
@@ -184,6 +186,12 @@ def learnability(nll: Scores) -> Scores:
     return fall
 
 
+def noise(noise_score: Scores) -> Scores:
+    """Minus the noise score (N,) of `pycat.filters.noise`: the lowest comes first, and NaN last."""
+    cleanness: Scores = np.where(np.isnan(noise_score), -np.inf, -noise_score)
+    return cleanness
+
+
 def length(num_tokens: NDArray[np.int32]) -> Scores:
     """Target tokens (N,), EOS counted: the baseline that keeps the longest."""
     return num_tokens.astype(np.float64)
@@ -223,10 +231,10 @@ class _Rule(NamedTuple):
 
     Attributes:
         function: from its argument to scores (N,).
-        statistic: the statistic of the table that it needs.
+        statistic: the statistic of the table that it needs; "" where it needs no proxy.
         shape: its argument. "trajectory": means over tokens (N, K); "checkpoint": means at one
             checkpoint (N,); "perplexity": (N, K); "chunk": a chunk of the table, and the seed;
-            "table": the whole table, and the checkpoints.
+            "table": the whole table, and the checkpoints; "given": (N,), from outside the table.
     """
 
     function: Callable[..., Scores]
@@ -250,9 +258,12 @@ CRITERIA: dict[str, _Rule] = {
     "ign": _Rule(ign, "grad_norm_bound", "trajectory"),
     "entropy": _Rule(entropy, "entropy", "checkpoint"),
     "learnability": _Rule(learnability, "nll", "trajectory"),
-    "length": _Rule(lambda chunk, seed: length(chunk.num_tokens), "nll", "chunk"),
-    "rarity": _Rule(lambda table, ks: rarity(table), "nll", "table"),
-    "random": _Rule(lambda chunk, seed: random(chunk.pair_ids, seed), "nll", "chunk"),
+    "noise": _Rule(noise, "", "given"),
+    "fitted_noise": _Rule(noise, "", "given"),
+    "coverage": _Rule(lambda gains: gains, "", "given"),
+    "length": _Rule(lambda chunk, seed: length(chunk.num_tokens), "", "chunk"),
+    "rarity": _Rule(lambda table, ks: rarity(table), "", "table"),
+    "random": _Rule(lambda chunk, seed: random(chunk.pair_ids, seed), "", "chunk"),
 }
 
 # Functions of one checkpoint, for "@k". Without "@k" EL2N is a mean over checkpoints.
@@ -262,6 +273,8 @@ _AT_CHECKPOINT: dict[str, Callable[[Scores], Scores]] = {
     "el2n": lambda values: values,
 }
 _SQL = "sql:"
+# Shapes of the arguments that a table has by itself.
+_OF_TABLES = ("trajectory", "checkpoint", "perplexity", "chunk", "table")
 
 
 def evaluate_criterion(
@@ -270,6 +283,7 @@ def evaluate_criterion(
     seed: int = 0,
     *,
     checkpoints: Sequence[int] | None = None,
+    given: Given | None = None,
 ) -> Scores:
     """Scores (N,) of a criterion.
 
@@ -277,19 +291,29 @@ def evaluate_criterion(
         table: N pairs.
         by: a name in `CRITERIA`, of which "ppl", "entropy" and "el2n" may name a checkpoint
             ("ppl@0", "ppl@-1" for the last); a column of the table; "sql: " and an expression over
-            its columns; each of these after a "-", which ranks the lowest first; or a function from
-            the whole table to (N,).
+            its columns; each of these after a "-", which ranks the lowest first; several of these,
+            but no expression, with "+" between them: the mean of their ranks, as `mean_of_ranks`;
+            or a function from the whole table to (N,).
         seed: of "random".
         checkpoints: indices from 0, ascending, that criteria in `CRITERIA` are evaluated on; all
             unless given. Ignored by other criteria, and by one that names a checkpoint.
+        given: functions for what a table does not tell: "noise" gives the noise scores (N,), which
+            are `Measures.noise_score`, "fitted_noise" those of `pycat.filters.noise_share`, and
+            "coverage" the gains (N,), by default of a choice of all
+            pairs.
 
     Raises:
         PycatError: no such criterion, the table lacks what it needs, or a score is not a number.
     """
     check_criterion(by, table)
+    if len(members := members_of(by)) > 1:
+        return mean_of_ranks(
+            evaluate_criterion(table, member, seed, checkpoints=checkpoints, given=given)
+            for member in members
+        )
     # A score that overflows is infinite, and ranks as such. NaN is refused below.
     with np.errstate(over="ignore", invalid="ignore"):
-        scores = _evaluate(table, by, seed, checkpoints)
+        scores = _evaluate(table, by, seed, checkpoints, given or {})
     name = criterion_name(by)
     if scores.shape != (len(table),):
         raise PycatError(
@@ -308,24 +332,77 @@ def evaluate_criterion(
     return scores
 
 
+def mean_of_ranks(members: Iterable[Scores]) -> Scores:
+    """Mean (N,) over several criteria of a pair's rank among all N pairs, divided by N.
+
+    The highest score of each has rank 1, the lowest 1/N, and equal ones share their average.
+
+    Args:
+        members: scores (N,) each, read one at a time. Ranking them takes up to 90 bytes a pair.
+    """
+    count, total = 0, np.zeros(1)
+    for scores in members:
+        count += 1
+        total = total + average_ranks(scores) / len(scores)
+        del scores
+    return total / count
+
+
 def criterion_name(by: str | Criterion) -> str:
     """Name of a criterion in messages and recipes."""
     return by if isinstance(by, str) else getattr(by, "__name__", "function")
 
 
+def is_sql(by: str | Criterion) -> bool:
+    """Whether a criterion is an expression in SQL."""
+    return not callable(by) and by.removeprefix("-").startswith(_SQL)
+
+
+def members_of(by: str | Criterion) -> list[str | Criterion]:
+    """The criteria whose ranks are averaged; a criterion that is not of several is its only one."""
+    if callable(by) or is_sql(by):
+        return [by]
+    return [*by.split("+")]
+
+
 def uses_seed(by: str | Criterion) -> bool:
     """Whether the seed changes the scores of a criterion."""
-    return not callable(by) and by.removeprefix("-") == "random"
+    return is_of(by, "random")
+
+
+def is_of(by: str | Criterion, name: str) -> bool:
+    """Whether a criterion is this one, either way round, or one of several is."""
+    return any(
+        not callable(member) and member.removeprefix("-") == name for member in members_of(by)
+    )
+
+
+def needs_proxy(by: str | Criterion) -> bool:
+    """Whether a criterion in `CRITERIA`, or one of several, reads the scores of a proxy."""
+    names = (_parsed(member)[0] for member in members_of(by) if not callable(member))
+    return any(name in CRITERIA and CRITERIA[name].statistic != "" for name in names)
 
 
 def possible(table: ScoreTable) -> list[str]:
-    """Names in `CRITERIA` whose columns the table has."""
-    return [name for name, rule in CRITERIA.items() if f"{rule.statistic}_0" in table.names]
+    """Names in `CRITERIA` that the table alone tells."""
+    return [
+        name
+        for name, rule in CRITERIA.items()
+        if rule.shape in _OF_TABLES and (not rule.statistic or f"{rule.statistic}_0" in table.names)
+    ]
 
 
 def is_known(by: str | Criterion) -> bool:
-    """Whether a criterion is named in `CRITERIA`: no function, expression or added column."""
-    return not callable(by) and _parsed(by)[0] in CRITERIA
+    """Whether names in `CRITERIA` and the table's own statistics tell a criterion.
+
+    They do not tell a function, an expression, an added column, or what measures say.
+    """
+    return all(
+        not callable(member)
+        and (name := _parsed(member)[0]) in CRITERIA
+        and CRITERIA[name].shape in _OF_TABLES
+        for member in members_of(by)
+    )
 
 
 def check_criterion(by: str | Criterion, table: ScoreTable | None = None) -> None:
@@ -334,7 +411,14 @@ def check_criterion(by: str | Criterion, table: ScoreTable | None = None) -> Non
     Raises:
         PycatError: says what was expected.
     """
-    if callable(by) or by.removeprefix("-").startswith(_SQL):
+    if callable(by):
+        return
+    if is_sql(by):
+        sql.check_expression(by.removeprefix("-").removeprefix(_SQL).strip())
+        return
+    if len(members := members_of(by)) > 1:
+        for member in members:
+            check_criterion(member, table)
         return
     name, checkpoint = _parsed(by)
     if checkpoint is None and table is not None and name not in CRITERIA and name in table.names:
@@ -350,15 +434,21 @@ def check_criterion(by: str | Criterion, table: ScoreTable | None = None) -> Non
             f"criterion {by!r}: only {', '.join(_AT_CHECKPOINT)} are had at one checkpoint; leave "
             f"out @{checkpoint}"
         )
-    if table is None:
+    statistic = CRITERIA[name].statistic
+    if table is None or not statistic:
         return
     num_checkpoints = _num_checkpoints(table)
+    if num_checkpoints == 0:
+        without = ", ".join(name for name, rule in CRITERIA.items() if not rule.statistic)
+        raise PycatError(
+            f"criterion {name} needs the scores of a proxy, and there are none; score the corpus, "
+            f"or choose a criterion that needs none: {without}"
+        )
     if checkpoint is not None and not -num_checkpoints <= checkpoint < num_checkpoints:
         raise PycatError(
             f"criterion {by!r}: the table has {num_checkpoints} checkpoints, expected 0 to "
             f"{num_checkpoints - 1} after the @, or -1 for the last"
         )
-    statistic = CRITERIA[name].statistic
     if f"{statistic}_0" not in table.names:
         raise PycatError(
             f"{table.path or 'score table'}: criterion {name} needs the columns {statistic}_0 to "
@@ -375,7 +465,11 @@ def _parsed(by: str) -> tuple[str, int | None]:
 
 
 def _evaluate(
-    table: ScoreTable, by: str | Criterion, seed: int, checkpoints: Sequence[int] | None
+    table: ScoreTable,
+    by: str | Criterion,
+    seed: int,
+    checkpoints: Sequence[int] | None,
+    given: Given,
 ) -> Scores:
     if callable(by):
         return np.array(by(table), dtype=np.float64)
@@ -390,6 +484,13 @@ def _evaluate(
     function, statistic, shape = rule
     if shape == "table":
         return function(table, ks)
+    if shape == "given":
+        if name in given:
+            return function(given[name]())
+        if name != "coverage":
+            raise PycatError(f"criterion {name} needs measures of the corpus; pass them")
+        everything = np.ones(len(table), dtype=bool)
+        return function(coverage(table.view_of(table.corpus()), everything, len(table)))
     if shape == "chunk":
         return _of_chunks(table, lambda chunk: function(chunk, seed))
     if shape == "checkpoint" or at is not None:

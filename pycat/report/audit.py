@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.errors import OutputError, PycatError
+from pycat.errors import PycatError
 from pycat.filters.measures import Measures
 from pycat.ranking.correlations import correlations
 from pycat.ranking.criteria import Scores, confidence, evaluate_criterion, possible, variability
@@ -147,7 +147,7 @@ def by_domain(table: ScoreTable, kept: NDArray[np.bool_]) -> list[Part]:
 
 
 def by_rule(measures: Measures | None, kept: NDArray[np.bool_]) -> Sequence[Part] | None:
-    """Pairs that break each rule, and how many of them were kept; None if that cannot be read.
+    """Pairs that break each rule, and how many of them were kept; None without columns of rules.
 
     Args:
         measures: of N pairs; None where they were not measured.
@@ -155,10 +155,7 @@ def by_rule(measures: Measures | None, kept: NDArray[np.bool_]) -> Sequence[Part
     """
     if measures is None or "pair_group" not in measures.names:
         return None
-    try:
-        return [
-            Part(rule, int(np.count_nonzero(hit)), int(np.count_nonzero(hit & kept)))
-            for rule, hit in measures.each_hit()
-        ]
-    except OutputError:  # a damaged part: the next selection by rules reports it
-        return None
+    return [
+        Part(rule, int(np.count_nonzero(hit)), int(np.count_nonzero(hit & kept)))
+        for rule, hit in measures.each_hit()
+    ]

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from html import escape
 from typing import Any
 
 import matplotlib
@@ -29,6 +30,7 @@ COLOURS = {"kept": _KEPT, "dropped": _DROPPED}
 
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may hold dollar signs
     "font.size": 8.5,
     "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
@@ -339,4 +341,4 @@ def svg_text(figure: Figure, label: str) -> str:
     text = re.sub(r" *<metadata>.*?</metadata>\n", "", text, flags=re.DOTALL)
     for colour, name in _VARIABLES.items():
         text = text.replace(colour, f"var(--{name})")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)

@@ -36,7 +36,7 @@ def loss_picture(test: str, updates: Sequence[int], losses: Mapping[str, Sequenc
                 linestyle=_DASHES[i % len(_DASHES)],
                 markersize=4,
                 linewidth=1.3,
-                label=name,
+                label=f" {name}",  # a name that begins with "_" would be left out of the legend
             )
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(list(updates)))

@@ -53,15 +53,15 @@ def examples(
     texts, problem = texts_of(corpus, shown.pair_ids)
     lines = corpus.lines[rows] + 1
     num_src_tokens, num_tokens = shown.num_src_tokens, shown.num_tokens
-    ppl = perplexity(shown.nll / num_tokens[:, None])
+    ppl = perplexity(shown.nll / num_tokens[:, None]) if shown.num_checkpoints else None
     pairs = {
         row: {
             "rank": _rank(values, row),
             "line": int(lines[i]),
             "kept": bool(kept[row]),
             "score": float(values[row]),
-            "first": float(ppl[i, 0]),
-            "last": float(ppl[i, -1]),
+            "first": None if ppl is None else float(ppl[i, 0]),
+            "last": None if ppl is None else float(ppl[i, -1]),
             "num_src_tokens": int(num_src_tokens[i]),
             "num_tokens": int(num_tokens[i]),
             "sides": [_cut(side) for side in texts[i]],

@@ -9,17 +9,19 @@ import numpy as np
 
 from pycat.data.corpus import Corpus
 from pycat.errors import OutputError, PycatError
-from pycat.filters.measures import Measures, find_measures
+from pycat.filters.measures import Measures, all_finished, find_measures, no_measures
 from pycat.filters.noise import corpus_signals, surprise_evidence
 from pycat.filters.rules import recorded_rules
-from pycat.ranking.criteria import evaluate_criterion, possible
+from pycat.ranking.criteria import Given, Scores, evaluate_criterion, is_of, is_sql, possible
 from pycat.ranking.ranks import perplexity
 from pycat.report.examples import texts_of
 from pycat.report.formatting import number
 from pycat.runtime.output import digest
 from pycat.scores.sampling import evenly, take
 from pycat.scores.score_table import ScoreTable, as_table
-from pycat.selection.recipe import Choice, Recipe
+from pycat.scores.unscored import unscored
+from pycat.selection.choice import Choice, recorded_scores
+from pycat.selection.recipe import Recipe
 from pycat.selection.selection import Selection, choose_measured
 
 # Percentiles are taken among at most so many pairs, evenly drawn. They are then right to about 0.1.
@@ -43,7 +45,8 @@ class Decision:
 
     Attributes:
         kept: the pair is in the selection.
-        step: the step that decided: "rules", "guard", "drop CRITERION", "cap", "range" or "cut";
+        step: the step that decided: "rules", "guard", "drop CRITERION", "cap", "tails", "range" or
+            "cut";
             "not known" where the selection cannot be made again.
         reason: the decision in words, with the pair's score and the threshold.
     """
@@ -99,7 +102,7 @@ class Explanation:
 
 
 def explain(
-    scores: ScoreTable | str | PathLike[str],
+    scores: ScoreTable | Corpus | str | PathLike[str],
     pair: int,
     *,
     selection: Selection | str | PathLike[str] | None = None,
@@ -111,7 +114,7 @@ def explain(
     steps decided.
 
     Args:
-        scores: an open ScoreTable, or its path.
+        scores: an open ScoreTable, or its path; or an open Corpus, for a selection made from that.
         pair: id of the pair.
         selection: a Selection made from that table, or its path.
         measures: what `pycat.measure` measured of the corpus, or the path of its folder; by default
@@ -125,7 +128,7 @@ def explain(
             measures given are of another corpus.
         CorpusError: the corpus is gone or damaged.
     """
-    table = as_table(scores)
+    table = unscored(scores) if isinstance(scores, Corpus) else as_table(scores)
     pair_ids = table.pair_ids
     row = int(np.searchsorted(pair_ids, pair))
     if row == len(pair_ids) or pair_ids[row] != pair:
@@ -162,6 +165,8 @@ def explain(
 
 def _trajectory(table: ScoreTable, row: int) -> dict[str, list[float]]:
     """Perplexity and the table's further statistics of one pair, at each checkpoint."""
+    if table.num_checkpoints == 0:
+        return {}
     num_tokens = int(table.num_tokens[row])
     trajectory = {"ppl": perplexity(table.nll[row] / num_tokens).tolist()}
     for name in _TRAJECTORIES:
@@ -204,18 +209,55 @@ def _text(corpus: Corpus, pair: int) -> tuple[tuple[str, str] | None, str | None
     return texts[0], problem
 
 
+def ranking_scores(
+    selection: Selection, table: ScoreTable, corpus: Corpus, measures: Measures | None
+) -> Scores:
+    """The scores (N,) by which a selection of the table's pairs was ranked.
+
+    Raises:
+        PycatError: the criterion is a function without a known name, or SQL whose scores were not
+            recorded, which is not run; or measures are gone.
+    """
+    recipe = selection.manifest["recipe"]
+    by, seed = recipe["criterion"], recipe["seed"] or 0
+    if is_sql(by):
+        return recorded_scores(by, selection.sql_scores(), "by", len(table))
+    # What a pair adds depends on the pairs before it, and what is noise on what the rules leave.
+    if is_of(by, "coverage") or is_of(by, "fitted_noise"):
+        choice, _ = choose_measured(
+            table,
+            corpus,
+            Recipe.of_manifest(selection.manifest),
+            measures,
+            selection.sql_scores(),
+        )
+        return choice.scores
+    if measures is None and is_of(by, "noise"):
+        raise no_measures(table, corpus)
+    with np.errstate(over="ignore"):
+        return evaluate_criterion(table, by, seed, given=_noise_of(table, corpus, measures))
+
+
+def _noise_of(table: ScoreTable, corpus: Corpus, measures: Measures | None) -> Given:
+    """What `evaluate_criterion` is given for the criterion "noise"."""
+    if measures is None:
+        return {}
+    return {"noise": lambda: measures.of(corpus).noise_score(table)}
+
+
 def readable_measures(
     table: ScoreTable, corpus: Corpus, given: Measures | str | PathLike[str] | None
 ) -> Measures | None:
-    """`find_measures`; None, too, where measures that were not given cannot be opened.
+    """`find_measures`; None, too, where those that are found are unfinished or of an older pycat.
 
     Raises:
-        OutputError: the measures given cannot be opened, or are of another corpus.
+        OutputError: the measures given cannot be opened, or are of another corpus; or those that
+            are found are damaged.
     """
     try:
         return find_measures(table, corpus, given)
     except OutputError:
-        if given is not None:
+        if given is not None or all_finished(table, corpus):
             raise
         return None
 
@@ -226,14 +268,11 @@ def _broken_rules(
     row: int,
     thresholds: Mapping[str, float | None] | None,
 ) -> list[str] | None:
-    """Rules that the pair breaks at the given thresholds, or None where that cannot be read."""
+    """Rules that the pair breaks at the given thresholds, or None where they were not measured."""
     if measures is None or not corpus.has_text:
         return None
     rules = None if thresholds is None else recorded_rules(thresholds)
-    try:
-        return measures.of(corpus).broken_by(row, rules)
-    except OutputError:  # a damaged part: the next selection by rules reports it
-        return None
+    return measures.of(corpus).broken_by(row, rules)
 
 
 def _strongest_signals(
@@ -272,8 +311,10 @@ def _decision(
         recipe.check(table)
         corpus = selection.corpus()
         view = table.view_of(corpus)
-        choice, _ = choose_measured(table, view, recipe, measures)
+        choice, _ = choose_measured(table, view, recipe, measures, selection.sql_scores())
     except PycatError as error:
+        if isinstance(error, OutputError) and measures is not None:
+            raise  # a damaged file
         return Decision(kept, "not known", f"{state}; the selection cannot be made again: {error}")
     if choice.recipe != {name: value for name, value in recorded.items() if name != "scores"}:
         return Decision(
@@ -283,18 +324,26 @@ def _decision(
         )
     left_out = int(choice.left_out[row])
     if left_out and choice.steps[left_out - 1] != "range":
-        step, reason = _left_out(table, row, recipe, choice)
+        given = _noise_of(table, view, measures)
+        step, reason = _left_out(table, row, recipe, choice, given)
         if step == "guard":
             assert measures is not None
             value = number(measures.of(view).noise_score(table)[row])
             signals = _strongest_signals(table, corpus, measures, row, pair)
             reason = f"{reason}; its noise score is {value}{signals}"
     else:
-        step, reason = _at_the_cut(table, row, recipe, selection, kept, above=left_out > 0)
+        score = float(choice.scores[row])
+        step, reason = _at_the_cut(score, recipe, selection, kept, above=left_out > 0)
     return Decision(kept, step, f"{state}: {reason}")
 
 
-def _left_out(table: ScoreTable, row: int, recipe: Recipe, choice: Choice) -> tuple[str, str]:
+def _left_out(
+    table: ScoreTable,
+    row: int,
+    recipe: Recipe,
+    choice: Choice,
+    given: Given,
+) -> tuple[str, str]:
     """Name and reason of the step before the cut that left the pair out."""
     left_out = int(choice.left_out[row])
     step = choice.steps[left_out - 1]
@@ -304,16 +353,23 @@ def _left_out(table: ScoreTable, row: int, recipe: Recipe, choice: Choice) -> tu
         return step, "the noise filter dropped it"
     if step == "drop":
         drops = list((recipe.drop or {}).items())
-        criterion, share = drops[left_out - 1 - choice.steps.index("drop")]
-        value = number(evaluate_criterion(table, criterion, recipe.seed)[row])
+        place = left_out - 1 - choice.steps.index("drop")
+        criterion, share = drops[place]
+        value = "not known here"
+        if is_sql(criterion):
+            value = number(choice.sql_scores[f"drop_{place}"][row])
+        elif not is_of(criterion, "fitted_noise"):
+            value = number(evaluate_criterion(table, criterion, recipe.seed, given=given)[row])
         return f"drop {criterion}", (
             f"it is among the {share:.1%} of the {recipe.unit} with the highest {criterion}, "
             f"which were dropped before the cut; its {criterion} is {value}"
         )
+    if step == "tails":
+        return step, "its last perplexity is among the highest or the lowest of its stratum"
     assert step == "cap" and recipe.cap is not None
     column, max_pairs = recipe.cap
     group = table.column(column)[row]
-    value = number(evaluate_criterion(table, recipe.by, recipe.seed)[row])
+    value = number(choice.scores[row])
     return step, (
         f"{max_pairs:,} pairs of its group ({column} {group}) rank higher by {recipe.by}; "
         f"its {recipe.by} is {value}"
@@ -321,15 +377,13 @@ def _left_out(table: ScoreTable, row: int, recipe: Recipe, choice: Choice) -> tu
 
 
 def _at_the_cut(
-    table: ScoreTable, row: int, recipe: Recipe, selection: Selection, kept: bool, above: bool
+    score: float, recipe: Recipe, selection: Selection, kept: bool, above: bool
 ) -> tuple[str, str]:
     """Step and reason of a pair that was ranked: its score, and those of the kept pairs.
 
     `above` says that the pair stands above the range, or above the middle, that is kept.
     """
-    by = recipe.by
-    score = evaluate_criterion(table, by, recipe.seed)[row]
-    value = number(score)
+    by, value = recipe.by, number(score)
     low, high = (number(selection.manifest[name]) for name in ("threshold", "highest"))
     span = f"kept pairs have {low} to {high}"
     tied = selection.manifest.get("ties", {}).get("criterion")

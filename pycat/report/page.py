@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
+from pycat.errors import OutputError
 from pycat.evaluation.results import Evaluation
 from pycat.filters.measures import Measures
 from pycat.proxy.run import Run
 from pycat.ranking.correlations import explained_by
-from pycat.ranking.criteria import evaluate_criterion
 from pycat.ranking.ranks import perplexity, spearman
 from pycat.ranking.rarity import token_rarity
 from pycat.report import provenance
 from pycat.report.audit import Agreement, DataMap, Part, agreement, by_domain, by_rule, data_map
 from pycat.report.evaluation_page import evaluation_variables
 from pycat.report.examples import MAX_CHARS, examples
-from pycat.report.explaining import check_made_from, readable_measures
+from pycat.report.explaining import check_made_from, ranking_scores, readable_measures
 from pycat.report.formatting import percent
 from pycat.report.histograms import (
     Histogram,
@@ -32,7 +32,7 @@ from pycat.report.histograms import (
     histogram,
 )
 from pycat.report.template import template
-from pycat.runtime.output import replacing
+from pycat.runtime.named_files import is_stream, writing
 from pycat.scores.sampling import evenly, take
 from pycat.scores.score_table import ScoreTable
 from pycat.selection.selection import Selection
@@ -44,6 +44,10 @@ _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of perplexity, in each group
 
 # Charts and correlations are computed from at most so many pairs, evenly drawn.
 _MAX_PAIRS = 100_000
+
+# What stands at the beginning of each page, and of no other file.
+_MARK = b'<meta name="generator" content="pycat">'
+_HEAD_BYTES = 4096
 
 _CAT_CAUTION = (
     "A pair also scores high when the proxy was very wrong about it at first. Copied lines, text "
@@ -87,7 +91,7 @@ class _Figures:
         histograms: of "score", "length" and "rarity".
         tenths: of "length" and "rarity".
         bands: for "kept" and "dropped", where not empty, quantiles of perplexity (5, K).
-        data_map: confidence and variability of each pair.
+        data_map: confidence and variability of each pair; None without checkpoints, as are `bands`.
         agreement: the selection compared with other criteria.
     """
 
@@ -97,7 +101,7 @@ class _Figures:
     histograms: dict[str, Histogram]
     tenths: dict[str, list[Tenth]]
     bands: dict[str, NDArray[np.float64]]
-    data_map: DataMap
+    data_map: DataMap | None
     agreement: Agreement
 
 
@@ -110,6 +114,7 @@ def write_report(
     timings: Mapping[str, float],
     measures: Measures | str | PathLike[str] | None = None,
     evaluation: Evaluation | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write the HTML page of a selection, with example pairs and, given matplotlib, charts.
 
@@ -118,29 +123,33 @@ def write_report(
     example pairs.
 
     Args:
-        out: the file to write; it appears complete or not at all.
+        out: the file to write; it appears complete or not at all, and replaces an older report.
         selection: the Selection to show; its criterion must be known by name.
-        scores: the table that the selection was made from.
+        scores: the table that the selection was made from: `unscored` of the corpus where it was
+            made from a corpus.
         run: the proxy's training, where pycat trained it.
         timings: seconds of each stage, in order.
         measures: what `pycat.measure` measured of the corpus, or the path of its folder, for the
             table of rules; by default looked for as in `select`.
         evaluation: of the selection, where there is one.
+        overwrite: replace a file that is no report.
 
     Returns:
         Path of the page. Apart from `timings`, equal input gives equal bytes.
 
     Raises:
         PycatError: the selection is of another table, or of a function without a known name.
+        OutputError: `out` is a file that is no report, and `overwrite` is not given.
         CorpusError: the corpus is gone or damaged.
     """
     page = Path(out)
+    if not overwrite:
+        refuse_other_file(page)
     check_made_from(selection, scores)
     corpus = selection.corpus().subset(scores.pair_ids)
     measured = readable_measures(scores, corpus, measures)
     recipe = selection.manifest["recipe"]
-    with np.errstate(over="ignore"):
-        values = evaluate_criterion(scores, recipe["criterion"], recipe["seed"] or 0)
+    values = ranking_scores(selection, scores, corpus, measured)
     kept = np.zeros(len(scores), dtype=bool)
     kept[np.searchsorted(scores.pair_ids, selection.pair_ids)] = True
     rows = evenly(len(scores), _MAX_PAIRS)
@@ -163,9 +172,26 @@ def write_report(
         outputs=provenance.outputs(page, corpus, measured, run, scores, selection, evaluation),
     )
     page.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(page) as temporary:
-        temporary.write_text(html, "utf-8")
+    with writing([page], overwrite=True) as [file]:
+        file.write(html.encode("utf-8", "backslashreplace"))  # names of files may be no text
     return page
+
+
+def refuse_other_file(page: Path) -> None:
+    """Refuse to replace a file that is not such a page.
+
+    Raises:
+        OutputError: there is one.
+    """
+    if is_stream(page) or not page.exists():
+        return
+    with page.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if head and _MARK not in head:
+        raise OutputError(
+            f"{page}: this file exists and is no report of pycat; pass --overwrite "
+            "(overwrite=True) to replace it, or choose another name"
+        )
 
 
 def _figures(
@@ -196,9 +222,9 @@ def _figures(
         bands={
             name: perplexity(np.quantile(ranking.surprise[rows], _QUANTILES, axis=0))
             for name, rows in ranking.groups.items()
-            if len(rows)
+            if len(rows) and sample.num_checkpoints
         },
-        data_map=data_map(sample),
+        data_map=data_map(sample) if sample.num_checkpoints else None,
         agreement=agreement(sample, recipe["criterion"], values, rarity, kept, recipe["seed"] or 0),
     )
 
@@ -242,7 +268,7 @@ def _figure_tables(sample: ScoreTable, figures: _Figures) -> dict[str, Any]:
         "tenths": figures.tenths,
         "bands": figures.bands,
         "map": figures.data_map,
-        "map_flags": _flag_counts(figures.data_map, kept),
+        "map_flags": figures.data_map and _flag_counts(figures.data_map, kept),
         "domains": by_domain(sample, kept),
         "agreement": figures.agreement,
     }
@@ -275,8 +301,9 @@ def _meaning(recipe: Mapping[str, Any]) -> tuple[str, str, str | None]:
 def _properties(figures: _Figures) -> list[dict[str, Any]]:
     """For each property of a pair: rank correlation with the score, and medians of both groups."""
     ranking = figures.ranking
+    has_proxy = ranking.surprise.shape[1] > 0
     columns: dict[str, NDArray[Any]] = {
-        "first-checkpoint perplexity": ranking.surprise[:, 0],
+        **({"first-checkpoint perplexity": ranking.surprise[:, 0]} if has_proxy else {}),
         "target length, tokens": figures.num_tokens,
         "word rarity, bits a token": figures.rarity,
     }
@@ -289,7 +316,8 @@ def _properties(figures: _Figures) -> list[dict[str, Any]]:
         ]
         rows.append({"name": name, "rho": rho, "strength": _strength(rho), "medians": medians})
     # Ranks and medians of nll per token are those of perplexity, which may be infinite.
-    rows[0]["medians"] = perplexity(np.array(rows[0]["medians"])).tolist()
+    if has_proxy:
+        rows[0]["medians"] = perplexity(np.array(rows[0]["medians"])).tolist()
     return rows
 
 
@@ -334,18 +362,20 @@ def _pictures(selection: Selection, steps: list[int], figures: _Figures) -> dict
         "score": charts.score_picture(
             figures.histograms["score"], manifest["threshold"], manifest["recipe"]["criterion"]
         ),
-        "trajectories": charts.trajectory_picture(steps, figures.bands, lines),
         "groups": charts.group_picture(
             figures.histograms, figures.tenths, manifest["num_kept"] / manifest["num_pairs"]
         ),
-        "map": charts.map_picture(
-            figures.data_map.confidence[points],
-            figures.data_map.variability[points],
-            ranking.kept[points],
-            {name: flag[points] for name, flag in figures.data_map.flags.items()},
-        ),
         "correlations": charts.correlation_picture(others.names, others.correlations),
     }
+    if figures.data_map is not None:
+        mapped = figures.data_map
+        pictures["trajectories"] = charts.trajectory_picture(steps, figures.bands, lines)
+        pictures["map"] = charts.map_picture(
+            mapped.confidence[points],
+            mapped.variability[points],
+            ranking.kept[points],
+            {name: flag[points] for name, flag in mapped.flags.items()},
+        )
     if others.overlaps:
         updates = map("{:,}".format, steps)
         pictures["overlaps"] = charts.overlap_picture(

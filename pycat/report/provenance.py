@@ -28,7 +28,7 @@ def recipes(
     manifests: Iterable[tuple[str, Mapping[str, Any]]] = (
         *((("tokenize", corpus.manifest),) if corpus.has_text else ()),
         *((("train", run.manifest),) if run is not None else ()),
-        ("score", scores.manifest),
+        *((("score", scores.manifest),) if scores.num_checkpoints else ()),
         ("select", selection.manifest),
         *((("evaluate", evaluation.manifest),) if evaluation is not None else ()),
     )
@@ -55,7 +55,7 @@ def hashes(corpus: Corpus, scores: ScoreTable, selection: Selection) -> list[tup
         *(
             (f"checkpoint at update {step:,}", sha256)
             for step, sha256 in zip(
-                scores.steps, scores.manifest["recipe"]["checkpoints"], strict=True
+                scores.steps, scores.manifest["recipe"].get("checkpoints", ()), strict=False
             )
         ),
         *(
@@ -71,8 +71,9 @@ def versions(run: Run | None, scores: ScoreTable) -> dict[str, str]:
         "pycat": version("pycat-nmt"),
         "Python": platform.python_version(),
         "NumPy": np.__version__,
-        "PyTorch, scoring": scores.manifest["torch"],
     }
+    if "torch" in scores.manifest:  # not where merged tables are of two versions
+        programs["PyTorch, scoring"] = scores.manifest["torch"]
     if run is not None:
         programs["PyTorch, training"] = run.manifest["torch"]
     return programs

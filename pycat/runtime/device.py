@@ -1,6 +1,7 @@
 """The device that computes, and the precision of its matrix products."""
 
 import ctypes
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -61,6 +62,10 @@ def choose_dtype(dtype: str, device: torch.device, allowed: Sequence[str] = DTYP
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
     """Matrix products in `dtype` inside the block; parameters stay float32."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+# A forked process has none of the threads of libgomp's team, and would wait for them for ever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @cache

@@ -11,12 +11,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pycat.errors import OutputError, PycatError
+from pycat.runtime.manifest import list_files
 from pycat.runtime.output import OutputFolder, digest
 from pycat.scores.parts import (
     PART_PAIRS,
     SCORE_FILES,
     column_names,
     part_path,
+    score_files,
     write_part,
 )
 from pycat.scores.score_table import ScoreTable, as_table
@@ -78,14 +80,15 @@ def merge_scores(
     for table in opened:
         if table.path is not None and table.path.resolve() == path.resolve():
             raise OutputError(f"{path}: is one of the tables to merge; name another folder")
-    folder = OutputFolder(path, "scores", recipe, SCORE_FILES, overwrite)
-    if folder.manifest is None:
-        num_parts = 0
-        for part in parts:
-            write_part(part, part_path(path, num_parts))
-            num_parts += 1
-        relative = os.path.relpath(first.corpus_path, path.resolve())
-        folder.finish(**facts, num_parts=num_parts, corpus_path=relative)
+    with OutputFolder(path, "scores", recipe, SCORE_FILES, overwrite) as folder:
+        if folder.manifest is None:
+            num_parts = 0
+            for part in parts:
+                write_part(part, part_path(path, num_parts))
+                num_parts += 1
+            relative = os.path.relpath(first.corpus_path, path.resolve())
+            files = list_files(path, score_files(path))
+            folder.finish(**facts, num_parts=num_parts, files=files, corpus_path=relative)
     return ScoreTable.open(path)
 
 

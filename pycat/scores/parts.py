@@ -20,6 +20,9 @@ PART_PAIRS = 65_536
 # What a scores folder may hold beside its manifest.
 SCORE_FILES = ("part-*.parquet", "column-*.parquet", "exact.parquet")
 
+# Types of statistics that are not float32.
+_STORED: dict[str, type] = {"nll": np.float64, "correct": np.int32}
+
 PAIR_COLUMNS = ("pair", "num_src_tokens", "num_tokens")
 
 
@@ -61,6 +64,11 @@ def part_path(folder: Path, index: int) -> Path:
     return folder / f"part-{index:05}.parquet"
 
 
+def score_files(folder: Path) -> list[str]:
+    """Names of the files of a table, but for its manifest."""
+    return [file.name for pattern in SCORE_FILES for file in folder.glob(pattern)]
+
+
 def column_path(part: Path, name: str) -> Path:
     """Path of the file that holds an added column for the pairs of `part`."""
     return part.with_name(part.name.replace("part", f"column-{name}", 1))
@@ -68,12 +76,21 @@ def column_path(part: Path, name: str) -> Path:
 
 def statistic_columns(sums: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
     """Columns `nll_0`, … (N,) of sums (S, K, N), each in its stored type."""
-    dtypes: dict[str, type] = {"nll": np.float64, "correct": np.int32}
     return {
-        f"{stat}_{k}": values.astype(dtypes.get(stat, np.float32))
+        f"{stat}_{k}": values.astype(_STORED.get(stat, np.float32))
         for stat, rows in zip(STAT_NAMES, sums, strict=False)
         for k, values in enumerate(rows)
     }
+
+
+def _type_of(name: str) -> pa.DataType | None:
+    """The stored type of a pair's column or a statistic's; None of other columns."""
+    if name in PAIR_COLUMNS:
+        return pa.int64() if name == "pair" else pa.int32()
+    stat, _, k = name.rpartition("_")
+    if stat not in STAT_NAMES or not k.isdigit():
+        return None
+    return pa.from_numpy_dtype(_STORED.get(stat, np.float32))
 
 
 def write_part(table: pa.Table, path: Path) -> None:
@@ -129,10 +146,15 @@ def read_schema(path: Path) -> tuple[list[str], int]:
     """Read the column names and the number of rows of a part.
 
     Raises:
-        OutputError: missing or damaged.
+        OutputError: missing or damaged, or a column of a pair or statistic has another type than
+            pycat gives it.
     """
     try:
         with pq.ParquetFile(path) as file:
+            for field in file.schema_arrow:
+                wanted = _type_of(field.name)
+                if wanted is not None and field.type != wanted:
+                    raise ValueError(f"{field.name} is {field.type}, expected {wanted}")
             return list(file.schema_arrow.names), file.metadata.num_rows
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None

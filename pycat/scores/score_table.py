@@ -22,7 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.errors import OutputError, PycatError
 from pycat.kernels.stat_names import STAT_NAMES
-from pycat.runtime.output import read_manifest, write_json
+from pycat.runtime.locks import Lock
+from pycat.runtime.manifest import check_file, list_files, problem_with, read_manifest
+from pycat.runtime.output import write_manifest
 from pycat.runtime.workers import on_workers
 from pycat.scores.criterion_names import CRITERION_NAMES
 from pycat.scores.parts import (
@@ -38,6 +40,9 @@ from pycat.scores.parts import (
 
 # More threads would wait for each other: a part of reading a column holds the GIL.
 _MAX_WORKERS = 8
+
+# What a damaged table needs.
+_REMEDY = "delete the table's folder and run 'pycat score' again"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _Result = TypeVar("_Result")
@@ -166,7 +171,7 @@ class ScoreTable:
     @property
     def nll(self) -> NDArray[np.float64]:
         """Float64 (N, K) in nats, checkpoints in training order."""
-        return self.column("nll")
+        return self.column("nll") if self.num_checkpoints else np.empty((len(self), 0))
 
     @property
     def ppl(self) -> NDArray[np.float64]:
@@ -203,7 +208,14 @@ class ScoreTable:
 
     def view_of(self, corpus: Corpus) -> Corpus:
         """View of the pairs of `corpus` that are in the table; all of it where none is missing."""
-        return corpus if len(corpus) == len(self) else corpus.subset(self.pair_ids)
+        if len(corpus) != len(self):
+            return corpus.subset(self.pair_ids)
+        # The parts of older tables are not compared with hashes; they might hold foreign pairs.
+        if "files" not in self.manifest and (self.pair_ids != corpus.pair_ids).any():
+            raise OutputError(
+                f"{self.path or 'score table'}: holds other pair ids than {corpus.path}; {_REMEDY}"
+            )
+        return corpus
 
     @classmethod
     def open(cls, path: str | PathLike[str]) -> "ScoreTable":
@@ -214,11 +226,18 @@ class ScoreTable:
         """
         folder = Path(path)
         manifest = read_manifest(folder, "scores")
+        for name in manifest.get("columns") or ():
+            if not _NAME.fullmatch(name):
+                raise OutputError(
+                    f"{folder / 'scores.json'}: has a column named {name!r}, expected a letter, "
+                    "then letters, digits and '_'; delete the folder and run 'pycat score' again"
+                )
         num_checkpoints = len(manifest["steps"])
         parts: list[Part] = []
         expected: list[str] = []
         for i in range(manifest["num_parts"]):
             file = part_path(folder, i)
+            check_file(folder, manifest, file.name, _REMEDY)
             names, num_rows = read_schema(file)
             if not expected:
                 stats = [name for name in STAT_NAMES if name == "nll" or f"{name}_0" in names]
@@ -229,12 +248,13 @@ class ScoreTable:
                     "delete the table's folder and run 'pycat score' again"
                 )
             for name in manifest.get("columns", ()):
+                check_file(folder, manifest, column_path(file, name).name, _REMEDY)
                 found = read_schema(column_path(file, name))
                 if found != (["pair", name], num_rows):
                     raise OutputError(
                         f"{column_path(file, name)}: found columns {', '.join(found[0])} and "
                         f"{found[1]:,} rows, expected pair, {name} and {num_rows:,}; it belongs to "
-                        f"another table: take {name} out of the manifest's columns and add it again"
+                        f"another table: {_REMEDY}"
                     )
             parts.append(Part(num_rows, path=file))
         table = cls(parts, expected, manifest, folder)
@@ -284,9 +304,9 @@ class ScoreTable:
                     f"column {name}: this is a chunk of {self.path}; add to the whole table, as "
                     "ScoreTable.open returns it"
                 )
-            manifest["columns"] = [*manifest.get("columns", ()), name]
-            self._write_column(name, values, manifest)
-            self.manifest = manifest
+            with Lock.of_folder(self.path):
+                manifest = self.check_name(name)
+                self.manifest = self._write_column(name, values, manifest)
         return int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0
 
     def check_name(self, name: str) -> dict[str, Any]:
@@ -331,8 +351,12 @@ class ScoreTable:
             f"{', '.join((*self.statistics, *PAIR_COLUMNS, *self._added))}; {remedy}"
         )
 
-    def _write_column(self, name: str, values: pa.Array, manifest: Mapping[str, Any]) -> None:
+    def _write_column(
+        self, name: str, values: pa.Array, manifest: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Write the files of a column, then the manifest that lists them; return that."""
         assert self.path is not None
+        written = {**manifest, "columns": [*manifest.get("columns", ()), name]}
         files = [column_path(part.path, name) for part in self._parts if part.path is not None]
         first = 0
         try:
@@ -341,13 +365,39 @@ class ScoreTable:
                 columns = {"pair": pairs, name: values.slice(first, part.num_rows)}
                 write_part(pa.table(columns), file)
                 first += part.num_rows
-            write_json(self.path / "scores.json", manifest)
+            if "files" in manifest:
+                listed = list_files(self.path, [file.name for file in files])
+                written["files"] = {**manifest["files"], **listed}
+            write_manifest(self.path / "scores.json", written)
         except BaseException:
             # An interruption after the manifest was renamed comes too late: the column is there.
             if name not in read_manifest(self.path, "scores").get("columns", ()):
                 for file in files:
                     file.unlink(missing_ok=True)
             raise
+        return written
+
+    def verify(self) -> None:
+        """Read every part in full, and compare it with what the manifest and the table say.
+
+        Raises:
+            OutputError: names the first file that is not as it was written, or holds pair ids that
+                do not ascend, or numbers of tokens below 1.
+        """
+        if self.path is not None:
+            for name, listed in self.manifest.get("files", {}).items():
+                if problem := problem_with(self.path, name, listed, full=True):
+                    raise OutputError(f"{self.path / name}: {problem}; {_REMEDY}")
+        last = -1
+        for part in self._parts:
+            columns = part.read(self.names, self._added)
+            pairs = columns["pair"].to_numpy()
+            if part.num_rows and (pairs[0] <= last or (np.diff(pairs) <= 0).any()):
+                raise OutputError(f"{part.path}: its pair ids do not ascend; {_REMEDY}")
+            for name in ("num_src_tokens", "num_tokens"):
+                if part.num_rows and columns[name].to_numpy().min() < 1:
+                    raise OutputError(f"{part.path}: {name} is below 1; {_REMEDY}")
+            last = int(pairs[-1]) if part.num_rows else last
 
 
 def _arrow(name: str, column: NDArray[Any]) -> pa.Array:

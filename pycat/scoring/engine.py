@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,16 +16,22 @@ from numpy.typing import NDArray
 from pycat import _core
 from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus, as_corpus
-from pycat.errors import CheckpointError, PycatError
+from pycat.errors import CheckpointError, OutputError, PycatError
 from pycat.kernels.ops import require_triton
-from pycat.kernels.stat_names import Stats
+from pycat.kernels.stat_names import STAT_NAMES, Stats
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
+from pycat.runtime.manifest import list_files
+from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder, recorded_recipe
 from pycat.runtime.progress import progress
 from pycat.scores.parts import (
+    PAIR_COLUMNS,
     PART_PAIRS,
     SCORE_FILES,
+    column_names,
     part_path,
+    read_part,
+    score_files,
     statistic_columns,
     write_part,
 )
@@ -113,6 +119,8 @@ def score(
     """
     corpus = as_corpus(corpus)
     check_too_long(too_long)
+    if batch_tokens is not None:
+        check_number("batch_tokens", batch_tokens, low=1)
     if exact_keep is not None and not 0 < exact_keep <= 1:
         raise PycatError(f"exact_keep is {exact_keep}; expected a fraction above 0, at most 1")
     if stats not in STATS:
@@ -145,14 +153,24 @@ def score(
     started = time.perf_counter()
     if out is None or recorded_recipe(Path(out), "scores") != recipe:
         scorer.use(torch_dtype)
-    folder = None
-    if out is not None:
-        folder = OutputFolder(Path(out), "scores", recipe, SCORE_FILES, overwrite)
+    if out is None:
+        return _make_table(scorer, torch_dtype, recipe, started, None)
+    with OutputFolder(Path(out), "scores", recipe, SCORE_FILES, overwrite) as folder:
         if folder.manifest is not None:
             return ScoreTable.open(folder.path)
+        return _make_table(scorer, torch_dtype, recipe, started, folder)
 
-    # Score the parts that an interrupted run has not finished.
-    scorer.use(torch_dtype)
+
+def _make_table(
+    scorer: "_Scorer",
+    dtype: torch.dtype,
+    recipe: Mapping[str, Any],
+    started: float,
+    folder: OutputFolder | None,
+) -> ScoreTable:
+    """Score what an interrupted run has not, and finish the table, in `folder` or in memory."""
+    corpus, models, kept = scorer.corpus, scorer.models, scorer.kept
+    scorer.use(dtype)
     parts, flops = scorer.score_parts(folder)
     scoring_s = time.perf_counter() - started if folder is None else folder.elapsed_s
 
@@ -171,10 +189,11 @@ def score(
         "model_flops": flops,
     }
     if scoring_s >= _MIN_UTILIZATION_S:
-        utilization = flops / scoring_s / product_rate(torch_device, torch_dtype)
+        utilization = flops / scoring_s / product_rate(scorer.device, dtype)
         facts["flop_utilization"] = round(utilization, 4)
-    if is_reduced:
+    if dtype != torch.float32:
         exact_file = None if folder is None else folder.path / EXACT_FILE
+        exact_keep = recipe.get("exact_keep")
         facts |= reduced_precision(
             parts, kept.tgt, len(models), scorer.score_rows, exact_keep, exact_file
         )
@@ -185,6 +204,7 @@ def score(
     folder.finish(
         **facts,
         num_parts=len(parts),
+        files=list_files(folder.path, score_files(folder.path)),
         corpus_path=os.path.relpath(corpus.path.resolve(), folder.path.resolve()),
     )
     return ScoreTable.open(folder.path)
@@ -239,7 +259,10 @@ class _Scorer:
         starts = range(0, len(self.corpus), PART_PAIRS)
         resumes = folder is not None and folder.resumes
         paths = [None if folder is None else part_path(folder.path, i) for i in range(len(starts))]
-        finished = [resumes and path is not None and path.is_file() for path in paths]
+        finished = [
+            resumes and path is not None and path.is_file() and self._is_intact(path, first)
+            for path, first in zip(paths, starts, strict=True)
+        ]
         num_done = sum(
             int(self.kept.rows(first, PART_PAIRS).tgt.sum())
             for first, is_finished in zip(starts, finished, strict=True)
@@ -260,6 +283,22 @@ class _Scorer:
                         folder.record()
                 parts.append(table if path is None else path)
         return parts, flops
+
+    def _is_intact(self, path: Path, first: int) -> bool:
+        """Whether an earlier run's part can be read in full and holds the pairs from `first`."""
+        part = self.corpus[first : first + PART_PAIRS]
+        lengths = self.kept.rows(first, len(part))
+        stats = STAT_NAMES if self.stats == "all" else ("nll",)
+        try:
+            table = read_part(path)
+        except OutputError:
+            return False
+        expected: dict[str, NDArray[Any]] = dict(
+            zip(PAIR_COLUMNS, (part.pair_ids, lengths.src, lengths.tgt), strict=True)
+        )
+        return table.column_names == column_names(stats, len(self.models)) and all(
+            np.array_equal(table[name].to_numpy(), values) for name, values in expected.items()
+        )
 
     def score_rows(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Score rows (n,) of the corpus again, in float32: sums (S, K, n)."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pycat.data.corpus import Corpus
 from pycat.errors import PycatError
 from pycat.runtime.device import choose_device
+from pycat.runtime.numbers import check_number
 from pycat.runtime.output import digest
 from pycat.runtime.progress import progress
 from pycat.scores.score_table import ScoreTable, as_table
@@ -74,8 +75,7 @@ def add_baseline(
     """
     if model not in MODELS:
         raise PycatError(f"model is {model!r}; expected one of {', '.join(MODELS)}")
-    if batch_size < 1:
-        raise PycatError(f"batch_size is {batch_size}; expected at least 1")
+    check_number("batch_size", batch_size, low=1)
     table = as_table(scores)
     name = name or model.replace("-", "_")
     if name in table.names:

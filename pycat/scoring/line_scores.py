@@ -13,6 +13,7 @@ gap), or becomes `{"line": …, "pair": null, "skipped": "<reason>"}` (jsonl). L
 or the lines of id i, always belong to line i of the text.
 """
 
+import io
 import json
 import math
 import re
@@ -21,7 +22,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,8 @@ from numpy.typing import NDArray
 from pycat.data.corpus import SKIPPED_FILE, Corpus, as_corpus
 from pycat.errors import CorpusError, OutputError, PycatError, TokenizerError
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
-from pycat.runtime.output import replacing
+from pycat.runtime.named_files import is_standard_output, is_stream, refuse_existing, writing
+from pycat.runtime.numbers import check_number
 from pycat.runtime.progress import progress
 from pycat.scoring.adapter import Adapter
 from pycat.scoring.engine import batch_sums, check_too_long, make_forward
@@ -69,8 +71,8 @@ def score_lines(
         corpus: an open Corpus, or the path of one.
         checkpoints: one or more, as for `score`.
         format: "fairseq", "marian" or "jsonl".
-        out: the file to write, None for standard output. For several checkpoints, fairseq and
-            marian write a file each, with the update count in its name: `scores-1000.txt`.
+        out: the file to write, None or "-" for standard output. For several checkpoints, fairseq
+            and marian write a file each, with the update count in its name: `scores-1000.txt`.
         per_token: write scores of single tokens in jsonl; fairseq always has them.
         batch_tokens, device, dtype, too_long: as for `score`.
         overwrite: replace files that exist.
@@ -89,6 +91,8 @@ def score_lines(
             "marian-scorer writes no scores of tokens; for those use format jsonl or fairseq"
         )
     check_too_long(too_long)
+    if batch_tokens is not None:
+        check_number("batch_tokens", batch_tokens, low=1)
     corpus = as_corpus(corpus)
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, torch_device, SCORING_DTYPES)
@@ -99,12 +103,8 @@ def score_lines(
     kept = KeptLengths.of(corpus, models, too_long)
     num_files = 1 if format == "jsonl" else len(models)
     paths = _paths(out, [model.step for model in models][:num_files], num_files)
-    for path in paths:
-        if path.exists() and not overwrite:
-            raise OutputError(
-                f"{path}: exists; pass --overwrite (overwrite=True) to replace it, or choose "
-                "another name"
-            )
+    if not overwrite:
+        refuse_existing(paths)
     writer = _Writer(corpus, format, per_token)
     forward = make_forward(
         models, kept, torch_device, torch_dtype, per_token=writer.needs_token_scores
@@ -115,11 +115,13 @@ def score_lines(
     ):
         files: list[TextIO] = [sys.stdout]
         if paths:
-            temporaries = [stack.enter_context(replacing(path)) for path in paths]
+            streams = stack.enter_context(writing(paths, overwrite=overwrite))
             files = [
-                stack.enter_context(temporary.open("w", encoding="utf-8"))
-                for temporary in temporaries
+                io.TextIOWrapper(cast(BinaryIO, stream), "utf-8", newline="\n")
+                for stream in streams
             ]
+        elif isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
         for first in range(0, len(corpus), _PART_PAIRS):
             part = corpus[first : first + _PART_PAIRS]
             lengths = kept.rows(first, len(part))
@@ -134,20 +136,23 @@ def score_lines(
             )
             writer.write(files, first, part, lengths, scores)
         writer.finish(files)
+        for file in files:
+            file.flush()
     return paths
 
 
 def _paths(
     out: str | PathLike[str] | None, steps: Sequence[int], num_files: int
 ) -> tuple[Path, ...]:
-    if out is None and num_files > 1:
+    path = Path("-" if out is None else out)
+    if num_files > 1 and is_stream(path):
+        name = "standard output" if is_standard_output(path) else str(path)
         raise OutputError(
-            f"{num_files} checkpoints cannot share standard output in this format; pass --out, or "
-            "use --format jsonl"
+            f"{num_files} checkpoints cannot share {name} in this format; pass --out with the name "
+            "of a file, or use --format jsonl"
         )
-    if out is None:
+    if str(path) == "-":
         return ()
-    path = Path(out)
     if num_files == 1:
         return (path,)
     paths = tuple(path.with_name(f"{path.stem}-{step}{path.suffix}") for step in steps)

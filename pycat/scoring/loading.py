@@ -37,6 +37,12 @@ def load_adapters(
     """
     given, listed = _expand(checkpoints)
     paths = [item for item in given if isinstance(item, Path)]
+    for path in paths:
+        if not path.exists():
+            raise CheckpointError(
+                f"{path}: no such file or folder; expected a checkpoint of 'pycat train', a folder "
+                "saved by transformers, or the folder of a run"
+            )
     if len(given) < min_checkpoints:
         why = ": how perplexity moves takes two points. Train with more --checkpoints"
         raise CheckpointError(

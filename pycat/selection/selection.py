@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -16,18 +16,25 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus, reopen_corpus
 from pycat.data.parallel_text import ParallelText, write_rows
+from pycat.data.row_files import kind_of, write_kept
 from pycat.data.tab_columns import wrong_column
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.filters.loud_rules import LOUD_SHARE
 from pycat.filters.measures import WITHOUT_TEXT, Measures, find_measures, no_measures
 from pycat.filters.rules import complete_rules, hits_in_words, read_rules, recorded_rules
 from pycat.ranking.criteria import Criterion
-from pycat.runtime.output import OutputFolder, digest, read_manifest, replacing
-from pycat.scores.parts import PART_PAIRS, file_options
+from pycat.runtime.manifest import check_file, list_files, problem_with, read_manifest
+from pycat.runtime.output import OutputFolder, digest, replacing
+from pycat.scores.parts import PART_PAIRS, file_options, read_part, write_part
 from pycat.scores.score_table import ScoreTable, as_table
-from pycat.selection.recipe import Choice, Recipe, choose
+from pycat.scores.unscored import unscored
+from pycat.selection.choice import Choice, choose
+from pycat.selection.recipe import DEFAULT_CRITERION, FAST_CRITERION, Recipe
 
 _KEPT_FILE = "kept.parquet"
+# Scores by criteria in SQL, where there are such: whoever reads the folder later runs no SQL.
+_SQL_FILE = "sql-scores.parquet"
+_REMEDY = "run 'pycat select' again with --overwrite"
 
 Paths = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
 
@@ -51,6 +58,7 @@ class Selection:
     manifest: Mapping[str, Any]
     corpus_path: Path
     path: Path | None = None
+    _sql_scores: Mapping[str, NDArray[np.float64]] | None = None
 
     def __len__(self) -> int:
         return len(self.pair_ids)
@@ -64,13 +72,15 @@ class Selection:
         """
         folder = Path(path)
         manifest = read_manifest(folder, "selection")
+        check_file(folder, manifest, _KEPT_FILE, _REMEDY)
         try:
             columns = _read_kept(folder / _KEPT_FILE)
             pair_ids = columns["pair"]
             lines = columns.get("line", pair_ids)
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            _check_kept(pair_ids, lines, manifest)
+        except (OSError, ValueError, KeyError, NotImplementedError, pa.ArrowException) as error:
             raise OutputError(
-                f"{folder / _KEPT_FILE}: cannot be read ({error}); run 'pycat select' again"
+                f"{folder / _KEPT_FILE}: cannot be read ({error}); {_REMEDY}"
             ) from None
         return cls(pair_ids, lines, manifest, (folder / manifest["corpus_path"]).resolve(), folder)
 
@@ -89,6 +99,34 @@ class Selection:
             )
         return corpus
 
+    def sql_scores(self) -> Mapping[str, NDArray[np.float64]]:
+        """Scores (N,) of all pairs of the table by each criterion in SQL, by its role.
+
+        The roles are "by", and "drop_0" and so on. Reads the folder; runs no SQL.
+
+        Raises:
+            OutputError: the file of the scores is gone or damaged.
+        """
+        if self._sql_scores is not None:
+            return self._sql_scores
+        if self.path is None or not (self.path / _SQL_FILE).is_file():
+            return {}
+        check_file(self.path, self.manifest, _SQL_FILE, _REMEDY)
+        table = read_part(self.path / _SQL_FILE)
+        return {name: table[name].to_numpy() for name in table.column_names}
+
+    def verify(self) -> None:
+        """Compare each file of the folder with its hash.
+
+        Raises:
+            OutputError: names the first that is not as it was written.
+        """
+        if self.path is None:
+            return
+        for name, listed in self.manifest.get("files", {}).items():
+            if problem := problem_with(self.path, name, listed, full=True):
+                raise OutputError(f"{self.path / name}: {problem}; {_REMEDY}")
+
     def kept_corpus(self) -> Corpus:
         """Open a view of the kept pairs, to train on or to score; raises as `corpus`."""
         return self.corpus().subset(self.pair_ids)
@@ -104,7 +142,8 @@ class Selection:
         """Write the kept lines of both sides, in the original order, byte for byte.
 
         Files named `.gz`, `.zst`, `.xz`, `.bz2` and `.lz4` are compressed. Both files appear
-        complete, or neither.
+        complete, or neither. "-" is standard output, and devices and pipes are written to. Files
+        that hold these lines already are left as they are.
 
         Args:
             src, tgt: the files to write.
@@ -116,8 +155,8 @@ class Selection:
         Raises:
             CorpusError: the corpus was not made from text by pycat.
             TextError: the original text is gone or changed, or `of` has another number of lines.
-            OutputError: a file exists and `overwrite` is not given, a file is the text that is
-                read, or both are the same file.
+            OutputError: a file exists with other lines and `overwrite` is not given, a file is the
+                text that is read, or both are the same file.
             OSError: a file cannot be written; the message names it.
         """
         text = self._text(of)
@@ -151,6 +190,104 @@ class Selection:
             )
         _write(text, (row for _, row in self._kept_rows(text)), (Path(out),), overwrite)
 
+    def write_rows(
+        self,
+        out: str | PathLike[str],
+        *,
+        of: str | PathLike[str] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the kept rows of Parquet or JSON Lines: all columns, or lines byte for byte.
+
+        Args:
+            out: the file to write, of the same kind.
+            of: another file of the same rows.
+            overwrite: replace a file that exists.
+
+        Raises:
+            PycatError: the text was not read from such a file.
+            CorpusError, TextError, OutputError, OSError: as `write_text`.
+        """
+        path = Path(out)
+        if of is not None:
+            source = Path(of)
+        else:
+            file = self.corpus().row_file()
+            if file is None or not file.keeps_rows:
+                raise PycatError(
+                    f"{self.corpus_path}: the text is not of Parquet or JSON Lines; write text "
+                    "(write_text, --text SRC TGT)"
+                )
+            source = file.path
+        _refuse_own_text((source,), (path,))
+        kept = np.zeros(self.manifest["num_lines"], dtype=bool)
+        kept[self.lines] = True
+        write_kept(source, kept, path, overwrite=overwrite)
+
+    def write_one(
+        self,
+        out: str | PathLike[str],
+        *,
+        of: str | PathLike[str] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write one file: `write_rows` of Parquet and JSON Lines, `write_tsv` of text."""
+        if of is not None:
+            has_rows = kind_of(Path(of)) in ("parquet", "jsonl")
+        else:
+            source = self.corpus().manifest.get("source", {})
+            has_rows = source.get("kind") in ("parquet", "jsonl")
+        (self.write_rows if has_rows else self.write_tsv)(out, of=of, overwrite=overwrite)
+
+    def filter(self, dataset: Any) -> Any:
+        """The kept rows of the dataset that was tokenized, or of another of the same rows.
+
+        Args:
+            dataset: of as many rows as the text has lines. Row i belongs to line i.
+
+        Returns:
+            A `datasets.Dataset` of the kept rows of one; a list of those of a list or tuple. For
+            anything else that yields rows, such as a `datasets.IterableDataset`, an iterator.
+
+        Raises:
+            TextError: the dataset has another number of rows. An iterator raises it where that
+                shows: at the first row too many, or at the end.
+            PycatError: the dataset is a mapping of splits.
+        """
+        if isinstance(dataset, Mapping):
+            raise PycatError(
+                "dataset: found a mapping, expected rows: pass one split of it, such as "
+                "dataset['train']"
+            )
+        is_map_style = all(hasattr(dataset, name) for name in ("__len__", "features", "select"))
+        if not is_map_style and not isinstance(dataset, (list, tuple)):
+            return self._kept_of(dataset)
+        if len(dataset) != self.manifest["num_lines"]:
+            raise self._other_rows(f"{len(dataset):,}")
+        if is_map_style:
+            return dataset.select(self.lines)
+        return [dataset[line] for line in self.lines.tolist()]
+
+    def _kept_of(self, rows: Iterable[Any]) -> Iterator[Any]:
+        kept = np.zeros(self.manifest["num_lines"], dtype=bool)
+        kept[self.lines] = True
+        num_rows = 0
+        for row in rows:
+            if num_rows == len(kept):
+                raise self._other_rows(f"more than {num_rows:,}")
+            if kept[num_rows]:
+                yield row
+            num_rows += 1
+        if num_rows != len(kept):
+            raise self._other_rows(f"{num_rows:,}")
+
+    def _other_rows(self, found: str) -> TextError:
+        return TextError(
+            f"dataset: found {found} rows, but the pairs were selected from text of "
+            f"{self.manifest['num_lines']:,}; pass the dataset that was tokenized, with its rows "
+            "in their order"
+        )
+
     def _text(self, of: Paths | None) -> ParallelText:
         """The text `of`, or that of the corpus."""
         if of is None:
@@ -177,12 +314,12 @@ class Selection:
 
 
 def select(
-    scores: ScoreTable | str | PathLike[str],
+    scores: ScoreTable | Corpus | str | PathLike[str],
     *,
     keep: float | tuple[float, float] = 0.5,
-    by: str | Criterion = "cat_var",
+    by: str | Criterion | None = None,
     rules: str | PathLike[str] | Mapping[str, float | None] | None = "default",
-    guard: float = 0.5,
+    guard: float | str = 0.5,
     measures: Measures | str | PathLike[str] | None = None,
     part: str = "top",
     unit: str = "pairs",
@@ -190,6 +327,8 @@ def select(
     strata: str | None = None,
     num_strata: int | None = None,
     cap: tuple[str, int] | None = None,
+    tails: tuple[float, float] | None = None,
+    mix: float = 0.0,
     seed: int = 0,
     out: str | PathLike[str] | None = None,
     overwrite: bool = False,
@@ -205,18 +344,24 @@ def select(
     table, whatever was dropped before.
 
     Args:
-        scores: an open ScoreTable of N pairs, or the path of one.
+        scores: an open ScoreTable of N pairs, or the path of one. For a criterion that needs no
+            proxy ("noise", "fitted_noise", "coverage", "length", "rarity", "random") an open Corpus
+            does.
         keep: fraction to keep, in (0, 1], or the two ends of a range of the ranking: (0.2, 0.7)
             keeps half of all, after the first fifth. Where the rules leave less than 0.7, all that
             comes after 0.2 is kept.
         by: the criterion, as in `evaluate_criterion`: a name such as "cat_var"; "-ppl", which ranks
-            the lowest first; a column of the table; "sql: …"; or a function from the table to (N,).
+            the lowest first; a column of the table; "sql: …"; several with "+" between them, the
+            mean of their ranks; or a function from the table to (N,). Unless given, "cat_var", and
+            "noise" of a corpus.
         rules: first of all, which pairs to leave out for their text alone: "default", "none", or
             thresholds that differ from `DEFAULT_RULES`, as a mapping or a JSON file. Others' data
             have no text and so no rules, which the manifest says. Where rules leave fewer pairs
             than `keep` asks for, all of those are kept.
         guard: then, the share of what has to go that goes for being the likeliest noise, by
-            `Measures.noise_score`; 0 is none.
+            `Measures.noise_score`; 0 is none. "auto" estimates which share of the pairs that the
+            rules leave is noise (`pycat.filters.noise_share`), and drops that share; the manifest
+            has the estimate as `noise_share`.
         measures: what `pycat.measure` measured of the corpus, which rules and guard read; or the
             path of its folder. By default the folder `measures` beside that of the scores, or
             else beside that of the corpus, if it is of the same corpus.
@@ -227,15 +372,19 @@ def select(
             long. With strata this holds for each stratum.
         drop: criteria, and the fraction of highest scores by each to leave out, one after the
             other, before the cut: {"-aum": 0.2}.
-        strata: "length" or the name of a column with few values, such as a domain: each stratum
+        strata: "length" or the name of a column with few values, such as a domain, or several of
+            these with commas between them, which make a stratum of each combination: each stratum
             keeps its highest scores, the same share of all strata. "score": strata of equal width
             in score keep equal numbers of pairs, drawn at random, and `drop` leaves out the hardest
             (coverage-centric selection, Zheng et al. 2023, ICLR).
         num_strata: number of strata by score (50 by default) or by length (10).
         cap: name of a column of group ids, and how many pairs of a group may stay: the highest of
             those that `drop` left. Negative ids are in no group.
-        seed: seed of the criterion "random", of the draw from strata by score, and of the order of
-            equal scores.
+        tails: before the cut, the fractions of each stratum, or of all, to leave out for having
+            the highest perplexity at the last checkpoint, and the lowest: (0.1, 0.05).
+        mix: the share of what is kept that is drawn at random from all that is left before the
+            cut; the ranking chooses the rest (Ayed and Hayou 2023, arXiv:2302.06960).
+        seed: seed of the criterion "random", of what is drawn, and of the order of equal scores.
         out: the folder to make; without one, the selection stays in memory.
         overwrite: replace a selection made with other options.
 
@@ -253,17 +402,27 @@ def select(
     started = time.perf_counter()
     changed = read_rules(rules)
     thresholds = None if changed is None else complete_rules(changed)
-    recipe = Recipe(keep, by, part, unit, drop, strata, num_strata, cap, seed, thresholds, guard)
-    table = as_table(scores)
+    table = unscored(scores) if isinstance(scores, Corpus) else as_table(scores)
+    by = by or (DEFAULT_CRITERION if table.num_checkpoints else FAST_CRITERION)
+    recipe = Recipe(
+        keep=keep,
+        by=by,
+        part=part,
+        unit=unit,
+        drop=drop,
+        strata=strata,
+        num_strata=num_strata,
+        cap=cap,
+        seed=seed,
+        rules=thresholds,
+        guard=guard,
+        tails=tails,
+        mix=mix,
+    )
     recipe.check(table)
     corpus = table.corpus()
     choice, of_rules = choose_measured(table, table.view_of(corpus), recipe, measures)
     made_by = {"scores": digest(table.manifest["recipe"]), **choice.recipe}
-    folder = None
-    if out is not None:
-        folder = OutputFolder(Path(out), "selection", made_by, (_KEPT_FILE,), overwrite, started)
-        if folder.manifest is not None:
-            return Selection.open(folder.path)
     facts = {
         "corpus": corpus.manifest["id"],
         **choice.facts,
@@ -272,17 +431,27 @@ def select(
         "corpus_options": corpus.options,
     }
     batches = _kept_pairs(table, choice.kept, corpus)
-    if folder is None:
+    if out is None:
         kept = pa.Table.from_batches(batches)
         pair_ids = kept["pair"].to_numpy()
         lines = kept["line"].to_numpy() - 1 if corpus.has_text else pair_ids
-        return Selection(pair_ids, lines, {"recipe": made_by, **facts}, corpus.path.resolve())
-    _write_kept(batches, folder.path / _KEPT_FILE)
-    folder.finish(
-        **facts,
-        corpus_path=os.path.relpath(corpus.path.resolve(), folder.path.resolve()),
-    )
-    return Selection.open(folder.path)
+        manifest = {"recipe": made_by, **facts}
+        return Selection(
+            pair_ids, lines, manifest, corpus.path.resolve(), _sql_scores=choice.sql_scores
+        )
+    path = Path(out)
+    owned = (_KEPT_FILE, _SQL_FILE)
+    with OutputFolder(path, "selection", made_by, owned, overwrite, started) as folder:
+        if folder.manifest is None:
+            _write_kept(batches, path / _KEPT_FILE)
+            names = [_KEPT_FILE]
+            if choice.sql_scores:
+                write_part(pa.table(choice.sql_scores), path / _SQL_FILE)
+                names.append(_SQL_FILE)
+            files = list_files(path, names)
+            corpus_path = os.path.relpath(corpus.path.resolve(), path.resolve())
+            folder.finish(**facts, files=files, corpus_path=corpus_path)
+    return Selection.open(path)
 
 
 def choose_measured(
@@ -290,14 +459,16 @@ def choose_measured(
     corpus: Corpus,
     recipe: Recipe,
     measures: Measures | str | PathLike[str] | None = None,
+    sql_scores: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> tuple[Choice, dict[str, Any]]:
-    """Follow a recipe by what was measured of the table's pairs, where it has rules or a guard.
+    """Follow a recipe by what was measured of the table's pairs, where a step needs that.
 
     Args:
         table: N pairs.
         corpus: of those N pairs.
         recipe: `Recipe.check` took it for this table.
         measures: as in `select`.
+        sql_scores: as in `choose`.
 
     Returns:
         The choice, and what the manifest says of the rules: `rule_hits`, `loud_rules`, `without`.
@@ -309,8 +480,8 @@ def choose_measured(
     rules, of_rules = recipe.rules, {}
     if rules is not None and not corpus.has_text:
         rules, of_rules = None, {"without": {"rules": WITHOUT_TEXT}}
-    if rules is None and not recipe.guard:
-        return choose(table, recipe, corpus=corpus), of_rules
+    if rules is None and not recipe.needs_noise:
+        return choose(table, recipe, corpus=corpus, sql_scores=sql_scores), of_rules
     measured = find_measures(table, corpus, measures)
     if measured is None:
         raise no_measures(table, corpus)
@@ -318,7 +489,10 @@ def choose_measured(
     if rules is not None:
         kept_by_rules, of_rules = _apply_rules(measured, rules, corpus)
     noise = partial(measured.noise_score, table)
-    return choose(table, recipe, kept_by_rules, noise, corpus), of_rules
+    choice = choose(
+        table, recipe, kept_by_rules, noise, corpus, measured.column, sql_scores=sql_scores
+    )
+    return choice, of_rules
 
 
 def _apply_rules(
@@ -365,6 +539,9 @@ def _read_kept(path: Path) -> dict[str, NDArray[np.int64]]:
     """Columns of a file of kept pairs, read in pieces: Arrow would hold whole columns besides."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         size = file.metadata.num_rows
+        for field in file.schema_arrow:
+            if field.type != pa.int64():
+                raise ValueError(f"{field.name} is {field.type}, expected int64")
         columns = {name: np.empty(size, dtype=np.int64) for name in file.schema_arrow.names}
         first = 0
         for batch in file.iter_batches(PART_PAIRS, use_threads=False):
@@ -374,6 +551,22 @@ def _read_kept(path: Path) -> dict[str, NDArray[np.int64]]:
     if "line" in columns:
         columns["line"] -= 1
     return columns
+
+
+def _check_kept(
+    pair_ids: NDArray[np.int64], lines: NDArray[np.int64], manifest: Mapping[str, Any]
+) -> None:
+    """Refuse, by ValueError, kept pairs that are not those that the manifest counts."""
+    for name, values, end in (
+        ("pair", pair_ids, None),
+        ("line", lines, manifest["num_lines"]),
+    ):
+        if len(values) != manifest["num_kept"]:
+            raise ValueError(f"{len(values):,} pairs, expected {manifest['num_kept']:,}")
+        if len(values) == 0 or values[0] < 0 or (np.diff(values) <= 0).any():
+            raise ValueError(f"its column {name} does not ascend from 0")
+        if end is not None and values[-1] >= end:
+            raise ValueError(f"its column {name} reaches {values[-1]:,}, expected below {end:,}")
 
 
 def _kept_pairs(
@@ -396,12 +589,11 @@ def _write(
     text: ParallelText, rows: Iterator[tuple[bytes, ...]], outs: tuple[Path, ...], overwrite: bool
 ) -> None:
     """Write rows of a text to files that are not the text itself."""
+    _refuse_own_text(text.paths, outs)
+    write_rows(rows, outs, overwrite=overwrite)
+
+
+def _refuse_own_text(paths: tuple[Path, ...], outs: tuple[Path, ...]) -> None:
     for out in outs:
-        if out.exists() and any(out.samefile(path) for path in text.paths):
+        if out.exists() and any(out.samefile(path) for path in paths if path.exists()):
             raise OutputError(f"{out}: this is the text being pruned; write to another file")
-        if out.exists() and not overwrite:
-            raise OutputError(
-                f"{out}: this file exists; pass --overwrite (overwrite=True) to replace it, or "
-                "write to another file"
-            )
-    write_rows(rows, outs)

@@ -4,6 +4,8 @@ A pair's code, int16, is 0 or more while the pair is left, and negative where an
 it out. The functions `by_…` replace the codes of the pairs that are left by their strata.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -73,6 +75,40 @@ def by_column(table: ScoreTable, name: str, codes: Codes) -> int:
         stratum = np.array([known[value] for value in values])
         codes[rows] = np.where(codes[rows] >= 0, stratum[encoded.indices.to_numpy()], codes[rows])
     return len(known)
+
+
+def by_names(
+    table: ScoreTable,
+    names: Sequence[str],
+    num_tokens: NDArray[np.int32],
+    codes: Codes,
+    num_lengths: int,
+) -> int:
+    """Strata by "length" and by columns: one for each combination; returns how many there may be.
+
+    Raises:
+        PycatError: no such column, or more than 32,767 combinations.
+    """
+    total = 1
+    combined = np.where(codes >= 0, np.int16(0), codes).astype(np.int16)
+    for name in names:
+        own = codes.copy()
+        if name == "length":
+            by_length(num_tokens, own, num_lengths)
+            count = num_lengths
+        else:
+            count = by_column(table, name, own)
+        total *= count
+        if total > _MAX_STRATA:
+            raise PycatError(
+                f"strata: {', '.join(names)} make more than {_MAX_STRATA:,} combinations, expected "
+                "a few; choose other columns, or fewer num_strata"
+            )
+        for rows in chunked(len(codes)):
+            left = codes[rows] >= 0
+            combined[rows][left] = combined[rows][left] * count + own[rows][left]
+    codes[:] = combined
+    return total
 
 
 def check_column(table: ScoreTable, name: str) -> None:

@@ -15,7 +15,7 @@ from helpers import MakeScores, SmallDisk, ToyText, plain_select
 
 import pycat
 from pycat.cli import main as cli
-from pycat.runtime.output import write_json
+from pycat.runtime.output import write_manifest
 
 VERBS = ("tokenize", "measure", "train", "score", "select", "evaluate", "prune")
 
@@ -80,7 +80,7 @@ def test_missing_measures_are_made_by_the_command_that_the_error_names(
         scores = tmp_path / name / "scores"
         scores.parent.mkdir()
         table = make_scores(corpus, nll, scores)
-        write_json(scores / "scores.json", {**table.manifest, "corpus_options": corpus.options})
+        write_manifest(scores / "scores.json", {**table.manifest, "corpus_options": corpus.options})
         select = ("select", "--scores", scores, "--out", tmp_path / name / "kept")
         assert run(*select) == 1
         [command] = re.findall(
@@ -253,7 +253,7 @@ def test_rules_of_a_corpus_without_text_are_said_to_be_missing(
     scores = tmp_path / "scores"
     nll = np.random.default_rng(0).uniform(1, 50, (300, 2))
     table = make_scores(others, nll, scores)
-    write_json(scores / "scores.json", {**table.manifest, "corpus_options": others.options})
+    write_manifest(scores / "scores.json", {**table.manifest, "corpus_options": others.options})
     out = tmp_path / "kept"
     assert run("select", "--scores", scores, "--out", out, "--guard", 0) == 0
     printed = capsys.readouterr().out

@@ -9,12 +9,13 @@ import pytest
 
 import pycat
 from pycat.cli import main as cli
+from pycat.cli.columns import Cld, Trusted
+from pycat.cli.evaluate import Evaluate
 from pycat.cli.prune import Prune
 from pycat.cli.score import Score, ScoreOptions
 from pycat.cli.select import Select
 from pycat.cli.stages import (
     Baseline,
-    Evaluate,
     EvaluateOptions,
     Measure,
     OpenOptions,
@@ -36,7 +37,7 @@ from pycat.selection.recipe import PARTS, UNITS
 
 # The verb's own words: what is no argument of the function, or has another name there.
 OWN_OPTIONS = {"text", "then", "drop", "evaluate", "test", "corpus", "checkpoints", "work"}
-OWN_OPTIONS |= {"no_curve", "selection"}
+OWN_OPTIONS |= {"no_curve", "selection", "run_file"}
 
 
 def values(kind: Any, name: str) -> Sequence[str]:
@@ -58,6 +59,8 @@ def values(kind: Any, name: str) -> Sequence[str]:
         (Score, pycat.score),
         (ScoreOptions, pycat.score),
         (Baseline, pycat.add_baseline),
+        (Trusted, pycat.add_trusted),
+        (Cld, pycat.add_cld),
         (Select, pycat.select),
         (Evaluate, pycat.evaluate),
         (EvaluateOptions, pycat.evaluate),
@@ -68,6 +71,7 @@ def test_defaults_are_those_of_the_function(kind: Any, function: Callable[..., A
     parameters = inspect.signature(function).parameters
     hints = get_type_hints(kind)
     own = OWN_OPTIONS | ({"device"} if kind is Prune else set())  # each stage's of `prune`
+    own |= {"scores", "export"} if kind is Select else set()  # or a corpus
     compared = 0
     for option in fields(kind):
         if is_dataclass(hints[option.name]) or option.name in own:

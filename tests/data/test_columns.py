@@ -187,8 +187,11 @@ def test_columns_that_cannot_be_read(
     src, tgt = write_lines(tmp_path, PAIRS, "text")
     with pytest.raises(TextError, match=r"columns are \(1, 2\); expected .* tab-separated"):
         pycat.tokenize(src, tgt, columns=(1, 2), out=tmp_path / "c")
-    with pytest.raises(SystemExit):
-        run("tokenize", "--tsv", tsv, "--columns", "a,b", "--out", tmp_path / "c")
+    for columns in ("2", "2,x", "2,-3", "2,", "1,2,3", "a,b,c"):
+        with pytest.raises(SystemExit):
+            run("tokenize", "--tsv", tsv, "--columns", columns, "--out", tmp_path / "c")
+    # Names belong to files of rows.
+    assert run("tokenize", "--tsv", tsv, "--columns", "a,b", "--out", tmp_path / "c") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The corpus, opened: damage is refused by name, batches cover each pair once."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pycat.data.tokenizing
 from pycat._core import IndexedWriter
 from pycat.data.corpus import INDEX_FILES, Corpus, open_corpus
 from pycat.errors import CorpusError
+from pycat.runtime.output import write_manifest
 
 
 def write_text(folder: Path, src: list[str], tgt: list[str]) -> tuple[Path, Path]:
@@ -114,11 +116,26 @@ def test_a_damaged_list_of_skipped_lines_is_refused(tmp_path: Path, toy_tokenize
     paths = write_text(tmp_path, ["one", "", "three"], ["eins", "zwei", "drei"])
     corpus = pycat.tokenize(*paths, out=tmp_path / "corpus", tokenizer=toy_tokenizer)
     assert corpus.lines.tolist() == [0, 2]
-    (tmp_path / "corpus" / "skipped.tsv").write_text("line\treason\n")
-    with pytest.raises(
-        CorpusError, match=r"skipped.tsv: leaves 3 lines, expected 2; it is damaged"
+    folder = tmp_path / "corpus"
+    skipped = folder / "skipped.tsv"
+    whole = skipped.read_text()
+    skipped.write_text(whole.replace("2\t", "1\t"))
+    with pytest.raises(CorpusError, match=r"skipped\.tsv: is not as it was written: its SHA-256"):
+        _ = pycat.open_corpus(folder).lines
+    # A corpus of an older pycat has no hash of the list.
+    manifest = json.loads((folder / "corpus.json").read_text())
+    del manifest["files"]
+    write_manifest(folder / "corpus.json", manifest)
+    for text, message in (
+        ("line\treason\n", "leaves 3 lines, expected 2; it is damaged"),
+        ("", "leaves 3 lines, expected 2; it is damaged"),
+        (whole.replace("2\t", "4\t"), r"cannot be read \(line 4 of a text of 3\)"),
+        (whole.replace("2\t", "-1\t"), r"cannot be read \(line -1 of a text of 3\)"),
+        (whole.replace("2\t", "\0\t"), r"cannot be read \(invalid literal"),
     ):
-        _ = pycat.open_corpus(tmp_path / "corpus").lines
+        skipped.write_text(text)
+        with pytest.raises(CorpusError, match=rf"skipped\.tsv: {message}"):
+            _ = pycat.open_corpus(folder).lines
 
 
 def test_a_view_that_would_descend_is_refused(toy_corpus: Corpus) -> None:

@@ -11,6 +11,7 @@ from helpers import MakeScores, ToyText, plain_select
 
 import pycat
 from pycat.data.corpus import Corpus
+from pycat.data.same_tokenizer import tokenize_alike
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.evaluation import evaluation, held_out, translating
 from pycat.evaluation.arms import arm_views, read_labels, up_to_budget
@@ -18,6 +19,7 @@ from pycat.evaluation.evaluation import evaluate
 from pycat.evaluation.ledger import ledger
 from pycat.evaluation.results import Evaluation
 from pycat.proxy.run import Run
+from pycat.runtime.output import write_manifest
 from pycat.selection.selection import Selection
 
 FAST: dict[str, Any] = {
@@ -250,9 +252,9 @@ def test_a_missing_test_set_is_a_text_error(selection: Selection, tmp_path: Path
 def test_the_ledger_says_when_pruning_has_paid(selection: Selection, tmp_path: Path) -> None:
     assert selection.path is not None
     folder = selection.path / "selection.json"
-    folder.write_text(json.dumps({**json.loads(folder.read_text()), "elapsed_s": 30.0}))
+    write_manifest(folder, {**json.loads(folder.read_text()), "elapsed_s": 30.0})
     scores = selection.path.parent / "scores" / "scores.json"
-    scores.write_text(json.dumps({**json.loads(scores.read_text()), "elapsed_s": 70.0}))
+    write_manifest(scores, {**json.loads(scores.read_text()), "elapsed_s": 70.0})
     runs = [
         Run(tmp_path, (), (), (), {"elapsed_s": seconds, "model_flops": 5, "num_stacked": stacked})
         for seconds, stacked in ((10.0, 1), (60.0, 2))
@@ -261,11 +263,35 @@ def test_the_ledger_says_when_pruning_has_paid(selection: Selection, tmp_path: P
     assert unknown["paid_after"] is None  # what the proxy cost is not known
     (selection.path.parent / "proxy").mkdir()
     manifest = {"format": "pycat.proxy", "version": 1, "complete": True, "elapsed_s": 20.0}
-    (selection.path.parent / "proxy" / "proxy.json").write_text(json.dumps(manifest))
+    write_manifest(selection.path.parent / "proxy" / "proxy.json", manifest)
     costs = ledger(Selection.open(selection.path), runs, num_tokens=900, kept_tokens=300)
     assert costs["seconds"] == {"proxy": 20.0, "score": 70.0, "select": 30.0, "retrain": 40.0}
     assert costs["flops"] == {"retrain": 10}
     assert costs["paid_after"] == 3.0  # 120 s against 20 s saved twice
+
+
+def test_test_sentences_that_were_trained_on_are_counted(
+    toy_corpus: Corpus, toy_text: ToyText, tmp_path: Path
+) -> None:
+    src, tgt = toy_text(6, seed=77, name="fresh")
+    known = toy_corpus.sentences(toy_corpus.pair_ids[:2].tolist())
+    lines = [file.read_text("utf-8").splitlines() for file in (src, tgt)]
+    # Two known sources, of which one stands twice, and one known target.
+    sides = (
+        [known[0][0], known[1][0], known[0][0], *lines[0][3:]],
+        [known[0][1], *lines[1][1:]],
+    )
+    for file, side in zip((src, tgt), sides, strict=True):
+        file.write_text("".join(f"{line}\n" for line in side), "utf-8")
+    text = evaluation.test_text((src, tgt))
+    held_out_text = tokenize_alike(text, toy_corpus, tmp_path / "held-out", overwrite=False)
+    num_src, num_tgt = held_out.num_known(held_out_text, toy_corpus)
+    assert num_src >= 3
+    assert num_tgt >= 1
+    everything = held_out.num_known(toy_corpus, toy_corpus)
+    assert everything == (len(toy_corpus), len(toy_corpus))
+    (told,) = evaluation._known_sentences({"toy": held_out_text}, toy_corpus)
+    assert told.startswith(f"toy: of 6 pairs {num_src} have a source and {num_tgt} a target")
 
 
 def test_what_the_experiment_cannot_show_is_said() -> None:

@@ -30,6 +30,7 @@ from pycat.filters.noise import (
     surprise_evidence,
 )
 from pycat.filters.rules import DEFAULT_RULES
+from pycat.runtime.output import write_manifest
 
 LEXICAL = ("lexical_tgt", "lexical_src", "gap_tgt", "gap_src")
 FLUENCY = ("order_tgt", "order_src", "ending")
@@ -101,7 +102,7 @@ def test_threads_chunks_and_parts_do_not_matter(
     expected = {name: one.column(name).tolist() for name in one.names}
     use_small_parts(monkeypatch)
     monkeypatch.setattr("pycat.data.parallel_text._CHUNK_LINES", 7)
-    monkeypatch.setattr("pycat.data.parallel_text._STEP_LINES", 7)
+    monkeypatch.setattr("pycat.data.parallel_text._BLOCK_BYTES", 200)
     three = measure(corpus, out=tmp_path / "three", num_threads=3)
     assert three.manifest["num_parts"] == 5
     assert {name: three.column(name).tolist() for name in three.names} == expected
@@ -293,7 +294,7 @@ def test_measures_of_older_definitions_are_refused_with_the_command(
     file = measures.path / "measures.json"
     manifest = json.loads(file.read_text("utf-8"))
     manifest["recipe"]["definitions"] -= 1
-    file.write_text(json.dumps(manifest), "utf-8")
+    write_manifest(file, manifest)
     with pytest.raises(OutputError, match=r"of definitions 3, expected 4; .*measure --overwrite"):
         Measures.open(measures.path)
     with pytest.raises(OutputError, match=r"other options \(definitions was 3, now 4\)"):

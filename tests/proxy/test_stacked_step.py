@@ -163,7 +163,7 @@ def test_the_loss_of_a_gpu_and_its_gradients(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_gradients_of_the_loss(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_loss, "_CPU_BLOCK_LOGITS", 4 * 2 * 11)  # blocks of four tokens
+    monkeypatch.setattr(training_loss, "_CPU_BLOCK_LOGITS", 4 * 11)  # blocks of four tokens
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (
         torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
@@ -187,3 +187,29 @@ def test_gradients_of_the_loss(smoothing: float, monkeypatch: pytest.MonkeyPatch
     )
     torch.testing.assert_close(token_losses, exact)
     assert torch.autograd.gradcheck(loss, (hidden, weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_loss_in_each_dtype_and_its_gradients(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_loss, "_CPU_BLOCK_LOGITS", 5 * 301)  # blocks of five tokens
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 37, 16, generator=generator).to(dtype)
+    weight = torch.randn(2, 301, 16, generator=generator).to(dtype)
+    hidden[0, 3] *= 1e3  # one logit far above all others
+    targets = torch.randint(301, (2, 37), generator=generator)
+    weights = torch.rand(2, 37, generator=generator)
+    found = []
+    for kind, of_weights in ((torch.float64, torch.float64), (dtype, torch.float32)):
+        h, w = hidden.to(kind).requires_grad_(), weight.to(of_weights).requires_grad_()
+        loss, token_losses = linear_smoothed_cross_entropy(
+            h, w, targets, weights.to(of_weights), smoothing=0.1, dtype=kind
+        )
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        found.append([loss.detach(), token_losses, h.grad, w.grad])
+    allowed = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    for exact, rough in zip(*found, strict=True):
+        assert exact is not None
+        assert rough is not None
+        assert (rough.double() - exact).norm() / exact.norm() < allowed

@@ -15,22 +15,25 @@ import numpy as np
 import pytest
 import torch
 from helpers import FileSizeLimit
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tolerances import NLL_PER_TOKEN
 
 from pycat.data.corpus import Corpus
 from pycat.data.tokenizing import tokenize
-from pycat.errors import CorpusError, OutputError, PycatError
+from pycat.errors import CheckpointError, CorpusError, OutputError, PycatError
 from pycat.evaluation.beam_search import translate
 from pycat.proxy import trainer
 from pycat.proxy.checkpoint import load_model, read_info
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import Run
+from pycat.proxy.run_state import write_state
 from pycat.proxy.schedules import checkpoint_steps_of, rate_share
 from pycat.proxy.stacked_step import StackedStep
 from pycat.proxy.trainer import Arm, Trainer
 from pycat.proxy.training import count_updates_done, train, train_together
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
+from pycat.runtime.output import write_manifest
 
 FAST: dict[str, Any] = {
     "preset": "tiny",
@@ -159,10 +162,84 @@ def test_a_damaged_state_is_named(tmp_path: Path, toy_corpus: Corpus) -> None:
     out = tmp_path / "run"
     train(toy_corpus, out=out, checkpoint_steps=[1, 2], **FAST)
     manifest = json.loads((out / "proxy.json").read_text())
-    (out / "proxy.json").write_text(json.dumps({**manifest, "complete": False}))
-    (out / "state.pt").write_bytes(b"not a state")
-    with pytest.raises(OutputError, match=r"state.pt: cannot be read .*; delete it, and training"):
-        train(toy_corpus, out=out, checkpoint_steps=[1, 2], **FAST)
+    write_manifest(out / "proxy.json", {**manifest, "complete": False})
+    model = load_model(read_info(out / "step-0000002.safetensors"), torch.device("cpu"))
+    state: dict[str, Any] = {
+        "model": dict(model.state_dict()),
+        "optimizer": {},
+        "step": 2,
+        "losses": [5.0, 4.0],
+        "loss_sum": 0.0,
+        "loss_steps": 0,
+        "num_tokens": 9,
+        "model_flops": 9,
+        "position": {"epoch": 0, "batch": 2},
+    }
+    write_state(out / "state.pt", state)
+    written = bytearray((out / "state.pt").read_bytes())
+    written[len(written) // 2] ^= 1
+    name = next(iter(state["model"]))
+    damaged: list[tuple[bytes | dict[str, Any], str]] = [
+        (b"not a state", "cannot be read"),
+        (b"", "cannot be read"),
+        (bytes(written), "its SHA-256 is not the one it was saved with"),
+        ({**state, "losses": [5.0]}, "it has 1 losses at update 2, expected 2"),
+        ({**state, "losses": [5.0, float("nan")]}, "its losses are not finite numbers"),
+        ({**state, "step": 3}, "it is of update 3 of 2"),
+        ({**state, "step": "2"}, "its step is str, expected int"),
+        ({**state, "model": {}}, f"weights of {name}: missing"),
+        (
+            {**state, "model": {**state["model"], name: torch.zeros(())}},
+            f"weights of {name}: \\(\\)",
+        ),
+        ({**state, "model": {name: [1.0]}}, "it holds what is no tensor of finite numbers"),
+        ({"step": 2}, "it has no model"),
+    ]
+    for content, message in damaged:
+        if isinstance(content, bytes):
+            (out / "state.pt").write_bytes(content)
+        else:
+            write_state(out / "state.pt", content)
+        with pytest.raises(
+            OutputError, match=rf"state\.pt: cannot be read .*{message}.*; delete it"
+        ):
+            train(toy_corpus, out=out, checkpoint_steps=[1, 2], **FAST)
+
+
+def test_weights_are_compared_with_their_hash(tmp_path: Path, toy_corpus: Corpus) -> None:
+    """Beside the run, and away from it."""
+    run = train(toy_corpus, out=tmp_path / "run", checkpoint_steps=[1, 2], **FAST)
+    file, alone = run.checkpoints[0], tmp_path / "alone.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(run.checkpoints[1].read_bytes())
+    with pytest.raises(CheckpointError, match=r"step-0000001\.safetensors: is not as it was writ"):
+        load_model(read_info(file), torch.device("cpu"))
+    for at in range(len(content) - 5, len(content) // 2, -len(content) // 7):
+        damaged = bytearray(content)
+        damaged[at] ^= 16
+        alone.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="header and weights have SHA-256"):
+            load_model(read_info(alone), torch.device("cpu"))
+    alone.write_bytes(content.replace(b'step\\": 1', b'step\\": 7'))
+    assert read_info(alone).step == 7
+    with pytest.raises(CheckpointError, match="header and weights have SHA-256"):
+        load_model(read_info(alone), torch.device("cpu"))
+    # Weights without a hash, as an older pycat saved them.
+    with safe_open(alone, framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        header = json.loads(opened.metadata()["pycat"])
+    del header["sha256"]
+    matrix = next(name for name, value in tensors.items() if value.dim() == 2)
+    for value, message in ((0.0, "is all zero"), (float("nan"), "is not a finite number")):
+        changed = {**tensors, matrix: torch.full_like(tensors[matrix], value)}
+        save_file(changed, alone, {"pycat": json.dumps(header)})
+        with pytest.raises(CheckpointError, match=message):
+            load_model(read_info(alone), torch.device("cpu"))
+    for name, value in (("num_layers", -3), ("num_heads", 0), ("num_heads", 7), ("d_ff", "x")):
+        config = {**header["config"], name: value}
+        save_file(tensors, alone, {"pycat": json.dumps({**header, "config": config})})
+        with pytest.raises(CheckpointError, match="its header describes the shape"):
+            read_info(alone)
 
 
 def test_seeds_reproduce_and_differ(tmp_path: Path, toy_corpus: Corpus) -> None:

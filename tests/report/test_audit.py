@@ -8,6 +8,7 @@ import pytest
 from helpers import MakeScores, bpe_corpus, damage_column, plain_select
 
 import pycat
+from pycat.errors import OutputError
 from pycat.ranking.criteria import evaluate_criterion, possible
 from pycat.ranking.ranks import spearman
 from pycat.report.audit import Part, agreement, by_domain, by_rule, data_map
@@ -108,7 +109,8 @@ def test_rules_counted_over_kept_and_dropped(tmp_path: Path) -> None:
     assert view is not None
     assert Part("copied", 1, 1) in view
     damage_column(measures.path / "part-00000.parquet", "overlap")
-    assert by_rule(measures, kept) is None
+    with pytest.raises(OutputError, match=r"part-00000\.parquet: these measures cannot be read"):
+        by_rule(measures, kept)
 
 
 def test_tokens_alone_have_no_rules(toy_corpus: pycat.Corpus, tmp_path: Path) -> None:

@@ -215,12 +215,13 @@ def test_a_choice_that_needs_measures_is_not_known_without_them(
     selection = pycat.select(table, keep=0.4)
     part = measures.path / "part-00000.parquet"
     part.write_bytes(b"damaged")
-    for problem in ("part-00000.parquet: these measures cannot be read", "run 'pycat measure --c"):
-        explanation = explain(table, PAIR, selection=selection)
-        assert explanation.rules is None
-        assert explanation.decision is not None and explanation.decision.step == "not known"
-        assert problem in explanation.decision.reason
-        rmtree(measures.path, ignore_errors=True)
+    with pytest.raises(OutputError, match=r"part-00000\.parquet: has 7 bytes, expected"):
+        explain(table, PAIR, selection=selection)
+    rmtree(measures.path)
+    explanation = explain(table, PAIR, selection=selection)
+    assert explanation.rules is None
+    assert explanation.decision is not None and explanation.decision.step == "not known"
+    assert "run 'pycat measure --c" in explanation.decision.reason
     with pytest.raises(OutputError, match=r"measures.json: expected the manifest of a pycat measu"):
         explain(table, PAIR, measures=measures.path)
 
@@ -288,7 +289,8 @@ def test_rules_that_a_pair_breaks(tmp_path: Path, make_scores: MakeScores) -> No
     of_part = [explain(part, pair).rules for pair in (7, 59)]
     assert [rules is not None and "copied" in rules for rules in of_part] == [True, False]
     damage_column(measures.path / "part-00000.parquet", "overlap")
-    assert explain(scores, 7).rules is None
+    with pytest.raises(OutputError, match=r"part-00000\.parquet: these measures cannot be read"):
+        explain(scores, 7)
 
 
 def test_text_that_is_gone_comes_from_tokens(tmp_path: Path, make_scores: MakeScores) -> None:

@@ -4,9 +4,9 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from html import unescape
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pycat.evaluation.results import Evaluation, Translated
 from pycat.filters.rules import DEFAULT_RULES
 from pycat.ranking.criteria import cat_var
 from pycat.report import page as report_page
+from pycat.report.evaluation_page import write_evaluation_page
 from pycat.report.formatting import duration, number, series, signed
 from pycat.report.page import write_report
 from pycat.scores.score_table import ScoreTable
@@ -342,6 +343,7 @@ def test_evaluation_table(tmp_path: Path, make: Callable[..., Made]) -> None:
     def result(nll: float, gain: float, share: float | None, verdict: str) -> dict[str, Any]:
         return {
             "nll": nll,
+            "nll_by_updates": {"30": nll + 2, "60": nll + 1, "120": nll},
             "gain_on_random": [gain, gain - 0.1, gain + 0.1],
             "effective_data": [share, share, share],
             "verdict": verdict,
@@ -359,7 +361,7 @@ def test_evaluation_table(tmp_path: Path, make: Callable[..., Made]) -> None:
     rows = [Translated("selected", "<b>news", 19.51, 44.2, "bleu|sig", "chrf|sig")]
     manifest: dict[str, Any] = {
         "recipe": {"beam": 5, "tests": {}, "updates": [30, 60, 120]},
-        "ledger": {"paid_after": 2.5},
+        "ledger": {"paid_after": 2.5, "seconds": {"retrain": 3.0}, "flops": {"retrain": 1e12}},
     }
     evaluation = Evaluation(tmp_path / "evaluation", arms, rows, ["one seed: noise"], manifest)
     text = write(tmp_path, plain_select(scores, keep=0.5), scores, evaluation=evaluation)
@@ -375,6 +377,75 @@ def test_evaluation_table(tmp_path: Path, make: Callable[..., Made]) -> None:
     assert "bleu|sig" in text
     assert "chrf|sig" in text
     assert ["beam", "5"] in Page(text).all_tables("option")[-1]
+    assert "Held-out loss on &lt;b&gt;news by arm and updates" in text
+    assert "Effective data of each arm on &lt;b&gt;news" in text
+
+
+def evaluated(folder: Path, names: Sequence[str] = ("full", "random", "selected")) -> Evaluation:
+    """An evaluation of these arms on the test set "news"."""
+    arms = {
+        name: {
+            "pairs": 40,
+            "target_tokens": 1400 if name == "full" else 700,
+            "seeds": 1,
+            "tests": {
+                "news": {
+                    "nll": 3.5,
+                    "nll_by_updates": {"30": 5.0, "120": 3.5},
+                    "gain_on_random": [0.0, -0.1, 0.1],
+                    "effective_data": [0.5, 0.25, 1.0],
+                    "verdict": "tie",
+                    "matches_full": False,
+                }
+            },
+        }
+        for name in names
+    }
+    ledger = {"paid_after": None, "seconds": {"retrain": 3.0}, "flops": {"retrain": 1e12}}
+    manifest: dict[str, Any] = {
+        "recipe": {"beam": 5, "tests": {}, "arms": {}, "updates": [30, 120]},
+        "ledger": ledger,
+    }
+    folder.mkdir()
+    return Evaluation(folder, arms, [], ["one seed: noise"], manifest)
+
+
+def test_the_page_of_an_evaluation_and_its_charts(tmp_path: Path) -> None:
+    names = ["full", "random", "selected", "_one & $two$", *(f"arm{i}" for i in range(9))]
+    evaluation = evaluated(tmp_path / "evaluation", names)
+    page = write_evaluation_page(evaluation)
+    text = page.read_text("utf-8")
+    assert page == tmp_path / "evaluation" / "evaluation.html"
+    assert Page(text).table("arm")[3][0] == "selected"
+    assert ["retrain", "3.0", "1e+12"] in Page(text).table("stage")
+    assert text.count("<svg ") == 2
+    for name in ("news.loss.svg", "news.worth.svg"):
+        svg = (evaluation.path / name).read_text("utf-8")
+        assert "var(" not in svg
+        assert svg.startswith("<svg ")
+        assert all(escape(arm, quote=False) in svg for arm in names)
+    again = write_evaluation_page(evaluation).read_text("utf-8")
+    assert again == text
+
+
+def test_an_evaluation_without_a_curve_has_one_chart(tmp_path: Path) -> None:
+    evaluation = evaluated(tmp_path / "evaluation", ["selected"])
+    for key in ("gain_on_random", "effective_data", "verdict", "matches_full"):
+        del evaluation.arms["selected"]["tests"]["news"][key]
+    text = write_evaluation_page(evaluation).read_text("utf-8")
+    assert text.count("<svg ") == 1
+    assert not (evaluation.path / "news.worth.svg").exists()
+
+
+def test_the_page_of_an_evaluation_without_matplotlib(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    evaluation = evaluated(tmp_path / "evaluation")
+    text = write_evaluation_page(evaluation).read_text("utf-8")
+    assert "<svg" not in text
+    assert "matplotlib is not installed" in text
+    assert [path.name for path in evaluation.path.iterdir()] == ["evaluation.html"]
 
 
 def test_text_that_is_gone_is_put_together_from_tokens(

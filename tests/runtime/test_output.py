@@ -10,9 +10,20 @@ import pytest
 from helpers import FileSizeLimit, SmallDisk
 
 from pycat.errors import CorpusError, OutputError
-from pycat.runtime.output import OutputFolder, changes, digest, read_manifest, replacing, write_json
+from pycat.runtime.locks import LOCK_FILE
+from pycat.runtime.manifest import load_manifest, read_manifest
+from pycat.runtime.output import OutputFolder, changes, digest, replacing, write_json
 
 RECIPE = {"keep": 0.5, "by": "cat_var"}
+
+# What a manifest of scores has at least.
+FACTS = {
+    "corpus": "hash",
+    "corpus_path": "../corpus",
+    "num_pairs": 3,
+    "num_parts": 1,
+    "steps": [1, 2],
+}
 
 
 def opened(
@@ -29,7 +40,12 @@ def finished(path: Path) -> dict[str, Any]:
 
 
 def contents(path: Path) -> dict[str, tuple[bytes, int]]:
-    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.iterdir()}
+    """Bytes and time of each file, without the lock of a folder in use."""
+    return {
+        file.name: (file.read_bytes(), file.stat().st_mtime_ns)
+        for file in path.iterdir()
+        if file.name != LOCK_FILE
+    }
 
 
 def test_a_new_folder_is_incomplete_until_finished(tmp_path: Path) -> None:
@@ -37,12 +53,12 @@ def test_a_new_folder_is_incomplete_until_finished(tmp_path: Path) -> None:
     folder = opened(path)
     assert (folder.manifest, folder.resumes) == (None, False)
     begun = {"format": "pycat.scores", "version": 1, "recipe": RECIPE, "complete": False}
-    assert json.loads((path / "scores.json").read_text()) == begun
-    whole = folder.finish(num_pairs=3)
+    assert load_manifest(path / "scores.json") == begun
+    whole = folder.finish(**FACTS)
     elapsed_s = whole["elapsed_s"]
     assert 0 <= elapsed_s < 60
-    assert whole == begun | {"complete": True, "num_pairs": 3, "elapsed_s": elapsed_s}
-    assert json.loads((path / "scores.json").read_text()) == whole
+    assert whole == begun | {"complete": True, **FACTS, "elapsed_s": elapsed_s}
+    assert load_manifest(path / "scores.json") == whole
     assert read_manifest(path, "scores") == whole
 
 
@@ -89,6 +105,7 @@ def test_overwriting_removes_only_what_the_stage_owns(tmp_path: Path) -> None:
     (tmp_path / "sub" / "part-1").write_text("mine too")
     folder = opened(tmp_path, {"keep": 0.25}, overwrite=True)
     assert (folder.manifest, folder.resumes) == (None, False)
+    folder.close()
     names = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*"))
     assert names == ["notes.txt", "scores.json", "sub", "sub/part-1"]
     assert json.loads((tmp_path / "scores.json").read_text())["recipe"] == {"keep": 0.25}
@@ -238,11 +255,12 @@ def test_a_full_disk_leaves_the_old_manifest(tmp_path: Path, small_disk: SmallDi
         folder.finish(num_pairs=3)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(file))
     assert file.read_bytes() == old
+    folder.close()
     assert sorted(entry.name for entry in disk.iterdir()) == ["filler", "scores.json"]
     filler.unlink()
     again = opened(disk)
     assert again.resumes
-    assert again.finish(num_pairs=3) == read_manifest(disk, "scores")
+    assert again.finish(**FACTS) == read_manifest(disk, "scores")
 
 
 def test_a_manifest_too_large_is_named(tmp_path: Path, file_size_limit: FileSizeLimit) -> None:
@@ -275,6 +293,7 @@ def test_a_kill_while_overwriting_leaves_a_folder_that_can_be_overwritten(tmp_pa
     folder = OutputFolder(tmp_path, "scores", {"a": 1}, ("part-*",), overwrite=False)
     (tmp_path / "part-0").write_text("zero")
     folder.finish()
+    folder.close()
 
     class Killed(BaseException):
         pass
@@ -290,7 +309,7 @@ def test_a_kill_while_overwriting_leaves_a_folder_that_can_be_overwritten(tmp_pa
 
 def test_what_killed_runs_left_half_written_is_removed(tmp_path: Path) -> None:
     OutputFolder(tmp_path, "scores", {"a": 1}, ("part-*", "src.bin"), overwrite=False)
-    litter = (".part-0.123.tmp", "src.bin.tmp0", ".scores.json.9.tmp")
+    litter = (".part-0.123.tmp", ".src.bin.7.0.tmp", ".scores.json.9.tmp")
     for name in (*litter, "my.tmp"):
         (tmp_path / name).write_text("half")
     assert OutputFolder(tmp_path, "scores", {"a": 1}, ("part-*", "src.bin"), False).resumes
@@ -306,8 +325,75 @@ def test_time_spent_is_summed_over_interruptions(tmp_path: Path) -> None:
     first = OutputFolder(tmp_path, "scores", {"a": 1}, (), overwrite=False)
     first._started -= 100
     first.record()
+    first.close()
     second = OutputFolder(tmp_path, "scores", {"a": 1}, (), overwrite=False)
     second._started -= 10
     second.finish()
     manifest = json.loads((tmp_path / "scores.json").read_text())
     assert manifest["elapsed_s"] == pytest.approx(110, abs=5)
+
+
+def test_a_link_out_of_the_folder_is_removed_and_not_followed(tmp_path: Path) -> None:
+    outside, path = tmp_path / "outside", tmp_path / "made"
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    (outside / ".file.9.tmp").write_text("mine")
+    owned = ("part-*", "sub/*")
+    with OutputFolder(path, "corpus", {"a": 1}, owned, overwrite=False) as folder:
+        folder.finish()
+    (path / "sub").symlink_to(outside)
+    (path / "part-0").symlink_to(outside / "file")
+    OutputFolder(path, "corpus", {"a": 2}, owned, overwrite=True).close()
+    assert sorted(entry.name for entry in path.iterdir()) == ["corpus.json"]
+    assert sorted(entry.name for entry in outside.iterdir()) == [".file.9.tmp", "file"]
+
+
+def test_finished_work_can_be_opened_where_nothing_may_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = finished(tmp_path)
+    (tmp_path / LOCK_FILE).write_text("")  # as a kill just before the end leaves it
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pycat.runtime.locks.os.open", refuse)
+        assert opened(tmp_path).manifest == manifest
+    assert opened(tmp_path).manifest == manifest
+    assert not (tmp_path / LOCK_FILE).exists()
+
+
+def test_files_of_unfinished_work_go_with_the_end_of_it(tmp_path: Path) -> None:
+    def opened_with_state() -> OutputFolder:
+        return OutputFolder(
+            tmp_path, "proxy", RECIPE, ("state", "step-*"), False, working=("state",)
+        )
+
+    with opened_with_state() as folder:
+        for name in ("state", "step-1"):
+            (tmp_path / name).write_text(name)
+        folder.finish()
+    assert sorted(contents(tmp_path)) == ["proxy.json", "step-1"]
+    # Killed after the manifest, the next call removes them.
+    (tmp_path / "state").write_text("left")
+    (tmp_path / LOCK_FILE).write_text("")
+    assert opened_with_state().manifest is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["proxy.json", "step-1"]
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_replaced_file_keeps_its_mode_and_has_no_name_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
+) -> None:
+    if not nameless:
+        monkeypatch.delattr("pycat.runtime.publishing.os.O_TMPFILE")
+    path = tmp_path / "file"
+    for text, mode in (("first", 0o640), ("second", 0o640)):
+        with replacing(path) as temporary:
+            temporary.write_text(text)
+            others = {entry.name for entry in tmp_path.iterdir()} - {"file"}
+            assert others == (set() if nameless else {f".file.{os.getpid()}.tmp"})
+        assert (path.read_text(), list(tmp_path.iterdir())) == (text, [path])
+        path.chmod(mode)
+    assert path.stat().st_mode & 0o777 == 0o640

@@ -20,7 +20,7 @@ from pycat.kernels.stat_names import STAT_NAMES
 from pycat.data.corpus import Corpus, open_corpus
 from pycat.errors import OutputError, PycatError
 from pycat.ranking.criteria import evaluate_criterion
-from pycat.runtime.output import OutputFolder, write_json
+from pycat.runtime.output import OutputFolder, write_manifest
 from pycat.scores import score_table
 from pycat.scores.parts import SCORE_FILES, column_path, part_path, read_part, write_part
 from pycat.scores.score_table import ScoreTable
@@ -96,7 +96,7 @@ def test_parts_are_read_in_order(folder: Path, toy_corpus: Corpus) -> None:
     for i, (first, end) in enumerate(pairwise(bounds)):
         write_part(whole.slice(first, end - first), part_path(folder, i))
     manifest = json.loads((folder / "scores.json").read_text())
-    (folder / "scores.json").write_text(json.dumps(manifest | {"num_parts": 12}))
+    write_manifest(folder / "scores.json", manifest | {"num_parts": 12})
     assert ScoreTable.open(folder).nll.tolist() == random_nll().tolist()
     part_path(folder, 11).unlink()
     with pytest.raises(OutputError) as caught:
@@ -194,7 +194,7 @@ def test_another_number_of_rows_is_refused(folder: Path) -> None:
 
 def test_an_unfinished_table_is_refused(folder: Path) -> None:
     manifest = json.loads((folder / "scores.json").read_text())
-    (folder / "scores.json").write_text(json.dumps(manifest | {"complete": False}))
+    write_manifest(folder / "scores.json", manifest | {"complete": False})
     with pytest.raises(OutputError, match="this scores folder is incomplete"):
         ScoreTable.open(folder)
 
@@ -268,7 +268,7 @@ def parts(folder: Path) -> Path:
     for i in range(3):
         write_part(whole.slice(120 * i, 120), part_path(folder, i))
     manifest = json.loads((folder / "scores.json").read_text())
-    (folder / "scores.json").write_text(json.dumps(manifest | {"num_parts": 3}))
+    write_manifest(folder / "scores.json", manifest | {"num_parts": 3})
     return folder
 
 
@@ -406,10 +406,10 @@ def test_a_column_whose_manifest_fails_is_there_or_leaves_no_file(
     def stop(path: Path, manifest: Mapping[str, Any]) -> None:
         assert len([*parts.glob("column-labse-*.parquet")]) == 3
         if renamed:
-            write_json(path, manifest)
+            write_manifest(path, manifest)
         raise OSError(errno.ENOSPC, "no space", str(path))
 
-    monkeypatch.setattr(score_table, "write_json", stop)
+    monkeypatch.setattr(score_table, "write_manifest", stop)
     table = ScoreTable.open(parts)
     with pytest.raises(OSError, match="no space"):
         table.add("labse", np.ones(300))
@@ -459,7 +459,7 @@ def test_a_column_of_another_table_is_refused(parts: Path) -> None:
         ScoreTable.open(parts)
     assert str(caught.value) == (
         f"{file}: found columns pair, labse and 119 rows, expected pair, labse and 120; it belongs "
-        "to another table: take labse out of the manifest's columns and add it again"
+        "to another table: delete the table's folder and run 'pycat score' again"
     )
     file.unlink()
     with pytest.raises(OutputError, match=r"column-labse-00001.parquet: .*cannot be read"):
@@ -471,6 +471,7 @@ def test_overwriting_a_table_takes_its_columns_along(
 ) -> None:
     ScoreTable.open(parts).add("labse", np.zeros(300))
     folder = OutputFolder(parts, "scores", {"corpus": "another"}, SCORE_FILES, overwrite=True)
+    folder.close()
     assert [path.name for path in folder.path.iterdir()] == ["scores.json"]
 
 

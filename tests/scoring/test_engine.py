@@ -24,6 +24,7 @@ from pycat.proxy.checkpoint import load_model, read_info
 from pycat.proxy.run import Run
 from pycat.proxy.training import train
 from pycat.ranking.criteria import cat_var
+from pycat.runtime.output import write_manifest
 from pycat.scores.parts import write_part
 from pycat.scores.score_table import ScoreTable
 from pycat.scoring import engine, reduced_precision
@@ -199,7 +200,7 @@ def test_the_time_of_interrupted_runs_adds_up(
         (out / f"part-{i:05}.parquet").unlink()
     manifest = json.loads((out / "scores.json").read_text())
     halfway = manifest | {"complete": False, "elapsed_s": 1000.0}
-    (out / "scores.json").write_text(json.dumps(halfway))
+    write_manifest(out / "scores.json", halfway)
     facts = score(toy_corpus, run.checkpoints, out=out, device="cpu").manifest
     most = toy_corpus.num_tokens.sum() * 3 / 1000
     assert 0.5 * most < facts["tokens_per_s"] <= most

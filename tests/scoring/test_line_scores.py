@@ -75,7 +75,7 @@ def test_several_checkpoints_have_a_file_each(
     for k, path in enumerate(paths):
         scores = [float(line) for line in path.read_text().splitlines() if line != "nan"]
         np.testing.assert_allclose(scores, -table.nll[:, k], atol=6e-7)
-    with pytest.raises(OutputError, match=r"scores-1.txt: exists; pass --overwrite"):
+    with pytest.raises(OutputError, match=r"scores-1.txt: this file exists; pass --overwrite"):
         pycat.score_lines(corpus, run.path, format="marian", out=out, device="cpu")
     pycat.score_lines(corpus, run.path, format="marian", out=out, device="cpu", overwrite=True)
     with pytest.raises(OutputError, match="2 checkpoints cannot share standard output"):

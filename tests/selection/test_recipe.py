@@ -13,7 +13,8 @@ from pycat.filters.rules import DEFAULT_RULES
 from pycat.ranking.criteria import random
 from pycat.ranking.ranks import spearman
 from pycat.scores.score_table import ScoreTable
-from pycat.selection.recipe import Recipe, choose
+from pycat.selection.choice import choose
+from pycat.selection.recipe import Recipe
 
 
 def table(score: Any, num_tokens: Any = None, **added: Any) -> ScoreTable:
@@ -330,3 +331,67 @@ def test_the_share_to_lower_keep_to_is_floored() -> None:
     with pytest.raises(PycatError, match=r"20,003 are left after cap; lower keep to 0\.6667 or"):
         rows(given, keep=0.9, cap=("group", 1))
     assert len(rows(given, keep=0.6667, cap=("group", 1))) == 20_001
+
+
+def test_a_share_of_what_is_kept_is_drawn_at_random() -> None:
+    given = table([*range(10)])
+    choice = choose(given, Recipe(by="score", keep=0.5, mix=0.4, seed=3))
+    # Three by score, 9, 8 and 7; two of the highest random numbers among the other seven.
+    drawn = np.argsort(-random(given.pair_ids[:7], 3))[:2]
+    assert np.flatnonzero(choice.kept).tolist() == sorted([7, 8, 9, *drawn.tolist()])
+    assert choice.facts["num_random"] == 2
+    assert choice.facts["threshold"] == 7
+    assert choice.recipe["mix"] == 0.4
+    assert choice.recipe["seed"] == 3
+    again = choose(given, Recipe.of_manifest({"recipe": choice.recipe}))
+    assert again.kept.tolist() == choice.kept.tolist()
+    # What a drop left out is not drawn.
+    for seed in range(5):
+        dropped = Recipe(by="score", keep=0.5, mix=0.5, drop={"-score": 0.5}, seed=seed)
+        assert np.flatnonzero(choose(given, dropped).kept).tolist() == [5, 6, 7, 8, 9]
+    # Each stratum keeps its share: two of four, and one of two, of which one is drawn.
+    domains = table([4, 3, 2, 1, 6, 5], domain=["a", "a", "a", "a", "b", "b"])
+    kept = choose(domains, Recipe(by="score", keep=0.5, mix=1 / 3, strata="domain")).kept
+    assert kept[:4].sum() == 2
+    assert kept[4:].sum() == 1
+    for wrong in ({"mix": 1.0}, {"mix": -0.1}, {"mix": 0.1, "part": "bottom"}):
+        with pytest.raises(PycatError, match="mix"):
+            Recipe(**wrong).check()
+
+
+def test_strata_of_several_columns_are_their_combinations() -> None:
+    given = table(
+        [1, 2, 3, 4, 5, 6, 7, 8],
+        domain=["a", "a", "b", "b", "a", "a", "b", "b"],
+        source=["x", "x", "x", "x", "y", "y", "y", "y"],
+    )
+    assert rows(given, keep=0.5, strata="domain,source") == [1, 3, 5, 7]
+    assert rows(given, keep=0.5, strata="domain") == [4, 5, 6, 7]
+    by_length = table([1, 2, 3, 4], num_tokens=[1, 9, 1, 9], domain=["a", "a", "a", "a"])
+    assert rows(by_length, keep=0.5, strata="domain,length", num_strata=2) == [2, 3]
+    with pytest.raises(PycatError, match="strata by score stand alone"):
+        Recipe(strata="score,domain").check()
+    with pytest.raises(PycatError, match="no column 'nosuch'"):
+        Recipe(strata="domain,nosuch").check(given)
+
+
+def test_the_tails_of_each_stratum_are_left_out() -> None:
+    nll = np.log(np.array([1.0, 2.0, 3.0, 4.0, 40.0, 30.0, 20.0, 10.0]))
+    columns = {
+        "pair": np.arange(8),
+        "num_src_tokens": np.ones(8, np.int32),
+        "num_tokens": np.ones(8, np.int32),
+        "nll_0": nll,
+        "domain": ["a"] * 4 + ["b"] * 4,
+    }
+    given = ScoreTable.from_arrow(pa.table(columns), {"steps": [1]})
+    choice = choose(given, Recipe(by="ppl", keep=0.5, strata="domain", tails=(0.25, 0.25)))
+    # Of each four the hardest and the easiest go.
+    assert np.flatnonzero(choice.kept).tolist() == [1, 2, 5, 6]
+    assert choice.facts["dropped"] == {"tails": 4, "criterion": 0}
+    assert choice.recipe["tails"] == [0.25, 0.25]
+    everywhere = choose(given, Recipe(by="-ppl", keep=0.5, tails=(0.25, 0.0)))
+    assert np.flatnonzero(everywhere.kept).tolist() == [0, 1, 2, 3]
+    for tails in ((0.6, 0.4), (-0.1, 0.0), (1.0, 0.0)):
+        with pytest.raises(PycatError, match="tails are"):
+            Recipe(tails=tails).check()

@@ -23,7 +23,7 @@ from pycat.ranking.criteria import random
 from pycat.ranking.tie_keys import tie_keys
 from pycat.ranking.top_k import highest
 from pycat.report.page import write_report
-from pycat.runtime.output import write_json
+from pycat.runtime.output import write_manifest
 from pycat.scores.score_table import ScoreTable
 from pycat.selection.selection import Selection
 
@@ -259,8 +259,9 @@ def test_a_damaged_selection_is_refused_by_name(
         file.write_bytes(data if damage == "flipped" else data[:-9])
     with pytest.raises(OutputError) as caught:
         Selection.open(out)
-    assert str(caught.value).startswith(f"{file}: cannot be read (")
-    assert str(caught.value).endswith("); run 'pycat select' again")
+    how = {"missing": "is missing", "flipped": "cannot be read ("}.get(damage, "has ")
+    assert str(caught.value).startswith(f"{file}: {how}")
+    assert str(caught.value).endswith("; run 'pycat select' again with --overwrite")
 
 
 HOSTILE_SRC = [
@@ -524,7 +525,7 @@ def test_the_default_recipe_reads_measures_and_writes_nothing_into_its_input(
 ) -> None:
     table = make_scores(toy_corpus, nll_of(toy_corpus), tmp_path / "scores")
     recipe = {**table.manifest["recipe"], "checkpoints": ["one", "two"]}
-    write_json(
+    write_manifest(
         tmp_path / "scores" / "scores.json", {**table.manifest, "recipe": recipe, "torch": "2"}
     )
     table = ScoreTable.open(tmp_path / "scores")

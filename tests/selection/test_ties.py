@@ -12,7 +12,8 @@ from pycat.cli.select import summary
 from pycat.data.corpus import Corpus
 from pycat.ranking.tie_keys import tie_keys
 from pycat.ranking.top_k import cut_within_budget
-from pycat.selection.recipe import Recipe, choose
+from pycat.selection.choice import choose
+from pycat.selection.recipe import Recipe
 
 DOMAINS = [toy_pairs(300)[:150], toy_pairs(300)[150:]]
 
@@ -87,7 +88,7 @@ def test_the_noise_filter_breaks_ties_by_text(
         table = make_scores(corpus, np.ones((len(corpus), 2)))
         noise = np.ones(len(corpus))
         recipe = Recipe(keep=0.5, by="sql: 1", guard=0.5)
-        choice = choose(table, recipe, noise=lambda noise=noise: noise, corpus=corpus)
+        choice = choose(table, recipe, noise=noise.copy, corpus=corpus)
         assert choice.facts["ties"] == {
             "guard": {"num_pairs": 300, "num_before": 75},
             "criterion": {"num_pairs": 225, "num_before": 150},

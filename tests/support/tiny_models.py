@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pycat._core import IndexedWriter
 from pycat.data.corpus import Corpus, open_corpus
-from pycat.runtime.output import write_json
+from pycat.runtime.output import write_manifest
 
 transformers = pytest.importorskip("transformers", reason="needs transformers (pycat-nmt[hf])")
 
@@ -134,7 +134,7 @@ def make_corpus(
         with IndexedWriter(str(folder / name), dtype="uint16") as writer:
             lengths = np.array([len(row) for row in rows], dtype=np.int32)
             writer.append(np.concatenate([np.array(row, np.int32) for row in rows]), lengths)
-    write_json(
+    write_manifest(
         folder / "corpus.json",
         {
             "format": "pycat.corpus",

@@ -1,0 +1,236 @@
+"""Run files: a whole study, from text to evaluation, described in TOML.
+
+Each table holds the options of a verb by their names on the command line, with or without dashes;
+paths are relative to the file. Everything but `text` and `tests` may be left out.
+
+    [text]
+    tsv = "train.tsv.gz"
+
+    [tests]
+    news = ["news.en", "news.de"]       # or one file of both
+
+    [tokenize]
+    vocab_size = 8000
+
+    [train]
+    preset = "mini"
+
+    [score]
+    [select]
+    keep = 0.5
+
+    [arms.noise-random]                 # a selection of its own, to name in `arms`
+    by = "random"
+
+    [evaluate]
+    arms = ["full", "random", "selected", "noise-random"]
+    seeds = 3
+"""
+
+import tomllib
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pycat
+from pycat.cli.options import TextFiles, add_options, dashed, group, option, read
+from pycat.cli.score import ScoreOptions
+from pycat.cli.select import Select
+from pycat.cli.stages import EvaluateOptions, TokenizeOptions, TrainOptions
+from pycat.errors import PycatError
+
+if TYPE_CHECKING:
+    from pycat.evaluation.results import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EvaluateTable:
+    """The table `evaluate`."""
+
+    how: EvaluateOptions = group()
+    seed: int = option("Begin the seeds of weights, batches and random arms with this number.", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainTable:
+    """The table `train`."""
+
+    how: TrainOptions = group()
+    seed: int = option("Seed weights, batch order and dropout with this number.", 0)
+
+
+# The options of `select` that say where things lie are those of the study.
+_NOT_IN_FILE = ("out", "overwrite", "scores", "corpus", "text", "measures", "export")
+_PATHS = ("src", "tgt", "tsv", "tokenizer", "labels", "rules")
+_TABLES = ("text", "tests", "tokenize", "train", "score", "select", "arms", "evaluate")
+
+
+def run_study(file: Path, out: Path, *, device: str, overwrite: bool) -> "Evaluation":
+    """Make all that the run file says, in folders inside of `out`; finished stages stay.
+
+    Raises:
+        PycatError: the file cannot be read, or a table or option in it is wrong. Or as each stage.
+    """
+    tables = _read(file)
+    text = _options(file, "text", TextFiles, tables)
+    tests = _tests(file, tables)
+    tokenize = _options(file, "tokenize", TokenizeOptions, tables)
+    train = _options(file, "train", _TrainTable, tables)
+    scoring = _options(file, "score", ScoreOptions, tables)
+    select = _selecting(file, "select", tables.get("select", {}))
+    more = {name: _selecting(file, f"arms.{name}", own) for name, own in _arms(file, tables)}
+    evaluate = _options(file, "evaluate", _EvaluateTable, tables)
+    for name in more:
+        if name not in evaluate.how.arms:
+            raise PycatError(
+                f"{file}: [arms.{name}] is made for nothing; name it in arms of [evaluate]"
+            )
+
+    def place(name: str) -> dict[str, Any]:
+        return {"out": out / name, "overwrite": overwrite}
+
+    corpus = pycat.tokenize(**vars(text), **place("corpus"), **vars(tokenize))
+    measures = None
+    if any(own["rules"] != "none" or own["guard"] for own in (select, *more.values())):
+        measures = pycat.measure(corpus, **place("measures"))
+    run = pycat.train(corpus, **place("proxy"), **vars(train.how), seed=train.seed, device=device)
+    scores = pycat.score(corpus, run.checkpoints, **place("scores"), **vars(scoring), device=device)
+    selection = pycat.select(scores, measures=measures, **place("selection"), **select)
+    for name, own in more.items():
+        pycat.select(scores, measures=measures, **place(f"arms/{name}"), **own)
+    arguments = evaluate.how.arguments()
+    arguments["arms"] = [
+        str(out / "arms" / arm) if arm in more else arm for arm in arguments["arms"]
+    ]
+    return pycat.evaluate(
+        selection,
+        tests=tests,
+        **place("evaluation"),
+        **arguments,
+        seed=evaluate.seed,
+        device=device,
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise PycatError(f"{file}: the run file cannot be read ({error})") from None
+    for name, table in tables.items():
+        if name not in _TABLES:
+            raise PycatError(f"{file}: found {name!r}; expected tables of {', '.join(_TABLES)}")
+        if not isinstance(table, dict):
+            raise PycatError(f"{file}: {name} is {table!r}; expected a table [{name}]")
+    return tables
+
+
+def _tests(file: Path, tables: Mapping[str, Any]) -> dict[str, Any]:
+    tests: dict[str, Any] = {}
+    for name, files in tables.get("tests", {}).items():
+        paths = [files] if isinstance(files, str) else files
+        if (
+            not isinstance(paths, list)
+            or len(paths) not in (1, 2)
+            or not all(isinstance(path, str) for path in paths)
+        ):
+            raise PycatError(
+                f"{file}: [tests] {name} is {files!r}; expected a source and a reference file in "
+                "brackets, or one file of both"
+            )
+        placed = [file.parent / path for path in paths]
+        tests[name] = placed[0] if len(placed) == 1 else (placed[0], placed[1])
+    if not tests:
+        raise PycatError(f"{file}: no [tests]; expected one test set or more, NAME = [SRC, REF]")
+    return tests
+
+
+def _arms(file: Path, tables: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    arms = list(tables.get("arms", {}).items())
+    for name, own in arms:
+        if not isinstance(own, dict):
+            raise PycatError(
+                f"{file}: arms.{name} is {own!r}; expected a table [arms.{name}] of options of "
+                "select"
+            )
+        if name != Path(name).name or name in (".", ".."):
+            raise PycatError(f"{file}: arms.{name}: expected a name that a folder can have")
+    return arms
+
+
+def _selecting(file: Path, name: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `pycat.select`."""
+    for option_name in table:
+        if option_name in _NOT_IN_FILE:
+            raise PycatError(f"{file}: [{name}] has no {option_name}; leave it out")
+    # The scores are those that the study makes.
+    given = {**table, "scores": "scores"}
+    arguments: dict[str, Any] = _parse(file, name, Select, given).arguments()
+    return arguments
+
+
+def _options(file: Path, name: str, kind: Any, tables: Mapping[str, Any]) -> Any:
+    """The dataclass `kind` of a table's options."""
+    return _parse(file, name, kind, tables.get(name, {}))
+
+
+def _parse(file: Path, name: str, kind: Any, table: Mapping[str, Any]) -> Any:
+    parser = _Parser(prog=name, add_help=False, exit_on_error=False, allow_abbrev=False)
+    add_options(parser, kind)
+    words: list[str] = []
+    for key, value in table.items():
+        words += _words(file, name, parser, key, value)
+    try:
+        return read(kind, parser.parse_args(words))
+    except (ArgumentError, PycatError) as error:
+        message = str(error).removeprefix("argument ").replace("--", "", 1)
+        raise PycatError(f"{file}: [{name}] {message}") from None
+
+
+def _words(file: Path, name: str, parser: "_Parser", key: str, value: Any) -> list[str]:
+    """An option and its value as words of a command line."""
+    flag = f"--{dashed(key)}"
+    action = parser.action_of(flag)
+    if action is None:
+        known = ", ".join(parser.flags())
+        raise PycatError(f"{file}: [{name}] has no option {key!r}; expected some of {known}")
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise PycatError(f"{file}: [{name}] {key} is {value!r}; expected true or false")
+        return [flag] if value else []
+    if isinstance(value, (dict, bool)):
+        raise PycatError(f"{file}: [{name}] {key} is {value!r}; expected {action.metavar or key}")
+    values = value if isinstance(value, list) else [value]
+    if key in _PATHS:
+        # "default" and "none" are rules without a file.
+        values = [
+            path if path in ("default", "none") else str(file.parent / str(path)) for path in values
+        ]
+    texts = [str(one) for one in values]
+    if not isinstance(value, list):
+        return [f"{flag}={texts[0]}"]
+    if action.nargs == "+":
+        return [flag, *texts]
+    if type(action).__name__ == "_AppendAction":
+        return [f"{flag}={text}" for text in texts]
+    return [f"{flag}={','.join(texts)}"]
+
+
+class _Parser(ArgumentParser):
+    """A parser whose errors are exceptions, and which knows its options."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of leaving the program."""
+        raise PycatError(message)
+
+    def action_of(self, flag: str) -> Any:
+        """The action of an option; None if there is none."""
+        return self._option_string_actions.get(flag)
+
+    def flags(self) -> Sequence[str]:
+        """The names of all options."""
+        return sorted(
+            flag.removeprefix("--").replace("-", "_") for flag in self._option_string_actions
+        )
