@@ -19,7 +19,7 @@ for rooms in (
     ("selection", "scoring"),
     ("evaluation",),
     ("report",),
-    ("pruning",),
+    ("pruning", "verification"),
     ("cli", "integrations"),
     ("demo",),
 ):

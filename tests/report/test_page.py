@@ -298,7 +298,8 @@ def test_two_checkpoints_and_every_criterion(
     assert outside == {f"https://arxiv.org/abs/{source}" for source in sources}
     assert "@import" not in text
     assert not re.search(r"url\((?!#)", text)
-    assert ("seed 5" in text) == (criterion == "random")
+    # Pairs of equal length at the cut are told apart by a seeded hash.
+    assert ("seed 5" in text) == (criterion in ("random", "length"))
     assert len(page.table("update")) == 3
 
 
