@@ -278,7 +278,8 @@ def problem_with(
         return problem
     if not full and "footer_sha256" in listed:
         return _other_hash("its footer's SHA-256", _footer_sha256(path), listed["footer_sha256"])
-    return _other_hash("its SHA-256", *hash_files([path], f"hash {path.name}"), listed["sha256"])
+    [found] = hash_files([path], f"hash {path.name}")
+    return _other_hash("its SHA-256", found, listed["sha256"])
 
 
 def _other_size(path: Path, expected: int) -> str | None:
