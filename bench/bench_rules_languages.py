@@ -182,7 +182,8 @@ def lost(
                 print(f"{name:18}{len(pairs):7}    skipped: fewer than {MIN_PAIRS}")
                 continue
             pairs = random.Random(0).sample(pairs, min(len(pairs), options.pairs))
-            measures = measured(pairs, tuple(name.split("-")), folder / name)
+            src, tgt = name.split("-")
+            measures = measured(pairs, (src, tgt), folder / name)
             kept, _ = measures.apply()
             hits = {rule: hit for rule, hit in measures.each_hit() if hit.any()}
             shares = {rule: round(float(hit.mean()), 5) for rule, hit in hits.items()}
@@ -211,7 +212,7 @@ def lost(
 
 
 def measured(
-    pairs: Sequence[tuple[str, str]], languages: tuple[str, ...], folder: Path
+    pairs: Sequence[tuple[str, str]], languages: tuple[str, str], folder: Path
 ) -> pycat.Measures:
     """The measures of these pairs, in the folder."""
     folder.mkdir()
@@ -234,7 +235,7 @@ def measured(
     return pycat.measure(corpus, out=folder / "measures")
 
 
-def caught(path: Path, languages: Sequence[str], folder: Path) -> dict[str, dict[str, float]]:
+def caught(path: Path, languages: tuple[str, str], folder: Path) -> dict[str, dict[str, float]]:
     """Print the share of each kind of noise that the rules drop, and return it."""
     pairs = labelled(path)
     clean = [pair for pair in pairs if pair.label == "clean"]
@@ -245,14 +246,14 @@ def caught(path: Path, languages: Sequence[str], folder: Path) -> dict[str, dict
     }
     result: dict[str, dict[str, float]] = {}
     for name, text in texts.items():
-        result[name] = _caught_of(text, tuple(languages), folder / f"noise-{name}")
+        result[name] = _caught_of(text, languages, folder / f"noise-{name}")
         print(f"{name}: share of each kind that the rules drop, %")
         for kind, share in result[name].items():
             print(f"  {kind:22}{100 * share:7.2f}")
     return result
 
 
-def _caught_of(text: Sequence[Pair], languages: tuple[str, ...], folder: Path) -> dict[str, float]:
+def _caught_of(text: Sequence[Pair], languages: tuple[str, str], folder: Path) -> dict[str, float]:
     measures = measured([pair[:2] for pair in text], languages, folder)
     kept, _ = measures.apply()
     dropped = Counter(pair.label for pair, keep in zip(text, kept, strict=True) if not keep)

@@ -618,8 +618,9 @@ def measure_pairs(
         folded, kinds: the tables of `pycat.filters.code_points`.
 
     Returns:
-        Arrays (N,): int32 `src_chars`, `tgt_chars`; `src_letters`, `tgt_letters` (without markup;
-        an ideograph counts as three, kana and Hangul syllables as two); `num_damaged`; `num_grams`
+        Arrays (N,): int32 `src_chars`, `tgt_chars`; `src_letters`, `tgt_letters` (without markup,
+        as far as both sides have it; an ideograph counts as three, kana and Hangul syllables as two
+        unless both sides are in such letters); `num_damaged`; `num_grams`
         (of which `overlap` is a share); float32 `overlap`, `letters`, `number_mismatch`,
         `repetition`; `src_names`, `tgt_names` (shares of letters in words of ASCII with a capital,
         in lines of another script); uint8 `src_forms`, `tgt_forms` (sums of 1: all in capitals, 2:

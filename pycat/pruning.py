@@ -102,8 +102,8 @@ def prune(
     """Tokenize, measure, train, score, select, and write pruned text and a report.
 
     The default recipe drops what the rules say of the text, then the likeliest noise, and keeps the
-    highest `cat_var` of the rest. With `rules="none", guard=0` it is plain CAT-VAR, the paper's
-    method, and nothing is measured.
+    highest `learnability` of the rest. With `by="cat_var", rules="none", guard=0` it is plain
+    CAT-VAR, the paper's method, and nothing is measured.
 
     Before anything is trained, a text is refused of which the rules leave fewer than 1 % of the
     pairs, or of 1,000 pairs and more fewer than 100: most likely a column is wrong.
@@ -116,7 +116,7 @@ def prune(
         out: the folder to make: `corpus`, `measures`, `proxy`, `scores`, `selection`, the pruned
             text, and `report.html`. Finished stages in it are not repeated.
         keep: fraction of the pairs to keep, in (0, 1].
-        by: name of a criterion; unless given, "cat_var", "noise" where `fast`, or `trusted`.
+        by: name of a criterion; unless given, "learnability", "noise" where `fast`, or `trusted`.
         rules, guard: what to drop before the criterion chooses, as in `select`.
         fast: train and score no proxy; the criterion must be one that needs none, such as "noise",
             "length" or "random".

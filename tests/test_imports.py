@@ -20,7 +20,7 @@ for rooms in (
     ("evaluation",),
     ("report",),
     ("pruning",),
-    ("cli",),
+    ("cli", "integrations"),
     ("demo",),
 ):
     reachable = set(BELOW)

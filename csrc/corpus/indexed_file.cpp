@@ -51,13 +51,15 @@ void IndexedFile::open_checksums(const std::filesystem::path& path) {
     checksums_ = MappedFile(path);
   } catch (const FileError& error) {
     if (error.code() != std::errc::no_such_file_or_directory) throw;
-    throw CorpusError(path, "does not exist; put it back, or delete the folder and run 'pycat tokenize' again");
+    throw CorpusError(
+        path, "does not exist; put it back, or delete the folder and run 'pycat tokenize' again");
   }
   const std::uint64_t count = num_blocks(tokens_.size());
   if (checksums_.size() != count * sizeof(std::uint64_t)) {
     throw CorpusError(path, "has " + text(checksums_.size()) + " bytes, expected " +
                                 text(count * sizeof(std::uint64_t)) + ", 8 for each block of " +
-                                tokens_.path().string() + "; run 'pycat tokenize' again with --overwrite");
+                                tokens_.path().string() +
+                                "; run 'pycat tokenize' again with --overwrite");
   }
   block_is_right_ = std::make_unique<std::atomic<bool>[]>(count);
 }

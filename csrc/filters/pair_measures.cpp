@@ -228,14 +228,17 @@ PairMeasures PairMeasurer::measure(std::string_view src, std::string_view tgt) {
   measure_side(tgt, tgt_);
   PairMeasures measures{};
   measure_bands(measures);
-  // Markup that only one side has more of counts as its letters.
+  // Markup that only one side has more of counts as its letters. Wide letters count as several only
+  // beside an alphabet.
+  const bool are_wide = src_.is_wide && tgt_.is_wide;
   std::array<std::int64_t, 2> num_removed{};
   for (std::size_t i = 0; i < 2; ++i) {
     Side& side = i == 0 ? src_ : tgt_;
     const auto before = static_cast<std::int64_t>(side.letters.size());
     if ((side.forms & Forms::kMarkup) != 0) remove_markup(side.letters);
     num_removed[i] = before - static_cast<std::int64_t>(side.letters.size());
-    measures.num_letters[i] = static_cast<std::int32_t>(before - 4 + side.num_extra);
+    measures.num_letters[i] =
+        static_cast<std::int32_t>(before - 4 + (are_wide ? 0 : side.num_extra));
   }
   for (std::int32_t& count : measures.num_letters) {
     count -= static_cast<std::int32_t>(std::min(num_removed[0], num_removed[1]));

@@ -42,8 +42,9 @@ constexpr std::size_t kNumBands = 4;
 /// The measures of a pair that rules are made of; docs/format.md defines them.
 struct PairMeasures {
   std::array<std::int32_t, 2> num_chars;
-  /// Letters of each side without markup. An ideograph counts as three, kana and Hangul syllables
-  /// as two, for translations into alphabets are so much longer.
+  /// Letters of each side, without as much markup as both have. An ideograph counts as three, kana
+  /// and Hangul syllables as two, for translations into alphabets are so much longer; but not where
+  /// both sides are in such letters.
   std::array<std::int32_t, 2> num_letters;
   /// Share of each side's letters that stand in names: words in ASCII with a capital, in a line of
   /// another script.

@@ -53,8 +53,7 @@ class Evaluate:
     def run(self) -> None:
         """Evaluate, print the tables, and write the page."""
         evaluation = self._evaluate() if self.run_file is None else self._study(self.run_file)
-        print_evaluation(evaluation)
-        print(f"page: {pycat.write_evaluation_page(evaluation)}")
+        print_evaluation(evaluation, pycat.write_evaluation_page(evaluation))
 
     def _evaluate(self) -> "Evaluation":
         if (self.work is None) == (self.selection is None):

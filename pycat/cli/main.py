@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import pycat
 from pycat.cli.check import Check
+from pycat.cli.classify import Classify
 from pycat.cli.columns import Average, Cld, Trusted
 from pycat.cli.evaluate import Evaluate
 from pycat.cli.explain import Explain
@@ -43,6 +44,7 @@ VERBS: dict[str, type[Any]] = {
     "cld": Cld,
     "select": Select,
     "apply": Apply,
+    "classify": Classify,
     "explain": Explain,
     "report": Report,
     "evaluate": Evaluate,

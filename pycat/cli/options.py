@@ -216,6 +216,26 @@ class TextFiles:
     columns: tuple[int, int] | tuple[str, str] | None = columns_option()
 
 
+def vocabs_option() -> Any:
+    """`--vocabs`, of models that hold no tokenizer."""
+    return option(
+        "Tokenize by these vocabularies of source and target, or by one for both: .spm, .yml, "
+        ".json or .txt of a model of Marian, fairseq, OpenNMT-py or CTranslate2.",
+        None,
+        metavar="FILE",
+    )
+
+
+def sentencepiece_option() -> Any:
+    """`--sentencepiece`, which splits text into pieces of `--vocabs`."""
+    return option(
+        "Split text into the pieces of those vocabularies by these SentencePiece models of source "
+        "and target, or by one for both; without any, text is split at blanks.",
+        None,
+        metavar="FILE",
+    )
+
+
 # Parsers of values.
 
 

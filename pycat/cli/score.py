@@ -1,5 +1,6 @@
 """The verb `score`: a table of scores, or lines as other scorers write them."""
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,8 @@ from pycat.cli.options import (
     out_option,
     overwrite_option,
     prompt,
+    sentencepiece_option,
+    vocabs_option,
 )
 from pycat.cli.stages import CORPUS_HELP, OpenOptions, open_group
 from pycat.errors import PycatError
@@ -26,6 +29,10 @@ from pycat.runtime.named_files import is_stream
 if TYPE_CHECKING:
     from pycat.data.corpus import Corpus
     from pycat.scores.score_table import ScoreTable
+
+
+# What marian-scorer calls them: nats a line, the same, nats a token, nats in all, e^(nats a token).
+SUMMARIES = ("cross-entropy", "ce-mean", "ce-mean-words", "ce-sum", "perplexity")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +69,33 @@ class LineOptions:
         "Write lines as this scorer does, or as JSON.", None
     )
     per_token: bool = option("With jsonl, write the scores of tokens too.", False)
-    src: Path | None = option("Read source text, as tokenize does.", None)
-    tgt: Path | None = option("Read target text, as tokenize does.", None)
-    tsv: Path | None = option("Read text with tabs, as tokenize does.", None)
+    normalize: bool = option("With marian, divide each score by its number of tokens.", False)
+    summary: Literal[SUMMARIES] | None = option(  # type: ignore[valid-type]
+        "With marian, write one number for all lines in place of one a line.",
+        None,
+        nargs="?",
+        const=SUMMARIES[0],
+    )
+    src: Path | None = option("Read source text, as tokenize does; - is standard input.", None)
+    tgt: Path | None = option("Read target text, as tokenize does; - is standard input.", None)
+    tsv: Path | None = option("Read text with tabs, as tokenize does; - is standard input.", None)
     columns: tuple[int, int] | tuple[str, str] | None = columns_option()
+    train_sets: list[Path] | None = option(
+        "Read these two files, in the order in which the model reads them, as marian-scorer does: "
+        "for a model from target to source, the target first.",
+        None,
+        metavar="FILE",
+    )
+    vocabs: list[Path] | None = vocabs_option()
+    sentencepiece: list[Path] | None = sentencepiece_option()
     max_tokens: int | None = option("Skip longer pairs, as tokenize does.", None)
+    max_length: int | None = option("As --max-tokens; the name that marian-scorer has.", None)
+    max_length_crop: bool = option("Cut longer sides in place of skipping the pair.", False)
+    keep_empty: bool = option(
+        "Score a blank side as the end of a sentence alone, as marian-scorer does; without it, "
+        "such a line has no score.",
+        False,
+    )
     src_lang: str | None = option("Name the source's code, as for tokenize.", None, metavar="CODE")
     tgt_lang: str | None = option("Name the target's code, as for tokenize.", None, metavar="CODE")
     prompt: str | None = option(
@@ -74,11 +103,12 @@ class LineOptions:
     )
 
     def text(self) -> dict[str, Any]:
-        """The options of `tokenize` that were given."""
+        """The options that say which text, as far as given, by their names."""
+        no_text = ("format", "per_token", "normalize", "summary")
         return {
             name: value
             for name, value in vars(self).items()
-            if value is not None and name not in ("format", "per_token")
+            if value is not None and value is not False and name not in no_text
         }
 
 
@@ -93,7 +123,8 @@ class Score:
     corpus: list[Path] | None = option(CORPUS_HELP, None, metavar="FOLDER")
     checkpoints: list[Path] = option(
         "Score under the checkpoints in this folder, made by train or by a Hugging Face Trainer; "
-        "or under these two or more, which are put in the order of their updates.",
+        "or under these two or more, which are put in the order of their updates: of those, or "
+        "folders of CTranslate2, .npz of Marian, .pt of fairseq or OpenNMT-py.",
         metavar="PATH",
     )
     how: ScoreOptions = group()
@@ -140,6 +171,8 @@ class Score:
                     self.checkpoints,
                     format=self.lines.format,
                     per_token=self.lines.per_token,
+                    normalize=self.lines.normalize,
+                    summary=self.lines.summary,
                     batch_tokens=self.how.batch_tokens,
                     dtype=self.how.dtype,
                     too_long=self.how.too_long,
@@ -152,7 +185,7 @@ class Score:
 
     def _tokenized(self, text: Mapping[str, Any], stack: ExitStack) -> "Corpus":
         """A corpus of this text, by the checkpoints' own tokenizer; it lasts as long as `stack`."""
-        from pycat.scoring.loading import own_tokenizer
+        from pycat.scoring.loading import tokenizer_of
 
         used = ("languages", "tokenizer")
         strangers = [
@@ -164,7 +197,12 @@ class Score:
             raise PycatError(
                 f"score: {', '.join(strangers)} given without --corpus; leave them out"
             )
-        tokenizer = self.opening.tokenizer or own_tokenizer(self.checkpoints)
+        vocabs, models = self.lines.vocabs or (), self.lines.sentencepiece or ()
+        tokenizer: Any = self.opening.tokenizer
+        if tokenizer is None:
+            tokenizer = tokenizer_of(self.checkpoints, vocabs, models)
+        elif vocabs or models:
+            raise PycatError("score: --tokenizer and --vocabs exclude each other; pass one of them")
         if tokenizer is None:
             raise PycatError(
                 f"{self.checkpoints[0]}: has no tokenizer beside the weights; pass --tokenizer, or "
@@ -172,11 +210,41 @@ class Score:
             )
         folder = stack.enter_context(scratch_folder())
         return pycat.tokenize(
-            **text,
+            **_text_options(text, folder),
             tokenizer=tokenizer,
             languages=self.opening.languages,
             out=folder / "corpus",
         )
+
+
+def _text_options(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Options of `tokenize` for the text that `score` was given; standard input goes to a file."""
+    found = {
+        name: value
+        for name, value in given.items()
+        if name not in ("vocabs", "sentencepiece", "train_sets", "max_length", "max_length_crop")
+    }
+    if (sets := given.get("train_sets")) is not None:
+        if len(sets) != 2 or any(name in found for name in ("src", "tgt", "tsv")):
+            raise PycatError(
+                f"score: --train-sets names {len(sets)} files; expected two, and neither --src, "
+                "--tgt nor --tsv beside them"
+            )
+        found["src"], found["tgt"] = sets
+    if (length := given.get("max_length")) is not None:
+        if "max_tokens" in found:
+            raise PycatError("score: --max-length and --max-tokens are one option; pass one")
+        found["max_tokens"] = length
+    if given.get("max_length_crop"):
+        found["crop"] = True
+    piped = [name for name in ("src", "tgt", "tsv") if str(found.get(name)) == "-"]
+    if len(piped) > 1:
+        raise PycatError("score: only one file can be standard input (-); name the other")
+    for name in piped:
+        found[name] = folder / "stdin"
+        with found[name].open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+    return found
 
 
 def _print_order(checkpoints: Sequence[Path]) -> None:

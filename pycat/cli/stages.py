@@ -19,7 +19,9 @@ from pycat.cli.options import (
     out_option,
     overwrite_option,
     prompt,
+    sentencepiece_option,
     steps,
+    vocabs_option,
 )
 from pycat.errors import PycatError
 
@@ -36,10 +38,12 @@ class TokenizeOptions:
     """How `tokenize` tokenizes."""
 
     tokenizer: Path | None = option(
-        "Use this SentencePiece .model, or the tokenizer in this folder of a Hugging Face model; "
-        "without one, a tokenizer is trained on the text.",
+        "Use this SentencePiece .model, or the tokenizer in this folder of a Hugging Face model or "
+        "one converted by CTranslate2; without one, a tokenizer is trained on the text.",
         None,
     )
+    vocabs: list[Path] | None = vocabs_option()
+    sentencepiece: list[Path] | None = sentencepiece_option()
     vocab_size: int = option("Train this many pieces, which both languages share.", 8000)
     model_type: Literal["unigram", "bpe"] = option("Train pieces of this type.", "unigram")
     character_coverage: float = option(
@@ -47,6 +51,8 @@ class TokenizeOptions:
         0.9995,
     )
     max_tokens: int = option("Skip pairs with a side of more tokens than this.", 512)
+    crop: bool = option("Cut longer sides to their first tokens instead of skipping them.", False)
+    keep_empty: bool = option("Keep pairs with an empty side instead of skipping them.", False)
     languages: tuple[str, str] | None = option(
         "Call source and target by these names; without it, by the suffixes of their files.",
         None,
@@ -361,8 +367,8 @@ class EvaluateOptions:
         return given
 
 
-def print_evaluation(evaluation: "Evaluation") -> None:
-    """Print a table for each test set, BLEU and chrF where there are any, and what is in doubt."""
+def print_evaluation(evaluation: "Evaluation", page: Path | None = None) -> None:
+    """Print a table for each test set, BLEU and chrF, where its page is, and what is in doubt."""
     width = max(map(len, evaluation.arms))
     tests = list(next(iter(evaluation.arms.values()))["tests"])
     for test in tests:
@@ -379,6 +385,8 @@ def print_evaluation(evaluation: "Evaluation") -> None:
     if evaluation.rows:
         row = evaluation.rows[0]
         print(f"BLEU {row.bleu_signature}\nchrF {row.chrf_signature}")
+    if page is not None:
+        print(f"page: {page}")
     for warning in evaluation.warnings:
         print(f"note: {warning}")
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from pycat.data.packed_pairs import PackedPairs
 from pycat.data.parallel_text import FileFingerprint, ParallelText
 from pycat.data.row_files import RowFile
 from pycat.data.tokenizer import Tokenizer
+from pycat.data.vocabularies import VOCABULARIES_FILE, AnyTokenizer, VocabularyTokenizer
 from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.manifest import check_file, problem_with, read_manifest
 from pycat.runtime.output import digest, file_sha256
@@ -184,7 +185,7 @@ class Corpus:
         return self.lengths[1]
 
     @cached_property
-    def tokenizer(self) -> Tokenizer | HuggingFaceTokenizer:
+    def tokenizer(self) -> AnyTokenizer:
         """The corpus's own tokenizer.
 
         Raises:
@@ -195,12 +196,15 @@ class Corpus:
                 f"{self.path}: no tokenizer is known for these tokens, which text needs; make a "
                 "corpus with 'pycat tokenize'"
             )
-        found: Tokenizer | HuggingFaceTokenizer
-        if "template" in self._manifest:
+        found: AnyTokenizer
+        folder = self.path / TOKENIZER_FOLDER
+        if (folder / VOCABULARIES_FILE).is_file():
+            found = VocabularyTokenizer.open(folder)
+        elif "template" in self._manifest:
             options = ("src_lang", "tgt_lang", "prompt")
             recipe = self._manifest["recipe"]["tokenizer"]
             how = {name: recipe[name] for name in options if name in recipe}
-            found = HuggingFaceTokenizer(self.path / TOKENIZER_FOLDER, **how)
+            found = HuggingFaceTokenizer(folder, **how)
         else:
             found = Tokenizer(self.path / self.options.get("tokenizer", TOKENIZER_FILE))
         if found.sha256 != self._manifest["tokenizer_sha256"]:
@@ -396,7 +400,8 @@ class Corpus:
         self._require_text()
         # Spooled text lies in this folder by its name.
         known: list[FileFingerprint] = [
-            {**row, "path": str(self.path / row["path"])} for row in self.manifest["text"]
+            cast(FileFingerprint, {**row, "path": str(self.path / row["path"])})
+            for row in self.manifest["text"]
         ]
         spooled = "source" in self.manifest
         places = (1, 2) if spooled else self.manifest["recipe"].get("columns", (1, 2))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
 from pathlib import Path
+from typing import IO
 
 from pycat.data.parallel_text import decode
 from pycat.data.spooled_text import listed, one_line
@@ -77,7 +78,7 @@ def _member(archive: zipfile.ZipFile, path: Path, language: str) -> str:
     return found[0]
 
 
-def _lines(file: zipfile.ZipExtFile, path: Path) -> Iterator[bytes]:
+def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
     number = 0
     while line := file.readline(_MAX_LINE_BYTES):
         number += 1

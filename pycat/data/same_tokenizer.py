@@ -6,6 +6,7 @@ from pycat.data.corpus import TOKENIZER_FILE, TOKENIZER_FOLDER, Corpus
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import ParallelText
 from pycat.data.tokenizing import tokenize
+from pycat.data.vocabularies import VocabularyTokenizer
 
 
 def tokenize_alike(
@@ -22,13 +23,17 @@ def tokenize_alike(
         more = {name: how[name] for name in ("src_lang", "tgt_lang", "prompt") if name in how}
         path = corpus.path / TOKENIZER_FOLDER
         return tokenize(src, tgt, tsv=tsv, out=out, tokenizer=path, overwrite=overwrite, **more)
-    path = corpus.path / corpus.options.get("tokenizer", TOKENIZER_FILE)
+    made_by: Path | VocabularyTokenizer = corpus.path / corpus.options.get(
+        "tokenizer", TOKENIZER_FILE
+    )
+    if isinstance(corpus.tokenizer, VocabularyTokenizer):
+        made_by = corpus.tokenizer
     return tokenize(
         src,
         tgt,
         tsv=tsv,
         out=out,
-        tokenizer=path,
+        tokenizer=made_by,
         languages=corpus.languages,
         overwrite=overwrite,
     )

@@ -43,6 +43,7 @@ class Tokenizer:
         vocab_size: ids run from 0 to `vocab_size - 1`.
         src_vocab_size: None: source and target share the vocabulary.
         eos_id: ends every sequence, and starts the decoder.
+        unk_id: stands for pieces that are not known.
         sha256: of the model file; corpora and checkpoints record it.
         shortest: min tokens of a source and of a target that are not empty.
     """
@@ -50,8 +51,12 @@ class Tokenizer:
     shortest = (2, 2)
     src_vocab_size: None = None
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(self, path: str | PathLike[str], *, needs_eos: bool = True) -> None:
         """Load a model file.
+
+        Args:
+            path: the file.
+            needs_eos: refuse a model without EOS; one that only splits text needs none.
 
         Raises:
             TokenizerError: no such file, not a SentencePiece model, or it has no EOS.
@@ -73,7 +78,8 @@ class Tokenizer:
         self.sha256 = file_sha256(self.path)
         self.vocab_size: int = self._processor.vocab_size()
         self.eos_id: int = self._processor.eos_id()
-        if self.eos_id < 0:
+        self.unk_id: int = self._processor.unk_id()
+        if needs_eos and self.eos_id < 0:
             raise TokenizerError(
                 f"{self.path}: the model has no end-of-sentence piece, which every sequence needs; "
                 "train it with --eos_id"
@@ -97,6 +103,20 @@ class Tokenizer:
     ) -> tuple[list[list[int]], list[list[int]]]:
         """Ids of sources and of targets, as `encode` gives them."""
         return self.encode(src), self.encode(tgt)
+
+    def split(self, lines: Sequence[str]) -> list[list[str]]:
+        """Pieces of each line as text, unknown characters as they are, without EOS."""
+        rows: list[list[str]] = self._processor.encode(list(lines), out_type=str)
+        return rows
+
+    def joined(self, pieces: Sequence[str]) -> str:
+        """The text of pieces."""
+        text: str = self._processor.decode_pieces(list(pieces))
+        return text
+
+    def piece_id(self, piece: str) -> int:
+        """Id of a piece; that of the unknown piece if the model has none such."""
+        return int(self._processor.piece_to_id(piece))
 
     def pieces(self, row: Sequence[int], *, source: bool = False) -> list[str]:
         """Pieces of the vocabulary that a row of ids stands for, on either side."""

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, compress
@@ -41,6 +41,12 @@ from pycat.data.tokenizer import (
     Tokenizer,
     train_tokenizer,
 )
+from pycat.data.vocabularies import (
+    AnyTokenizer,
+    VocabularyTokenizer,
+    open_ct2_vocabularies,
+    read_vocabularies,
+)
 from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.manifest import list_files, read_manifest
 from pycat.runtime.numbers import check_number
@@ -73,11 +79,15 @@ def tokenize(
     tsv: str | PathLike[str] | None = None,
     columns: Columns | None = None,
     out: str | PathLike[str],
-    tokenizer: str | PathLike[str] | None = None,
+    tokenizer: str | PathLike[str] | AnyTokenizer | None = None,
+    vocabs: Sequence[str | PathLike[str]] | None = None,
+    sentencepiece: Sequence[str | PathLike[str]] | None = None,
     vocab_size: int = 8000,
     model_type: str = "unigram",
     character_coverage: float = CHARACTER_COVERAGE,
     max_tokens: int = 512,
+    crop: bool = False,
+    keep_empty: bool = False,
     languages: tuple[str, str] | None = None,
     src_lang: str | None = None,
     tgt_lang: str | None = None,
@@ -103,13 +113,20 @@ def tokenize(
             of TMX and zip, the languages, which may also be given as `languages`.
         out: the folder to make. A folder of the same input is opened as it is.
         tokenizer: a SentencePiece `.model`, or a folder with the tokenizer of a Hugging Face model,
-            such as one of its checkpoints; unless given, one is trained on this text.
+            such as one of its checkpoints, or a folder that CTranslate2 converted, or a tokenizer
+            that is loaded; unless given, one is trained on this text.
+        vocabs: instead, the vocabularies of source and target of a model of Marian, fairseq or
+            OpenNMT-py, or one for both: `.spm`, `.yml`, `.json` or `.txt` (`data.vocabularies`).
+        sentencepiece: SentencePiece models that split the text into pieces of those vocabularies,
+            one for both sides or one a side; without any, text is split at blanks.
         vocab_size: pieces of both languages together, when training ("unigram" may yield fewer).
         model_type: "unigram" or "bpe", when training.
         character_coverage: share of the text whose characters are pieces of their own, when
             training; rarer ones are read as bytes. Lower it for text of very many characters.
         max_tokens: pairs with a longer side, EOS counted, are skipped, as are lines beyond
             65,536 bytes.
+        crop: cut a longer side to its first tokens and EOS, instead of skipping the pair.
+        keep_empty: keep pairs with an empty side, which is EOS alone, instead of skipping them.
         languages: names of source and target; by default the file names' suffixes, or the last
             parts of the columns' names where they are codes of languages.
         src_lang, tgt_lang: codes that a Hugging Face tokenizer puts into its sequences, such as
@@ -144,7 +161,14 @@ def tokenize(
         raise PycatError(f"num_threads is {num_threads}; expected at least 1, or None for all")
     check_number("vocab_size", vocab_size, low=1)
     check_number("max_tokens", max_tokens, low=2)
-    given = _given_tokenizer(tokenizer, src_lang, tgt_lang, prompt)
+    given = _given_tokenizer(
+        tokenizer, vocabs or (), sentencepiece or (), src_lang, tgt_lang, prompt
+    )
+    if (crop or keep_empty) and isinstance(given, HuggingFaceTokenizer):
+        raise PycatError(
+            "crop and keep_empty go with vocabularies and SentencePiece models, not with the "
+            "tokenizer of a Hugging Face model; leave them out"
+        )
     training: dict[str, Any] = {"vocab_size": vocab_size, "model_type": model_type}
     if character_coverage != CHARACTER_COVERAGE:
         training["character_coverage"] = character_coverage
@@ -160,7 +184,7 @@ def tokenize(
             Path(out),
             given=given,
             training=training,
-            max_tokens=max_tokens,
+            limits=_Limits(max_tokens, crop, keep_empty),
             languages=tuple(languages or text.languages),
             check_columns=columns is None,
             overwrite=overwrite,
@@ -172,9 +196,9 @@ def _make_corpus(
     text: ParallelText | RowFile | DatasetText,
     folder_path: Path,
     *,
-    given: Tokenizer | HuggingFaceTokenizer | None,
+    given: AnyTokenizer | None,
     training: dict[str, Any],
-    max_tokens: int,
+    limits: "_Limits",
     languages: tuple[str, ...],
     check_columns: bool,
     overwrite: bool,
@@ -195,8 +219,10 @@ def _make_corpus(
         "text": [row["sha256"] for row in fingerprints],
         "languages": languages,
         "tokenizer": _tokenizer_recipe(given) if given else training,
-        "max_tokens": max_tokens,
+        "max_tokens": limits.max_tokens,
         **text.recipe,
+        **({"crop": True} if limits.crop else {}),
+        **({"keep_empty": True} if limits.keep_empty else {}),
     }
     with OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite) as folder:
         if folder.manifest is not None:
@@ -213,8 +239,8 @@ def _make_corpus(
             origin = {"text": spooled_fingerprints(lines), "source": text.record(fingerprints)}
 
         # Put the tokenizer into the folder, then the tokens.
-        made: Tokenizer | HuggingFaceTokenizer
-        if isinstance(given, HuggingFaceTokenizer):
+        made: AnyTokenizer
+        if isinstance(given, (HuggingFaceTokenizer, VocabularyTokenizer)):
             made = given
             _save_tokenizer(given, folder_path / TOKENIZER_FOLDER)
         elif model is not None:
@@ -228,7 +254,7 @@ def _make_corpus(
                 **{"character_coverage": CHARACTER_COVERAGE, **training},
             )
         try:
-            counts = _write_corpus(lines, made, folder_path, max_tokens, num_threads)
+            counts = _write_corpus(lines, made, folder_path, limits, num_threads)
         except TextError:
             # Leave no tokenizer and no spooled text behind: they would protect the folder from a
             # call with other options.
@@ -273,7 +299,7 @@ def _dataset_columns(src: object, tgt: object, tsv: object, columns: object) -> 
     return names[0], names[1]
 
 
-def _save_tokenizer(tokenizer: HuggingFaceTokenizer, folder: Path) -> None:
+def _save_tokenizer(tokenizer: HuggingFaceTokenizer | VocabularyTokenizer, folder: Path) -> None:
     """Write a copy into a folder, durably; a link in its place is not followed."""
     if folder.is_symlink():
         folder.unlink()
@@ -283,7 +309,7 @@ def _save_tokenizer(tokenizer: HuggingFaceTokenizer, folder: Path) -> None:
 
 def _finish(
     folder: OutputFolder,
-    tokenizer: Tokenizer | HuggingFaceTokenizer,
+    tokenizer: AnyTokenizer,
     counts: Counter[str],
     *,
     languages: tuple[str, ...],
@@ -327,22 +353,49 @@ def _finish(
 
 
 def _given_tokenizer(
-    path: str | PathLike[str] | None,
+    given: str | PathLike[str] | AnyTokenizer | None,
+    vocabs: Sequence[str | PathLike[str]],
+    sentencepiece: Sequence[str | PathLike[str]],
     src_lang: str | None,
     tgt_lang: str | None,
     prompt: str | None,
-) -> Tokenizer | HuggingFaceTokenizer | None:
-    if path is not None and Path(path).is_dir():
-        return HuggingFaceTokenizer(Path(path), src_lang=src_lang, tgt_lang=tgt_lang, prompt=prompt)
+) -> AnyTokenizer | None:
+    models = [Path(path) for path in sentencepiece]
+    path = Path(given) if isinstance(given, (str, PathLike)) else None
+    is_converted = path is not None and (path / "model.bin").is_file()
+    if vocabs and given is not None:
+        raise PycatError("vocabs and tokenizer exclude each other; pass one of them")
+    if models and not vocabs and not is_converted:
+        raise PycatError(
+            "sentencepiece goes with vocabs, or with a folder that CTranslate2 converted as the "
+            "tokenizer; a SentencePiece model with ids of its own is a tokenizer itself"
+        )
+    if path is not None and _is_hugging_face(path, is_converted and bool(models)):
+        return HuggingFaceTokenizer(path, src_lang=src_lang, tgt_lang=tgt_lang, prompt=prompt)
     if (src_lang, tgt_lang, prompt) != (None, None, None):
         raise PycatError(
             "src_lang, tgt_lang and prompt go with the tokenizer of a Hugging Face model; pass its "
             "folder (tokenizer, --tokenizer), or leave them out"
         )
-    return None if path is None else Tokenizer(path)
+    if vocabs:
+        return read_vocabularies([Path(vocabulary) for vocabulary in vocabs], models)
+    if path is None:
+        assert not isinstance(given, (str, PathLike))
+        return given
+    return open_ct2_vocabularies(path, models) if is_converted else Tokenizer(path)
 
 
-def _tokenizer_recipe(given: Tokenizer | HuggingFaceTokenizer) -> str | dict[str, Any]:
+def _is_hugging_face(path: Path, has_models: bool) -> bool:
+    """Whether the tokenizer of a path is that of a Hugging Face model.
+
+    A folder that CTranslate2 converted may hold one; models that split text take its place.
+    """
+    if not (path / "model.bin").is_file():
+        return path.is_dir()
+    return not has_models and (path / "tokenizer_config.json").is_file()
+
+
+def _tokenizer_recipe(given: AnyTokenizer) -> str | dict[str, Any]:
     if isinstance(given, Tokenizer):
         return given.sha256
     return {"sha256": given.sha256, **given.options}
@@ -359,9 +412,11 @@ def known_text(folder: Path) -> list[Any]:
 
 
 def _sides(
-    text: ParallelText, chunk: Chunk, max_line_bytes: int
+    text: ParallelText, chunk: Chunk, max_line_bytes: int, crop: bool = False
 ) -> tuple[list[bytes], list[bytes], set[int]]:
     """Sources and targets of a chunk, both b"" in rows with an overlong line, and those rows.
+
+    With `crop`, overlong lines are cut before a character instead.
 
     Raises:
         TextError: a line is not UTF-8 or has no tab; names the first such line.
@@ -369,6 +424,8 @@ def _sides(
     try:
         src, tgt = text.columns(chunk)
         overlong: set[int] = set()
+        if crop:
+            src, tgt = ([_cut(line, max_line_bytes) for line in side] for side in (src, tgt))
         if max(map(len, chain(src, tgt))) > max_line_bytes:
             lengths = zip(map(len, src), map(len, tgt), strict=True)
             overlong = {row for row, pair in enumerate(lengths) if max(pair) > max_line_bytes}
@@ -387,12 +444,39 @@ def _sides(
     return src, tgt, overlong
 
 
+def _cut(line: bytes, max_bytes: int) -> bytes:
+    """The first whole characters of a line of UTF-8 that fit."""
+    if len(line) <= max_bytes:
+        return line
+    end = max_bytes
+    while end > max_bytes - 4 and line[end] & 0xC0 == 0x80:
+        end -= 1
+    return line[:end]
+
+
+def _cropped(rows: list[list[int]], max_tokens: int, eos_id: int | None) -> list[list[int]]:
+    """Rows cut to `max_tokens`, the last of which is EOS if there is one."""
+    tail = [] if eos_id is None else [eos_id]
+    return [
+        row if len(row) <= max_tokens else [*row[: max_tokens - len(tail)], *tail] for row in rows
+    ]
+
+
 def _training_lines(text: ParallelText) -> Iterator[bytes]:
     """Yield source and target of each pair in turn, both empty where one is too long."""
     with progress("read text", text.file_bytes / 1e6, "MB") as advance:
         for chunk in text.chunks(lambda num_bytes: advance(num_bytes / 1e6)):
             src, tgt, _ = _sides(text, chunk, MAX_TRAINING_BYTES)
             yield from chain.from_iterable(zip(src, tgt, strict=True))
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Which pairs are kept: `max_tokens`, `crop` and `keep_empty` of `tokenize`."""
+
+    max_tokens: int
+    crop: bool
+    keep_empty: bool
 
 
 @dataclass(frozen=True)
@@ -413,14 +497,21 @@ class _Tokenized:
 def _tokenize_chunk(
     text: ParallelText,
     chunk: Chunk,
-    tokenizer: Tokenizer | HuggingFaceTokenizer,
-    max_tokens: int,
+    tokenizer: AnyTokenizer,
+    limits: "_Limits",
 ) -> _Tokenized:
-    src_lines, tgt_lines, overlong = _sides(text, chunk, MAX_LINE_BYTES)
+    src_lines, tgt_lines, overlong = _sides(text, chunk, MAX_LINE_BYTES, limits.crop)
     rows = tokenizer.encode_pairs(src_lines, tgt_lines)
+    max_tokens = limits.max_tokens
+    if limits.crop:
+        ends: tuple[int | None, int] = (tokenizer.eos_id, tokenizer.eos_id)
+        if not isinstance(tokenizer, Tokenizer) and not tokenizer.template.src_tail:
+            ends = None, tokenizer.eos_id
+        rows = _cropped(rows[0], max_tokens, ends[0]), _cropped(rows[1], max_tokens, ends[1])
     src, tgt = (np.fromiter(map(len, side), np.int32, len(side)) for side in rows)
     blank_src, blank_tgt = (
-        side < shortest for side, shortest in zip((src, tgt), tokenizer.shortest, strict=True)
+        side < (1 if limits.keep_empty else shortest)
+        for side, shortest in zip((src, tgt), tokenizer.shortest, strict=True)
     )
     kept = ~blank_src & ~blank_tgt & (src <= max_tokens) & (tgt <= max_tokens)
     skipped = []
@@ -441,9 +532,9 @@ def _tokenize_chunk(
 
 def _write_corpus(
     text: ParallelText,
-    tokenizer: Tokenizer | HuggingFaceTokenizer,
+    tokenizer: AnyTokenizer,
     folder: Path,
-    max_tokens: int,
+    limits: "_Limits",
     num_threads: int,
 ) -> Counter[str]:
     """Write the index files and `skipped.tsv`; count "lines", "pairs" and each skip reason."""
@@ -463,7 +554,7 @@ def _write_corpus(
         # worker that imports pycat takes seconds and 200 MB for torch, and forking a process that
         # has threads is unsafe.
         for chunk_tokens in on_workers(
-            lambda chunk: _tokenize_chunk(text, chunk, tokenizer, max_tokens),
+            lambda chunk: _tokenize_chunk(text, chunk, tokenizer, limits),
             text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
             num_threads,
         ):
@@ -480,6 +571,7 @@ def _write_corpus(
         if counts["pairs"] == 0:
             raise TextError(
                 f"{text.paths[0]}: none of {counts['lines']:,} lines gives a pair with text on "
-                f"both sides and at most {max_tokens} tokens; check the files, or raise max_tokens"
+                f"both sides and at most {limits.max_tokens} tokens; check the files, or raise "
+                "max_tokens"
             )
     return counts

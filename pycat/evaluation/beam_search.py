@@ -7,8 +7,7 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from pycat.data.hf_tokenizer import HuggingFaceTokenizer
-from pycat.data.tokenizer import Tokenizer
+from pycat.data.vocabularies import AnyTokenizer
 from pycat.proxy.transformer import Transformer
 from pycat.runtime.progress import progress
 
@@ -18,7 +17,7 @@ Search = Callable[[Sequence[Sequence[int]]], list[list[int]]]
 
 def translate(
     model: Transformer,
-    tokenizer: Tokenizer | HuggingFaceTokenizer,
+    tokenizer: AnyTokenizer,
     sentences: Sequence[str],
     *,
     beam: int = 5,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pycat.runtime.manifest import read_manifest
+from pycat.runtime.notebook import html_table, new_axes
 
 
 @dataclass(frozen=True)
@@ -54,3 +55,31 @@ class Evaluation:
         manifest = read_manifest(folder, "evaluation")
         rows = [Translated(**row) for row in manifest["translations"]]
         return cls(folder, manifest["arms"], rows, manifest["warnings"], manifest)
+
+    def _repr_html_(self) -> str:
+        """Held-out loss and verdict of each arm, as a table of a notebook."""
+        rows = [
+            [arm, facts["pairs"], test, found["nll"], found.get("verdict") or ""]
+            for arm, facts in self.arms.items()
+            for test, found in facts["tests"].items()
+        ]
+        header = ("arm", "pairs", "test", "nll (nats a token)", "verdict")
+        return html_table(f"Evaluation: {self.path}", header, rows)
+
+    def plot(self) -> Any:
+        """Draw the held-out loss of each arm on each test set.
+
+        Returns:
+            The axes of matplotlib, which draws it (the extra `plot`).
+        """
+        axes = new_axes("Held-out loss", "nats a target token", "")
+        arms = list(self.arms)
+        tests = {test: None for facts in self.arms.values() for test in facts["tests"]}
+        for test in tests:
+            found = [self.arms[arm]["tests"].get(test, {}).get("nll") for arm in arms]
+            places = [at for at, nll in enumerate(found) if nll is not None]
+            axes.scatter([found[at] for at in places], places, label=test)
+        axes.set_yticks(range(len(arms)), arms)
+        axes.invert_yaxis()
+        axes.legend()
+        return axes

@@ -7,9 +7,8 @@ from typing import Any
 from sacrebleu.metrics import CHRF
 
 from pycat.data.corpus import Corpus
-from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import ParallelText, decode
-from pycat.data.tokenizer import Tokenizer
+from pycat.data.vocabularies import AnyTokenizer
 from pycat.evaluation.beam_search import translate
 from pycat.evaluation.bleu import bleu_of
 from pycat.evaluation.ctranslate2_search import ctranslate2_search, has_ctranslate2
@@ -68,7 +67,7 @@ def _translations(
     folder: OutputFolder,
     arm: str,
     run: Run,
-    tokenizer: Tokenizer | HuggingFaceTokenizer,
+    tokenizer: AnyTokenizer,
     sources: Mapping[str, list[str]],
     device: str,
     **search: Any,

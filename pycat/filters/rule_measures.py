@@ -33,9 +33,9 @@ from pycat.scores.parts import PART_PAIRS
 
 # Added to the number of a target's 4-grams: names and short terms are often the same in both
 # languages.
-_EXTRA_GRAMS = 6
+_EXTRA_GRAMS = 10
 # Shares of 4-grams that lie so many deviations above the usual one, and this share, are of copies.
-_COPY_SPREADS, _MIN_COPY = 3.0, 0.5
+_COPY_SPREADS, _MIN_COPY = 3.0, 0.48
 
 
 def measure_text(corpus: Corpus, path: Path, *, num_threads: int | None = None) -> None:
@@ -129,7 +129,7 @@ def _deviation(
 
 
 def _copied_scale(shares: NDArray[np.float32]) -> float:
-    """What makes 0.5 of the share of 4-grams (N,) from which a pair of this corpus is a copy.
+    """What makes 0.48 of the share of 4-grams (N,) from which a pair of this corpus is a copy.
 
     1 for distant languages. In close ones, translations share many 4-grams, and equal sides are no
     surprise: the share is the usual one (median) and three deviations (of the middle half).

@@ -116,7 +116,7 @@ def _content_sha256(header: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
     content = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         content.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        content.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+        content.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return content.hexdigest()
 
 

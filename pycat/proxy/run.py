@@ -7,6 +7,7 @@ from typing import Any
 
 from pycat.errors import OutputError
 from pycat.runtime.manifest import check_file, load_manifest, problem_with, read_manifest
+from pycat.runtime.notebook import html_table, new_axes
 
 # What a damaged run needs.
 _REMEDY = "delete the folder and run 'pycat train' again"
@@ -59,6 +60,25 @@ class Run:
         for name, listed in self.manifest.get("files", {}).items():
             if problem := problem_with(self.path, name, listed, full=True):
                 raise OutputError(f"{self.path / name}: {problem}; {_REMEDY}")
+
+    def _repr_html_(self) -> str:
+        """The checkpoints, as a table of a notebook."""
+        rows = [
+            [step, loss, path.name]
+            for step, loss, path in zip(self.steps, self.losses, self.checkpoints, strict=True)
+        ]
+        header = ("updates", "training loss (nats a token)", "file")
+        return html_table(f"Run: {self.path}", header, rows)
+
+    def plot(self) -> Any:
+        """Draw the training loss over the updates.
+
+        Returns:
+            The axes of matplotlib, which draws it (the extra `plot`).
+        """
+        axes = new_axes("Training of the proxy", "updates", "loss (nats a token)")
+        axes.plot(self.steps, self.losses, marker="o")
+        return axes
 
 
 def check_in_run(path: Path) -> None:

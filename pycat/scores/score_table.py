@@ -24,6 +24,7 @@ from pycat.errors import OutputError, PycatError
 from pycat.kernels.stat_names import STAT_NAMES
 from pycat.runtime.locks import Lock
 from pycat.runtime.manifest import check_file, list_files, problem_with, read_manifest
+from pycat.runtime.notebook import html_table, new_axes
 from pycat.runtime.output import write_manifest
 from pycat.runtime.workers import on_workers
 from pycat.scores.criterion_names import CRITERION_NAMES
@@ -76,6 +77,37 @@ class ScoreTable:
 
     def __repr__(self) -> str:
         return f"ScoreTable({len(self):,} pairs, {self.num_checkpoints} checkpoints, {self.path})"
+
+    def _repr_html_(self) -> str:
+        """Perplexity of the pairs under each checkpoint, as a table of a notebook."""
+        rows = [[step, *row] for step, row in zip(self.steps, self._quartiles().T, strict=True)]
+        title = f"ScoreTable: {len(self):,} pairs under {self.num_checkpoints} checkpoints"
+        header = ("updates", "lower quartile of perplexity", "median", "upper quartile")
+        return html_table(title, header, [[int(step), *map(float, row)] for step, *row in rows])
+
+    def plot(self) -> Any:
+        """Draw the perplexity of the pairs over the checkpoints: median and quartiles.
+
+        Returns:
+            The axes of matplotlib, which draws it (the extra `plot`).
+        """
+        axes = new_axes("Perplexity of the pairs", "updates", "perplexity")
+        low, median, high = self._quartiles()
+        axes.fill_between(self.steps, low, high, alpha=0.25, label="half of the pairs")
+        axes.plot(self.steps, median, marker="o", label="median")
+        axes.set_yscale("log")
+        axes.legend()
+        return axes
+
+    def _quartiles(self) -> NDArray[np.float64]:
+        """Quartiles of perplexity (3, K)."""
+        num_tokens = self.num_tokens
+        quartiles = np.empty((3, self.num_checkpoints))
+        for k in range(self.num_checkpoints):
+            means = self.column(f"nll_{k}") / num_tokens
+            with np.errstate(over="ignore"):
+                quartiles[:, k] = np.exp(np.quantile(means, (0.25, 0.5, 0.75)))
+        return quartiles
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -113,7 +113,19 @@ def recorded_step(path: Path) -> int | None:
     for pattern in _UPDATES_IN_NAMES:
         if match := re.fullmatch(pattern, path.name):
             return int(match[1])
+    if path.suffix == ".npz":
+        return _marian_notes(path)
     return read_info(path).step if path.suffix == ".safetensors" else None
+
+
+def _marian_notes(path: Path) -> int | None:
+    """Updates in the notes that Marian keeps beside a model, such as its best."""
+    try:
+        notes = path.with_name(f"{path.name}.progress.yml").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    found = re.search(r"^batches:\s*(\d+)", notes, re.MULTILINE)
+    return None if found is None else int(found[1])
 
 
 def _numbers_of_like_names(names: Sequence[str]) -> list[tuple[int, ...]] | None:

@@ -293,10 +293,11 @@ class _Scorer:
             table = read_part(path)
         except OutputError:
             return False
-        expected: tuple[NDArray[Any], ...] = (part.pair_ids, lengths.src, lengths.tgt)
+        expected: dict[str, NDArray[Any]] = dict(
+            zip(PAIR_COLUMNS, (part.pair_ids, lengths.src, lengths.tgt), strict=True)
+        )
         return table.column_names == column_names(stats, len(self.models)) and all(
-            np.array_equal(table[name].to_numpy(), values)
-            for name, values in zip(PAIR_COLUMNS, expected, strict=True)
+            np.array_equal(table[name].to_numpy(), values) for name, values in expected.items()
         )
 
     def score_rows(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:

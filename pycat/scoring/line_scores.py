@@ -2,7 +2,8 @@
 
 Formats, with n target tokens of a pair, EOS counted, and p_t the probability of the t-th:
 
-    marian   sum over t of ln p_t, as `marian-scorer` prints it: a number a line of the text
+    marian   sum over t of ln p_t, as `marian-scorer` prints it: a number a line of the text. With
+             `normalize` their mean; with `summary` one number for the whole text
     fairseq  `S- T- H- D- P-` lines as `fairseq-generate --score-reference` prints them: `H-` has
              mean over t of log2 p_t, `P-` each log2 p_t; ids are line numbers from 0
     jsonl    an object a line of the text: `line` (from 1), `pair`, `num_tokens`, `nll` (nats, a
@@ -40,6 +41,7 @@ from pycat.scoring.loading import Checkpoint, load_adapters
 from pycat.scoring.truncation import KeptLengths
 
 FORMATS = ("fairseq", "marian", "jsonl")
+SUMMARIES = ("cross-entropy", "ce-mean", "ce-mean-words", "ce-sum", "perplexity")
 
 # Pairs scored before their lines are written: bounds memory.
 _PART_PAIRS = 65_536
@@ -64,6 +66,8 @@ def score_lines(
     dtype: str = "float32",
     too_long: str = "refuse",
     overwrite: bool = False,
+    normalize: bool = False,
+    summary: str | None = None,
 ) -> tuple[Path, ...]:
     """Write the log-probability of each target as fairseq or Marian does, or as JSON lines.
 
@@ -76,6 +80,9 @@ def score_lines(
         per_token: write scores of single tokens in jsonl; fairseq always has them.
         batch_tokens, device, dtype, too_long: as for `score`.
         overwrite: replace files that exist.
+        normalize: in marian, divide each score by its number of tokens, EOS counted.
+        summary: in marian, one number in place of the lines: "cross-entropy" or "ce-mean", nats a
+            pair; "ce-mean-words", nats a token; "ce-sum", nats in all; "perplexity".
 
     Returns:
         The files written.
@@ -90,6 +97,10 @@ def score_lines(
         raise PycatError(
             "marian-scorer writes no scores of tokens; for those use format jsonl or fairseq"
         )
+    if (normalize or summary is not None) and format != "marian":
+        raise PycatError("normalize and summary go with the format marian; leave them out")
+    if summary is not None and summary not in SUMMARIES:
+        raise PycatError(f"summary is {summary!r}; expected one of {', '.join(SUMMARIES)}")
     check_too_long(too_long)
     if batch_tokens is not None:
         check_number("batch_tokens", batch_tokens, low=1)
@@ -105,7 +116,7 @@ def score_lines(
     paths = _paths(out, [model.step for model in models][:num_files], num_files)
     if not overwrite:
         refuse_existing(paths)
-    writer = _Writer(corpus, format, per_token)
+    writer = _Writer(corpus, format, per_token, normalize, summary)
     forward = make_forward(
         models, kept, torch_device, torch_dtype, per_token=writer.needs_token_scores
     )
@@ -211,7 +222,12 @@ class _Writer:
         needs_token_scores: whether the format has scores of single tokens.
     """
 
-    def __init__(self, corpus: Corpus, format: str, per_token: bool) -> None:
+    def __init__(
+        self, corpus: Corpus, format: str, per_token: bool, normalize: bool, summary: str | None
+    ) -> None:
+        self._normalize, self._summary = normalize, summary
+        self._nll_sums: Any = 0.0  # (K,) over all pairs
+        self._num_tokens = 0
         self._format, self._num_pairs = format, len(corpus)
         self._lines = _Lines(corpus)
         self._pieces = _piece_writer(corpus) if format == "fairseq" else None
@@ -227,6 +243,11 @@ class _Writer:
     ) -> None:
         """Write a part of the corpus that begins with row `first`, in order."""
         starts = scores.starts.tolist()
+        if self._summary is not None:
+            self._nll_sums = self._nll_sums + scores.nll.sum(axis=1)
+            self._num_tokens += starts[-1]
+            return
+        nll = scores.nll / lengths.tgt if self._normalize else scores.nll
         for row in range(len(part)):
             gaps, line = self._lines.up_to(first + row)
             self._write_gaps(files, gaps)
@@ -239,16 +260,29 @@ class _Writer:
                 continue
             for k, file in enumerate(files):
                 if self._format == "marian":
-                    file.write(f"{-scores.nll[k, row]:.6f}\n")
+                    file.write(f"{-nll[k, row]:.6f}\n")
                 elif self._pieces is not None and tokens is not None:
                     src, tgt = part[row]
                     texts = self._pieces(src, True), self._pieces(tgt[: lengths.tgt[row]], False)
                     file.write(_fairseq(line, *texts, tokens[k]))
 
     def finish(self, files: Sequence[TextIO]) -> None:
-        """Write the lines after the last pair."""
+        """Write the lines after the last pair, or the summary of all."""
+        if self._summary is not None:
+            for file, nll in zip(files, self._nll_sums, strict=True):
+                file.write(f"{self._summarized(float(nll)):.6g}\n")
+            return
         gaps, _ = self._lines.up_to(self._num_pairs)
         self._write_gaps(files, gaps)
+
+    def _summarized(self, nll: float) -> float:
+        if self._summary == "ce-sum":
+            return nll
+        if self._summary == "ce-mean-words":
+            return nll / self._num_tokens
+        if self._summary == "perplexity":
+            return math.exp(nll / self._num_tokens)
+        return nll / self._num_pairs
 
     def _write_gaps(self, files: Sequence[TextIO], gaps: Sequence[tuple[int, str]]) -> None:
         for file in files:

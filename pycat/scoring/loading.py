@@ -9,11 +9,19 @@ import numpy as np
 import torch
 
 from pycat.data.corpus import Corpus
+from pycat.data.tokenizer import Tokenizer
+from pycat.data.vocabularies import VocabularyTokenizer
 from pycat.errors import CheckpointError, CorpusError
 from pycat.proxy.checkpoint import read_infos
 from pycat.proxy.run import Run
 from pycat.scoring.adapter import Adapter, ProxyAdapter
 from pycat.scoring.checkpoint_order import CheckpointOrder, in_training_order
+from pycat.scoring.model_files import (
+    is_model_file,
+    load_model_file,
+    model_tokenizer,
+    numbered_files,
+)
 
 Checkpoint = str | PathLike[str] | Adapter
 
@@ -24,9 +32,9 @@ def load_adapters(
     """Load models that can score this corpus together, on the CPU.
 
     Args:
-        checkpoints: files of `pycat train`, folders saved by transformers, which are put in the
-            order of their updates (`checkpoint_order`); or the folder of a run that holds them; or
-            adapters, in training order.
+        checkpoints: files of `pycat train`, folders saved by transformers, models of other tools
+            (`model_files`), which are put in the order of their updates (`checkpoint_order`); or
+            the folder of a run that holds them; or adapters, in training order.
         corpus: the corpus to score.
         min_checkpoints: the fewest that are accepted.
 
@@ -57,7 +65,7 @@ def load_adapters(
     if paths and len(paths) == len(given):
         order = in_training_order(paths, listed=listed, allow_equal_steps=min_checkpoints < 2)
         given, paths, steps = [*order.paths], [*order.paths], [*order.steps]
-    proxies = [path for path in paths if not is_hugging_face(path)]
+    proxies = [path for path in paths if not is_model_file(path) and not is_hugging_face(path)]
     infos = dict(zip(proxies, read_infos(proxies, corpus), strict=True))
     adapters: list[Adapter] = []
     for i, item in enumerate(given):
@@ -65,6 +73,8 @@ def load_adapters(
             adapters.append(item)
         elif item in infos:
             adapters.append(ProxyAdapter(infos[item], corpus.eos_id))
+        elif is_model_file(item):
+            adapters.append(load_model_file(item, corpus, step=steps[i]))
         else:
             from pycat.scoring.huggingface import load_hugging_face
 
@@ -81,10 +91,31 @@ def is_hugging_face(path: Path) -> bool:
     return (path / "config.json").is_file() or (path / "adapter_config.json").is_file()
 
 
-def own_tokenizer(checkpoints: Sequence[str | PathLike[str]]) -> Path | None:
-    """The first of these folders, or of the checkpoint folders in them, that holds a tokenizer."""
-    folders = [item for item in _expand(checkpoints)[0] if isinstance(item, Path)]
-    return next((path for path in folders if (path / "tokenizer_config.json").is_file()), None)
+def tokenizer_of(
+    checkpoints: Sequence[str | PathLike[str]],
+    vocabs: Sequence[Path] = (),
+    sentencepiece: Sequence[Path] = (),
+) -> Path | Tokenizer | VocabularyTokenizer | None:
+    """The tokenizer of the first of these checkpoints that has one.
+
+    Args:
+        checkpoints: as for `score`.
+        vocabs: vocabularies of source and target, or one for both, for models without any.
+        sentencepiece: models that split the text into pieces of the vocabularies.
+
+    Returns:
+        A folder of transformers, a tokenizer, or None if no checkpoint has one.
+
+    Raises:
+        TokenizerError: a model of another tool holds no vocabulary, and none is given.
+    """
+    paths = [item for item in _expand(checkpoints)[0] if isinstance(item, Path)]
+    for path in paths:
+        if is_model_file(path):
+            return model_tokenizer(path, vocabs, sentencepiece)
+        if (path / "tokenizer_config.json").is_file():
+            return path
+    return None
 
 
 def checkpoint_order(checkpoints: Sequence[str | PathLike[str]]) -> CheckpointOrder:
@@ -112,6 +143,8 @@ def _expand(
 
 def _inside(folder: Path) -> Sequence[Path]:
     """The checkpoints in a folder, or the folder itself if it is a checkpoint."""
+    if is_model_file(folder):
+        return [folder]
     saved = [path for path in sorted(folder.glob("checkpoint-*")) if is_hugging_face(path)]
     if not saved and not is_hugging_face(folder):
         saved = [path for path in sorted(folder.iterdir()) if is_hugging_face(path)]
@@ -122,9 +155,12 @@ def _inside(folder: Path) -> Sequence[Path]:
         return [folder]
     if (folder / "proxy.json").is_file():
         return Run.open(folder).checkpoints
+    if numbered := numbered_files(folder):
+        return numbered
     raise CheckpointError(
-        f"{folder}: holds no checkpoints; expected a folder made by 'pycat train' (proxy.json), or "
-        "folders saved by transformers, such as checkpoint-<updates>"
+        f"{folder}: holds no checkpoints; expected a folder made by 'pycat train' (proxy.json), "
+        "folders saved by transformers, such as checkpoint-<updates>, or files such as "
+        "model.iter1000.npz"
     )
 
 

@@ -24,6 +24,7 @@ from pycat.filters.measures import WITHOUT_TEXT, Measures, find_measures, no_mea
 from pycat.filters.rules import complete_rules, hits_in_words, read_rules, recorded_rules
 from pycat.ranking.criteria import Criterion
 from pycat.runtime.manifest import check_file, list_files, problem_with, read_manifest
+from pycat.runtime.notebook import html_table, new_axes
 from pycat.runtime.output import OutputFolder, digest, replacing
 from pycat.scores.parts import PART_PAIRS, file_options, read_part, write_part
 from pycat.scores.score_table import ScoreTable, as_table
@@ -83,6 +84,31 @@ class Selection:
                 f"{folder / _KEPT_FILE}: cannot be read ({error}); {_REMEDY}"
             ) from None
         return cls(pair_ids, lines, manifest, (folder / manifest["corpus_path"]).resolve(), folder)
+
+    def _repr_html_(self) -> str:
+        """What was kept, and what each step dropped, as a table of a notebook."""
+        manifest = self.manifest
+        total = int(manifest["num_pairs"])
+        rows = [[step, count, f"{count / total:.1%}"] for step, count in self._steps().items()]
+        title = f"Selection: {len(self):,} of {total:,} pairs by {manifest['recipe']['criterion']}"
+        return html_table(title, ("step", "pairs", "share"), rows)
+
+    def plot(self) -> Any:
+        """Draw how many pairs each step dropped, and how many are kept.
+
+        Returns:
+            The axes of matplotlib, which draws it (the extra `plot`).
+        """
+        axes = new_axes("What became of the pairs", "pairs", "")
+        steps = self._steps()
+        axes.barh(list(steps), list(steps.values()))
+        axes.invert_yaxis()
+        return axes
+
+    def _steps(self) -> dict[str, int]:
+        """Pairs that each step dropped, in their order, and those that are kept."""
+        dropped = {f"dropped by {step}": n for step, n in self.manifest["dropped"].items()}
+        return {**dropped, "kept": len(self)}
 
     def corpus(self) -> Corpus:
         """Open the corpus that the pairs were selected from.
@@ -352,7 +378,7 @@ def select(
             comes after 0.2 is kept.
         by: the criterion, as in `evaluate_criterion`: a name such as "cat_var"; "-ppl", which ranks
             the lowest first; a column of the table; "sql: …"; several with "+" between them, the
-            mean of their ranks; or a function from the table to (N,). Unless given, "cat_var", and
+            mean of their ranks; or a function from the table to (N,). Unless given, "learnability", and
             "noise" of a corpus.
         rules: first of all, which pairs to leave out for their text alone: "default", "none", or
             thresholds that differ from `DEFAULT_RULES`, as a mapping or a JSON file. Others' data

@@ -49,7 +49,7 @@ def test_verbs_in_order_give_a_pruned_text(
     assert "under checkpoints at updates [2, 4]" in capsys.readouterr().out
     selection = ("--scores", scores, "--keep", 0.25, "--out", tmp_path / "selection")
     assert run("select", *selection, "--text", *text) == 0
-    assert "kept 50 of 200 pairs by cat_var (25.0%" in capsys.readouterr().out
+    assert "kept 50 of 200 pairs by learnability (25.0%" in capsys.readouterr().out
     assert all(len(path.read_bytes().splitlines()) == 50 for path in text)
     fast = ("--passes", 1, "--seeds", 1, "--batch-tokens", 128, "--num-workers", 1, *cpu)
     assert (
@@ -124,6 +124,8 @@ def test_select_takes_steps_parts_and_negated_criteria(
         out = tmp_path / f"selection{i}"
         more = ("--keep", 0.1) if "--cap" in words else ()
         more = (*more, "--rules", "none", "--guard", 0)
+        if not {"--by", "--then"} & {*words}:
+            more = (*more, "--by", "cat_var")
         assert run("select", "--scores", tmp_path / "scores", "--out", out, *words, *more) == 0
         expected = plain_select(table, **options)
         assert pycat.Selection.open(out).pair_ids.tolist() == expected.pair_ids.tolist()

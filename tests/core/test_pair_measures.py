@@ -100,6 +100,11 @@ def wide_letters(line: bytes) -> int:
     return ideographs(line) + len(re.findall("[\u3041-\u30ff\uac00-\ud7a3]", line.decode()))
 
 
+def extra(line: bytes) -> int:
+    """What wide letters count beyond one."""
+    return wide_letters(line) + ideographs(line)
+
+
 def is_wide(line: bytes) -> bool:
     return not line.isascii() and 2 * wide_letters(line) >= len(clusters(line))
 
@@ -124,8 +129,9 @@ def repetition(line: bytes) -> float:
 
 
 def short_digits(line: bytes) -> int:
-    numbers = re.findall(rb"\d+(?:[,.' ]\d{3}(?!\d))*", line)
-    return sum(len(number) for number in numbers if len(number) <= 2)
+    """How many digits are numbers of one or two digits that stand behind no letter of ASCII."""
+    numbers = re.finditer(rb"([a-z]?)(\d+(?:[,.' ]\d{3}(?!\d))*)", line)
+    return sum(len(number[2]) for number in numbers if len(number[2]) <= 2 and not number[1])
 
 
 def number_mismatch(src: bytes, tgt: bytes) -> float:
@@ -183,8 +189,7 @@ def bands(src: bytes, tgt: bytes) -> list[int]:
             for at in (i, i + 4)
         )
         hashes.append(mix(first if wide else first * 0xD6E8FEB86659FD93 % WORD ^ second))
-    extra = sum(wide_letters(line) + ideographs(line) for line in (src, tgt))
-    if len(hashes) + extra < 64:
+    if len(hashes) + extra(src) + extra(tgt) < 64:
         return [sum(hashes) % WORD] * 4
     least = [min((h for h in hashes if h >> 59 == bin_), default=None) for bin_ in range(32)]
     found = [0, 0, 0, 0]
@@ -204,11 +209,12 @@ def is_plain(line: bytes) -> bool:
 def in_python(src: bytes, tgt: bytes) -> dict[str, Any]:
     one, other = (set(letter_grams([*"  ", *clusters(line), *"  "], 4)) for line in (src, tgt))
     lines = {"src": src, "tgt": tgt}
+    are_wide = is_wide(src) and is_wide(tgt)
     return {
         "src_chars": len(src.decode()),
         "tgt_chars": len(tgt.decode()),
         **{
-            f"{side}_letters": len(clusters(line)) + wide_letters(line) + ideographs(line)
+            f"{side}_letters": len(clusters(line)) + (not are_wide and extra(line))
             for side, line in lines.items()
         },
         **{f"{side}_names": np.float32(names(line)) for side, line in lines.items()},

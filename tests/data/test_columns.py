@@ -1,7 +1,9 @@
 """Columns of tab-separated text: which hold source and target, and which hold neither."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import toy_pairs, write_lines
@@ -15,7 +17,7 @@ from pycat.errors import PycatError, TextError
 PAIRS = toy_pairs(300)
 
 
-def write_tsv(path: Path, rows: list[tuple[str, ...]]) -> Path:
+def write_tsv(path: Path, rows: Sequence[tuple[str, ...]]) -> Path:
     path.write_text("".join("\t".join(row) + "\n" for row in rows), "utf-8")
     return path
 
@@ -89,7 +91,7 @@ def test_score_reads_columns(tmp_path: Path, toy_corpus: pycat.Corpus) -> None:
     assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
 
 
-WRONG = {
+WRONG: dict[str, tuple[list[Any], str, int, str]] = {
     "score first": (
         [(f"{0.9 - i / 1e3:.4f}", *pair) for i, pair in enumerate(PAIRS)],
         "numbers",
@@ -132,12 +134,12 @@ def test_a_column_without_sentences_is_refused(name: str, tmp_path: Path) -> Non
     with pytest.raises(TextError, match=message):
         pycat.tokenize(tsv=tsv, out=tmp_path / "corpus", vocab_size=300)
     shutil.rmtree(tmp_path / "corpus", ignore_errors=True)
-    places = tuple(map(int, advice.split(",")))
+    first, second = map(int, advice.split(","))
     corpus = pycat.tokenize(
         tsv=tsv,
-        columns=places,
+        columns=(first, second),
         out=tmp_path / "corpus",
-        vocab_size=300,  # type: ignore[arg-type]
+        vocab_size=300,
     )
     assert corpus.sentences([5]) == [PAIRS[5]]
 
@@ -178,9 +180,7 @@ def test_rules_name_the_wrong_column_before_anything_is_trained(tmp_path: Path) 
         ({"columns": (1, 9)}, r"line 1 has 3 columns; expected at least 9"),
     ],
 )
-def test_columns_that_cannot_be_read(
-    given: dict[str, tuple[int, int]], message: str, tmp_path: Path
-) -> None:
+def test_columns_that_cannot_be_read(given: dict[str, Any], message: str, tmp_path: Path) -> None:
     tsv = write_tsv(tmp_path / "text.tsv", [(*pair, "x") for pair in PAIRS])
     with pytest.raises(TextError, match=message):
         pycat.tokenize(tsv=tsv, out=tmp_path / "corpus", vocab_size=300, **given)

@@ -13,7 +13,7 @@ import pycat
 from pycat.data.spooled_text import column_languages, one_line, value_at
 from pycat.errors import PycatError, TextError
 
-COLUMNS = {"src": "translation.en", "tgt": "translation.de"}
+COLUMNS: dict[str, Any] = {"src": "translation.en", "tgt": "translation.de"}
 
 
 def rows_of(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -180,7 +180,7 @@ def test_datasets_of_hugging_face(
     datasets = pytest.importorskip("datasets")
     pairs = toy_pairs(30)
     dataset = datasets.Dataset.from_list(rows_of(pairs))
-    options = {**COLUMNS, "tokenizer": toy_tokenizer}
+    options: dict[str, Any] = {**COLUMNS, "tokenizer": toy_tokenizer}
     expected = pycat.tokenize(rows_of(pairs), out=tmp_path / "list", **options)
     flat = dataset.flatten()  # whose columns are called translation.en and translation.de
     for name, given in (

@@ -275,8 +275,10 @@ def test_marian_with_two_vocabularies(
     larger: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flip = -1 if larger == "source" else 1
-    pairs = [pair[::flip] for pair in PAIRS]
-    tokenizer = two_vocabularies(tmp_path, [pair[::flip] for pair in toy_pairs(400)])
+    pairs = [pair if flip > 0 else (pair[1], pair[0]) for pair in PAIRS]
+    tokenizer = two_vocabularies(
+        tmp_path, [pair if flip > 0 else (pair[1], pair[0]) for pair in toy_pairs(400)]
+    )
     sizes = len(tokenizer.encoder), len(tokenizer.target_encoder)
     assert (sizes[0] > sizes[1]) == (larger == "source")
     trained = []

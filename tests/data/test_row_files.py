@@ -216,7 +216,7 @@ def test_from_the_command_line(
     assert run(*words, "--columns", ",".join(NAMES[::-1])) == 1
     corpus = pycat.open_corpus(out)
     assert corpus.languages == ("en", "de") and corpus.sentences([5]) == PAIRS[5:]
-    rising = np.stack([np.ones(6), np.arange(1.0, 7)], axis=1) * corpus.num_tokens[:, None]
+    rising: Any = np.stack([np.ones(6), np.arange(1.0, 7)], axis=1) * corpus.num_tokens[:, None]
     table = make_scores(corpus, rising, out=tmp_path / "scores")
     selection = plain_select(table, keep=0.5)
     assert selection.lines.tolist() == [3, 4, 5]
@@ -358,7 +358,13 @@ def test_prune_writes_rows_or_text(kind: str, tmp_path: Path) -> None:
             for en, de in pairs
         )
         path.write_text(f"<tmx><body>{units}</body></tmx>", "utf-8")
-    options = {"rules": "none", "guard": 0, "fast": True, "by": "length", "keep": 0.5}
+    options: dict[str, Any] = {
+        "rules": "none",
+        "guard": 0,
+        "fast": True,
+        "by": "length",
+        "keep": 0.5,
+    }
     pruned = pycat.prune(
         tsv=path, columns=columns, out=work, tokenize_options={"vocab_size": 340}, **options
     )

@@ -12,6 +12,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -170,8 +171,8 @@ def test_a_byte_order_mark_is_no_part_of_the_text(
     paths = [tmp_path / f"text.{i}" for i in range(len(sides))]
     for path, lines, has_mark in zip(paths, sides, marked, strict=False):
         path.write_bytes(b"\xef\xbb\xbf" * has_mark + "".join(x + ends for x in lines).encode())
-    given = {"tsv": paths[0]} if tsv else {"src": paths[0], "tgt": paths[1]}
-    options = {"tokenizer": toy_tokenizer, "languages": ("en", "de")}
+    given: dict[str, Any] = {"tsv": paths[0]} if tsv else {"src": paths[0], "tgt": paths[1]}
+    options: dict[str, Any] = {"tokenizer": toy_tokenizer, "languages": ("en", "de")}
     corpus = pycat.tokenize(**given, out=tmp_path / "c", **options)
     plain = write_lines(tmp_path, pairs, "plain")
     expected = pycat.tokenize(*plain, out=tmp_path / "p", **options)

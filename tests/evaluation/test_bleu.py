@@ -6,6 +6,7 @@ import pytest
 import sacrebleu
 from sacrebleu.metrics import BLEU
 
+from pycat.data import language_codes
 from pycat.evaluation import bleu
 from pycat.evaluation.bleu import bleu_of
 
@@ -66,7 +67,7 @@ def test_other_languages_without_blanks(
         return BLEU(tokenize=tokenize)
 
     monkeypatch.setattr(bleu, "BLEU", without_packages)
-    language = bleu.language_of(code)
+    language = language_codes.language_of(code)
     metric = bleu_of(code, [])
     wanted = {"ja": "ja-mecab", "ko": "ko-mecab"}.get(language, "flores200")
     assert tried == [wanted, "char"]

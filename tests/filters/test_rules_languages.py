@@ -169,18 +169,19 @@ def test_repetition_counts_letters_with_their_marks() -> None:
     assert columns(("x", "猫狗鳥魚" * 2))["repetition"] == [pytest.approx(1 / 5)]
 
 
-def test_markup_is_neither_copied_nor_long() -> None:
+def test_markup_of_both_sides_is_neither_copied_nor_long() -> None:
     markup = "%(first_name)s {count} <b> &amp; $total %1$s https://ab.example/c_d/e ab@cd.example"
     found = columns((f"{markup} cat", f"{markup} Hund"), ("a/b cat", "100 % cat"))
     assert found["overlap"] == [0, pytest.approx(3 / 10)]
-    assert found["src_letters"] == [len("cat"), len("cat")]
+    assert found["src_letters"] == [len("cat"), len("a/b cat")]
     assert found["tgt_letters"][1] == len("100 % cat")
 
 
 def test_lengths_count_letters_as_alphabets_would_need_them() -> None:
-    found = columns(("ab", "猫"), ("ab", "ねこ"), ("ab", "고양이x"))
-    assert found["tgt_letters"] == [3, 4, 7]
-    assert found["tgt_chars"] == [1, 2, 4]
+    found = columns(("ab", "猫"), ("ab", "ねこ"), ("ab", "고양이x"), ("ねこ", "猫"))
+    assert found["tgt_letters"] == [3, 4, 7, 1]
+    assert found["src_letters"] == [2, 2, 2, 2]
+    assert found["tgt_chars"] == [1, 2, 4, 1]
 
 
 FORMS = [

@@ -235,8 +235,8 @@ def test_weights_are_compared_with_their_hash(tmp_path: Path, toy_corpus: Corpus
         save_file(changed, alone, {"pycat": json.dumps(header)})
         with pytest.raises(CheckpointError, match=message):
             load_model(read_info(alone), torch.device("cpu"))
-    for name, value in (("num_layers", -3), ("num_heads", 0), ("num_heads", 7), ("d_ff", "x")):
-        config = {**header["config"], name: value}
+    for name, wrong in (("num_layers", -3), ("num_heads", 0), ("num_heads", 7), ("d_ff", "x")):
+        config = {**header["config"], name: wrong}
         save_file(tensors, alone, {"pycat": json.dumps({**header, "config": config})})
         with pytest.raises(CheckpointError, match="its header describes the shape"):
             read_info(alone)

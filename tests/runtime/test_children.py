@@ -19,7 +19,6 @@ run_python([sys.argv[1], sys.argv[2]])
 """
 _CHILD = """
 import os, sys, time
-from collections.abc import Callable
 from pathlib import Path
 Path(sys.argv[1]).write_text(str(os.getpid()))
 time.sleep(60)
@@ -50,7 +49,6 @@ def test_output_and_status_of_a_child_come_back(tmp_path: Path) -> None:
 
 _INTERRUPTED = """
 import os, signal, sys
-from collections.abc import Callable
 from pathlib import Path
 from pycat.runtime import interrupts
 interrupts.watch()

@@ -535,14 +535,15 @@ def test_the_default_recipe_reads_measures_and_writes_nothing_into_its_input(
     found = pycat.select(tmp_path / "scores", keep=0.3, out=tmp_path / "selection")
     given = pycat.select(table, keep=0.3, measures=measures)
     by_path = pycat.select(make_scores(toy_corpus, table.nll), keep=0.3, measures=measures.path)
-    # By hand: the rules, then half of the 210 that go by noise, then the highest cat_var.
+    # By hand: the rules, then half of the 210 that go by noise, then the highest learnability.
     left, hits = measures.apply()
     suspect = np.flatnonzero(left)[np.argsort(-measures.noise_score()[left], kind="stable")]
     dropped = found.manifest["dropped"]
     assert dropped["guard"] == min(105, int(left.sum()) - 90)
     left[suspect[: dropped["guard"]]] = False
     rows = np.flatnonzero(left)
-    best = rows[np.argsort(-table.ppl.var(axis=1)[rows], kind="stable")[:90]]
+    fall = (table.nll[:, 0] - table.nll[:, 1]) / table.num_tokens
+    best = rows[np.argsort(-fall[rows], kind="stable")[:90]]
     for selection in (found, given, by_path):
         assert selection.pair_ids.tolist() == sorted(best.tolist())
         assert selection.manifest["rule_hits"] == hits
