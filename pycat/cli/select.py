@@ -76,7 +76,9 @@ class Select:
         metavar="X[:X]",
     )
     by: str | None = option(
-        f"{CRITERION_HELP} Without it: learnability, or noise of a --corpus.", None, metavar="CRITERION"
+        f"{CRITERION_HELP} Without it: learnability, or noise of a --corpus.",
+        None,
+        metavar="CRITERION",
     )
     rules: str = option(RULES_HELP, "default", metavar="default|none|FILE")
     guard: float | str = guard_option()

@@ -19,8 +19,8 @@ from pycat.selection import strata
 PARTS = ("top", "middle", "bottom")
 UNITS = ("pairs", "tokens")
 
-# Of `select`, and of a `prune` that trains no proxy. docs/evidence.md has why it is not cat_var, the
-# paper's: after rules and noise filter its half trained worse than a random one.
+# Of `select`, and of a `prune` that trains no proxy. docs/evidence.md has why the first is not
+# cat_var, the paper's: after rules and noise filter its half trained worse than a random one.
 DEFAULT_CRITERION = "learnability"
 FAST_CRITERION = "noise"
 

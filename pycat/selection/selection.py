@@ -378,8 +378,8 @@ def select(
             comes after 0.2 is kept.
         by: the criterion, as in `evaluate_criterion`: a name such as "cat_var"; "-ppl", which ranks
             the lowest first; a column of the table; "sql: …"; several with "+" between them, the
-            mean of their ranks; or a function from the table to (N,). Unless given, "learnability", and
-            "noise" of a corpus.
+            mean of their ranks; or a function from the table to (N,). Unless given,
+            "learnability", and "noise" of a corpus.
         rules: first of all, which pairs to leave out for their text alone: "default", "none", or
             thresholds that differ from `DEFAULT_RULES`, as a mapping or a JSON file. Others' data
             have no text and so no rules, which the manifest says. Where rules leave fewer pairs
