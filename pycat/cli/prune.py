@@ -42,7 +42,7 @@ class Prune:
         "Keep this fraction of the pairs, above 0 and at most 1.", 0.5, type=fraction
     )
     by: str | None = option(
-        f"{CRITERION_HELP} Without it: learnability, with --fast noise, with --trusted its columns.",
+        f"{CRITERION_HELP} Without it: learnability; --fast: noise; --trusted: its columns.",
         None,
         metavar="CRITERION",
     )
