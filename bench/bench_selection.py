@@ -72,7 +72,7 @@ def synthesise(folder: Path, num_pairs: int) -> None:
                 writer.append(2 * ones, ones)
     (corpus / "skipped.tsv").write_text("line\treason\n")
     facts = {"id": "synthetic", "num_lines": num_pairs, "num_pairs": num_pairs, "text": []}
-    facts |= {"languages": ["xx", "yy"], "vocab_size": 3, "eos_id": 2}
+    facts |= {"languages": ["xx", "yy"], "vocab_size": 3, "eos_id": 2, "skipped": {}, "recipe": {}}
     kind = {"format": "pycat.corpus", "version": 1, "complete": True}
     write_json(corpus / "corpus.json", {**kind, **facts, "tokenizer_sha256": ""})
     out = OutputFolder(scores, "scores", {"corpus": "synthetic"}, ("*.parquet",), False)

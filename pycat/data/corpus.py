@@ -201,9 +201,8 @@ class Corpus:
         if (folder / VOCABULARIES_FILE).is_file():
             found = VocabularyTokenizer.open(folder)
         elif "template" in self._manifest:
-            options = ("src_lang", "tgt_lang", "prompt")
-            recipe = self._manifest["recipe"]["tokenizer"]
-            how = {name: recipe[name] for name in options if name in recipe}
+            how = {**self._manifest["recipe"]["tokenizer"]}
+            del how["sha256"]
             found = HuggingFaceTokenizer(folder, **how)
         else:
             found = Tokenizer(self.path / self.options.get("tokenizer", TOKENIZER_FILE))

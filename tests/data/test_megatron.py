@@ -251,7 +251,7 @@ def test_the_index_we_write_opens_as_the_same_corpus(copied: Corpus, tmp_path: P
     names = {path.name for path in copied.path.iterdir()}
     assert names == {
         *("corpus.json", "tokenizer.model", "skipped.tsv"),
-        *(f"{side}{ending}" for side in ("src", "tgt") for ending in (".idx", ".bin")),
+        *(f"{side}{ending}" for side in ("src", "tgt") for ending in (".idx", ".bin", ".sums")),
         *(f"{side}.mcore{ending}" for side in ("src", "tgt") for ending in (".idx", ".bin")),
     }
     copied.path.rename(tmp_path / "moved")

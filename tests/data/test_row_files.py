@@ -220,7 +220,8 @@ def test_from_the_command_line(
     table = make_scores(corpus, rising, out=tmp_path / "scores")
     selection = plain_select(table, keep=0.5)
     assert selection.lines.tolist() == [3, 4, 5]
-    select = ["select", "--scores", tmp_path / "scores", "--rules", "none", "--guard", 0, "--text"]
+    select = ["select", "--scores", tmp_path / "scores", "--by", "cat_var"]
+    select += ["--rules", "none", "--guard", 0, "--text"]
     assert run(*select, tmp_path / f"kept.{kind}") == 0
     assert pairs_of(tmp_path / f"kept.{kind}") == PAIRS[3:]
     assert run(*select, tmp_path / "kept.en", tmp_path / "kept.de") == 0

@@ -25,7 +25,8 @@ from pycat.errors import CorpusError, OutputError, PycatError, TextError, Tokeni
 from pycat.runtime.workers import on_workers
 
 INDEX_FILES = {"src.idx", "src.bin", "tgt.idx", "tgt.bin"}
-ALL_FILES = INDEX_FILES | {"corpus.json", "tokenizer.model", "skipped.tsv"}
+CHECKSUM_FILES = {"src.sums", "tgt.sums"}
+ALL_FILES = INDEX_FILES | CHECKSUM_FILES | {"corpus.json", "tokenizer.model", "skipped.tsv"}
 
 
 def write_text(folder: Path, src: list[str], tgt: list[str]) -> tuple[Path, Path]:
