@@ -60,7 +60,10 @@ def read_state(path: Path) -> dict[str, Any]:
             io.BytesIO(content), map_location="cpu", weights_only=True
         )
         _check(state)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError:
+        # Torch advises to run code out of the file.
+        raise unusable(path, ValueError("it cannot be read as tensors and numbers")) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise unusable(path, error) from None
     return state
 

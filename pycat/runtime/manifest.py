@@ -55,7 +55,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "vocab_size": int,
         "src_vocab_size?": int,
         "eos_id": int,
-        "tokenizer_sha256": str,
+        "tokenizer_sha256?": str,
         "text": [{"path": str, "sha256": str}],
         "template?": dict,
         "sha256?": {str: str},

@@ -21,6 +21,8 @@ from pycat.scoring import engine
 from pycat.scoring.engine import score
 
 FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
+# What every manifest has.
+GENERAL = set(re.findall(r"`(\w+)`", FORMAT.read_text("utf-8").split("## Corpus\n")[0]))
 SHOWN = dict(re.findall(r"```(\S+\.\S+)\n(.*?)```", FORMAT.read_text("utf-8"), re.DOTALL))
 
 
@@ -86,7 +88,7 @@ def test_scores(
         *("scores.json", "part-00000.parquet", "column-mine-00000.parquet"),
     }
     manifest = json.loads((out / "scores.json").read_text())
-    described = set(re.findall(r"`(\w+)`", text)) | {"format", "version", "complete"}
+    described = set(re.findall(r"`(\w+)`", text)) | GENERAL
     assert {*manifest, *manifest["recipe"]} - {"checkpoints"} <= described
     assert {*manifest["rank_agreement"]} <= described
 
@@ -102,7 +104,7 @@ def test_measures(toy_corpus: Corpus, tmp_path: Path) -> None:
         (name, types.get(str(kind), str(kind)))
         for name, kind in zip(schema.names, schema.types, strict=True)
     ]
-    keys = set(re.findall(r"`(\w+)`", text)) | {"format", "version", "complete"}
+    keys = set(re.findall(r"`(\w+)`", text)) | GENERAL
     assert {*measures.manifest, *measures.manifest["recipe"]} <= keys
 
 

@@ -148,7 +148,7 @@ def make_corpus(
             "skipped": {},
             "vocab_size": vocab_size,
             "eos_id": eos_id,
-            "tokenizer_sha256": "none",
+            "tokenizer_sha256": None,
             "text": [],
             **manifest,
         },
