@@ -22,7 +22,9 @@ from pycat.scoring.engine import score
 
 FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
 # What every manifest has.
-GENERAL = set(re.findall(r"`(\w+)`", FORMAT.read_text("utf-8").split("## Corpus\n")[0]))
+GENERAL = {"format", "version", "complete"} | set(
+    re.findall(r"`(\w+)`", FORMAT.read_text("utf-8").split("## Corpus\n")[0])
+)
 SHOWN = dict(re.findall(r"```(\S+\.\S+)\n(.*?)```", FORMAT.read_text("utf-8"), re.DOTALL))
 
 
