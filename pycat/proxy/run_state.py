@@ -60,10 +60,10 @@ def read_state(path: Path) -> dict[str, Any]:
             io.BytesIO(content), map_location="cpu", weights_only=True
         )
         _check(state)
-    except pickle.UnpicklingError:
+    except (EOFError, pickle.UnpicklingError):
         # Torch advises to run code out of the file.
         raise unusable(path, ValueError("it cannot be read as tensors and numbers")) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise unusable(path, error) from None
     return state
 
