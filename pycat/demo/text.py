@@ -136,8 +136,8 @@ def collect(
     train_rows = [(en, de, french_of.get(en, "")) for en, de in train]
     train_paths = (out / "train.en", out / "train.de", out / "train.fr")
     test_paths = (out / "test.en", out / "test.de")
-    write_rows(_encoded(train_rows), train_paths)
-    write_rows(_encoded(test), test_paths)
+    write_rows(_encoded(train_rows), train_paths, overwrite=True)
+    write_rows(_encoded(test), test_paths, overwrite=True)
     counts = Counter(package_of[pair] for pair in train + test)
     with replacing(out / "SOURCES.tsv") as temporary:
         rows = ["package\tversion\tlicence\tpairs"]

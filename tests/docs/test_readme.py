@@ -75,6 +75,7 @@ def test_readme_leads_from_each_verb_to_the_file_it_begins_in(
         "apply": "write_text",
         "report": "write_report",
         "baseline": "add_baseline",
+        "classify": "find",
         "trusted": "add_trusted",
         "average": "add_average",
         "cld": "add_cld",

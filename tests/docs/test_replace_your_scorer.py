@@ -32,8 +32,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pairs[2] = (pairs[2][0], "")
     write_lines(tmp_path, pairs, "test")
     tokenizer = words("$A </s>")
-    for folder in ("model", "run/checkpoint-100", "run/checkpoint-1000", "run/checkpoint-200"):
-        model = model_for("bart", tokenizer, seed=len(folder))
+    folders = ("model", "run/checkpoint-100", "run/checkpoint-1000", "run/checkpoint-200")
+    for seed, folder in enumerate(folders, start=len("model")):
+        model = model_for("bart", tokenizer, seed=seed)
         model.save_pretrained(tmp_path / folder)
         tokenizer.save_pretrained(tmp_path / folder)
     monkeypatch.chdir(tmp_path)

@@ -262,7 +262,9 @@ def test_the_ledger_says_when_pruning_has_paid(selection: Selection, tmp_path: P
     unknown = ledger(Selection.open(selection.path), runs, num_tokens=900, kept_tokens=300)
     assert unknown["paid_after"] is None  # what the proxy cost is not known
     (selection.path.parent / "proxy").mkdir()
-    manifest = {"format": "pycat.proxy", "version": 1, "complete": True, "elapsed_s": 20.0}
+    manifest: dict[str, Any] = {"format": "pycat.proxy", "version": 1, "complete": True}
+    manifest |= {"recipe": {"checkpoint_steps": [], "corpus": ""}, "losses": [], "torch": "2"}
+    manifest |= {"num_tokens": 0, "parameters": 0, "elapsed_s": 20.0}
     write_manifest(selection.path.parent / "proxy" / "proxy.json", manifest)
     costs = ledger(Selection.open(selection.path), runs, num_tokens=900, kept_tokens=300)
     assert costs["seconds"] == {"proxy": 20.0, "score": 70.0, "select": 30.0, "retrain": 40.0}

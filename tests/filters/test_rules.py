@@ -186,7 +186,7 @@ def test_read_rules(tmp_path: Path) -> None:
         ("[1]", "expected a JSON object of rules, found list"),
         ("{", "cannot be read as rules .*default, none, or a JSON file"),
         ('{"copied_source": 1}', "rule 'copied_source' is not known; expected one of duplicate"),
-        ('{"copied": "much"}', "rule copied is 'much'; expected a number"),
+        ('{"copied": "much"}', "rule copied is 'much'; expected a finite number"),
     ):
         file.write_text(content)
         with pytest.raises(PycatError, match=message):

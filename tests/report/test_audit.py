@@ -9,6 +9,7 @@ from helpers import MakeScores, bpe_corpus, damage_column, plain_select
 
 import pycat
 from pycat.errors import OutputError
+from pycat.filters.rules import RULE_COLUMNS
 from pycat.ranking.criteria import evaluate_criterion, possible
 from pycat.ranking.ranks import spearman
 from pycat.report.audit import Part, agreement, by_domain, by_rule, data_map
@@ -108,7 +109,7 @@ def test_rules_counted_over_kept_and_dropped(tmp_path: Path) -> None:
     view = by_rule(measures.of(corpus.subset(np.arange(8, 60))), kept[8:])
     assert view is not None
     assert Part("copied", 1, 1) in view
-    damage_column(measures.path / "part-00000.parquet", "overlap")
+    damage_column(measures.path / "part-00000.parquet", RULE_COLUMNS["copied"])
     with pytest.raises(OutputError, match=r"part-00000\.parquet: these measures cannot be read"):
         by_rule(measures, kept)
 

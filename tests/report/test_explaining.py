@@ -17,6 +17,7 @@ from pycat.cli.main import main
 from pycat.cli.pair_view import show
 from pycat.errors import OutputError, PycatError
 from pycat.filters.noise import corpus_signals, surprise_evidence
+from pycat.filters.rules import RULE_COLUMNS
 from pycat.ranking.criteria import cat_var, evaluate_criterion
 from pycat.report import explaining
 from pycat.report.explaining import Explanation, explain
@@ -288,7 +289,7 @@ def test_rules_that_a_pair_breaks(tmp_path: Path, make_scores: MakeScores) -> No
     part = make_scores(rest, np.random.default_rng(0).uniform(1, 9, (55, 2)))
     of_part = [explain(part, pair).rules for pair in (7, 59)]
     assert [rules is not None and "copied" in rules for rules in of_part] == [True, False]
-    damage_column(measures.path / "part-00000.parquet", "overlap")
+    damage_column(measures.path / "part-00000.parquet", RULE_COLUMNS["copied"])
     with pytest.raises(OutputError, match=r"part-00000\.parquet: these measures cannot be read"):
         explain(scores, 7)
 

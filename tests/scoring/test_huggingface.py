@@ -260,7 +260,7 @@ def test_checkpoints_that_cannot_score_are_refused(
         (cut, "cut: transformers cannot load this model"),
         (tmp_path / "wider", r"wider: .*fc1.* has shape .*48.* but .*checkpoint-9 has .*32"),
         (peft, "peft: holds an adapter of another model"),
-        (tmp_path / "none", "none: no such checkpoint"),
+        (tmp_path / "none", "none: no such file or folder"),
         (first, "given twice"),
     ):
         with pytest.raises(CheckpointError, match=message):

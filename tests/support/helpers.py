@@ -44,9 +44,8 @@ class MakeScores(Protocol):
 
 
 # The paper's method: the criterion alone, without what drops likely noise first.
-PLAIN: dict[str, Any] = {"rules": "none", "guard": 0.0}
-# Neither rules nor guard, and the paper's criterion.
-plain_select = partial(pycat.select, by="cat_var", rules="none", guard=0.0)
+PLAIN: dict[str, Any] = {"by": "cat_var", "rules": "none", "guard": 0.0}
+plain_select = partial(pycat.select, **PLAIN)
 
 SmallDisk = Callable[[int], Path]
 FileSizeLimit = Callable[[int], AbstractContextManager[None]]

@@ -134,6 +134,7 @@ def make_corpus(
         with IndexedWriter(str(folder / name), dtype="uint16") as writer:
             lengths = np.array([len(row) for row in rows], dtype=np.int32)
             writer.append(np.concatenate([np.array(row, np.int32) for row in rows]), lengths)
+    (folder / "skipped.tsv").write_text("line\treason\n")
     write_manifest(
         folder / "corpus.json",
         {
