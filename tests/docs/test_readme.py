@@ -25,6 +25,7 @@ def here(tmp_path: Path) -> Path:
     """A folder with the files that the pages name; enough text for the default options."""
     write_lines(tmp_path, toy_pairs(2400), "train")
     write_lines(tmp_path, toy_pairs(3, seed=9), "test")
+    write_lines(tmp_path, toy_pairs(40, seed=8), "good")
     return tmp_path
 
 
