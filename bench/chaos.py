@@ -107,7 +107,7 @@ VERBS = {
         (),
     ),
     "prune": Verb(
-        "prune --src {base}/text.en --tgt {base}/text.de --out {out}/work --device cpu "
+        "prune --src {base}/text.en --tgt {base}/text.de --out {out}/pruned --device cpu "
         "--tokenize-tokenizer {base}/corpus/tokenizer.model --train-checkpoint-steps 2,4 "
         "--train-preset mini --train-batch-tokens 256 --train-dtype float32",
         (),

@@ -45,7 +45,7 @@ class MakeScores(Protocol):
 
 # The paper's method: the criterion alone, without what drops likely noise first.
 PLAIN: dict[str, Any] = {"by": "cat_var", "rules": "none", "guard": 0.0}
-plain_select = partial(pycat.select, **PLAIN)
+plain_select = partial(pycat.select, by="cat_var", rules="none", guard=0.0)
 
 SmallDisk = Callable[[int], Path]
 FileSizeLimit = Callable[[int], AbstractContextManager[None]]
