@@ -14,6 +14,8 @@ from pycat.cli.options import (
     dashed,
     device_option,
     group,
+    num_workers_option,
+    on_option,
     option,
     out_option,
     overwrite_option,
@@ -129,6 +131,8 @@ class Score:
     )
     how: ScoreOptions = group()
     device: str = device_option()
+    on: str = on_option()
+    num_workers: int | None = num_workers_option()
     opening: OpenOptions = open_group()
     lines: LineOptions = group(
         "instead of a table, lines as other scorers write them",
@@ -144,6 +148,8 @@ class Score:
                 "score: a table of scores needs --corpus, and text and --per-token go with "
                 "--format; pass --corpus FOLDER, or --format"
             )
+        if self.lines.format is not None and (self.on, self.num_workers) != ("local", None):
+            raise PycatError("score: --on and --num-workers go with a table; leave out --format")
         if self.corpus is not None and text:
             given = ", ".join(f"--{dashed(name)}" for name in text)
             raise PycatError(f"score: --corpus is tokenized already; leave out {given}")
@@ -163,6 +169,8 @@ class Score:
                     out=self.out,
                     overwrite=self.overwrite,
                     device=self.device,
+                    on=self.on,
+                    num_workers=self.num_workers,
                 )
                 _print_table(table)
             else:
