@@ -40,7 +40,8 @@ test: venv
 # interpreter computes) and of PyTorch: each sums in an order of its own.
 TESTS_NUMERIC := tests/test_tolerances.py tests/kernels/test_cross_entropy.py \
 	tests/kernels/test_reference.py tests/scoring tests/proxy/test_transformer.py tests/ranking \
-	tests/filters tests/scores/test_score_table.py tests/evaluation/test_beam_search.py
+	tests/filters tests/scores/test_score_table.py tests/evaluation/test_beam_search.py \
+	tests/core/test_training_loops.py
 AS_portable := OPENBLAS_CORETYPE=Prescott MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default
 AS_avx2 := OPENBLAS_CORETYPE=Haswell MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=avx2
 AS_avx_vnni := $(AS_avx2)

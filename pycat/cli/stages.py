@@ -231,7 +231,11 @@ class TrainOptions:
         3.0,
     )
     updates: int | None = option("Make this many updates, instead of epochs.", None)
-    batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)
+    batch_tokens: int | None = option(
+        "Put at most this many tokens into either side of a batch; without it, 1,024 for mini, "
+        "2,048 for the others.",
+        None,
+    )
     learning_rate: float | None = option(
         "Let Adam's rate rise to this; without it, to that of the preset.", None
     )
@@ -339,7 +343,11 @@ class EvaluateOptions:
     preset: Literal["auto", "mini", "tiny", "base"] = option(
         f"Train models of this size; {_PRESETS}.", "auto"
     )
-    batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)
+    batch_tokens: int | None = option(
+        "Put at most this many tokens into either side of a batch; without it, 1,024 for mini, "
+        "2,048 for the others.",
+        None,
+    )
     learning_rate: float | None = option(
         "Let Adam's rate rise to this; without it, to that of the preset.", None
     )
