@@ -60,6 +60,17 @@ class Prune:
         "text itself that no model trains on.",
         False,
     )
+    base: Path | None = option(
+        "Take over the tokenizer and the proxy of this folder, which prune made of other text, and "
+        "its scores of all pairs with the same tokens; score the other pairs alone. Measures, "
+        "selection and report are made anew.",
+        None,
+        metavar="FOLDER",
+    )
+    train_anew: bool = option(
+        "With --base, take over the tokenizer alone: train a proxy on this text, and score all.",
+        False,
+    )
     seed: int = option(
         "Seed the proxy, the criterion random and the evaluation with this number.", 0
     )
@@ -90,6 +101,8 @@ class Prune:
             fast=self.fast,
             check=self.check,
             trusted=self.trusted,
+            base=self.base,
+            train_anew=self.train_anew,
             seed=self.seed,
             tests=self.test,
             tokenize_options=vars(self.tokenize_options),

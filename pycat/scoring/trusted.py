@@ -52,6 +52,7 @@ def add_trusted(
     device: str = "auto",
     dtype: str = "auto",
     score_dtype: str = "float32",
+    base: ScoreTable | None = None,
     overwrite: bool = False,
 ) -> str:
     """Tune a checkpoint on trusted pairs, score every pair of a table by it, and add a column.
@@ -69,6 +70,8 @@ def add_trusted(
         updates, batch_tokens, learning_rate, seed, dtype: of the tuning, as for `tune`.
         device: "cpu", "cuda" or "auto".
         score_dtype: of matrix products while scoring, as for `score`.
+        base: the table in `scores` of an earlier call. Its scores are taken over, as by `score`,
+            if the same text tuned the same checkpoint.
         overwrite: replace what was made of other text or with other options.
 
     Returns:
@@ -108,16 +111,20 @@ def add_trusted(
         overwrite=overwrite,
     )
     # Both checkpoints are scored together, so that they share batches and rounding.
+    models = [
+        ProxyAdapter(model, corpus.eos_id)
+        for model in read_infos([info.path, *run.checkpoints], corpus)
+    ]
+    if base is not None and base.manifest["recipe"]["checkpoints"] != [m.sha256 for m in models]:
+        base = None
     both = score(
         corpus,
-        [
-            ProxyAdapter(model, corpus.eos_id)
-            for model in read_infos([info.path, *run.checkpoints], corpus)
-        ],
+        models,
         out=folder / "scores",
         stats="nll",
         device=device,
         dtype=score_dtype,
+        base=base,
         overwrite=overwrite,
     )
     before, after = both.nll.T
