@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText
 from pycat.data.row_files import Columns, RowFile, open_text
+from pycat.data.same_tokenizer import further_text
 from pycat.data.tab_columns import wrong_column
 from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizing import known_text, tokenize
 from pycat.earlier_work import EarlierWork
 from pycat.errors import OutputError, PycatError
-from pycat.evaluation.evaluation import TestSet, evaluate, test_text
+from pycat.evaluation.evaluation import TestSet, evaluate
 from pycat.evaluation.results import Evaluation
 from pycat.filters.measures import MEASURES_FOLDER, Measures, measure
 from pycat.filters.rules import complete_rules, hits_in_words, read_rules
@@ -162,10 +163,6 @@ def prune(
         raise PycatError(
             f"prune: fast trains no proxy, which {needing} needs; leave one of them out"
         )
-    for good in (trusted or {}).values():
-        test_text(good)
-    for test in (tests or {}).values():
-        test_text(test)
     if base is not None and fast:
         raise PycatError(
             "prune: base brings a proxy and its scores, and fast uses neither; leave one out"
@@ -174,6 +171,8 @@ def prune(
         raise PycatError("prune: train_anew goes with base, whose proxy it leaves out")
     languages = (tokenize_options or {}).get("languages")
     text = open_text(src, tgt, tsv, columns, languages)
+    for further in (*(trusted or {}).values(), *(tests or {}).values()):
+        further_text(further, languages or text.languages, text.recipe.get("columns"))
     work = Path(out)
     options: dict[str, dict[str, Any]] = {
         "tokenize": dict(tokenize_options or {}),

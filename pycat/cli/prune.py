@@ -20,7 +20,13 @@ from pycat.cli.options import (
 )
 from pycat.cli.score import ScoreOptions
 from pycat.cli.select import CRITERION_HELP, RULES_HELP, guard_option, summary
-from pycat.cli.stages import EvaluateOptions, TokenizeOptions, TrainOptions, print_evaluation
+from pycat.cli.stages import (
+    EvaluateOptions,
+    TokenizeOptions,
+    TrainOptions,
+    print_evaluation,
+    print_left_out,
+)
 from pycat.errors import PycatError
 
 if TYPE_CHECKING:
@@ -110,6 +116,7 @@ class Prune:
             score_options=vars(self.score_options) | device,
             evaluate_options=self._evaluate_options() | device,
         )
+        print_left_out(pruned.corpus)
         print(summary(pruned.selection))
         if pruned.evaluation is not None:
             print_evaluation(pruned.evaluation)

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.parallel_text import ParallelText
-from pycat.data.same_tokenizer import tokenize_alike
+from pycat.data.same_tokenizer import FurtherText, text_beside, tokenize_alike
 from pycat.errors import PycatError
 from pycat.proxy.checkpoint import read_info, read_infos
 from pycat.proxy.tuning import tune
@@ -25,7 +24,7 @@ from pycat.scores.score_table import ScoreTable, as_table
 from pycat.scoring.adapter import ProxyAdapter
 from pycat.scoring.engine import score
 
-TrustedText = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
+TrustedText = FurtherText
 
 _DAMPING = 5
 
@@ -62,7 +61,8 @@ def add_trusted(
 
     Args:
         scores: an open ScoreTable, or the path of one.
-        trusted: 1,000 to 5,000 pairs that are known to be good: two files, or one tab-separated.
+        trusted: 1,000 to 5,000 pairs that are known to be good: two files, or one of both sides as
+            a test set of `evaluate`.
         checkpoint: the last one that the table was scored with.
         out: the folder to make: `corpus`, `tuned` and `scores`. What is finished in it is not
             repeated, and an interrupted call goes on.
@@ -91,12 +91,8 @@ def add_trusted(
             f"{info.path}: is not the last checkpoint that {table.path or 'the table'} was scored "
             "with, whose nll is compared with that after tuning; pass that one"
         )
-    text = (
-        ParallelText.of(*trusted, None)
-        if isinstance(trusted, tuple)
-        else ParallelText.of(None, None, trusted)
-    )
     corpus = table.view_of(table.corpus())
+    text = text_beside(trusted, corpus)
     good = tokenize_alike(text, corpus, folder / "corpus", overwrite=overwrite)
     run = tune(
         good,
