@@ -32,6 +32,8 @@ def watch() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as by nohup
         signal.signal(signal.SIGINT, _on_ctrl_c)
         sys.unraisablehook = _on_unraisable
+    # The command pycat blocks it until now (csrc/command); what came meanwhile comes here.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def begin() -> None:

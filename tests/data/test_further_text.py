@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import zipfile
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def test_the_option_names_columns(tmp_path: Path) -> None:
     odd = tmp_path / "a:b.en"
     odd.write_text("x\n")
     assert options.test_set(f"{odd},c.de") == ("a:b", (str(odd), "c.de"))
-    with pytest.raises(options.ArgumentTypeError, match="expected two columns, counted from 1"):
+    with pytest.raises(ArgumentTypeError, match="expected two columns, counted from 1"):
         options.test_set("a.tsv:2,x")
 
 
@@ -147,7 +148,11 @@ def test_evaluate_and_trusted_take_rows(toy_corpus: pycat.Corpus, tmp_path: Path
     selection = pycat.select(
         unscored(toy_corpus), by="length", rules="none", guard=0.0, out=tmp_path / "selection"
     )
-    tests = {"rows": tmp_path / "a.parquet", "lines": tmp_path / "b.jsonl.gz", "plain": plain}
+    tests: dict[str, Any] = {
+        "rows": tmp_path / "a.parquet",
+        "lines": tmp_path / "b.jsonl.gz",
+        "plain": plain,
+    }
     found = pycat.evaluate(
         selection,
         tests=tests,
