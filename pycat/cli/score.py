@@ -128,6 +128,12 @@ class Score:
         metavar="PATH",
     )
     how: ScoreOptions = group()
+    base: Path | None = option(
+        "Take over the scores that this earlier table holds of the same tokens under the same "
+        "checkpoints, and score the other pairs alone.",
+        None,
+        metavar="FOLDER",
+    )
     device: str = device_option()
     opening: OpenOptions = open_group()
     lines: LineOptions = group(
@@ -144,6 +150,8 @@ class Score:
                 "score: a table of scores needs --corpus, and text and --per-token go with "
                 "--format; pass --corpus FOLDER, or --format"
             )
+        if self.lines.format is not None and self.base is not None:
+            raise PycatError("score: --base goes with a table of scores, not with --format")
         if self.corpus is not None and text:
             given = ", ".join(f"--{dashed(name)}" for name in text)
             raise PycatError(f"score: --corpus is tokenized already; leave out {given}")
@@ -160,6 +168,7 @@ class Score:
                     corpus,
                     self.checkpoints,
                     **vars(self.how),
+                    base=self.base,
                     out=self.out,
                     overwrite=self.overwrite,
                     device=self.device,
@@ -266,6 +275,9 @@ def _print_table(table: "ScoreTable") -> None:
         with np.errstate(over="ignore"):
             median = np.median(np.exp(table.column(f"nll_{k}") / num_tokens))
         print(f"  update {step:>7,}: median perplexity {median:,.1f}")
+    if "reused" in table.manifest:
+        reused = table.manifest["reused"]
+        print(f"  {reused['num_pairs']:,} of the pairs were taken over from the earlier table")
     if "tokens_per_s" in table.manifest:
         print(_speed(table.manifest))
     if "rank_agreement" in table.manifest:

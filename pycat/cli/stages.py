@@ -100,6 +100,14 @@ class Tokenize:
             f"{corpus.num_tokens.sum():,} target tokens, vocabulary {corpus.vocab_size:,}; "
             f"skipped: {skipped or 'none'}"
         )
+        print_left_out(corpus)
+
+
+def print_left_out(corpus: "Corpus") -> None:
+    """Print what of a file of rows gave no line, if there is such."""
+    if corpus.left_out:
+        reasons = ", ".join(f"{count:,} {what}" for what, count in corpus.left_out.items())
+        print(f"{corpus.manifest['source']['path']}: left out {reasons}")
 
 
 @dataclass(frozen=True, kw_only=True)

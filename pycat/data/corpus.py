@@ -356,6 +356,12 @@ class Corpus:
         return "text" in self._manifest
 
     @property
+    def left_out(self) -> dict[str, int]:
+        """What of the file that the text was read from gave no line: counts by reason."""
+        found: dict[str, int] = self._manifest.get("source", {}).get("left_out", {})
+        return found
+
+    @property
     def lines(self) -> NDArray[np.int64]:
         """Line number in the text, from 0, of each pair (N,)."""
         all_lines: NDArray[np.int64] = np.flatnonzero(self.kept_lines)

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
-from pycat.data.parallel_text import ParallelText
-from pycat.data.same_tokenizer import tokenize_alike
+from pycat.data.same_tokenizer import FurtherText, text_beside, tokenize_alike
 from pycat.errors import CorpusError, PycatError
 from pycat.evaluation.arms import (
     FRACTIONS,
@@ -56,7 +55,7 @@ _FEW_PASSES = 8
 # The name of the test set of pairs of the corpus itself.
 _HELD_OUT = "held-out"
 
-TestSet = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
+TestSet = FurtherText
 
 
 def evaluate(
@@ -91,7 +90,9 @@ def evaluate(
 
     Args:
         selection: an open Selection, or the path of its folder, or of a folder of `prune`.
-        tests: for each name, (source file, reference file) or one tab-separated file.
+        tests: for each name, (source file, reference file); or one file of any kind that `tokenize`
+            takes as `tsv`, or (file, columns). Parquet, JSON Lines, TMX and zip need no columns
+            where they have those of the corpus, or such as are named by its languages.
         held_out: ids of pairs of the corpus itself, which no arm then trains on; they are the test
             set "held-out".
         out: the folder to make. An interrupted evaluation with the same options is resumed by arm
@@ -132,7 +133,7 @@ def evaluate(
         [*tests, *([] if held_out is None else [_HELD_OUT])], arms, translate, seeds, passes, beam
     )
     _ = corpus.tokenizer  # an error, if there is none, before anything is trained
-    texts = {name: test_text(test) for name, test in tests.items()}
+    texts = {name: text_beside(test, corpus) for name, test in tests.items()}
     own_test = None
     if held_out is not None:
         own_test = corpus.subset(held_out)
@@ -171,7 +172,10 @@ def evaluate(
     search: dict[str, Any] = {"beam": beam, "length_penalty": length_penalty}
     recipe = {
         "arms": {name: [view.id for view in own] for name, own in views.items()},
-        "tests": {name: [row["sha256"] for row in t.fingerprint()] for name, t in texts.items()},
+        "tests": {
+            name: [*(row["sha256"] for row in text.fingerprint()), *text.recipe.get("columns", ())]
+            for name, text in texts.items()
+        },
         **({} if own_test is None else {"held_out": own_test.id}),
         "passes": passes,
         "updates": budgets,
@@ -206,7 +210,7 @@ def evaluate(
         firsts = {name: runs[i * seeds] for i, name in enumerate(views)}
         translations = translate_arms(
             {arm_name(arm): firsts[arm_name(arm)] for arm in translate},
-            texts,
+            {name: test_corpora[name].text() for name in texts},
             corpus,
             folder,
             device,
@@ -228,13 +232,6 @@ def evaluate(
             ),
         )
     return Evaluation.open(folder.path)
-
-
-def test_text(test: TestSet) -> ParallelText:
-    """The parallel text of a test set; TextError if a file is missing or empty."""
-    if isinstance(test, tuple):
-        return ParallelText.of(*test, None)
-    return ParallelText.of(None, None, test)
 
 
 def _open_selection(selection: Selection | str | PathLike[str]) -> Selection:

@@ -11,7 +11,7 @@ LEVELS = (
     {"bindings"},
     {"filters", "training", "transformer"},
     {"corpus", "cross_entropy"},
-    {"base", "simd", "ranking"},
+    {"base", "simd", "ranking", "command"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
