@@ -362,7 +362,7 @@ def make_forward(
             )
     if dtype == torch.int8:
         raise PycatError(
-            "dtype 'int8' is for encoder-decoder models that the extension runs on the CPU "
+            "dtype 'int8' is for models that the extension runs on the CPU "
             f"(docs/forward.md), and {models[0].name} is none on {device.type}; use 'auto'"
         )
     return TorchForward(models, device, dtype, stats=stats, per_token=per_token)
