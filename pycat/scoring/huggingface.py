@@ -366,7 +366,8 @@ def _check_prompt(path: Path, corpus: Corpus, config: Any) -> None:
     made = corpus.manifest.get("recipe", {}).get("tokenizer")
     if "template" not in corpus.manifest or not isinstance(made, dict):
         return
-    for_causal = "prompt" in made and not made.get("encoder_decoder", False)
+    is_text = "prompt" in made or "monolingual" in made
+    for_causal = is_text and not made.get("encoder_decoder", False)
     if for_causal == (not config.is_encoder_decoder):
         return
     found, kind = (
