@@ -85,12 +85,21 @@ class Tokenize:
     out: Path = out_option(f"Make this folder. {_MADE_ONCE}")
     overwrite: bool = overwrite_option()
     text: TextFiles = group()
+    monolingual: Path | None = option(
+        "Instead of parallel text, read this file of one language, for a causal model whose folder "
+        "is the --tokenizer (docs/monolingual.md).",
+        None,
+    )
     how: TokenizeOptions = group()
 
     def run(self) -> None:
         """Tokenize, and print counts."""
         corpus = pycat.tokenize(
-            **vars(self.text), **vars(self.how), out=self.out, overwrite=self.overwrite
+            **vars(self.text),
+            **vars(self.how),
+            monolingual=self.monolingual,
+            out=self.out,
+            overwrite=self.overwrite,
         )
         skipped = ", ".join(
             f"{count:,} with {why}" for why, count in corpus.manifest["skipped"].items()

@@ -142,7 +142,15 @@ def score(
     if torch_device.type == "cuda":
         require_triton()
     torch_dtype = choose_dtype(dtype, torch_device, SCORING_DTYPES)
-    models = [adapter.to(torch_device) for adapter in load_adapters(checkpoints, corpus)]
+    # How perplexity moves takes two checkpoints; monolingual text is ranked by perplexity itself.
+    fewest = 1 if corpus.is_monolingual else 2
+    loaded = load_adapters(checkpoints, corpus, min_checkpoints=fewest)
+    models = [adapter.to(torch_device) for adapter in loaded]
+    if exact_keep is not None and len(models) < 2:
+        raise PycatError(
+            "exact_keep is for a cut by cat_var, which takes two checkpoints, and there is one; "
+            "leave it out"
+        )
     if dtype == "auto" and torch_device.type == "cpu" and _core.cpu_isa() != "avx512_bf16":
         torch_dtype = _auto_without_bfloat16(models[0], exact_keep)
     is_reduced = torch_dtype != torch.float32
@@ -410,7 +418,7 @@ def make_forward(
             )
     if dtype == torch.int8:
         raise PycatError(
-            "dtype 'int8' is for encoder-decoder models that the extension runs on the CPU "
+            "dtype 'int8' is for models that the extension runs on the CPU "
             f"(docs/forward.md), and {models[0].name} is none on {device.type}; use 'auto'"
         )
     return TorchForward(models, device, dtype, stats=stats, per_token=per_token)
