@@ -1,9 +1,10 @@
 """What halves of a text are worth: recipes against random halves, clean halves and the whole.
 
 python bench/study.py --tsv train.tsv.gz --test NAME=test.tsv.gz ... --work DIR
-                      [--languages en,de] [--pairs N] [--random-pairs] [--label-column N]
-                      [--keep X] [--passes X] [--seeds N] [--preset NAME] [--device NAME]
-                      [--proxy-preset NAME] [--arms NAME ...] [--no-curve] [--json FILE]
+                      [--name NAME] [--languages en,de] [--pairs N] [--random-pairs]
+                      [--label-column N] [--keep X] [--passes X] [--seeds N] [--preset NAME]
+                      [--device NAME] [--proxy-preset NAME] [--arms NAME ...] [--no-curve]
+                      [--json FILE]
 
 Every half is cut at the same number of target tokens; `selected` is what pycat keeps by default.
 With `--label-column` (from 1) the pairs whose label there is "clean" are the arm `oracle`. Each
@@ -115,7 +116,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     )
     return {
         "bench": "study",
-        "text": options.tsv.name,
+        "text": options.name or options.work.name,
         "pairs": len(corpus),
         "keep": options.keep,
         "passes": options.passes,
@@ -155,6 +156,7 @@ def main() -> None:
     parser.add_argument("--tsv", type=Path, required=True)
     parser.add_argument("--test", dest="tests", action="append", type=named_test, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--name", help="of the text, in the results; that of DIR without it")
     parser.add_argument("--languages", default="en,de")
     parser.add_argument("--pairs", type=int, default=30_000)
     parser.add_argument("--random-pairs", action="store_true")
