@@ -25,6 +25,7 @@ from pycat.cli.options import (
 )
 from pycat.errors import PycatError
 
+from pycat.runtime.ranks import launch
 if TYPE_CHECKING:
     from pycat.data.corpus import Corpus
     from pycat.evaluation.results import Evaluation
@@ -231,7 +232,9 @@ class TrainOptions:
         3.0,
     )
     updates: int | None = option("Make this many updates, instead of epochs.", None)
-    batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)
+    batch_tokens: int = option(
+        "Put at most this many tokens into either side of a batch, of all ranks together.", 2048
+    )
     learning_rate: float | None = option(
         "Let Adam's rate rise to this; without it, to that of the preset.", None
     )
@@ -252,7 +255,10 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a small translation model on a corpus, keeping checkpoints along the way."""
+    """Train a small translation model on a corpus, keeping checkpoints along the way.
+
+    Under "torchrun -m pycat train" all ranks train one model, each on its share of every batch.
+    """
 
     out: Path = out_option(f"Make this folder. {_MADE_ONCE}")
     overwrite: bool = overwrite_option()
@@ -275,6 +281,8 @@ class Train:
         parameters = run.manifest["parameters"]
         print(f"{run.path}: {parameters:,} parameters; checkpoint, mean loss since:")
         for path, loss in zip(run.checkpoints, run.losses, strict=True):
+        if launch().rank > 0:  # rank 0 prints
+            return
             print(f"  {path}  {loss:.3f} nats/token")
 
 
