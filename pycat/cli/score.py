@@ -19,6 +19,7 @@ from pycat.cli.options import (
     overwrite_option,
     prompt,
     sentencepiece_option,
+    stage_option,
     vocabs_option,
 )
 from pycat.cli.stages import CORPUS_HELP, OpenOptions, open_group
@@ -129,6 +130,7 @@ class Score:
     )
     how: ScoreOptions = group()
     device: str = device_option()
+    stage: Path | None = stage_option("corpus and checkpoints")
     opening: OpenOptions = open_group()
     lines: LineOptions = group(
         "instead of a table, lines as other scorers write them",
@@ -143,6 +145,10 @@ class Score:
             raise PycatError(
                 "score: a table of scores needs --corpus, and text and --per-token go with "
                 "--format; pass --corpus FOLDER, or --format"
+            )
+        if self.stage is not None and self.lines.format is not None:
+            raise PycatError(
+                "score: --stage is for a table of scores; leave out --format or --stage"
             )
         if self.corpus is not None and text:
             given = ", ".join(f"--{dashed(name)}" for name in text)
@@ -163,6 +169,7 @@ class Score:
                     out=self.out,
                     overwrite=self.overwrite,
                     device=self.device,
+                    stage=self.stage,
                 )
                 _print_table(table)
             else:

@@ -20,12 +20,13 @@ from pycat.cli.options import (
     overwrite_option,
     prompt,
     sentencepiece_option,
+    stage_option,
     steps,
     vocabs_option,
 )
 from pycat.errors import PycatError
-
 from pycat.runtime.ranks import launch
+
 if TYPE_CHECKING:
     from pycat.data.corpus import Corpus
     from pycat.evaluation.results import Evaluation
@@ -266,6 +267,7 @@ class Train:
     how: TrainOptions = group()
     seed: int = option("Seed weights, batch order and dropout with this number.", 0)
     device: str = device_option()
+    stage: Path | None = stage_option("the corpus")
     opening: OpenOptions = open_group()
 
     def run(self) -> None:
@@ -277,12 +279,13 @@ class Train:
             overwrite=self.overwrite,
             seed=self.seed,
             device=self.device,
+            stage=self.stage,
         )
+        if launch().rank > 0:  # rank 0 prints
+            return
         parameters = run.manifest["parameters"]
         print(f"{run.path}: {parameters:,} parameters; checkpoint, mean loss since:")
         for path, loss in zip(run.checkpoints, run.losses, strict=True):
-        if launch().rank > 0:  # rank 0 prints
-            return
             print(f"  {path}  {loss:.3f} nats/token")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pycat.data.corpus import Corpus, as_corpus
+from pycat.data.staging import names_copies, staged_corpus
 from pycat.errors import CorpusError, PycatError
 from pycat.proxy.dynamic_pruning import DYNAMIC_BY, DYNAMIC_UNITS
 from pycat.proxy.packing import PackedBatches
@@ -29,6 +30,7 @@ MAX_PROXY_UPDATES = 4000
 LEARNING_RATES = {"mini": 2e-3, "tiny": 1e-3, "base": 7e-4}
 
 
+@names_copies
 def train(
     corpus: Corpus | str | PathLike[str],
     *,
@@ -52,6 +54,7 @@ def train(
     device: str = "auto",
     dtype: str = "auto",
     overwrite: bool = False,
+    stage: str | PathLike[str] | None = None,
 ) -> Run:
     """Train a Transformer on a corpus, saving checkpoints at chosen updates.
 
@@ -91,6 +94,8 @@ def train(
         dtype: of matrix products: "float32", "bfloat16", or "auto" (bfloat16 where the device
             has it). Weights and the state of Adam stay float32.
         overwrite: replace a run made with other options.
+        stage: a folder on this machine's own disk; the corpus is copied into it first, unless it
+            is there, and read there (`pycat.data.staging`).
 
     Returns:
         The run: checkpoint paths, update counts, losses.
@@ -102,6 +107,8 @@ def train(
         OutputError: `out` holds something else, or a run made with other options.
     """
     corpus = as_corpus(corpus)
+    if stage is not None:
+        corpus = staged_corpus(corpus, stage)
     if preset == "auto":
         preset = auto_preset(len(corpus))
     check_options(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pycat import _core
 from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus, as_corpus
+from pycat.data.staging import names_copies, staged_checkpoints, staged_corpus
 from pycat.errors import CheckpointError, OutputError, PycatError
 from pycat.kernels.ops import require_triton
 from pycat.kernels.stat_names import STAT_NAMES, Stats
@@ -53,6 +54,7 @@ TOO_LONG = ("refuse", "truncate")
 STATS: tuple[Stats, ...] = get_args(Stats)
 
 
+@names_copies
 def score(
     corpus: Corpus | str | PathLike[str],
     checkpoints: Checkpoint | Sequence[Checkpoint],
@@ -65,6 +67,7 @@ def score(
     too_long: str = "refuse",
     exact_keep: float | None = None,
     overwrite: bool = False,
+    stage: str | PathLike[str] | None = None,
 ) -> ScoreTable:
     """Sum each pair's negative log-likelihood, and other statistics, under each checkpoint.
 
@@ -100,6 +103,8 @@ def score(
             hold its sums, so that the kept pairs are those of float32. `exact_cut` in the manifest
             counts them, `exact.parquet` lists them.
         overwrite: replace a table made from other input.
+        stage: a folder on this machine's own disk; corpus and checkpoints are copied into it first,
+            unless they are there, and read there (`pycat.data.staging`).
 
     Returns:
         The table, rows in pair order. In its manifest `tokens_per_s` is target tokens times
@@ -118,6 +123,8 @@ def score(
     Source: Chimoto et al. 2024, arXiv:2405.19462.
     """
     corpus = as_corpus(corpus)
+    if stage is not None:
+        corpus, checkpoints = staged_corpus(corpus, stage), staged_checkpoints(checkpoints, stage)
     check_too_long(too_long)
     if batch_tokens is not None:
         check_number("batch_tokens", batch_tokens, low=1)
