@@ -149,6 +149,16 @@ def device_option() -> Any:
     return option('Compute on "cpu", "cuda", "cuda:1", … or "auto".', "auto", metavar="DEVICE")
 
 
+def stage_option(what: str) -> Any:
+    """`--stage`, of verbs that read tokens in a random order."""
+    return option(
+        f"Copy {what} into this folder first, once for all processes of this machine, and read "
+        "the copy: a folder on the machine's own disk, where the originals lie far off.",
+        None,
+        metavar="FOLDER",
+    )
+
+
 def measures_option() -> Any:
     """`--measures`, which other verbs than `measure` read."""
     return option(

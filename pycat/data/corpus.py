@@ -226,6 +226,14 @@ class Corpus:
         view._view = self._view if len(wanted) == len(self) else wanted
         return view
 
+    def with_files(self, src: _core.IndexedFile, tgt: _core.IndexedFile) -> "Corpus":
+        """The same corpus, whose tokens are read from files of the same content elsewhere."""
+        moved = copy.copy(self)
+        for name in ("lengths", "_order"):
+            moved.__dict__.pop(name, None)
+        moved._src, moved._tgt = src, tgt
+        return moved
+
     def batches(
         self,
         batch_tokens: int = 16_384,

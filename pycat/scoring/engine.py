@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pycat import _core
 from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus, as_corpus
+from pycat.data.staging import names_copies, staged_checkpoints, staged_corpus
 from pycat.errors import CheckpointError, OutputError, PycatError
 from pycat.kernels.ops import require_triton
 from pycat.kernels.stat_names import STAT_NAMES, Stats
@@ -56,6 +57,7 @@ TOO_LONG = ("refuse", "truncate")
 STATS: tuple[Stats, ...] = get_args(Stats)
 
 
+@names_copies
 def score(
     corpus: Corpus | str | PathLike[str],
     checkpoints: Checkpoint | Sequence[Checkpoint],
@@ -69,6 +71,7 @@ def score(
     exact_keep: float | None = None,
     base: ScoreTable | str | PathLike[str] | None = None,
     overwrite: bool = False,
+    stage: str | PathLike[str] | None = None,
 ) -> ScoreTable:
     """Sum each pair's negative log-likelihood, and other statistics, under each checkpoint.
 
@@ -109,6 +112,8 @@ def score(
             extension computes (docs/forward.md), else but for rounding. On the disk, the join takes
             some 60 bytes a pair and the sums while it is made.
         overwrite: replace a table made from other input.
+        stage: a folder on this machine's own disk; corpus and checkpoints are copied into it first,
+            unless they are there, and read there (`pycat.data.staging`).
 
     Returns:
         The table, rows in pair order. In its manifest `tokens_per_s` is target tokens times
@@ -129,6 +134,8 @@ def score(
     Source: Chimoto et al. 2024, arXiv:2405.19462.
     """
     corpus = as_corpus(corpus)
+    if stage is not None:
+        corpus, checkpoints = staged_corpus(corpus, stage), staged_checkpoints(checkpoints, stage)
     check_too_long(too_long)
     if batch_tokens is not None:
         check_number("batch_tokens", batch_tokens, low=1)
