@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -19,10 +19,12 @@ from pycat import _core
 from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus, as_corpus
 from pycat.data.reopening import CorpusAddress
+from pycat.data.staging import names_copies, staged_checkpoints, staged_corpus
 from pycat.errors import CheckpointError, OutputError, PycatError
 from pycat.kernels.ops import require_triton
 from pycat.kernels.stat_names import STAT_NAMES, Stats
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
+from pycat.runtime.locks import scratch_folder
 from pycat.runtime.manifest import list_files
 from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder, recorded_recipe
@@ -39,13 +41,14 @@ from pycat.scores.parts import (
     statistic_columns,
     write_part,
 )
-from pycat.scores.score_table import ScoreTable
+from pycat.scores.score_table import ScoreTable, as_table
 from pycat.scoring.adapter import Adapter, ProxyAdapter
 from pycat.scoring.cpu_forward import CpuForward
 from pycat.scoring.flops import model_flops, product_rate
 from pycat.scoring.forward import BatchSums, Forward
 from pycat.scoring.loading import Checkpoint, absolute, load_adapters
 from pycat.scoring.reduced_precision import EXACT_FILE, reduced_precision
+from pycat.scoring.reuse import WORKING_FILES, Earlier, ReusedSums
 from pycat.scoring.stacked_forward import StackedForward
 from pycat.scoring.torch_forward import TorchForward
 from pycat.scoring.truncation import KeptLengths, cut_packed, cut_padded
@@ -57,6 +60,7 @@ TOO_LONG = ("refuse", "truncate")
 STATS: tuple[Stats, ...] = get_args(Stats)
 
 
+@names_copies
 def score(
     corpus: Corpus | str | PathLike[str],
     checkpoints: Checkpoint | Sequence[Checkpoint],
@@ -68,9 +72,11 @@ def score(
     dtype: str = "float32",
     too_long: str = "refuse",
     exact_keep: float | None = None,
+    base: ScoreTable | str | PathLike[str] | None = None,
     on: str = "local",
     num_workers: int | None = None,
     overwrite: bool = False,
+    stage: str | PathLike[str] | None = None,
 ) -> ScoreTable:
     """Sum each pair's negative log-likelihood, and other statistics, under each checkpoint.
 
@@ -105,6 +111,11 @@ def score(
             Pairs that the precision could carry across that cut are scored again in float32 and
             hold its sums, so that the kept pairs are those of float32. `exact_cut` in the manifest
             counts them, `exact.parquet` lists them.
+        base: an earlier table under these checkpoints, of another corpus by the same tokenizer.
+            Pairs whose tokens it holds are not scored again: their sums are taken over. `reused` in
+            the manifest counts them. The table is the same as without, bit for bit where the
+            extension computes (docs/forward.md), else but for rounding. On the disk, the join takes
+            some 60 bytes a pair and the sums while it is made.
         on: where parts of 65,536 pairs are scored: "local", on this machine; "ray", on a Ray that
             is started here for this call; "ray://HOST:PORT", or "auto": on a cluster that is there
             (docs/cluster.md). Elsewhere than in this process, `out` must be given, and corpus,
@@ -113,6 +124,9 @@ def score(
         num_workers: local processes that share the cores, None for this one alone; on Ray, workers
             at most, None for as many as have room. Each of a Ray has a GPU if `device` is "cuda".
         overwrite: replace a table made from other input.
+        stage: a folder on the own disk of this machine, and of each that has workers; corpus and
+            checkpoints are copied into it first, unless they are there, and read there
+            (`pycat.data.staging`).
 
     Returns:
         The table, rows in pair order. In its manifest `tokens_per_s` is target tokens times
@@ -127,11 +141,20 @@ def score(
         CorpusError: the corpus is damaged, has tokens beyond the model's vocabulary, or pairs
             longer than its positions.
         OutputError: `out` holds something else, or a table made from other input.
-        PycatError: an option is out of range; Ray or a cluster is missing, or workers were lost.
+        PycatError: `base` has other checkpoints, another tokenizer, dtype or device, or less
+            statistics; Ray or a cluster is missing, or workers were lost.
 
     Source: Chimoto et al. 2024, arXiv:2405.19462.
     """
+    here, given = is_here(on, num_workers), checkpoints
+    if not here and (out is None or base is not None):
+        raise PycatError(
+            f"on={on!r}, num_workers={num_workers}: workers write files, and take no scores over; "
+            "pass out, and leave out base"
+        )
     corpus = as_corpus(corpus)
+    if stage is not None:
+        corpus, checkpoints = staged_corpus(corpus, stage), staged_checkpoints(checkpoints, stage)
     check_too_long(too_long)
     if batch_tokens is not None:
         check_number("batch_tokens", batch_tokens, low=1)
@@ -139,9 +162,6 @@ def score(
         raise PycatError(f"exact_keep is {exact_keep}; expected a fraction above 0, at most 1")
     if stats not in STATS:
         raise PycatError(f"stats is {stats!r}; expected one of {', '.join(STATS)}")
-    here = is_here(on, num_workers)
-    if out is None and not here:
-        raise PycatError(f"on={on!r}, num_workers={num_workers}: workers write files; pass out")
 
     # Load the models before touching the folder: a damaged checkpoint must not cost the old table.
     torch_device = choose_device(device) if here else _device_of_workers(device, dtype)
@@ -150,12 +170,19 @@ def score(
     if own_device.type == "cuda":
         require_triton()
     torch_dtype = choose_dtype(dtype, torch_device, SCORING_DTYPES)
-    models = [adapter.to(own_device) for adapter in load_adapters(checkpoints, corpus)]
+    # How perplexity moves takes two checkpoints; monolingual text is ranked by perplexity itself.
+    fewest = 1 if corpus.is_monolingual else 2
+    loaded = load_adapters(checkpoints, corpus, min_checkpoints=fewest)
+    models = [adapter.to(own_device) for adapter in loaded]
+    if exact_keep is not None and len(models) < 2:
+        raise PycatError(
+            "exact_keep is for a cut by cat_var, which takes two checkpoints, and there is one; "
+            "leave it out"
+        )
     if dtype == "auto" and torch_device.type == "cpu" and _core.cpu_isa() != "avx512_bf16":
         torch_dtype = _auto_without_bfloat16(models[0], exact_keep)
     is_reduced = torch_dtype != torch.float32
     kept = KeptLengths.of(corpus, models, too_long)
-    scorer = _Scorer(corpus, models, kept, own_device, stats, batch_tokens)
     recipe = {
         "corpus": corpus.id,
         "checkpoints": [model.sha256 for model in models],
@@ -166,6 +193,8 @@ def score(
         **({} if too_long == "refuse" else {"too_long": too_long}),
         **({} if exact_keep is None or not is_reduced else {"exact_keep": exact_keep}),
     }
+    earlier = None if base is None else Earlier.of(as_table(base), corpus, recipe)
+    scorer = _Scorer(corpus, models, kept, own_device, stats, batch_tokens, earlier)
 
     # Build the forward pass before touching the folder: an unusable dtype must not cost the old
     # table. A folder of the same recipe may be finished, and then needs no forward pass.
@@ -174,7 +203,11 @@ def score(
         scorer.use(torch_dtype)
     if out is None:
         return _make_table(scorer, torch_dtype, recipe, started, None, None)
-    with OutputFolder(Path(out), "scores", recipe, SCORE_FILES, overwrite) as folder:
+    source = None if earlier is None else earlier.table.path
+    if source is not None and source.resolve() == Path(out).resolve():
+        raise OutputError(f"{out}: is the table to take scores from; name another folder")
+    owned, working = (*SCORE_FILES, WORKING_FILES), (WORKING_FILES,)
+    with OutputFolder(Path(out), "scores", recipe, owned, overwrite, working=working) as folder:
         if folder.manifest is not None:
             return ScoreTable.open(folder.path)
         workers = None
@@ -182,21 +215,30 @@ def score(
             scorer.drop_forward()
             load = _LoadScorer(
                 CorpusAddress.of(corpus),
-                absolute(checkpoints),
+                absolute(given),
                 [model.sha256 for model in models],
                 torch_device.type,
                 torch_dtype,
                 stats,
                 batch_tokens,
                 too_long,
+                None if stage is None else Path(stage).absolute(),
             )
             uses_gpu = torch_device.type == "cuda"
             workers = partial(map_parts, load, on=on, num_workers=num_workers, uses_gpu=uses_gpu)
         return _make_table(scorer, torch_dtype, recipe, started, folder, workers)
 
 
+class _Rows(NamedTuple):
+    """A part: rows of the corpus, and the file of their scores, if they are to have one."""
+
+    first: int
+    end: int
+    path: Path | None
+
+
 # Has workers score parts: `map_parts` with all but the parts given.
-_Workers = Callable[[list["_Rows"]], Generator[tuple["_Rows", pa.Table | None], None, None]]
+_Workers = Callable[[list[_Rows]], Generator[tuple[_Rows, pa.Table | None], None, None]]
 
 
 def _device_of_workers(device: str, dtype: str) -> torch.device:
@@ -223,7 +265,11 @@ def _make_table(
     corpus, models, kept = scorer.corpus, scorer.models, scorer.kept
     if workers is None:
         scorer.use(dtype)
-    parts, flops = scorer.score_parts(folder, workers)
+    with ExitStack() as stack:
+        if scorer.earlier is not None:
+            place = stack.enter_context(scratch_folder()) if folder is None else folder.path
+            scorer.reused = ReusedSums(scorer.earlier, corpus, kept, place)
+        parts, flops = scorer.score_parts(folder, workers)
     scoring_s = time.perf_counter() - started if folder is None else folder.elapsed_s
 
     # Finish: facts for the manifest, and what a reduced precision owes to float32.
@@ -237,10 +283,12 @@ def _make_table(
         "tokenizer_sha256": corpus.manifest["tokenizer_sha256"],
         "torch": torch.__version__,
         "corpus_options": corpus.options,
-        "tokens_per_s": round(num_tokens * len(models) / scoring_s, 1),
+        "tokens_per_s": round(scorer.num_scored_tokens * len(models) / scoring_s, 1),
         "model_flops": flops,
     }
-    if scoring_s >= _MIN_UTILIZATION_S and workers is None:
+    if scorer.reused is not None:
+        facts["reused"] = scorer.reused.facts(None if folder is None else folder.path)
+    elif scoring_s >= _MIN_UTILIZATION_S and workers is None:
         utilization = flops / scoring_s / product_rate(scorer.device, dtype)
         facts["flop_utilization"] = round(utilization, 4)
     if dtype != torch.float32:
@@ -277,6 +325,7 @@ class _Scorer:
         kept: lengths of the N pairs that are scored.
         stats: "nll" or "all".
         batch_tokens: as for `score`.
+        earlier: where sums may come from; `reused` holds them while parts are scored.
     """
 
     corpus: Corpus
@@ -285,6 +334,8 @@ class _Scorer:
     device: torch.device
     stats: Stats
     batch_tokens: int | None
+    earlier: Earlier | None = None
+    reused: ReusedSums | None = None
     _forward: Forward | None = None
     _dtype: torch.dtype | None = None
 
@@ -305,6 +356,12 @@ class _Scorer:
         """Free the memory of the forward pass."""
         self._forward = self._dtype = None
 
+    @property
+    def num_scored_tokens(self) -> int:
+        """Target tokens of the pairs whose sums are not taken over."""
+        taken = 0 if self.reused is None else self.reused.num_tokens
+        return int(self.kept.tgt.sum()) - taken
+
     def score_parts(
         self, folder: OutputFolder | None, workers: _Workers | None
     ) -> tuple[list[pa.Table | Path], int]:
@@ -323,46 +380,62 @@ class _Scorer:
         for index, first in enumerate(range(0, num_pairs, PART_PAIRS)):
             path = None if folder is None else part_path(folder.path.absolute(), index)
             parts.append(_Rows(first, min(first + PART_PAIRS, num_pairs), path))
-        sizes, flops = [], 0  # target tokens of each part under all models
+        sizes, flops = {}, 0  # target tokens of each part under all models
         for part in parts:
             lengths = self.kept.rows(part.first, part.end - part.first)
-            sizes.append(int(lengths.tgt.sum()) * num_models)
+            sizes[part] = int(lengths.tgt.sum()) * num_models
             flops += num_models * model_flops(self.models[0], lengths.src, lengths.tgt)
         resumes = folder is not None and folder.resumes
         todo = [part for part in parts if not (resumes and self._is_intact(part))]
-        size_of = dict(zip(parts, sizes, strict=True))
-        done = sum(sizes) - sum(size_of[part] for part in todo)
+        total = sum(sizes.values())
+        done = total - sum(sizes[part] for part in todo)
         tables: dict[_Rows, pa.Table | Path | None] = {part: part.path for part in parts}
-        with progress("score", sum(sizes), "tokens x checkpoints", done) as advance:
-            here = workers is None
+        with progress("score", total, "tokens x checkpoints", done) as advance:
             map_all = workers or partial(map_parts, lambda _: partial(self.score_part, advance))
             with closing(map_all(todo)) as scored:
                 for part, table in scored:
-                    if not here:
-                        advance(size_of[part])
+                    if workers is not None:
+                        advance(sizes[part])
                     if folder is not None:
                         folder.record()
                     else:
                         tables[part] = table
         return [table for table in tables.values() if table is not None], flops
 
-    def score_part(self, advance: Callable[[int], None], part: "_Rows") -> pa.Table | None:
+    def score_part(self, advance: Callable[[int], None], part: _Rows) -> pa.Table | None:
         """Score rows of the corpus, and write them, or return their table if they have no path."""
         pairs = self.corpus[part.first : part.end]
         lengths = self.kept.rows(part.first, len(pairs))
-        table = pa.table(_columns(pairs, lengths, self._score(pairs, lengths, advance)))
+        sums = self._part_sums(pairs, part.first, lengths, advance)
+        table = pa.table(_columns(pairs, lengths, sums))
         if part.path is None:
             return table
         write_part(table, part.path)
         return None
 
-    def _is_intact(self, part_rows: "_Rows") -> bool:
+    def _part_sums(
+        self, part: Corpus, first: int, lengths: KeptLengths, advance: Callable[[int], None]
+    ) -> NDArray[np.float64]:
+        """Sums (S, K, n) of the n pairs of a part from row `first` on: taken over, or scored."""
+        if self.reused is None:
+            return self._score(part, lengths, advance)
+        is_there, taken = self.reused.rows(first, len(part))
+        rest = np.flatnonzero(~is_there)
+        sums = np.empty((*taken.shape[:2], len(part)))
+        sums[:, :, is_there] = taken
+        advance(int(lengths.tgt[is_there].sum()) * len(self.models))
+        if len(rest):
+            pairs = self.corpus.subset(part.pair_ids[rest])
+            sums[:, :, rest] = self._score(pairs, lengths.take(rest), advance)
+        return sums
+
+    def _is_intact(self, rows: _Rows) -> bool:
         """Whether an earlier run's part is there, can be read in full and holds these pairs."""
-        path = part_rows.path
+        path = rows.path
         if path is None or not path.is_file():
             return False
-        part = self.corpus[part_rows.first : part_rows.end]
-        lengths = self.kept.rows(part_rows.first, len(part))
+        part = self.corpus[rows.first : rows.end]
+        lengths = self.kept.rows(rows.first, len(part))
         stats = STAT_NAMES if self.stats == "all" else ("nll",)
         try:
             table = read_part(path)
@@ -378,7 +451,7 @@ class _Scorer:
     def score_rows(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Score rows (n,) of the corpus again, in float32: sums (S, K, n)."""
         self.use(torch.float32)
-        lengths = KeptLengths(self.kept.src[rows], self.kept.tgt[rows], self.kept.num_cut)
+        lengths = self.kept.take(rows)
         pairs = self.corpus.subset(self.corpus.pair_ids[rows])
         return self._score(pairs, lengths, lambda num_tokens: None)
 
@@ -389,14 +462,6 @@ class _Scorer:
         return _sums(corpus, self.models, lengths, self._forward, self.batch_tokens, advance)
 
 
-class _Rows(NamedTuple):
-    """A part: rows of the corpus, and the file of their scores, if they are to have one."""
-
-    first: int
-    end: int
-    path: Path | None
-
-
 @dataclass(frozen=True)
 class _LoadScorer:
     """Loads, in a worker, what the driver's scorer has, and scores parts of the same folder.
@@ -404,7 +469,7 @@ class _LoadScorer:
     Attributes:
         corpus, checkpoints, sha256s: of the driver; what the worker finds must be the same.
         device, dtype: of the forward pass.
-        stats, batch_tokens, too_long: as for `score`.
+        stats, batch_tokens, too_long, stage: as for `score`.
     """
 
     corpus: CorpusAddress
@@ -415,13 +480,19 @@ class _LoadScorer:
     stats: Stats
     batch_tokens: int | None
     too_long: str
+    stage: Path | None
 
     def __call__(self, num_threads: int) -> Callable[[_Rows], pa.Table | None]:
         torch.set_num_threads(num_threads)
-        corpus, device = self.corpus.open(), choose_device(self.device)
+        corpus, checkpoints = self.corpus.open(), self.checkpoints
+        if self.stage is not None:
+            corpus = staged_corpus(corpus, self.stage)
+            checkpoints = staged_checkpoints(checkpoints, self.stage)
+        device = choose_device(self.device)
         if device.type == "cuda":
             require_triton()
-        models = [adapter.to(device) for adapter in load_adapters(self.checkpoints, corpus)]
+        loaded = load_adapters(checkpoints, corpus, min_checkpoints=len(self.sha256s))
+        models = [adapter.to(device) for adapter in loaded]
         for model, sha256 in zip(models, self.sha256s, strict=True):
             if model.sha256 != sha256:
                 raise CheckpointError(
@@ -482,7 +553,7 @@ def make_forward(
             )
     if dtype == torch.int8:
         raise PycatError(
-            "dtype 'int8' is for encoder-decoder models that the extension runs on the CPU "
+            "dtype 'int8' is for models that the extension runs on the CPU "
             f"(docs/forward.md), and {models[0].name} is none on {device.type}; use 'auto'"
         )
     return TorchForward(models, device, dtype, stats=stats, per_token=per_token)
