@@ -31,6 +31,7 @@ from pycat.report.page import write_report
 from pycat.runtime.locks import Lock
 from pycat.runtime.manifest import list_files, load_manifest
 from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
+from pycat.runtime.parts import connected, is_here
 from pycat.scores.score_table import ScoreTable
 from pycat.scores.unscored import unscored
 from pycat.scoring.engine import score
@@ -102,6 +103,7 @@ def prune(
     evaluate_options: Mapping[str, Any] | None = None,
     base: str | PathLike[str] | None = None,
     train_anew: bool = False,
+    on: str = "local",
     overwrite: bool = False,
 ) -> Pruned:
     """Tokenize, measure, train, score, select, and write pruned text and a report.
@@ -139,6 +141,8 @@ def prune(
             other pairs alone are scored. What depends on the whole text is made anew: measures,
             selection, evaluation and report.
         train_anew: take over the tokenizer alone, and train a proxy on this text, which scores all.
+        on: where text is tokenized and measured, pairs scored and models of the evaluation trained,
+            as in `score`; the proxy is trained here.
         overwrite: replace the stages that a changed option invalidates.
 
     Returns:
@@ -151,6 +155,7 @@ def prune(
             and three of the pairs. Or as each stage.
     """
     # One function, longer than most: it is the order of the stages.
+    is_here(on, None)  # an error, if it names no place
     changed = read_rules(rules)
     thresholds = None if changed is None else complete_rules(changed)
     by = by or "+".join(trusted or ()) or (FAST_CRITERION if fast else DEFAULT_CRITERION)
@@ -204,18 +209,18 @@ def prune(
     if work.exists() and not work.is_dir():
         raise OutputError(f"{work}: expected a folder, found a file; choose another name")
     work.mkdir(parents=True, exist_ok=True)
-    with Lock.of_folder(work) as lock:
+    with Lock.of_folder(work) as lock, connected(on):
         folder = _open_work(work, recipe, overwrite, lock)
 
         def where(stage: str) -> dict[str, Any]:
             return {"out": work / _FOLDERS[stage], "overwrite": overwrite}
 
         corpus = tokenize(
-            src, tgt, tsv=tsv, columns=columns, **where("tokenize"), **options["tokenize"]
+            src, tgt, tsv=tsv, columns=columns, on=on, **where("tokenize"), **options["tokenize"]
         )
         measures = None
         if "measure" in options:
-            measures = measure(corpus, **where("measure"), **options["measure"])
+            measures = measure(corpus, on=on, **where("measure"), **options["measure"])
             if thresholds is not None:
                 _check_rules_leave_enough(measures, corpus, thresholds)
         run: Run | None = None
@@ -228,7 +233,12 @@ def prune(
             unscored(corpus)
             if run is None
             else score(
-                corpus, run.checkpoints, **where("score"), **options["score"], base=known_scores
+                *(corpus, run.checkpoints),
+                **where("score"),
+                **options["score"],
+                base=known_scores,
+                # Scores are taken over by this process alone.
+                on=on if known_scores is None else "local",
             )
         )
         for name, good in (trusted or {}).items():
@@ -249,7 +259,7 @@ def prune(
         if "evaluate" in options:
             held_out = None if tests else _held_out(corpus, measures, thresholds, seed)
             evaluation = evaluate(
-                selection, held_out=held_out, **where("evaluate"), **options["evaluate"]
+                selection, held_out=held_out, on=on, **where("evaluate"), **options["evaluate"]
             )
         elif "evaluate" in folder.recipe:
             evaluation = _earlier_evaluation(work, selection)
