@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText
-from pycat.data.row_files import Columns, RowFile, open_text
+from pycat.data.row_files import Columns, RowFile
 from pycat.data.same_tokenizer import further_text
+from pycat.data.several_files import SeveralFiles, open_texts
 from pycat.data.tab_columns import wrong_column
 from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizing import known_text, tokenize
@@ -175,7 +176,7 @@ def prune(
     if base is None and train_anew:
         raise PycatError("prune: train_anew goes with base, whose proxy it leaves out")
     languages = (tokenize_options or {}).get("languages")
-    text = open_text(src, tgt, tsv, columns, languages)
+    text = open_texts(src, tgt, tsv, columns, languages)
     for further in (*(trusted or {}).values(), *(tests or {}).values()):
         further_text(further, languages or text.languages, text.recipe.get("columns"))
     work = Path(out)
@@ -412,7 +413,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text_paths(
-    work: Path, text: ParallelText | RowFile, languages: tuple[str, str]
+    work: Path, text: ParallelText | RowFile | SeveralFiles, languages: tuple[str, str]
 ) -> tuple[Path, ...]:
     """`pruned.en` and `pruned.de`, or `pruned.tsv`, compressed as the input is; or rows."""
     if isinstance(text, RowFile):
@@ -420,6 +421,8 @@ def _text_paths(
             return tuple(work / f"pruned.{language}" for language in languages)
         suffix = compression_suffix(text.path) if text.kind == "jsonl" else ""
         return (work / f"pruned.{text.kind}{suffix}",)
+    if isinstance(text, SeveralFiles):
+        return tuple(work / f"pruned.{language}" for language in languages)
     endings = ("tsv",) if text.is_tsv else languages
     compressed = map(compression_suffix, text.paths)
     return tuple(

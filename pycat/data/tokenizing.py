@@ -22,7 +22,8 @@ from pycat.data.corpus import (
 )
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import FileFingerprint, ParallelText
-from pycat.data.row_files import KINDS, Columns, RowFile, kind_of, open_text
+from pycat.data.row_files import KINDS, Columns, RowFile, kind_of
+from pycat.data.several_files import SeveralFiles, open_texts
 from pycat.data.spooled_text import (
     SPOOLED_FILES,
     DatasetText,
@@ -98,7 +99,8 @@ def tokenize(
             "en" inside of "translation". The text is kept in `out`, one sentence a line: line
             breaks inside of a sentence become blanks. Two paths given in order are `src`, `tgt`.
         src, tgt: UTF-8 files of equal line count; plain, or compressed by gzip, zstd, xz, bzip2 or
-            LZ4, whatever they are called.
+            LZ4, whatever they are called. Or patterns, such as "part-*.en.zst" and "part-*.de.zst":
+            files of equal place in the order of names belong together, and `out` keeps the text.
         tsv: instead of both, one file of source, tab, target; further columns are not read. Or a
             file of Parquet, JSON Lines or TMX, or a zip in the Moses format of OPUS, which its
             content tells.
@@ -176,7 +178,7 @@ def tokenize(
     if character_coverage != CHARACTER_COVERAGE:
         training["character_coverage"] = character_coverage
     with ExitStack() as stack:
-        text: ParallelText | RowFile | DatasetText
+        text: ParallelText | RowFile | SeveralFiles | DatasetText
         if monolingual is not None:
             if any(value is not None for value in (dataset, src, tgt, tsv, columns)):
                 raise TextError(
@@ -185,7 +187,7 @@ def tokenize(
                 )
             text = _one_side(monolingual)
         elif dataset is None:
-            text = open_text(src, tgt, tsv, columns, languages)
+            text = open_texts(src, tgt, tsv, columns, languages)
         else:
             names = _dataset_columns(src, tgt, tsv, columns)
             text = stack.enter_context(spooled_dataset(dataset, names, Path(out)))
@@ -204,7 +206,7 @@ def tokenize(
 
 
 def _make_corpus(
-    text: ParallelText | RowFile | DatasetText,
+    text: ParallelText | RowFile | SeveralFiles | DatasetText,
     folder_path: Path,
     *,
     given: AnyTokenizer | None,
@@ -250,6 +252,8 @@ def _make_corpus(
             lines = text
         else:
             left_out: Counter[str] = Counter()
+            if isinstance(text, SeveralFiles) and text.texts[0].is_tsv and check_columns:
+                check_first_columns(text.texts[0])
             if isinstance(text, RowFile):
                 lines = text.in_folder(folder_path, left_out)
             else:
@@ -308,7 +312,7 @@ def _one_side(path: str | PathLike[str]) -> ParallelText:
 
 def _record_new_paths(
     folder: OutputFolder,
-    text: ParallelText | RowFile | DatasetText,
+    text: ParallelText | RowFile | SeveralFiles | DatasetText,
     fingerprints: list[FileFingerprint],
 ) -> None:
     """Note in a finished folder where the files of its text lie now."""
@@ -458,4 +462,4 @@ def known_text(folder: Path) -> list[Any]:
     except CorpusError:
         return []
     source = manifest.get("source", {})
-    return [*manifest["text"], *([source] if "path" in source else [])]
+    return [*manifest["text"], *([source] if "path" in source else []), *source.get("files", [])]
