@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -237,7 +238,7 @@ def main() -> None:
     print(f"large products: {rate / 1e12:.1f} TFLOP/s")
     rows = []
     for num_models in options.models:
-        one_on_cpu = on_cpu and num_models == 1
+        one_on_cpu = on_cpu and num_models == 1 and find_spec("transformers") is not None
         rival = MarianLoop(config, dtype, options.batch_tokens) if one_on_cpu else None
         row = measure(num_models, config, dtype, options.device, options.batch_tokens, rival)
         row["share_of_rate"] = round(row["tflops"] * 1e12 / rate, 4)
