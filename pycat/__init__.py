@@ -1,7 +1,6 @@
 """pycat: data pruning for machine translation by Checkpoints Across Time."""
 
 import os
-from typing import TYPE_CHECKING, Any
 
 from pycat.errors import (
     CheckpointError,
@@ -15,6 +14,10 @@ from pycat.errors import (
 # Before torch loads OpenMP: a team that spins while it waits loses far more than its share where
 # another process takes a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# True for type checkers. The module typing has such a name too, but takes longer to import than all
+# else here, and until the command line looks after Ctrl-C that ends in a traceback.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from pycat.data.corpus import Corpus, open_corpus
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from pycat.scores.merge import merge_scores
     from pycat.scores.score_table import ScoreTable
     from pycat.scoring.adapter import Adapter, Head
+    from pycat.scoring.clusters import add_clusters
     from pycat.scoring.derived import add_average, add_cld
     from pycat.scoring.engine import score
     from pycat.scoring.external_scorers import add_baseline
@@ -64,6 +68,7 @@ __all__ = [
     "add_average",
     "add_baseline",
     "add_cld",
+    "add_clusters",
     "add_trusted",
     "check",
     "evaluate",
@@ -109,6 +114,7 @@ _MODULES = {
     "score": "pycat.scoring.engine",
     "add_average": "pycat.scoring.derived",
     "add_cld": "pycat.scoring.derived",
+    "add_clusters": "pycat.scoring.clusters",
     "add_baseline": "pycat.scoring.external_scorers",
     "add_trusted": "pycat.scoring.trusted",
     "score_lines": "pycat.scoring.line_scores",
@@ -124,7 +130,7 @@ _MODULES = {
 
 if not TYPE_CHECKING:  # for a type checker, any name would be there
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module

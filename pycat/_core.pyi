@@ -321,6 +321,50 @@ def packed_linear_cross_entropy(
     per_token: bool,
     num_threads: int,
 ) -> _Results: ...
+def packed_attention(
+    queries: _Floats,
+    keys: _Floats,
+    values: _Floats,
+    query_ends: NDArray[np.int32],
+    key_ends: NDArray[np.int32],
+    causal: bool,
+    num_threads: int,
+) -> tuple[_Floats, NDArray[np.float32]]:
+    """softmax(queries keys^T / sqrt(width)) values of B packed sequences, head by head.
+
+    Args:
+        queries: (Tq, heads, width), float32, or uint16 for bfloat16; width a multiple of 16.
+        keys, values: (Tk, heads, width), of the same type.
+        query_ends, key_ends: (B + 1,), where sequences begin and end.
+        causal: query i sees keys up to i of its sequence.
+
+    Returns:
+        (Tq, heads, width), and the logarithm of each query's sum of exp(score) (Tq, heads).
+    """
+
+def packed_attention_backward(
+    queries: _Floats,
+    keys: _Floats,
+    values: _Floats,
+    query_ends: NDArray[np.int32],
+    key_ends: NDArray[np.int32],
+    causal: bool,
+    out: _Floats,
+    log_sums: NDArray[np.float32],
+    out_grad: _Floats,
+    num_threads: int,
+) -> tuple[_Floats, _Floats, _Floats]:
+    """Gradients of queries, keys and values; `out` and `log_sums` are of `packed_attention`."""
+
+def smoothed_cross_entropy(
+    logits: _Floats,
+    targets: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    smoothing: float,
+    num_threads: int,
+) -> NDArray[np.float32]:
+    """Losses (T,) of tokens in nats; logits (T, V) become the gradient of their weighted sum."""
+
 def pack_weight(weight: _Floats, bias: _Floats | None) -> NDArray[np.uint32]:
     """Tiles (K, tiles, words) for `packed_linear_cross_entropy` on the instruction set in use.
 

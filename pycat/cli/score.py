@@ -19,6 +19,7 @@ from pycat.cli.options import (
     overwrite_option,
     prompt,
     sentencepiece_option,
+    stage_option,
     vocabs_option,
 )
 from pycat.cli.stages import CORPUS_HELP, OpenOptions, open_group
@@ -128,7 +129,14 @@ class Score:
         metavar="PATH",
     )
     how: ScoreOptions = group()
+    base: Path | None = option(
+        "Take over the scores that this earlier table holds of the same tokens under the same "
+        "checkpoints, and score the other pairs alone.",
+        None,
+        metavar="FOLDER",
+    )
     device: str = device_option()
+    stage: Path | None = stage_option("corpus and checkpoints")
     opening: OpenOptions = open_group()
     lines: LineOptions = group(
         "instead of a table, lines as other scorers write them",
@@ -143,6 +151,12 @@ class Score:
             raise PycatError(
                 "score: a table of scores needs --corpus, and text and --per-token go with "
                 "--format; pass --corpus FOLDER, or --format"
+            )
+        if self.lines.format is not None and self.base is not None:
+            raise PycatError("score: --base goes with a table of scores, not with --format")
+        if self.stage is not None and self.lines.format is not None:
+            raise PycatError(
+                "score: --stage is for a table of scores; leave out --format or --stage"
             )
         if self.corpus is not None and text:
             given = ", ".join(f"--{dashed(name)}" for name in text)
@@ -160,9 +174,11 @@ class Score:
                     corpus,
                     self.checkpoints,
                     **vars(self.how),
+                    base=self.base,
                     out=self.out,
                     overwrite=self.overwrite,
                     device=self.device,
+                    stage=self.stage,
                 )
                 _print_table(table)
             else:
@@ -266,6 +282,9 @@ def _print_table(table: "ScoreTable") -> None:
         with np.errstate(over="ignore"):
             median = np.median(np.exp(table.column(f"nll_{k}") / num_tokens))
         print(f"  update {step:>7,}: median perplexity {median:,.1f}")
+    if "reused" in table.manifest:
+        reused = table.manifest["reused"]
+        print(f"  {reused['num_pairs']:,} of the pairs were taken over from the earlier table")
     if "tokens_per_s" in table.manifest:
         print(_speed(table.manifest))
     if "rank_agreement" in table.manifest:

@@ -226,6 +226,14 @@ class Corpus:
         view._view = self._view if len(wanted) == len(self) else wanted
         return view
 
+    def with_files(self, src: _core.IndexedFile, tgt: _core.IndexedFile) -> "Corpus":
+        """The same corpus, whose tokens are read from files of the same content elsewhere."""
+        moved = copy.copy(self)
+        for name in ("lengths", "_order"):
+            moved.__dict__.pop(name, None)
+        moved._src, moved._tgt = src, tgt
+        return moved
+
     def batches(
         self,
         batch_tokens: int = 16_384,
@@ -354,6 +362,12 @@ class Corpus:
     def has_text(self) -> bool:
         """Whether this corpus was made from text by pycat."""
         return "text" in self._manifest
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """What of the file that the text was read from gave no line: counts by reason."""
+        found: dict[str, int] = self._manifest.get("source", {}).get("left_out", {})
+        return found
 
     @property
     def is_monolingual(self) -> bool:

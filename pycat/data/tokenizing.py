@@ -247,8 +247,15 @@ def _make_corpus(
                 check_first_columns(text)
             lines = text
         else:
-            lines = text.in_folder(folder_path)
-            origin = {"text": spooled_fingerprints(lines), "source": text.record(fingerprints)}
+            left_out: Counter[str] = Counter()
+            if isinstance(text, RowFile):
+                lines = text.in_folder(folder_path, left_out)
+            else:
+                lines = text.in_folder(folder_path)
+            source = text.record(fingerprints)
+            if left_out:
+                source["left_out"] = dict(sorted(left_out.items()))
+            origin = {"text": spooled_fingerprints(lines), "source": source}
 
         # Put the tokenizer into the folder, then the tokens.
         made: AnyTokenizer
@@ -300,7 +307,7 @@ def _record_new_paths(
     """Note in a finished folder where the files of its text lie now."""
     manifest = folder.manifest or {}
     if isinstance(text, RowFile) and manifest["source"]["path"] != str(text.path):
-        source = text.record(fingerprints)
+        source = {**manifest["source"], **text.record(fingerprints)}
         write_manifest(folder.path / "corpus.json", {**manifest, "source": source})
     if isinstance(text, ParallelText) and [row["path"] for row in manifest["text"]] != [
         *map(str, text.paths)
