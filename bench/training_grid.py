@@ -22,8 +22,7 @@ import torch
 from harness import processor_name
 
 import pycat
-from pycat.data.same_tokenizer import tokenize_alike
-from pycat.evaluation.evaluation import test_text
+from pycat.data.same_tokenizer import text_beside, tokenize_alike
 from pycat.evaluation.held_out import held_out_nll
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.trainer import Arm
@@ -66,7 +65,7 @@ class Grid:
         languages = tuple(options.languages.split(","))
         text = random_pairs(options.tsv, options.pairs, work / "pairs.tsv")
         self.corpus = pycat.tokenize(tsv=text, out=work / "corpus", languages=languages)
-        dev = test_text(options.dev)
+        dev = text_beside(options.dev, self.corpus)
         self.dev = tokenize_alike(dev, self.corpus, work / "dev", overwrite=True)
         self.rows: list[dict[str, Any]] = []
 

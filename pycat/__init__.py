@@ -1,7 +1,6 @@
 """pycat: data pruning for machine translation by Checkpoints Across Time."""
 
 import os
-from typing import TYPE_CHECKING, Any
 
 from pycat.errors import (
     CheckpointError,
@@ -15,6 +14,10 @@ from pycat.errors import (
 # Before torch loads OpenMP: a team that spins while it waits loses far more than its share where
 # another process takes a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# True for type checkers. The module typing has such a name too, but takes longer to import than all
+# else here, and until the command line looks after Ctrl-C that ends in a traceback.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from pycat.data.corpus import Corpus, open_corpus
@@ -124,7 +127,7 @@ _MODULES = {
 
 if not TYPE_CHECKING:  # for a type checker, any name would be there
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module

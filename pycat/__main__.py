@@ -1,4 +1,4 @@
-"""`python -m pycat`, and the command `pycat`."""
+"""`python -m pycat`, and the commands `pycat` and `pycat-demo`."""
 
 import os
 import sys
@@ -11,6 +11,15 @@ def main() -> int:
     interrupts.watch()
     _open_standard_streams()
     from pycat.cli.main import main as run
+
+    return run()
+
+
+def demo() -> int:
+    """Run the demonstration in the same way."""
+    interrupts.watch()
+    _open_standard_streams()
+    from pycat.demo.main import main as run
 
     return run()
 

@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText
 from pycat.data.row_files import Columns, RowFile, open_text
+from pycat.data.same_tokenizer import further_text
 from pycat.data.tab_columns import wrong_column
 from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizing import known_text, tokenize
+from pycat.earlier_work import EarlierWork
 from pycat.errors import OutputError, PycatError
-from pycat.evaluation.evaluation import TestSet, evaluate, test_text
+from pycat.evaluation.evaluation import TestSet, evaluate
 from pycat.evaluation.results import Evaluation
 from pycat.filters.measures import MEASURES_FOLDER, Measures, measure
 from pycat.filters.rules import complete_rules, hits_in_words, read_rules
+from pycat.proxy.copying import copy_run
 from pycat.proxy.run import Run
 from pycat.proxy.training import train
 from pycat.ranking.criteria import members_of, needs_proxy
@@ -97,6 +100,8 @@ def prune(
     train_options: Mapping[str, Any] | None = None,
     score_options: Mapping[str, Any] | None = None,
     evaluate_options: Mapping[str, Any] | None = None,
+    base: str | PathLike[str] | None = None,
+    train_anew: bool = False,
     overwrite: bool = False,
 ) -> Pruned:
     """Tokenize, measure, train, score, select, and write pruned text and a report.
@@ -129,6 +134,11 @@ def prune(
         tests: test sets as in `evaluate`; with them the arms are retrained and compared.
         tokenize_options, train_options, score_options, evaluate_options: further keyword
             arguments of those functions.
+        base: the folder that an earlier call made of other text, such as less of it. Its tokenizer
+            and proxy are taken over, and its scores of all pairs that have the same tokens; the
+            other pairs alone are scored. What depends on the whole text is made anew: measures,
+            selection, evaluation and report.
+        train_anew: take over the tokenizer alone, and train a proxy on this text, which scores all.
         overwrite: replace the stages that a changed option invalidates.
 
     Returns:
@@ -153,12 +163,16 @@ def prune(
         raise PycatError(
             f"prune: fast trains no proxy, which {needing} needs; leave one of them out"
         )
-    for good in (trusted or {}).values():
-        test_text(good)
-    for test in (tests or {}).values():
-        test_text(test)
+    if base is not None and fast:
+        raise PycatError(
+            "prune: base brings a proxy and its scores, and fast uses neither; leave one out"
+        )
+    if base is None and train_anew:
+        raise PycatError("prune: train_anew goes with base, whose proxy it leaves out")
     languages = (tokenize_options or {}).get("languages")
     text = open_text(src, tgt, tsv, columns, languages)
+    for further in (*(trusted or {}).values(), *(tests or {}).values()):
+        further_text(further, languages or text.languages, text.recipe.get("columns"))
     work = Path(out)
     options: dict[str, dict[str, Any]] = {
         "tokenize": dict(tokenize_options or {}),
@@ -179,6 +193,14 @@ def prune(
     fingerprints = text.fingerprint(known_text(work / _FOLDERS["tokenize"]))
     recipe["tokenize"] |= text.recipe
     recipe["tokenize"]["text"] = [row["sha256"] for row in fingerprints]
+    earlier = None if base is None else EarlierWork.open(base, work, _FOLDERS)
+    taken = None if train_anew or earlier is None else earlier
+    if earlier is not None:
+        earlier.check(recipe, train_anew)
+        recipe["tokenize"]["base"] = earlier.corpus.manifest["tokenizer_sha256"]
+        options["tokenize"] = earlier.tokenize_options(options["tokenize"])
+    if taken is not None:
+        recipe["train"]["base"] = taken.scores.manifest["recipe"]["checkpoints"]
     if work.exists() and not work.is_dir():
         raise OutputError(f"{work}: expected a folder, found a file; choose another name")
     work.mkdir(parents=True, exist_ok=True)
@@ -196,11 +218,18 @@ def prune(
             measures = measure(corpus, **where("measure"), **options["measure"])
             if thresholds is not None:
                 _check_rules_leave_enough(measures, corpus, thresholds)
-        run = None if fast else train(corpus, **where("train"), **options["train"])
+        run: Run | None = None
+        if taken is not None:
+            run = copy_run(taken.run, **where("train"))
+        elif not fast:
+            run = train(corpus, **where("train"), **options["train"])
+        known_scores = None if taken is None else taken.scores
         scores = (
             unscored(corpus)
             if run is None
-            else score(corpus, run.checkpoints, **where("score"), **options["score"])
+            else score(
+                corpus, run.checkpoints, **where("score"), **options["score"], base=known_scores
+            )
         )
         for name, good in (trusted or {}).items():
             assert run is not None
@@ -212,6 +241,7 @@ def prune(
                 name=name,
                 seed=seed,
                 device=options["score"].get("device", "auto"),
+                base=None if taken is None else taken.trusted_scores(name),
                 overwrite=overwrite,
             )
         selection = select(scores, measures=measures, **where("select"), **options["select"])
@@ -230,7 +260,11 @@ def prune(
             "select": selection,
             **({} if evaluation is None else {"evaluate": evaluation}),
         }
-        timings = {stage: result.manifest["elapsed_s"] for stage, result in results.items()}
+        timings = {
+            stage: result.manifest["elapsed_s"]
+            for stage, result in results.items()
+            if stage != "train" or taken is None  # that time was spent earlier
+        }
         made = {stage: digest(dict(result.manifest)) for stage, result in results.items()}
         texts = _text_paths(work, text, corpus.languages)
         report = work / "report.html"

@@ -19,6 +19,7 @@ for rooms in (
     ("selection", "scoring"),
     ("evaluation",),
     ("report",),
+    ("earlier_work",),
     ("pruning", "verification"),
     ("cli", "integrations"),
     ("demo",),

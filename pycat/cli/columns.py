@@ -86,9 +86,9 @@ class Cld:
         metavar="FILE",
     )
     dev: tuple[str, TestFiles] = option(
-        "Take this dev set: a source and a target file, or one .tsv file.",
+        "Take this dev set: a source and a target file, or one file as for --test of evaluate.",
         type=test_set,
-        metavar="[NAME=]SRC,TGT",
+        metavar="[NAME=]SRC,TGT|FILE[:COLUMNS]",
     )
     name: str = option("Give the column this name.", "cld", metavar="NAME")
     out: Path = out_option("Make this folder, of the dev set.")

@@ -3,7 +3,7 @@
 import errno
 import os
 import sys
-from argparse import ArgumentParser
+from argparse import Action, ArgumentParser
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import TextIOWrapper
@@ -15,7 +15,7 @@ from pycat.cli.classify import Classify
 from pycat.cli.columns import Average, Cld, Trusted
 from pycat.cli.evaluate import Evaluate
 from pycat.cli.explain import Explain
-from pycat.cli.options import add_options, joined_criteria, read
+from pycat.cli.options import Parser, add_options, joined_criteria, read
 from pycat.cli.prune import Prune
 from pycat.cli.report import Report
 from pycat.cli.score import Score
@@ -95,11 +95,11 @@ def exit_status(run: Callable[[], None]) -> int:
     """Run a verb, and print an error in one line: 0, 1 after an error, 130 after Ctrl-C."""
     _write_utf8()
     try:
+        interrupts.begin()
         try:
-            run()
+            _run_and_flush(run)
         finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()  # here, and not when Python ends: an error needs its message
+            interrupts.end()
     except KeyboardInterrupt:
         return _failed(interrupts.MESSAGE, interrupts.STATUS)
     except BrokenPipeError:  # the reader of our output left
@@ -113,6 +113,15 @@ def exit_status(run: Callable[[], None]) -> int:
             raise
         return _failed(f"pycat: error: {message}", 1)
     return 0
+
+
+def _run_and_flush(run: Callable[[], None]) -> None:
+    """Run, and write the output out: when Python ends, an error would have no message."""
+    try:
+        run()
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
 
 
 def _message(error: Exception) -> str | None:
@@ -133,14 +142,24 @@ def _message(error: Exception) -> str | None:
     return None
 
 
+class _Version(Action):
+    """Prints the version; that of argparse takes no notice of output that is lost."""
+
+    def __call__(self, parser: ArgumentParser, *_: object) -> None:
+        print(f"pycat {pycat.__version__}")
+        parser.exit()
+
+
 def argument_parser() -> ArgumentParser:
     """The parser of `pycat`, with one for each verb; the manual's pages are made from it."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="pycat",
         description="Prune parallel text for machine translation by Checkpoints Across Time: "
         "keep the pairs whose perplexity moves most while a small proxy model trains.",
     )
-    parser.add_argument("--version", action="version", version=f"pycat {pycat.__version__}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show program's version number and exit"
+    )
     verbs = parser.add_subparsers(
         title="verbs, in their order", dest="verb", required=True, metavar="VERB"
     )

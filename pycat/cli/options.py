@@ -4,6 +4,8 @@ Nothing here imports what the verbs run, so that help and errors of usage come a
 """
 
 import argparse
+import re
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -15,8 +17,23 @@ _METAVARS = {int: "N", float: "X", Path: "FILE"}
 
 _Kind = TypeVar("_Kind")
 
-# A test set as `evaluate` takes it: source and reference file, or one tab-separated file.
-TestFiles = str | tuple[str, str]
+# A test set as `evaluate` takes it: source and reference file, or one file of both, maybe with its
+# columns.
+TestFiles = str | tuple[str, str] | tuple[str, tuple[int, int] | tuple[str, str]]
+
+_WITH_COLUMNS = re.compile(r"([^,]+):([^,:/]+,[^,:/]+)")
+
+
+class Parser(ArgumentParser):
+    """A parser that fails where its help cannot be written; argparse takes no notice of that."""
+
+    def print_help(self, file: Any = None) -> None:
+        """Write the help to `file`, standard output by default.
+
+        Raises:
+            OSError: it takes no more.
+        """
+        (sys.stdout if file is None else file).write(self.format_help())
 
 
 def option(text: str, default: Any = MISSING, **settings: Any) -> Any:
@@ -155,12 +172,12 @@ def measures_option() -> Any:
 def tests_option(default: Any = MISSING) -> Any:
     """`--test`, which may be given several times."""
     return option(
-        "Measure on this held-out text: a source and a reference file, or one .tsv file. It may be "
-        "given several times.",
+        "Measure on this held-out text: a source and a reference file, or one file of both, of any "
+        "kind that --tsv takes, maybe with its columns. It may be given several times.",
         default,
         type=test_set,
         action=_AddTest,
-        metavar="[NAME=]SRC,REF",
+        metavar="[NAME=]SRC,REF|FILE[:COLUMNS]",
     )
 
 
@@ -168,12 +185,13 @@ def trusted_option(default: Any = MISSING) -> Any:
     """`--trusted`, which may be given several times."""
     return option(
         "Rank pairs by how much tuning the proxy on this text, of 1,000 to 5,000 pairs that are "
-        "known to be good, makes them likelier: a source and a target file, or one .tsv file. "
+        "known to be good, makes them likelier: a source and a target file, or one file as for "
+        "--test. "
         "NAME is the column's, trusted without it. It may be given several times.",
         default,
         type=trusted_set,
         action=_AddTest,
-        metavar="[NAME=]SRC,TGT",
+        metavar="[NAME=]SRC,TGT|FILE[:COLUMNS]",
     )
 
 
@@ -250,14 +268,22 @@ def sentencepiece_option() -> Any:
 
 
 def test_set(text: str) -> tuple[str, TestFiles]:
-    """`[NAME=]SOURCE,REFERENCE` or `[NAME=]FILE.tsv`: a name and the files."""
+    """`[NAME=]SOURCE,REFERENCE` or `[NAME=]FILE[:SRC,TGT]`: a name and the files."""
     name, equals, files = text.partition("=")
     files = files if equals else text
     paths = files.split(",")
+    with_columns = _WITH_COLUMNS.fullmatch(files)
+    if with_columns and not Path(paths[0]).exists():
+        paths = [with_columns[1]]
     if len(paths) > 2 or not all(paths):
-        raise ArgumentTypeError(f"{text!r}: expected [NAME=]SOURCE,REFERENCE or [NAME=]FILE.tsv")
+        raise ArgumentTypeError(
+            f"{text!r}: expected [NAME=]SOURCE,REFERENCE, [NAME=]FILE or [NAME=]FILE:2,3 with its "
+            "columns"
+        )
     name = name if equals else Path(paths[0]).name.split(".")[0]
-    return name, (paths[0], paths[1]) if len(paths) == 2 else paths[0]
+    if len(paths) == 2:
+        return name, (paths[0], paths[1])
+    return name, (paths[0], column_places(with_columns[2])) if with_columns else paths[0]
 
 
 def trusted_set(text: str) -> tuple[str, TestFiles]:

@@ -20,7 +20,13 @@ from pycat.cli.options import (
 )
 from pycat.cli.score import ScoreOptions
 from pycat.cli.select import CRITERION_HELP, RULES_HELP, guard_option, summary
-from pycat.cli.stages import EvaluateOptions, TokenizeOptions, TrainOptions, print_evaluation
+from pycat.cli.stages import (
+    EvaluateOptions,
+    TokenizeOptions,
+    TrainOptions,
+    print_evaluation,
+    print_left_out,
+)
 from pycat.errors import PycatError
 
 if TYPE_CHECKING:
@@ -60,6 +66,17 @@ class Prune:
         "text itself that no model trains on.",
         False,
     )
+    base: Path | None = option(
+        "Take over the tokenizer and the proxy of this folder, which prune made of other text, and "
+        "its scores of all pairs with the same tokens; score the other pairs alone. Measures, "
+        "selection and report are made anew.",
+        None,
+        metavar="FOLDER",
+    )
+    train_anew: bool = option(
+        "With --base, take over the tokenizer alone: train a proxy on this text, and score all.",
+        False,
+    )
     seed: int = option(
         "Seed the proxy, the criterion random and the evaluation with this number.", 0
     )
@@ -90,6 +107,8 @@ class Prune:
             fast=self.fast,
             check=self.check,
             trusted=self.trusted,
+            base=self.base,
+            train_anew=self.train_anew,
             seed=self.seed,
             tests=self.test,
             tokenize_options=vars(self.tokenize_options),
@@ -97,6 +116,7 @@ class Prune:
             score_options=vars(self.score_options) | device,
             evaluate_options=self._evaluate_options() | device,
         )
+        print_left_out(pruned.corpus)
         print(summary(pruned.selection))
         if pruned.evaluation is not None:
             print_evaluation(pruned.evaluation)

@@ -131,6 +131,9 @@ def _tests(file: Path, tables: Mapping[str, Any]) -> dict[str, Any]:
     tests: dict[str, Any] = {}
     for name, files in tables.get("tests", {}).items():
         paths = [files] if isinstance(files, str) else files
+        columns = None
+        if isinstance(paths, list) and len(paths) == 2 and isinstance(paths[1], list):
+            paths, columns = paths[:1], _columns(file, name, paths[1])
         if (
             not isinstance(paths, list)
             or len(paths) not in (1, 2)
@@ -138,13 +141,25 @@ def _tests(file: Path, tables: Mapping[str, Any]) -> dict[str, Any]:
         ):
             raise PycatError(
                 f"{file}: [tests] {name} is {files!r}; expected a source and a reference file in "
-                "brackets, or one file of both"
+                "brackets, or one file of both, or one and its columns as [FILE, [SRC, TGT]]"
             )
         placed = [file.parent / path for path in paths]
         tests[name] = placed[0] if len(placed) == 1 else (placed[0], placed[1])
+        if columns is not None:
+            tests[name] = (placed[0], columns)
     if not tests:
         raise PycatError(f"{file}: no [tests]; expected one test set or more, NAME = [SRC, REF]")
     return tests
+
+
+def _columns(file: Path, name: str, columns: list[Any]) -> tuple[Any, Any]:
+    """Columns of the file of a test set: two numbers, or two names."""
+    kinds = [type(column) for column in columns]
+    if kinds not in ([int, int], [str, str]):
+        raise PycatError(
+            f"{file}: [tests] {name} has columns {columns!r}; expected two numbers or two names"
+        )
+    return columns[0], columns[1]
 
 
 def _arms(file: Path, tables: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -129,6 +129,12 @@ class Score:
         metavar="PATH",
     )
     how: ScoreOptions = group()
+    base: Path | None = option(
+        "Take over the scores that this earlier table holds of the same tokens under the same "
+        "checkpoints, and score the other pairs alone.",
+        None,
+        metavar="FOLDER",
+    )
     device: str = device_option()
     stage: Path | None = stage_option("corpus and checkpoints")
     opening: OpenOptions = open_group()
@@ -150,6 +156,8 @@ class Score:
             raise PycatError(
                 "score: --stage is for a table of scores; leave out --format or --stage"
             )
+        if self.lines.format is not None and self.base is not None:
+            raise PycatError("score: --base goes with a table of scores, not with --format")
         if self.corpus is not None and text:
             given = ", ".join(f"--{dashed(name)}" for name in text)
             raise PycatError(f"score: --corpus is tokenized already; leave out {given}")
@@ -166,6 +174,7 @@ class Score:
                     corpus,
                     self.checkpoints,
                     **vars(self.how),
+                    base=self.base,
                     out=self.out,
                     overwrite=self.overwrite,
                     device=self.device,
@@ -273,6 +282,9 @@ def _print_table(table: "ScoreTable") -> None:
         with np.errstate(over="ignore"):
             median = np.median(np.exp(table.column(f"nll_{k}") / num_tokens))
         print(f"  update {step:>7,}: median perplexity {median:,.1f}")
+    if "reused" in table.manifest:
+        reused = table.manifest["reused"]
+        print(f"  {reused['num_pairs']:,} of the pairs were taken over from the earlier table")
     if "tokens_per_s" in table.manifest:
         print(_speed(table.manifest))
     if "rank_agreement" in table.manifest:

@@ -87,12 +87,21 @@ class Tokenize:
     out: Path = out_option(f"Make this folder. {_MADE_ONCE}")
     overwrite: bool = overwrite_option()
     text: TextFiles = group()
+    monolingual: Path | None = option(
+        "Instead of parallel text, read this file of one language, for a causal model whose folder "
+        "is the --tokenizer (docs/monolingual.md).",
+        None,
+    )
     how: TokenizeOptions = group()
 
     def run(self) -> None:
         """Tokenize, and print counts."""
         corpus = pycat.tokenize(
-            **vars(self.text), **vars(self.how), out=self.out, overwrite=self.overwrite
+            **vars(self.text),
+            **vars(self.how),
+            monolingual=self.monolingual,
+            out=self.out,
+            overwrite=self.overwrite,
         )
         skipped = ", ".join(
             f"{count:,} with {why}" for why, count in corpus.manifest["skipped"].items()
@@ -102,6 +111,14 @@ class Tokenize:
             f"{corpus.num_tokens.sum():,} target tokens, vocabulary {corpus.vocab_size:,}; "
             f"skipped: {skipped or 'none'}"
         )
+        print_left_out(corpus)
+
+
+def print_left_out(corpus: "Corpus") -> None:
+    """Print what of a file of rows gave no line, if there is such."""
+    if corpus.left_out:
+        reasons = ", ".join(f"{count:,} {what}" for what, count in corpus.left_out.items())
+        print(f"{corpus.manifest['source']['path']}: left out {reasons}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,8 +250,10 @@ class TrainOptions:
         3.0,
     )
     updates: int | None = option("Make this many updates, instead of epochs.", None)
-    batch_tokens: int = option(
-        "Put at most this many tokens into either side of a batch, of all ranks together.", 2048
+    batch_tokens: int | None = option(
+        "Put at most this many tokens into either side of a batch, of all ranks together; without "
+        "it, 1,024 for mini, 2,048 for the others.",
+        None,
     )
     learning_rate: float | None = option(
         "Let Adam's rate rise to this; without it, to that of the preset.", None
@@ -350,7 +369,11 @@ class EvaluateOptions:
     preset: Literal["auto", "mini", "tiny", "base"] = option(
         f"Train models of this size; {_PRESETS}.", "auto"
     )
-    batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)
+    batch_tokens: int | None = option(
+        "Put at most this many tokens into either side of a batch; without it, 1,024 for mini, "
+        "2,048 for the others.",
+        None,
+    )
     learning_rate: float | None = option(
         "Let Adam's rate rise to this; without it, to that of the preset.", None
     )

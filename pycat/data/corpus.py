@@ -364,6 +364,17 @@ class Corpus:
         return "text" in self._manifest
 
     @property
+    def left_out(self) -> dict[str, int]:
+        """What of the file that the text was read from gave no line: counts by reason."""
+        found: dict[str, int] = self._manifest.get("source", {}).get("left_out", {})
+        return found
+
+    @property
+    def is_monolingual(self) -> bool:
+        """Whether the text has one side, the target: each source is what a text begins with."""
+        return bool(self._manifest.get("recipe", {}).get("monolingual", False))
+
+    @property
     def lines(self) -> NDArray[np.int64]:
         """Line number in the text, from 0, of each pair (N,)."""
         all_lines: NDArray[np.int64] = np.flatnonzero(self.kept_lines)
@@ -412,7 +423,8 @@ class Corpus:
         ]
         spooled = "source" in self.manifest
         places = (1, 2) if spooled else self.manifest["recipe"].get("columns", (1, 2))
-        text = ParallelText(tuple(Path(row["path"]) for row in known), (places[0], places[1]))
+        paths = tuple(Path(row["path"]) for row in known)
+        text = ParallelText(paths, (places[0], places[1]), self.is_monolingual)
         for path in text.paths:
             if not path.is_file():
                 raise TextError(f"{path}: the text of {self.path} is gone; put it back")

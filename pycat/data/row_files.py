@@ -7,6 +7,7 @@ Their content tells what they are, not their names. A corpus keeps their text in
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
@@ -92,8 +93,12 @@ class RowFile:
         [fingerprint] = self.fingerprint(known)
         return {"kind": self.kind, "columns": [*self.columns], **fingerprint}
 
-    def in_folder(self, folder: Path) -> ParallelText:
+    def in_folder(self, folder: Path, left_out: Counter[str] | None = None) -> ParallelText:
         """Write the text into the corpus folder.
+
+        Args:
+            folder: of the corpus.
+            left_out: counts what of the file gives no line, by the reason.
 
         Raises:
             TextError: the file is damaged, or a row has no text; names the row.
@@ -101,19 +106,19 @@ class RowFile:
         with progress("read rows", None, "rows") as advance:
 
             def counted() -> Iterator[tuple[bytes, bytes]]:
-                for number, pair in enumerate(self.pairs(), start=1):
+                for number, pair in enumerate(self.pairs(left_out), start=1):
                     if number % _ADVANCE_ROWS == 0:
                         advance(_ADVANCE_ROWS)
                     yield pair
 
             return spool(counted(), folder, self.path)
 
-    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield source and target of each row, as one line each."""
+    def pairs(self, left_out: Counter[str] | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Yield source and target of each row, as one line each; count what gives none."""
         if self.kind == "zip":
             return zip_pairs(self.path, self.columns)
         if self.kind == "tmx":
-            return _tmx_pairs(self.path, self.columns)
+            return _tmx_pairs(self.path, self.columns, left_out)
         if self.kind == "parquet":
             return row_pairs(
                 _parquet_rows(self.path, self.columns),
@@ -188,6 +193,16 @@ def kind_of(path: Path) -> str | None:
     return "jsonl" if isinstance(first, dict) else None
 
 
+def known_columns(path: Path) -> list[str]:
+    """Columns of text of a file of Parquet or JSON Lines; [] of a file of another kind.
+
+    Raises:
+        TextError: as `kind_of`, or it is damaged.
+    """
+    kind = kind_of(path)
+    return _known_columns(path, kind) if kind in ("parquet", "jsonl") else []
+
+
 def _is_tmx(head: bytes) -> bool:
     """Whether a file that begins like this is a TMX document, in UTF-8 or UTF-16."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -197,9 +212,11 @@ def _is_tmx(head: bytes) -> bool:
     return begins and re.search(rb"<tmx[\s>]|<!DOCTYPE\s+tmx", head) is not None
 
 
-def _tmx_pairs(path: Path, languages: tuple[str, str]) -> Iterator[tuple[bytes, bytes]]:
+def _tmx_pairs(
+    path: Path, languages: tuple[str, str], left_out: Counter[str] | None
+) -> Iterator[tuple[bytes, bytes]]:
     with opened_text(path) as (file, _):
-        yield from tmx_pairs(file, path, languages)
+        yield from tmx_pairs(file, path, languages, left_out)
 
 
 def write_kept(path: Path, kept: NDArray[np.bool_], out: Path, *, overwrite: bool) -> None:

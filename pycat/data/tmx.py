@@ -19,7 +19,10 @@ _MARKUP = ("bpt", "ept", "it", "ph", "ut")
 
 
 def tmx_pairs(
-    file: BinaryIO, path: Path, languages: tuple[str, str]
+    file: BinaryIO,
+    path: Path,
+    languages: tuple[str, str],
+    left_out: Counter[str] | None = None,
 ) -> Iterator[tuple[bytes, bytes]]:
     """Yield source and target of each unit that has both, as one line each.
 
@@ -30,6 +33,7 @@ def tmx_pairs(
         file: the document, decompressed.
         path: names it in errors.
         languages: of source and target.
+        left_out: counts the units that are not yielded, by the language that they lack.
 
     Raises:
         TextError: damaged, with entities of its own, or no unit has both languages; says which
@@ -45,6 +49,10 @@ def tmx_pairs(
             if src is not None and tgt is not None:
                 num_pairs += 1
                 yield src.encode(), tgt.encode()
+            elif left_out is not None:
+                texts = zip(languages, (src, tgt), strict=True)
+                lacking = [language for language, text in texts if text is None]
+                left_out[f"units without {' and '.join(lacking)}"] += 1
     if not num_pairs:
         raise TextError(
             f"{path}: no translation unit has both {languages[0]} and {languages[1]}; its "

@@ -5,8 +5,8 @@ it in known ways, prunes it to half, and compares models trained on that half an
 With your own text it prunes that to half.
 """
 
-import argparse
 import sys
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pycat.cli import main as cli
+from pycat.cli.options import Parser
 from pycat.cli.prune import print_places
 from pycat.cli.select import summary
 from pycat.cli.stages import print_evaluation
@@ -80,7 +81,21 @@ _STEPS = {"rules": "rules", "guard": "noise filter", "criterion": "criterion", "
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="pycat-demo", description=__doc__)
+    parsed: list[Namespace] = []
+    if status := cli.exit_status(lambda: parsed.append(_options(argv))):
+        return status
+    [options] = parsed
+    if options.src is None:
+        return cli.exit_status(partial(_with_collected_text, options.out, options.spoil))
+    if status := cli.exit_status(lambda: print(_WITH_OWN_TEXT.format(**vars(options)))):
+        return status
+    texts = ("--src", str(options.src), "--tgt", str(options.tgt))
+    return cli.main(["prune", *texts, "--out", str(options.out / "own"), "--score-dtype", "auto"])
+
+
+def _options(argv: Sequence[str] | None) -> Namespace:
+    """What the words ask for; exits with status 2 on wrong usage."""
+    parser = Parser(prog="pycat-demo", description=__doc__)
     parser.add_argument(
         "--src", type=Path, help="your own source text, in place of the collected text"
     )
@@ -98,11 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--src and --tgt belong together: make demo SRC=train.en TGT=train.de")
     if not 0 <= options.spoil <= 90:
         parser.error(f"--spoil is {options.spoil}; expected a percentage from 0 to 90")
-    if options.src is None:
-        return cli.exit_status(partial(_with_collected_text, options.out, options.spoil))
-    print(_WITH_OWN_TEXT.format(**vars(options)), flush=True)
-    texts = ("--src", str(options.src), "--tgt", str(options.tgt))
-    return cli.main(["prune", *texts, "--out", str(options.out / "own"), "--score-dtype", "auto"])
+    return options
 
 
 def _with_collected_text(out: Path, percent: int) -> None:

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
-from pycat.data.parallel_text import ParallelText
-from pycat.data.same_tokenizer import tokenize_alike
+from pycat.data.same_tokenizer import FurtherText, text_beside, tokenize_alike
 from pycat.errors import CorpusError, PycatError
 from pycat.evaluation.arms import (
     FRACTIONS,
@@ -31,7 +30,7 @@ from pycat.evaluation.translating import translate_arms
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import Run
 from pycat.proxy.trainer import Arm
-from pycat.proxy.training import LEARNING_RATES, auto_preset, check_options
+from pycat.proxy.training import BATCH_TOKENS, LEARNING_RATES, auto_preset, check_options
 from pycat.runtime.device import choose_device
 from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder
@@ -56,7 +55,7 @@ _FEW_PASSES = 8
 # The name of the test set of pairs of the corpus itself.
 _HELD_OUT = "held-out"
 
-TestSet = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
+TestSet = FurtherText
 
 
 def evaluate(
@@ -71,7 +70,7 @@ def evaluate(
     curve: bool = True,
     labels: str | PathLike[str] | None = None,
     preset: str = "auto",
-    batch_tokens: int = 2048,
+    batch_tokens: int | None = None,
     learning_rate: float | None = None,
     dropout: float = 0.1,
     translate: Sequence[str] = (),
@@ -91,7 +90,9 @@ def evaluate(
 
     Args:
         selection: an open Selection, or the path of its folder, or of a folder of `prune`.
-        tests: for each name, (source file, reference file) or one tab-separated file.
+        tests: for each name, (source file, reference file); or one file of any kind that `tokenize`
+            takes as `tsv`, or (file, columns). Parquet, JSON Lines, TMX and zip need no columns
+            where they have those of the corpus, or such as are named by its languages.
         held_out: ids of pairs of the corpus itself, which no arm then trains on; they are the test
             set "held-out".
         out: the folder to make. An interrupted evaluation with the same options is resumed by arm
@@ -132,7 +133,7 @@ def evaluate(
         [*tests, *([] if held_out is None else [_HELD_OUT])], arms, translate, seeds, passes, beam
     )
     _ = corpus.tokenizer  # an error, if there is none, before anything is trained
-    texts = {name: test_text(test) for name, test in tests.items()}
+    texts = {name: text_beside(test, corpus) for name, test in tests.items()}
     own_test = None
     if held_out is not None:
         own_test = corpus.subset(held_out)
@@ -155,6 +156,8 @@ def evaluate(
         dropout=dropout,
         seed=seed,
     )
+    if batch_tokens is None:
+        batch_tokens = BATCH_TOKENS[preset]
     selected = corpus.subset(selection.pair_ids)
     updates = _num_updates(selected, passes, batch_tokens)
     budgets = [round(share * updates) for share in _BUDGETS]
@@ -169,7 +172,10 @@ def evaluate(
     search: dict[str, Any] = {"beam": beam, "length_penalty": length_penalty}
     recipe = {
         "arms": {name: [view.id for view in own] for name, own in views.items()},
-        "tests": {name: [row["sha256"] for row in t.fingerprint()] for name, t in texts.items()},
+        "tests": {
+            name: [*(row["sha256"] for row in text.fingerprint()), *text.recipe.get("columns", ())]
+            for name, text in texts.items()
+        },
         **({} if own_test is None else {"held_out": own_test.id}),
         "passes": passes,
         "updates": budgets,
@@ -204,7 +210,7 @@ def evaluate(
         firsts = {name: runs[i * seeds] for i, name in enumerate(views)}
         translations = translate_arms(
             {arm_name(arm): firsts[arm_name(arm)] for arm in translate},
-            texts,
+            {name: test_corpora[name].text() for name in texts},
             corpus,
             folder,
             device,
@@ -226,13 +232,6 @@ def evaluate(
             ),
         )
     return Evaluation.open(folder.path)
-
-
-def test_text(test: TestSet) -> ParallelText:
-    """The parallel text of a test set; TextError if a file is missing or empty."""
-    if isinstance(test, tuple):
-        return ParallelText.of(*test, None)
-    return ParallelText.of(None, None, test)
 
 
 def _open_selection(selection: Selection | str | PathLike[str]) -> Selection:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pycat.data.batches import Batch
 from pycat.kernels.training_loss import linear_smoothed_cross_entropy
+from pycat.proxy.cpu_attention import cpu_attention, has_cpu_attention
 from pycat.proxy.packed_attention import Side, attention, has_varlen, varlen_attention
 from pycat.proxy.packing import packed_positions
 from pycat.proxy.stacked_transformer import Attend, Attentions, PackedSide, StackedTransformer
@@ -86,8 +87,8 @@ class StackedStep:
         self.loss_sums = torch.zeros(stack.num_models, dtype=torch.float64, device=self._device)
         self.token_losses = torch.zeros(stack.num_models, 0, device=self._device)
         self._losses = torch.zeros(stack.num_models, device=self._device)
-        width = stack.config.d_model // stack.config.num_heads
-        self._varlen = has_varlen(self._device, dtype, width)
+        self._head_width = stack.config.d_model // stack.config.num_heads
+        self._varlen = has_varlen(self._device, dtype, self._head_width)
         self._replay: Callable[[], None] | None = None
         if self._varlen:
             self._static = _StaticBatch(stack.num_models, capacity, eos_id, self._device)
@@ -119,7 +120,7 @@ class StackedStep:
             self._static.fill(batches, weights)
             self._replay()
             return
-        self._compute(*_sides(batches, weights, self._device, self._dtype))
+        self._compute(*_sides(batches, weights, self._device, self._dtype, self._head_width))
 
     def _compute(
         self, src: PackedSide, tgt: PackedSide, weights: Tensor, attentions: Attentions
@@ -260,8 +261,9 @@ def _sides(
     token_weights: Sequence[NDArray[np.float32]],
     device: torch.device,
     dtype: torch.dtype,
+    head_width: int,
 ) -> tuple[PackedSide, PackedSide, Tensor, Attentions]:
-    """What `_compute` takes, in the shapes of these batches; attention pads by like lengths."""
+    """What `_compute` takes, in the shapes of these batches."""
     packed: list[PackedSide] = []
     sides: list[Side] = []
     for tokens, cu_seqlens in (
@@ -288,24 +290,19 @@ def _sides(
     for m, own in enumerate(token_weights):
         weights[m, : len(own)] = torch.from_numpy(own)
     attentions = Attentions(
-        _attend(sides[0], sides[0], dtype),
-        _attend(sides[1], sides[1], dtype, is_causal=True),
-        _attend(sides[1], sides[0], dtype),
+        _attend(sides[0], sides[0], dtype, head_width),
+        _attend(sides[1], sides[1], dtype, head_width, is_causal=True),
+        _attend(sides[1], sides[0], dtype, head_width),
     )
     return src, tgt, weights.to(device), attentions
 
 
-def _attend(queries: Side, keys: Side, dtype: torch.dtype, *, is_causal: bool = False) -> Attend:
-    attend = attention(queries, keys, 1, is_causal=is_causal, varlen=False)
-    if queries.tokens.device.type != "cpu" or dtype == torch.float32:
-        return attend
-
-    def attend_in_float32(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        # On the CPU torch's 16-bit attention is slower than its float32 one.
-        with torch.autocast("cpu", enabled=False):
-            return attend(queries.float(), keys.float(), values.float())
-
-    return attend_in_float32
+def _attend(
+    queries: Side, keys: Side, dtype: torch.dtype, head_width: int, *, is_causal: bool = False
+) -> Attend:
+    if has_cpu_attention(queries.tokens.device, dtype, head_width):
+        return cpu_attention(queries, keys, is_causal=is_causal)
+    return attention(queries, keys, 1, is_causal=is_causal, varlen=False)
 
 
 class _StaticBatch:

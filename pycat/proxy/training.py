@@ -27,7 +27,9 @@ from pycat.runtime.ranks import Ranks, join_ranks, launch, rank_device
 MAX_PROXY_UPDATES = 4000
 
 # Peaks by preset.
-LEARNING_RATES = {"mini": 2e-3, "tiny": 1e-3, "base": 7e-4}
+# Chosen by dev loss on random pairs, for mini; docs/training.md has the grid.
+LEARNING_RATES = {"mini": 4e-3, "tiny": 1e-3, "base": 7e-4}
+BATCH_TOKENS = {"mini": 1024, "tiny": 2048, "base": 2048}
 
 
 @names_copies
@@ -44,7 +46,7 @@ def train(
     dynamic_unit: str = "pairs",
     epochs: float = 3.0,
     updates: int | None = None,
-    batch_tokens: int = 2048,
+    batch_tokens: int | None = None,
     learning_rate: float | None = None,
     rate_schedule: str = "inverse_sqrt",
     warmup: int | None = None,
@@ -81,8 +83,9 @@ def train(
         dynamic_unit: "pairs", or "spans" of at most 16 target tokens.
         epochs: passes over the corpus, or over that share of it, but at most 4,000 updates;
             `updates`, when given, is used instead, without a bound.
-        batch_tokens: most tokens of either side of a batch, of all ranks together.
-        learning_rate: its peak; by default that of the preset.
+        batch_tokens: most tokens of either side of a batch, of all ranks together; by default 1,024
+            for mini, else 2,048.
+        learning_rate: its peak; by default 4e-3 for mini, 1e-3 for tiny, 7e-4 for base.
         rate_schedule: the rate after the peak. "inverse_sqrt" lets it fall with the inverse square
             root of the update (Vaswani et al. 2017, section 5.3). "wsd" holds it, and lets it fall
             linearly to zero over the last third (Hägele et al. 2024, arXiv 2405.18392).
@@ -132,6 +135,8 @@ def train(
             "checkpoint_schedule is 'loss', which dynamic pruning does not allow: the loss on what "
             "an epoch chooses does not fall evenly; expected linear or log"
         )
+    if batch_tokens is None:
+        batch_tokens = BATCH_TOKENS[preset]
     check_size(corpus, batch_tokens)
     if updates is None:
         passes = epochs * (1.0 if dynamic is None else dynamic)
@@ -359,7 +364,7 @@ def check_options(**options: Any) -> None:
         "seed": {"low": 0, "high": 2**31, "below": True},
     }
     for name, bounds in ranges.items():
-        may_be_none = name in ("learning_rate", "dynamic", "updates", "warmup")
+        may_be_none = name in ("batch_tokens", "learning_rate", "dynamic", "updates", "warmup")
         if name in options and not (may_be_none and options[name] is None):
             check_number(name, options[name], **bounds)
 

@@ -1,29 +1,51 @@
 """Ctrl-C on the command line: one line and status 130, whatever runs.
 
-This is imported before anything that takes time.
+This is imported before anything that takes time, and imports nothing that does.
 """
+
+from __future__ import annotations
 
 import os
 import signal
 import sys
-from types import FrameType
-from typing import Any
+
+TYPE_CHECKING = False  # see pycat/__init__.py
+
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
 
 STATUS = 130
 MESSAGE = "pycat: interrupted; the same command goes on from here"
 
 _seen = False
+_raises = False
 
 
 def watch() -> None:
-    """Let Ctrl-C raise KeyboardInterrupt, but end the process where that would be lost.
+    """Let Ctrl-C end the process at once, and between `begin` and `end` raise KeyboardInterrupt.
 
-    It is lost while modules are imported, and where Python cannot raise, as in `__del__`. Ending at
-    once is safe: what is being written has no name yet, and the kernel releases locks.
+    It ends the process there too where an error would be lost: while modules are imported, and
+    where Python cannot raise, as in `__del__`. Ending at once is safe: what is being written has no
+    name yet, and the kernel releases locks.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as by nohup
         signal.signal(signal.SIGINT, _on_ctrl_c)
         sys.unraisablehook = _on_unraisable
+    # The command pycat blocks it until now (csrc/command); what came meanwhile comes here.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def begin() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt from here on: the caller catches it."""
+    global _raises
+    _raises = True
+
+
+def end() -> None:
+    """Let Ctrl-C end the process again."""
+    global _raises
+    _raises = False
 
 
 def seen() -> bool:
@@ -34,6 +56,8 @@ def seen() -> bool:
 def _on_ctrl_c(_number: int, frame: FrameType | None) -> None:
     global _seen
     _seen = True
+    if not _raises:
+        _end()
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             _end()

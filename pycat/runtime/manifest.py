@@ -86,6 +86,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "num_parts": int,
         "steps": [int],
         "columns?": [str],
+        "reused?": {"num_pairs": int, "num_tokens": int, "scores": str, "path?": str},
         "recipe": {"corpus?": str, "checkpoints?": [str]},
     },
     "selection": {

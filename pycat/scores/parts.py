@@ -83,6 +83,11 @@ def statistic_columns(sums: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
     }
 
 
+def stored_type(name: str) -> type:
+    """The type in which a statistic's column, such as `nll_0`, is stored."""
+    return _STORED.get(name.rpartition("_")[0], np.float32)
+
+
 def _type_of(name: str) -> pa.DataType | None:
     """The stored type of a pair's column or a statistic's; None of other columns."""
     if name in PAIR_COLUMNS:

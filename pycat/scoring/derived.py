@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.parallel_text import ParallelText
-from pycat.data.same_tokenizer import tokenize_alike
+from pycat.data.same_tokenizer import FurtherText, text_beside, tokenize_alike
 from pycat.errors import PycatError
 from pycat.ranking.criteria import evaluate_criterion, mean_of_ranks
 from pycat.scores.score_table import ScoreTable, as_table
 from pycat.scoring.engine import score
 
 Table = ScoreTable | str | PathLike[str]
-Text = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
+Text = FurtherText
 
 
 def add_average(scores: Table, others: Sequence[Table], by: str, *, name: str) -> str:
@@ -87,7 +86,7 @@ def add_cld(
 
     Args:
         scores: a table of three checkpoints or more, or its path.
-        dev: the dev set: two files, or one tab-separated.
+        dev: the dev set: two files, or one of both sides as a test set of `evaluate`.
         checkpoints: those that the table was scored with.
         out: the folder to make: `corpus` and `scores` of the dev set.
         name: of the column.
@@ -110,9 +109,7 @@ def add_cld(
             "or more: a correlation takes two changes of loss at least"
         )
     corpus = table.view_of(table.corpus())
-    text = (
-        ParallelText.of(*dev, None) if isinstance(dev, tuple) else ParallelText.of(None, None, dev)
-    )
+    text = text_beside(dev, corpus)
     held_out = tokenize_alike(text, corpus, folder / "corpus", overwrite=overwrite)
     found = score(
         held_out,

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -21,6 +22,7 @@ from pycat.errors import CheckpointError, OutputError, PycatError
 from pycat.kernels.ops import require_triton
 from pycat.kernels.stat_names import STAT_NAMES, Stats
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
+from pycat.runtime.locks import scratch_folder
 from pycat.runtime.manifest import list_files
 from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder, recorded_recipe
@@ -36,13 +38,14 @@ from pycat.scores.parts import (
     statistic_columns,
     write_part,
 )
-from pycat.scores.score_table import ScoreTable
+from pycat.scores.score_table import ScoreTable, as_table
 from pycat.scoring.adapter import Adapter, ProxyAdapter
 from pycat.scoring.cpu_forward import CpuForward
 from pycat.scoring.flops import model_flops, product_rate
 from pycat.scoring.forward import BatchSums, Forward
 from pycat.scoring.loading import Checkpoint, load_adapters
 from pycat.scoring.reduced_precision import EXACT_FILE, reduced_precision
+from pycat.scoring.reuse import WORKING_FILES, Earlier, ReusedSums
 from pycat.scoring.stacked_forward import StackedForward
 from pycat.scoring.torch_forward import TorchForward
 from pycat.scoring.truncation import KeptLengths, cut_packed, cut_padded
@@ -66,6 +69,7 @@ def score(
     dtype: str = "float32",
     too_long: str = "refuse",
     exact_keep: float | None = None,
+    base: ScoreTable | str | PathLike[str] | None = None,
     overwrite: bool = False,
     stage: str | PathLike[str] | None = None,
 ) -> ScoreTable:
@@ -102,6 +106,11 @@ def score(
             Pairs that the precision could carry across that cut are scored again in float32 and
             hold its sums, so that the kept pairs are those of float32. `exact_cut` in the manifest
             counts them, `exact.parquet` lists them.
+        base: an earlier table under these checkpoints, of another corpus by the same tokenizer.
+            Pairs whose tokens it holds are not scored again: their sums are taken over. `reused` in
+            the manifest counts them. The table is the same as without, bit for bit where the
+            extension computes (docs/forward.md), else but for rounding. On the disk, the join takes
+            some 60 bytes a pair and the sums while it is made.
         overwrite: replace a table made from other input.
         stage: a folder on this machine's own disk; corpus and checkpoints are copied into it first,
             unless they are there, and read there (`pycat.data.staging`).
@@ -119,6 +128,8 @@ def score(
         CorpusError: the corpus is damaged, has tokens beyond the model's vocabulary, or pairs
             longer than its positions.
         OutputError: `out` holds something else, or a table made from other input.
+        PycatError: `base` has other checkpoints, another tokenizer, dtype or device, or less
+            statistics.
 
     Source: Chimoto et al. 2024, arXiv:2405.19462.
     """
@@ -138,12 +149,19 @@ def score(
     if torch_device.type == "cuda":
         require_triton()
     torch_dtype = choose_dtype(dtype, torch_device, SCORING_DTYPES)
-    models = [adapter.to(torch_device) for adapter in load_adapters(checkpoints, corpus)]
+    # How perplexity moves takes two checkpoints; monolingual text is ranked by perplexity itself.
+    fewest = 1 if corpus.is_monolingual else 2
+    loaded = load_adapters(checkpoints, corpus, min_checkpoints=fewest)
+    models = [adapter.to(torch_device) for adapter in loaded]
+    if exact_keep is not None and len(models) < 2:
+        raise PycatError(
+            "exact_keep is for a cut by cat_var, which takes two checkpoints, and there is one; "
+            "leave it out"
+        )
     if dtype == "auto" and torch_device.type == "cpu" and _core.cpu_isa() != "avx512_bf16":
         torch_dtype = _auto_without_bfloat16(models[0], exact_keep)
     is_reduced = torch_dtype != torch.float32
     kept = KeptLengths.of(corpus, models, too_long)
-    scorer = _Scorer(corpus, models, kept, torch_device, stats, batch_tokens)
     recipe = {
         "corpus": corpus.id,
         "checkpoints": [model.sha256 for model in models],
@@ -154,6 +172,8 @@ def score(
         **({} if too_long == "refuse" else {"too_long": too_long}),
         **({} if exact_keep is None or not is_reduced else {"exact_keep": exact_keep}),
     }
+    earlier = None if base is None else Earlier.of(as_table(base), corpus, recipe)
+    scorer = _Scorer(corpus, models, kept, torch_device, stats, batch_tokens, earlier)
 
     # Build the forward pass before touching the folder: an unusable dtype must not cost the old
     # table. A folder of the same recipe may be finished, and then needs no forward pass.
@@ -162,7 +182,11 @@ def score(
         scorer.use(torch_dtype)
     if out is None:
         return _make_table(scorer, torch_dtype, recipe, started, None)
-    with OutputFolder(Path(out), "scores", recipe, SCORE_FILES, overwrite) as folder:
+    source = None if earlier is None else earlier.table.path
+    if source is not None and source.resolve() == Path(out).resolve():
+        raise OutputError(f"{out}: is the table to take scores from; name another folder")
+    owned, working = (*SCORE_FILES, WORKING_FILES), (WORKING_FILES,)
+    with OutputFolder(Path(out), "scores", recipe, owned, overwrite, working=working) as folder:
         if folder.manifest is not None:
             return ScoreTable.open(folder.path)
         return _make_table(scorer, torch_dtype, recipe, started, folder)
@@ -178,7 +202,11 @@ def _make_table(
     """Score what an interrupted run has not, and finish the table, in `folder` or in memory."""
     corpus, models, kept = scorer.corpus, scorer.models, scorer.kept
     scorer.use(dtype)
-    parts, flops = scorer.score_parts(folder)
+    with ExitStack() as stack:
+        if scorer.earlier is not None:
+            place = stack.enter_context(scratch_folder()) if folder is None else folder.path
+            scorer.reused = ReusedSums(scorer.earlier, corpus, kept, place)
+        parts, flops = scorer.score_parts(folder)
     scoring_s = time.perf_counter() - started if folder is None else folder.elapsed_s
 
     # Finish: facts for the manifest, and what a reduced precision owes to float32.
@@ -192,10 +220,12 @@ def _make_table(
         "tokenizer_sha256": corpus.manifest["tokenizer_sha256"],
         "torch": torch.__version__,
         "corpus_options": corpus.options,
-        "tokens_per_s": round(num_tokens * len(models) / scoring_s, 1),
+        "tokens_per_s": round(scorer.num_scored_tokens * len(models) / scoring_s, 1),
         "model_flops": flops,
     }
-    if scoring_s >= _MIN_UTILIZATION_S:
+    if scorer.reused is not None:
+        facts["reused"] = scorer.reused.facts(None if folder is None else folder.path)
+    elif scoring_s >= _MIN_UTILIZATION_S:
         utilization = flops / scoring_s / product_rate(scorer.device, dtype)
         facts["flop_utilization"] = round(utilization, 4)
     if dtype != torch.float32:
@@ -232,6 +262,7 @@ class _Scorer:
         kept: lengths of the N pairs that are scored.
         stats: "nll" or "all".
         batch_tokens: as for `score`.
+        earlier: where sums may come from; `reused` holds them while parts are scored.
     """
 
     corpus: Corpus
@@ -240,6 +271,8 @@ class _Scorer:
     device: torch.device
     stats: Stats
     batch_tokens: int | None
+    earlier: Earlier | None = None
+    reused: ReusedSums | None = None
     _forward: Forward | None = None
     _dtype: torch.dtype | None = None
 
@@ -255,6 +288,12 @@ class _Scorer:
                 self.models, self.kept, self.device, dtype, stats=self.stats
             )
             self._dtype = dtype
+
+    @property
+    def num_scored_tokens(self) -> int:
+        """Target tokens of the pairs whose sums are not taken over."""
+        taken = 0 if self.reused is None else self.reused.num_tokens
+        return int(self.kept.tgt.sum()) - taken
 
     def score_parts(self, folder: OutputFolder | None) -> tuple[list[pa.Table | Path], int]:
         """Score all pairs, a part at a time, but for the parts that `folder` holds already.
@@ -284,12 +323,29 @@ class _Scorer:
                 lengths = self.kept.rows(first, len(part))
                 flops += num_models * model_flops(self.models[0], lengths.src, lengths.tgt)
                 if not is_finished:
-                    table = pa.table(_columns(part, lengths, self._score(part, lengths, advance)))
+                    sums = self._part_sums(part, first, lengths, advance)
+                    table = pa.table(_columns(part, lengths, sums))
                     if folder is not None and path is not None:
                         write_part(table, path)
                         folder.record()
                 parts.append(table if path is None else path)
         return parts, flops
+
+    def _part_sums(
+        self, part: Corpus, first: int, lengths: KeptLengths, advance: Callable[[int], None]
+    ) -> NDArray[np.float64]:
+        """Sums (S, K, n) of the n pairs of a part from row `first` on: taken over, or scored."""
+        if self.reused is None:
+            return self._score(part, lengths, advance)
+        is_there, taken = self.reused.rows(first, len(part))
+        rest = np.flatnonzero(~is_there)
+        sums = np.empty((*taken.shape[:2], len(part)))
+        sums[:, :, is_there] = taken
+        advance(int(lengths.tgt[is_there].sum()) * len(self.models))
+        if len(rest):
+            pairs = self.corpus.subset(part.pair_ids[rest])
+            sums[:, :, rest] = self._score(pairs, lengths.take(rest), advance)
+        return sums
 
     def _is_intact(self, path: Path, first: int) -> bool:
         """Whether an earlier run's part can be read in full and holds the pairs from `first`."""
@@ -310,7 +366,7 @@ class _Scorer:
     def score_rows(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Score rows (n,) of the corpus again, in float32: sums (S, K, n)."""
         self.use(torch.float32)
-        lengths = KeptLengths(self.kept.src[rows], self.kept.tgt[rows], self.kept.num_cut)
+        lengths = self.kept.take(rows)
         pairs = self.corpus.subset(self.corpus.pair_ids[rows])
         return self._score(pairs, lengths, lambda num_tokens: None)
 
@@ -369,7 +425,7 @@ def make_forward(
             )
     if dtype == torch.int8:
         raise PycatError(
-            "dtype 'int8' is for encoder-decoder models that the extension runs on the CPU "
+            "dtype 'int8' is for models that the extension runs on the CPU "
             f"(docs/forward.md), and {models[0].name} is none on {device.type}; use 'auto'"
         )
     return TorchForward(models, device, dtype, stats=stats, per_token=per_token)

@@ -83,6 +83,10 @@ class KeptLengths:
         src, tgt = self.src[first : first + count], self.tgt[first : first + count]
         return KeptLengths(src, tgt, self.num_cut)
 
+    def take(self, rows: NDArray[np.int64]) -> "KeptLengths":
+        """Lengths of those rows (n,)."""
+        return KeptLengths(self.src[rows], self.tgt[rows], self.num_cut)
+
 
 def cut_padded(batch: Batch, src: Tensor, tgt: Tensor, src_tail: int) -> Batch:
     """Cut a padded batch of B pairs to `src` and `tgt` tokens (B,) a side.

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.parallel_text import ParallelText
-from pycat.data.same_tokenizer import tokenize_alike
+from pycat.data.same_tokenizer import FurtherText, text_beside, tokenize_alike
 from pycat.errors import PycatError
 from pycat.proxy.checkpoint import read_info, read_infos
 from pycat.proxy.tuning import tune
@@ -25,7 +24,7 @@ from pycat.scores.score_table import ScoreTable, as_table
 from pycat.scoring.adapter import ProxyAdapter
 from pycat.scoring.engine import score
 
-TrustedText = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
+TrustedText = FurtherText
 
 _DAMPING = 5
 
@@ -52,6 +51,7 @@ def add_trusted(
     device: str = "auto",
     dtype: str = "auto",
     score_dtype: str = "float32",
+    base: ScoreTable | None = None,
     overwrite: bool = False,
 ) -> str:
     """Tune a checkpoint on trusted pairs, score every pair of a table by it, and add a column.
@@ -61,7 +61,8 @@ def add_trusted(
 
     Args:
         scores: an open ScoreTable, or the path of one.
-        trusted: 1,000 to 5,000 pairs that are known to be good: two files, or one tab-separated.
+        trusted: 1,000 to 5,000 pairs that are known to be good: two files, or one of both sides as
+            a test set of `evaluate`.
         checkpoint: the last one that the table was scored with.
         out: the folder to make: `corpus`, `tuned` and `scores`. What is finished in it is not
             repeated, and an interrupted call goes on.
@@ -69,6 +70,8 @@ def add_trusted(
         updates, batch_tokens, learning_rate, seed, dtype: of the tuning, as for `tune`.
         device: "cpu", "cuda" or "auto".
         score_dtype: of matrix products while scoring, as for `score`.
+        base: the table in `scores` of an earlier call. Its scores are taken over, as by `score`,
+            if the same text tuned the same checkpoint.
         overwrite: replace what was made of other text or with other options.
 
     Returns:
@@ -88,12 +91,8 @@ def add_trusted(
             f"{info.path}: is not the last checkpoint that {table.path or 'the table'} was scored "
             "with, whose nll is compared with that after tuning; pass that one"
         )
-    text = (
-        ParallelText.of(*trusted, None)
-        if isinstance(trusted, tuple)
-        else ParallelText.of(None, None, trusted)
-    )
     corpus = table.view_of(table.corpus())
+    text = text_beside(trusted, corpus)
     good = tokenize_alike(text, corpus, folder / "corpus", overwrite=overwrite)
     run = tune(
         good,
@@ -108,16 +107,20 @@ def add_trusted(
         overwrite=overwrite,
     )
     # Both checkpoints are scored together, so that they share batches and rounding.
+    models = [
+        ProxyAdapter(model, corpus.eos_id)
+        for model in read_infos([info.path, *run.checkpoints], corpus)
+    ]
+    if base is not None and base.manifest["recipe"]["checkpoints"] != [m.sha256 for m in models]:
+        base = None
     both = score(
         corpus,
-        [
-            ProxyAdapter(model, corpus.eos_id)
-            for model in read_infos([info.path, *run.checkpoints], corpus)
-        ],
+        models,
         out=folder / "scores",
         stats="nll",
         device=device,
         dtype=score_dtype,
+        base=base,
         overwrite=overwrite,
     )
     before, after = both.nll.T

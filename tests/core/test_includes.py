@@ -9,9 +9,9 @@ CSRC = Path(__file__).parents[2] / "csrc"
 # A room may include itself and rooms of the lines below its own.
 LEVELS = (
     {"bindings"},
-    {"filters", "transformer"},
+    {"filters", "training", "transformer"},
     {"corpus", "cross_entropy"},
-    {"base", "simd", "ranking"},
+    {"base", "simd", "ranking", "command"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

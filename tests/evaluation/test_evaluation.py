@@ -11,7 +11,7 @@ from helpers import MakeScores, ToyText, plain_select
 
 import pycat
 from pycat.data.corpus import Corpus
-from pycat.data.same_tokenizer import tokenize_alike
+from pycat.data.same_tokenizer import text_beside, tokenize_alike
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.evaluation import evaluation, held_out, translating
 from pycat.evaluation.arms import arm_views, read_labels, up_to_budget
@@ -285,7 +285,7 @@ def test_test_sentences_that_were_trained_on_are_counted(
     )
     for file, side in zip((src, tgt), sides, strict=True):
         file.write_text("".join(f"{line}\n" for line in side), "utf-8")
-    text = evaluation.test_text((src, tgt))
+    text = text_beside((src, tgt), toy_corpus)
     held_out_text = tokenize_alike(text, toy_corpus, tmp_path / "held-out", overwrite=False)
     num_src, num_tgt = held_out.num_known(held_out_text, toy_corpus)
     assert num_src >= 3
