@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import pycat
 from pycat.cli.check import Check
 from pycat.cli.classify import Classify
-from pycat.cli.columns import Average, Cld, Trusted
+from pycat.cli.columns import Average, Cld, Clusters, Trusted
 from pycat.cli.evaluate import Evaluate
 from pycat.cli.explain import Explain
 from pycat.cli.options import Parser, add_options, joined_criteria, read
@@ -43,6 +43,7 @@ VERBS: dict[str, type[Any]] = {
     "trusted": Trusted,
     "average": Average,
     "cld": Cld,
+    "clusters": Clusters,
     "select": Select,
     "apply": Apply,
     "classify": Classify,

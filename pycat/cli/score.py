@@ -152,12 +152,12 @@ class Score:
                 "score: a table of scores needs --corpus, and text and --per-token go with "
                 "--format; pass --corpus FOLDER, or --format"
             )
+        if self.lines.format is not None and self.base is not None:
+            raise PycatError("score: --base goes with a table of scores, not with --format")
         if self.stage is not None and self.lines.format is not None:
             raise PycatError(
                 "score: --stage is for a table of scores; leave out --format or --stage"
             )
-        if self.lines.format is not None and self.base is not None:
-            raise PycatError("score: --base goes with a table of scores, not with --format")
         if self.corpus is not None and text:
             given = ", ".join(f"--{dashed(name)}" for name in text)
             raise PycatError(f"score: --corpus is tokenized already; leave out {given}")

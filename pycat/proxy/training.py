@@ -83,8 +83,8 @@ def train(
         dynamic_unit: "pairs", or "spans" of at most 16 target tokens.
         epochs: passes over the corpus, or over that share of it, but at most 4,000 updates;
             `updates`, when given, is used instead, without a bound.
-        batch_tokens: most tokens of either side of a batch, of all ranks together; by default 1,024
-            for mini, else 2,048.
+        batch_tokens: most tokens of either side of a batch, of all ranks together; by default
+            1,024 for mini, else 2,048.
         learning_rate: its peak; by default 4e-3 for mini, 1e-3 for tiny, 7e-4 for base.
         rate_schedule: the rate after the peak. "inverse_sqrt" lets it fall with the inverse square
             root of the update (Vaswani et al. 2017, section 5.3). "wsd" holds it, and lets it fall
