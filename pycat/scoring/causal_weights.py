@@ -152,6 +152,7 @@ def _llama_like(model: Any, head: Head, num_positions: int) -> TransformerWeight
     embedding_scale = _embedding_scale(stack.embed_tokens)
     if (
         any({name for name, _ in layer.named_parameters()} - _LAYER_NAMES for layer in layers)
+        or any(type(x.get_submodule(name)) is not nn.Linear for x in layers for name in _LINEAR)
         or None in activations
         or max(map(len, (activations, scales, widths, softcaps))) > 1
         or windows is None

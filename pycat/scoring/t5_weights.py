@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from pycat.scoring.adapter import Head
 from pycat.scoring.causal_weights import ACTIVATIONS, GATED, MIN_POSITIONS, head_arrays
@@ -74,6 +75,8 @@ def _activation(dense: Any) -> str | None:
 
 def _is_known(part: Any) -> bool:
     """Whether a sublayer has no weights beside those that are read."""
+    if any("Linear" in type(x).__name__ and type(x) is not nn.Linear for x in part.modules()):
+        return False  # quantized
     for name, module in part.named_children():
         names = {weight for weight, _ in module.named_parameters()}
         if name in ("SelfAttention", "EncDecAttention"):

@@ -52,7 +52,8 @@ def test_a_line_is_a_target(corpus: pycat.Corpus, folder: Path) -> None:
     # The text, its carriage returns and tabs are what they were; an open corpus knows its kind.
     opened = pycat.open_corpus(corpus.path)
     assert opened.sentences([0, 1]) == [("", f"{LINES[0]}\t{LINES[1]}"), ("", LINES[2])]
-    assert opened.tokenizer.encode_pairs([""], [LINES[2]])[1][0] == corpus[1][1].tolist()
+    encoded = opened.tokenizer.encode_pairs([b""], [LINES[2].encode()])
+    assert encoded[1][0] == corpus[1][1].tolist()
     scores = pycat.score(corpus, folder / "lm", device="cpu", out=folder / "scores")
     kept = pycat.select(scores, keep=1.0, by="cat_var", rules="none", guard=0)
     kept.write_one(folder / "all.en")

@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,9 +43,14 @@ def expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_commands_keep_the_likeliest_half(expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    used = []
+    used: list[CpuForward] = []
     run = CpuForward.run
-    monkeypatch.setattr(CpuForward, "run", lambda self, x: used.append(self) or run(self, x))
+
+    def counted(self: CpuForward, batches: Any) -> Any:
+        used.append(self)
+        return run(self, batches)
+
+    monkeypatch.setattr(CpuForward, "run", counted)
     for line in block("sh").splitlines():
         name, *arguments = shlex.split(line)
         assert name == "pycat"
