@@ -4,6 +4,7 @@
 # make bench  microbenchmarks                make gpu        what only a GPU can show
 # make test-arm   the kernels as on 64-bit Arm, emulated
 # make docs   the documentation as a site: build/site/index.html
+# make study  what halves of a text are worth    make study-report   its tables and charts
 # make wheels wheels for x86-64 and 64-bit Arm, in dist/
 # make chaos  kills, full disks, damage, races
 # Needs Python 3.11 or newer and a C++ compiler; everything else is installed into .venv.
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find csrc kernels pycat -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
-.PHONY: venv demo docs test test-isa lint format bench chaos gpu fuzz sanitize test-arm wheels clean
+.PHONY: venv demo docs test test-isa lint format bench study study-report chaos gpu fuzz sanitize test-arm wheels clean
 
 venv: .venv/.installed
 
@@ -41,7 +42,8 @@ test: venv
 # interpreter computes) and of PyTorch: each sums in an order of its own.
 TESTS_NUMERIC := tests/test_tolerances.py tests/kernels/test_cross_entropy.py \
 	tests/kernels/test_reference.py tests/scoring tests/proxy/test_transformer.py tests/ranking \
-	tests/filters tests/scores/test_score_table.py tests/evaluation/test_beam_search.py
+	tests/filters tests/scores/test_score_table.py tests/evaluation/test_beam_search.py \
+	tests/core/test_training_loops.py
 AS_portable := OPENBLAS_CORETYPE=Prescott MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default
 AS_avx2 := OPENBLAS_CORETYPE=Haswell MKL_CBWR=AVX2 ATEN_CPU_CAPABILITY=avx2
 AS_avx_vnni := $(AS_avx2)
@@ -74,6 +76,18 @@ docs: venv
 
 bench: venv
 	for bench in bench/bench_*.py; do $(BIN)/python $$bench --quick || exit 1; done
+
+# What halves of a text are worth, arm by arm; it goes on where it was. Tab-separated files:
+# make study TEXT=train.tsv NAME=en-de STUDY='--test news=news.tsv --languages en,de --seeds 3'
+NAME ?= text
+STUDY ?=
+study: venv
+	$(BIN)/python bench/study.py --tsv $(TEXT) --name $(NAME) --work build/study/$(NAME) \
+		--json bench/study/$(NAME).json $(STUDY)
+
+# Tables and charts of docs/evidence.md, from the results in bench/study/.
+study-report: venv
+	$(BIN)/python bench/study_report.py
 
 # About an hour on two idle cores. Fewer trials: make chaos CHAOS='--verbs select --kills 5'
 CHAOS ?=

@@ -1,13 +1,15 @@
 """What halves of a text are worth: recipes against random halves, clean halves and the whole.
 
 python bench/study.py --tsv train.tsv.gz --test NAME=test.tsv.gz ... --work DIR
-                      [--languages en,de] [--pairs N] [--random-pairs] [--label-column N]
-                      [--keep X] [--passes X] [--seeds N] [--preset NAME] [--device NAME]
-                      [--proxy-preset NAME] [--json FILE]
+                      [--name NAME] [--languages en,de] [--pairs N] [--random-pairs]
+                      [--label-column N] [--keep X] [--passes X] [--seeds N] [--preset NAME]
+                      [--device NAME] [--proxy-preset NAME] [--arms NAME ...] [--no-curve]
+                      [--json FILE]
 
-Every half is cut at the same number of target tokens. With `--label-column` (from 1) the pairs
-whose label there is "clean" are the arm `oracle`. Each stage and each trained model is kept in DIR:
-the same command goes on where it was.
+Every half is cut at the same number of target tokens; `selected` is what pycat keeps by default.
+With `--label-column` (from 1) the pairs whose label there is "clean" are the arm `oracle`. Each
+stage and each trained model is kept in DIR: the same command goes on where it was, and one with
+more arms trains these alone.
 """
 
 import argparse
@@ -20,15 +22,25 @@ from typing import Any
 
 import pycat
 
-# What each arm keeps: options of `pycat.select`.
+# What each arm keeps: options of `pycat.select`, beside those that name no rules and noise filter.
+FILTERED: dict[str, Any] = {"rules": "default", "guard": 0.5}
+UNFILTERED: dict[str, Any] = {"rules": "none", "guard": 0.0}
 RECIPES: dict[str, dict[str, Any]] = {
-    "cat_var": {"by": "cat_var", "rules": "none", "guard": 0.0},
-    "rules-random": {"by": "random", "rules": "default", "guard": 0.0},
-    "noise-random": {"by": "random", "rules": "default", "guard": 0.5},
-    "noise-all": {"by": "random", "rules": "default", "guard": 1.0},
-    "noise-learnability": {"by": "learnability", "rules": "default", "guard": 0.5},
+    "cat_var": {**UNFILTERED, "by": "cat_var"},
+    "rules-random": {"rules": "default", "guard": 0.0, "by": "random"},
+    "filter-random": {**FILTERED, "by": "random"},
+    "filter-cat_var": {**FILTERED, "by": "cat_var"},
+    "filter-learnability": {**FILTERED, "by": "learnability"},
+    "filter-learnability+noise": {**FILTERED, "by": "learnability+noise"},
+    "filter-coverage": {**FILTERED, "by": "coverage"},
+    "noise": {"rules": "default", "guard": 0.0, "by": "noise"},
+    "fitted_noise": {"rules": "default", "guard": 0.0, "by": "fitted_noise"},
+    "share-random": {"rules": "default", "guard": "auto", "by": "random"},
+    "share-learnability": {"rules": "default", "guard": "auto", "by": "learnability"},
+    "share-coverage": {"rules": "default", "guard": "auto", "by": "coverage"},
+    "share-noise-mix": {"rules": "default", "guard": "auto", "by": "noise", "mix": 0.2},
 }
-DEFAULT: dict[str, Any] = {"by": "cat_var", "rules": "default", "guard": 0.5}
+ARMS = ("filter-random", "noise", "cat_var")
 
 
 def take_pairs(options: argparse.Namespace) -> tuple[Path, Path | None]:
@@ -80,10 +92,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     )
     scores = timed("score", pycat.score, corpus, proxy.checkpoints, out=work / "scores", **device)
     chosen: dict[str, Any] = {"keep": options.keep, "unit": "tokens", "measures": measures}
-    selected = pycat.select(scores, out=work / "selection", **chosen, **DEFAULT)
+    selected = pycat.select(scores, out=work / "selection", **chosen, **FILTERED)
     arms = ["full", "random", "selected", *(["oracle"] if labels else [])]
-    for name, recipe in RECIPES.items():
-        pycat.select(scores, out=work / "arms" / name, **chosen, **recipe)
+    for name in options.arms:
+        pycat.select(scores, out=work / "arms" / name, **chosen, **RECIPES[name])
         arms.append(str(work / "arms" / name))
     evaluation = timed(
         "evaluate",
@@ -98,11 +110,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         preset=options.preset,
         batch_tokens=options.batch_tokens,
         dropout=options.dropout,
+        curve=not options.no_curve,
+        overwrite=True,  # models of arms that are trained already stay
         **device,
     )
     return {
         "bench": "study",
-        "text": options.tsv.name,
+        "text": options.name or options.work.name,
         "pairs": len(corpus),
         "keep": options.keep,
         "passes": options.passes,
@@ -142,6 +156,7 @@ def main() -> None:
     parser.add_argument("--tsv", type=Path, required=True)
     parser.add_argument("--test", dest="tests", action="append", type=named_test, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--name", help="of the text, in the results; that of DIR without it")
     parser.add_argument("--languages", default="en,de")
     parser.add_argument("--pairs", type=int, default=30_000)
     parser.add_argument("--random-pairs", action="store_true")
@@ -152,8 +167,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--proxy-preset", default="mini")
-    parser.add_argument("--batch-tokens", type=int, default=2048)
-    parser.add_argument("--dropout", type=float, default=0.2)
+    parser.add_argument("--arms", nargs="+", choices=RECIPES, default=ARMS)
+    parser.add_argument("--no-curve", action="store_true", help="no random eighths and quarters")
+    parser.add_argument("--batch-tokens", type=int)
+    parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pycat import _core
+
 # Logits of a block on the CPU: 8 MiB in float32. Larger blocks make faster products, and the
 # gradient of the weight passes through memory less often; smaller ones stay closer in the cache.
 _CPU_BLOCK_LOGITS = 1 << 21
@@ -126,34 +128,56 @@ def _on_cpu(
     num_tokens, vocab_size = len(hidden), len(weight)
     block_tokens = min(num_tokens, max(1, _CPU_BLOCK_LOGITS // vocab_size))
     logits_of_block = hidden.new_empty(block_tokens, vocab_size)
-    is_reduced = hidden.dtype != token_weights.dtype
-    z_of_block = token_weights.new_empty(logits_of_block.shape) if is_reduced else logits_of_block
     adds_in_place = weight_grad.dtype == hidden.dtype
     product = torch.empty_like(weight[:0] if adds_in_place else weight)
-    floor = smoothing / vocab_size
     for first in range(0, num_tokens, block_tokens):
         block = slice(first, min(first + block_tokens, num_tokens))
-        size = block.stop - first
-        logits = torch.mm(hidden[block], weight.mT, out=logits_of_block[:size])
-        z = z_of_block[:size]
-        if is_reduced:
-            z.copy_(logits)
-
-        # Losses; z becomes exp(z - max).
-        at_target, weights = targets[block, None], token_weights[block, None]
-        target_logits, total = z.gather(1, at_target), z.sum(dim=1, keepdim=True)
-        highest = z.amax(dim=1, keepdim=True)
-        sum_exp = z.sub_(highest).exp_().sum(dim=1, keepdim=True)
-        lse = highest + sum_exp.log()
-        token_losses[block] = (lse - (1 - smoothing) * target_logits - floor * total)[:, 0]
-
-        # The weighted gradient, w (exp(z - lse) - s / V - (1 - s) [j = y]).
-        gradient = z.mul_(weights / sum_exp).sub_(floor * weights)
-        gradient.scatter_add_(1, at_target, (smoothing - 1) * weights)
-        if is_reduced:
-            gradient = logits.copy_(gradient)
-        torch.mm(gradient, weight, out=hidden_grad[block])
+        logits = torch.mm(hidden[block], weight.mT, out=logits_of_block[: block.stop - first])
+        token_losses[block] = loss_and_gradient_(
+            logits, targets[block], token_weights[block], smoothing
+        )
+        torch.mm(logits, weight, out=hidden_grad[block])
         if adds_in_place:
-            weight_grad.addmm_(gradient.mT, hidden[block])
+            weight_grad.addmm_(logits.mT, hidden[block])
         else:
-            weight_grad += torch.mm(gradient.mT, hidden[block], out=product)
+            weight_grad += torch.mm(logits.mT, hidden[block], out=product)
+
+
+def loss_and_gradient_(
+    logits: Tensor, targets: Tensor, token_weights: Tensor, smoothing: float
+) -> Tensor:
+    """Losses of tokens on the CPU; logits are replaced by the gradient of their weighted sum.
+
+    Args:
+        logits: (T, V), contiguous; float32 and bfloat16 go through the compiled extension.
+        targets: int64 (T,), in [0, V).
+        token_weights: (T,), float32, or float64 as the logits.
+        smoothing: in [0, 1).
+
+    Returns:
+        (T,), in nats, of the type of `token_weights`.
+    """
+    if logits.dtype in (torch.float32, torch.bfloat16):
+        is_reduced = logits.dtype == torch.bfloat16
+        array = _core.smoothed_cross_entropy(
+            (logits.view(torch.uint16) if is_reduced else logits).numpy(),
+            targets.numpy(),
+            token_weights.numpy(),
+            smoothing,
+            torch.get_num_threads(),
+        )
+        return torch.from_numpy(array)
+
+    # Losses; logits become exp(z - max).
+    at_target, weights = targets[:, None], token_weights[:, None]
+    floor = smoothing / logits.shape[1]
+    target_logits, total = logits.gather(1, at_target), logits.sum(dim=1, keepdim=True)
+    highest = logits.amax(dim=1, keepdim=True)
+    sum_exp = logits.sub_(highest).exp_().sum(dim=1, keepdim=True)
+    lse = highest + sum_exp.log()
+    losses: Tensor = (lse - (1 - smoothing) * target_logits - floor * total)[:, 0]
+
+    # The weighted gradient, w (exp(z - lse) - s / V - (1 - s) [j = y]).
+    logits.mul_(weights / sum_exp).sub_(floor * weights)
+    logits.scatter_add_(1, at_target, (smoothing - 1) * weights)
+    return losses

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pycat.scores.merge import merge_scores
     from pycat.scores.score_table import ScoreTable
     from pycat.scoring.adapter import Adapter, Head
+    from pycat.scoring.clusters import add_clusters
     from pycat.scoring.derived import add_average, add_cld
     from pycat.scoring.engine import score
     from pycat.scoring.external_scorers import add_baseline
@@ -67,6 +68,7 @@ __all__ = [
     "add_average",
     "add_baseline",
     "add_cld",
+    "add_clusters",
     "add_trusted",
     "check",
     "evaluate",
@@ -112,6 +114,7 @@ _MODULES = {
     "score": "pycat.scoring.engine",
     "add_average": "pycat.scoring.derived",
     "add_cld": "pycat.scoring.derived",
+    "add_clusters": "pycat.scoring.clusters",
     "add_baseline": "pycat.scoring.external_scorers",
     "add_trusted": "pycat.scoring.trusted",
     "score_lines": "pycat.scoring.line_scores",

@@ -321,6 +321,50 @@ def packed_linear_cross_entropy(
     per_token: bool,
     num_threads: int,
 ) -> _Results: ...
+def packed_attention(
+    queries: _Floats,
+    keys: _Floats,
+    values: _Floats,
+    query_ends: NDArray[np.int32],
+    key_ends: NDArray[np.int32],
+    causal: bool,
+    num_threads: int,
+) -> tuple[_Floats, NDArray[np.float32]]:
+    """softmax(queries keys^T / sqrt(width)) values of B packed sequences, head by head.
+
+    Args:
+        queries: (Tq, heads, width), float32, or uint16 for bfloat16; width a multiple of 16.
+        keys, values: (Tk, heads, width), of the same type.
+        query_ends, key_ends: (B + 1,), where sequences begin and end.
+        causal: query i sees keys up to i of its sequence.
+
+    Returns:
+        (Tq, heads, width), and the logarithm of each query's sum of exp(score) (Tq, heads).
+    """
+
+def packed_attention_backward(
+    queries: _Floats,
+    keys: _Floats,
+    values: _Floats,
+    query_ends: NDArray[np.int32],
+    key_ends: NDArray[np.int32],
+    causal: bool,
+    out: _Floats,
+    log_sums: NDArray[np.float32],
+    out_grad: _Floats,
+    num_threads: int,
+) -> tuple[_Floats, _Floats, _Floats]:
+    """Gradients of queries, keys and values; `out` and `log_sums` are of `packed_attention`."""
+
+def smoothed_cross_entropy(
+    logits: _Floats,
+    targets: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    smoothing: float,
+    num_threads: int,
+) -> NDArray[np.float32]:
+    """Losses (T,) of tokens in nats; logits (T, V) become the gradient of their weighted sum."""
+
 def pack_weight(weight: _Floats, bias: _Floats | None) -> NDArray[np.uint32]:
     """Tiles (K, tiles, words) for `packed_linear_cross_entropy` on the instruction set in use.
 
@@ -342,28 +386,45 @@ def supported_cpu_isas() -> list[str]:
     """
 
 class Transformer:
-    """One checkpoint of an encoder-decoder Transformer, packed for this processor.
+    """One checkpoint of a Transformer, packed for this processor.
+
+    Q is the width of all heads of queries, and KV that of all heads of keys.
 
     Args:
         weights: float32 arrays, C-contiguous. A layer `<name>` has `<name>.weight`, and
-            `<name>.bias`, which only norms must have. For each `<side>`, "source" and "target":
-            `<side>.tokens` (vocabulary, D), `<side>.positions` (positions, D), and optionally the
-            layer `<side>.norm` (D). For each `<stack>`, "encoder" and "decoder", optionally the
-            layer `<stack>.norm` (D); and as `<stack>.<i>.<name>` for each i the layers
-            `self.query_key_value` (3 D, D), `self.output` (D, D), `self.norm` (D), `ff1` (F, D),
-            `ff2` (D, F), `feed_forward.norm` (D), and in the decoder `cross.query` (D, D),
-            `cross.key_value` (2 D, D), `cross.output` (D, D), `cross.norm` (D). The output layer
-            is `head` (V, D).
+            `<name>.bias`, which only norms must have (none with `rms_norm`). For each `<side>`,
+            "source" and "target": `<side>.tokens` (vocabulary, D), `<side>.positions` (positions,
+            D) unless `num_positions` is given, and optionally the layer `<side>.norm` (D). For
+            each `<stack>`, "encoder" and "decoder", optionally the layer `<stack>.norm` (D); and
+            as `<stack>.<i>.<name>` for each i the layers `self.query_key_value` (Q + 2 KV, D),
+            `self.output` (D, Q), `self.norm` (D), `ff1` (F, D), `ff2` (D, F), `feed_forward.norm`
+            (D), and in the decoder `cross.query` (Q, D), `cross.key_value` (2 KV, D),
+            `cross.output` (D, Q), `cross.norm` (D). The output layer is `head` (V, D). A causal
+            model has no source and no encoder, and its decoder no `cross`.
+            Optional, for each layer: norms of outputs before they are added to the residual,
+            `self.output_norm` and `feed_forward.output_norm` (D); norms of each head,
+            `self.query_norm` and `self.key_norm` (head_width); `self.rotary` (positions,
+            head_width), cosines of the angles by which queries and keys are rotated, then sines;
+            `self.relative` (heads, 2 positions - 1), which adds [i - j + positions - 1] to the
+            score of query i and key j. Arrays of several layers may be the same object.
         dtype: type of the products: "float32", "bfloat16" or "int8". With "int8", the output
             layer computes in bfloat16.
         num_heads: heads of every attention. Their width must be a multiple of 8.
         norm_first: whether norms come before the layers, otherwise after their residuals.
-        activation: "relu", "silu" or "gelu".
+        activation: "relu", "silu", "gelu", "gelu_tanh"; or "gated_silu", "gated_gelu_tanh", whose
+            `ff1` (2 F, D) has gate and value of a feature in turn.
         epsilon: what norms add to the variance.
         embedding_scale: factor of token embeddings.
         head_scale: factor of the last hidden states.
         num_threads: that pack the weights.
         uncounted_token: id of the token that takes no position and gets none; negative for none.
+        num_kv_heads: heads of keys and values; 0 for `num_heads`.
+        head_width: 0 for D / num_heads.
+        attention_scale: of attention's scores; 0 for one over the root of the head's width.
+        attention_softcap, head_softcap: c of c tanh(x / c) for scores and logits; 0 for none.
+        rms_norm: whether norms take no mean off.
+        num_positions: of a model that adds none to its embeddings; 0 where it has tables.
+        windows: of each decoder layer, last tokens that a token sees, itself included; 0 for all.
 
     Raises:
         ValueError: an array is missing or has another shape, or the processor lacks the dtype.
@@ -382,6 +443,14 @@ class Transformer:
         head_scale: float,
         num_threads: int,
         uncounted_token: int = -1,
+        num_kv_heads: int = 0,
+        head_width: int = 0,
+        attention_scale: float = 0.0,
+        attention_softcap: float = 0.0,
+        head_softcap: float = 0.0,
+        rms_norm: bool = False,
+        num_positions: int = 0,
+        windows: tuple[int, ...] = (),
     ) -> None: ...
     def score(
         self,
@@ -398,7 +467,8 @@ class Transformer:
         """Statistics of packed sequences. Runs on the calling thread, and releases the GIL.
 
         Args:
-            src_tokens: int64 (Ts,), with boundaries `src_cu_seqlens` int32 (B + 1,).
+            src_tokens: int64 (Ts,), with boundaries `src_cu_seqlens` int32 (B + 1,). A causal
+                model reads none: Ts = 0.
             tgt_inputs: int64 (T,), what the decoder reads, with `tgt_cu_seqlens` int32 (B + 1,).
             targets: int64 (T,), what it should predict at each place.
             ignore_index: target that is left out.

@@ -116,10 +116,13 @@ def build(tools: Path, machine: str, out: Path) -> Path:
         tools / "python", "-c", "import sysconfig; print(sysconfig.get_config_var('SOABI'))"
     ).replace("x86_64", machine)
     folder = ROOT / "build" / "wheels" / suffix
-    settings = [
-        f"--config-settings=cmake.define.{name}={value}"
-        for name, value in cmake_options(tools, machine).items()
-    ]
+    options = {
+        **cmake_options(tools, machine),
+        # The name of the extension; pybind11 would take that of the Python that runs here.
+        "PYTHON_MODULE_EXTENSION": f".{suffix}.so",
+        "PYTHON_MODULE_DEBUG_POSTFIX": "",
+    }
+    settings = [f"--config-settings=cmake.define.{name}={value}" for name, value in options.items()]
     made = folder / "wheel"
     shutil.rmtree(made, ignore_errors=True)
     subprocess.run(
@@ -131,15 +134,15 @@ def build(tools: Path, machine: str, out: Path) -> Path:
         env={
             **os.environ,
             "PATH": f"{tools}:{os.environ['PATH']}",
-            # The name of the wheel, and of the extension in it.
-            "_PYTHON_HOST_PLATFORM": platform_tag(machine),
-            "SETUPTOOLS_EXT_SUFFIX": f".{suffix}.so",
+            "_PYTHON_HOST_PLATFORM": f"linux-{machine}",
         },
         check=True,
     )
     [wheel] = made.glob("*.whl")
+    tag = ["-m", "wheel", "tags", "--remove", "--platform-tag", platform_tag(machine)]
+    named = made / _output(tools / "python", *tag, wheel)
     out.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.move(wheel, out / wheel.name))
+    return Path(shutil.move(named, out / named.name))
 
 
 def check(tools: Path, wheel: Path, machine: str) -> None:

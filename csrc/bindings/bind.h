@@ -57,5 +57,6 @@ void bind_ibm_model1(pybind11::module_& module);
 void bind_coverage(pybind11::module_& module);
 void bind_ranking(pybind11::module_& module);
 void bind_rules(pybind11::module_& module);
+void bind_training(pybind11::module_& module);
 
 }  // namespace pycat

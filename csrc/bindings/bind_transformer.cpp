@@ -1,6 +1,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -22,7 +23,8 @@ using Offsets = py::array_t<std::int32_t, py::array::c_style>;
 /// Reads named arrays, and keeps those that the model does not copy: embeddings and norms.
 class WeightReader {
  public:
-  explicit WeightReader(const py::dict& weights) : weights_(weights) {}
+  /// `rms_norm`: norms have no bias.
+  WeightReader(const py::dict& weights, bool rms_norm) : weights_(weights), rms_norm_(rms_norm) {}
 
   bool has(const std::string& name) const { return weights_.contains(name.c_str()); }
 
@@ -46,7 +48,8 @@ class WeightReader {
   }
 
   NormWeights norm(const std::string& name, std::int64_t width) {
-    return {read(name + ".weight", width, 0), read(name + ".bias", width, 0)};
+    const float* weight = read(name + ".weight", width, 0);
+    return {weight, rms_norm_ ? nullptr : read(name + ".bias", width, 0)};
   }
 
   NormWeights optional_norm(const std::string& name, std::int64_t width) {
@@ -60,12 +63,21 @@ class WeightReader {
     return linear;
   }
 
-  EmbeddingWeights embedding(const std::string& name, std::int64_t width) {
+  const float* optional_table(const std::string& name, std::int64_t rows, std::int64_t columns) {
+    return has(name) ? read(name, rows, columns) : nullptr;
+  }
+
+  /// Without a table of positions there are `num_positions`.
+  EmbeddingWeights embedding(const std::string& name, std::int64_t width,
+                             std::int64_t num_positions) {
     EmbeddingWeights embedding = {};
     embedding.tokens = read(name + ".tokens", 0, width);
     embedding.vocab_size = last_rows_;
-    embedding.positions = read(name + ".positions", 0, width);
-    embedding.num_positions = last_rows_;
+    embedding.num_positions = num_positions;
+    if (num_positions == 0) {
+      embedding.positions = read(name + ".positions", 0, width);
+      embedding.num_positions = last_rows_;
+    }
     embedding.norm = optional_norm(name + ".norm", width);
     return embedding;
   }
@@ -74,25 +86,52 @@ class WeightReader {
 
  private:
   const py::dict& weights_;
+  bool rms_norm_;
   std::vector<Floats> kept_;
   std::int64_t last_rows_ = 0;
 };
 
-LayerWeights read_layer(WeightReader& reader, const std::string& name, std::int64_t width,
-                        bool is_decoder) {
+AttentionWeights read_self_attention(WeightReader& reader, const std::string& name,
+                                     const TransformerWeights& sizes) {
+  const std::int64_t width = sizes.d_model;
+  const std::int64_t query_width = sizes.query_width();
+  const std::int64_t num_positions = sizes.target.num_positions;
+  AttentionWeights attention = {};
+  attention.query =
+      reader.linear(name + ".query_key_value", query_width + 2 * sizes.key_width(), width);
+  attention.output = reader.linear(name + ".output", width, query_width);
+  attention.norm = reader.norm(name + ".norm", width);
+  attention.output_norm = reader.optional_norm(name + ".output_norm", width);
+  attention.query_norm = reader.optional_norm(name + ".query_norm", sizes.head_width);
+  attention.key_norm = reader.optional_norm(name + ".key_norm", sizes.head_width);
+  attention.rotary = reader.optional_table(name + ".rotary", num_positions, sizes.head_width);
+  attention.relative =
+      reader.optional_table(name + ".relative", sizes.num_heads, 2 * num_positions - 1);
+  return attention;
+}
+
+/// `has_cross`: the layer attends to an encoder. `sizes` has all but its layers.
+LayerWeights read_layer(WeightReader& reader, const std::string& name,
+                        const TransformerWeights& sizes, bool has_cross) {
+  const std::int64_t width = sizes.d_model;
   LayerWeights layer = {};
-  layer.self.query = reader.linear(name + ".self.query_key_value", 3 * width, width);
-  layer.self.output = reader.linear(name + ".self.output", width, width);
-  layer.self.norm = reader.norm(name + ".self.norm", width);
-  if (is_decoder) {
-    layer.cross.query = reader.linear(name + ".cross.query", width, width);
-    layer.cross.key_value = reader.linear(name + ".cross.key_value", 2 * width, width);
-    layer.cross.output = reader.linear(name + ".cross.output", width, width);
+  layer.self = read_self_attention(reader, name + ".self", sizes);
+  if (has_cross) {
+    layer.cross.query = reader.linear(name + ".cross.query", sizes.query_width(), width);
+    layer.cross.key_value = reader.linear(name + ".cross.key_value", 2 * sizes.key_width(), width);
+    layer.cross.output = reader.linear(name + ".cross.output", width, sizes.query_width());
     layer.cross.norm = reader.norm(name + ".cross.norm", width);
   }
   layer.feed_forward.ff1 = reader.linear(name + ".ff1", 0, width);
-  layer.feed_forward.ff2 = reader.linear(name + ".ff2", width, layer.feed_forward.ff1.rows);
+  const std::int64_t rows = layer.feed_forward.ff1.rows;
+  const std::int64_t middle = sizes.is_gated() ? rows / 2 : rows;
+  if (rows % (sizes.is_gated() ? 8 : 4) != 0) {
+    throw std::invalid_argument(name + ".ff2 reads " + std::to_string(middle) +
+                                " features; expected a multiple of 4");
+  }
+  layer.feed_forward.ff2 = reader.linear(name + ".ff2", width, middle);
   layer.feed_forward.norm = reader.norm(name + ".feed_forward.norm", width);
+  layer.feed_forward.output_norm = reader.optional_norm(name + ".feed_forward.output_norm", width);
   return layer;
 }
 
@@ -100,7 +139,12 @@ Epilogue activation_of(const std::string& name) {
   if (name == "relu") return Epilogue::kRelu;
   if (name == "silu") return Epilogue::kSilu;
   if (name == "gelu") return Epilogue::kGelu;
-  throw std::invalid_argument("activation is \"" + name + "\"; expected relu, silu or gelu");
+  if (name == "gelu_tanh") return Epilogue::kGeluTanh;
+  if (name == "gated_silu") return Epilogue::kGatedSilu;
+  if (name == "gated_gelu_tanh") return Epilogue::kGatedGeluTanh;
+  throw std::invalid_argument("activation is \"" + name +
+                              "\"; expected relu, silu, gelu, gelu_tanh, gated_silu or "
+                              "gated_gelu_tanh");
 }
 
 Precision precision_of(const std::string& name) {
@@ -119,31 +163,51 @@ struct HeldTransformer {
 HeldTransformer make(const py::dict& arrays, const std::string& dtype, std::int64_t num_heads,
                      bool norm_first, const std::string& activation, float epsilon,
                      float embedding_scale, float head_scale, std::int64_t num_threads,
-                     std::int64_t uncounted_token) {
+                     std::int64_t uncounted_token, std::int64_t num_kv_heads,
+                     std::int64_t head_width, float attention_scale, float attention_softcap,
+                     float head_softcap, bool rms_norm, std::int64_t num_positions,
+                     const std::vector<std::int64_t>& windows) {
   if (num_threads < 1) throw std::invalid_argument("num_threads is below 1");
-  WeightReader reader(arrays);
+  if (num_heads < 1) throw std::invalid_argument("num_heads is below 1");
+  WeightReader reader(arrays, rms_norm);
   TransformerWeights weights = {};
   if (!reader.has("head.weight")) throw std::invalid_argument("weights lack head.weight");
   const py::array head = arrays["head.weight"];
   if (head.ndim() != 2) throw std::invalid_argument("head.weight is not a matrix");
   weights.d_model = head.shape(1);
   weights.num_heads = num_heads;
+  weights.num_kv_heads = num_kv_heads == 0 ? num_heads : num_kv_heads;
+  weights.head_width = head_width == 0 ? weights.d_model / num_heads : head_width;
+  if (head_width == 0 && weights.d_model % num_heads != 0) weights.head_width = 0;
+  weights.attention_scale = attention_scale;
+  if (attention_scale == 0.0F) {
+    weights.attention_scale = 1.0F / std::sqrt(static_cast<float>(weights.head_width));
+  }
+  weights.attention_softcap = attention_softcap;
+  weights.head_softcap = head_softcap;
   weights.norm_first = norm_first;
   weights.activation = activation_of(activation);
   weights.epsilon = epsilon;
   weights.embedding_scale = embedding_scale;
   weights.head_scale = head_scale;
-  weights.source = reader.embedding("source", weights.d_model);
-  weights.target = reader.embedding("target", weights.d_model);
+  if (reader.has("source.tokens") || reader.has("encoder.0.ff1.weight")) {
+    weights.source = reader.embedding("source", weights.d_model, num_positions);
+  }
+  weights.target = reader.embedding("target", weights.d_model, num_positions);
   weights.source.uncounted_token = weights.target.uncounted_token = uncounted_token;
   for (const bool is_decoder : {false, true}) {
     const std::string side = is_decoder ? "decoder." : "encoder.";
     std::vector<LayerWeights>& layers = is_decoder ? weights.decoder : weights.encoder;
     while (reader.has(side + std::to_string(layers.size()) + ".ff1.weight")) {
-      layers.push_back(
-          read_layer(reader, side + std::to_string(layers.size()), weights.d_model, is_decoder));
+      const std::string name = side + std::to_string(layers.size());
+      layers.push_back(read_layer(reader, name, weights, is_decoder && !weights.is_causal()));
     }
   }
+  if (!windows.empty() && windows.size() != weights.decoder.size()) {
+    throw std::invalid_argument(std::to_string(windows.size()) + " windows for " +
+                                std::to_string(weights.decoder.size()) + " layers");
+  }
+  for (std::size_t i = 0; i < windows.size(); ++i) weights.decoder[i].self.window = windows[i];
   weights.encoder_norm = reader.optional_norm("encoder.norm", weights.d_model);
   weights.decoder_norm = reader.optional_norm("decoder.norm", weights.d_model);
   weights.head = reader.linear("head", 0, weights.d_model);
@@ -206,7 +270,10 @@ void bind_transformer(py::module_& module) {
       .def(py::init(&make), py::arg("weights"), py::kw_only(), py::arg("dtype"),
            py::arg("num_heads"), py::arg("norm_first"), py::arg("activation"), py::arg("epsilon"),
            py::arg("embedding_scale"), py::arg("head_scale"), py::arg("num_threads"),
-           py::arg("uncounted_token") = -1)
+           py::arg("uncounted_token") = -1, py::arg("num_kv_heads") = 0, py::arg("head_width") = 0,
+           py::arg("attention_scale") = 0.0F, py::arg("attention_softcap") = 0.0F,
+           py::arg("head_softcap") = 0.0F, py::arg("rms_norm") = false,
+           py::arg("num_positions") = 0, py::arg("windows") = std::vector<std::int64_t>())
       .def("score", &score, py::arg("src_tokens").noconvert(),
            py::arg("src_cu_seqlens").noconvert(), py::arg("tgt_inputs").noconvert(),
            py::arg("targets").noconvert(), py::arg("tgt_cu_seqlens").noconvert(), py::kw_only(),

@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, module) {
   pycat::bind_coverage(module);
   pycat::bind_ranking(module);
   pycat::bind_rules(module);
+  pycat::bind_training(module);
 }

@@ -45,6 +45,7 @@ struct LinearPanel {
   const float* scales;      // (panel_tokens,) where the words are whole numbers
   float* fields;            // (kNumTokenFields, panel_tokens)
   const TargetLogit* next;  // sorted by row; the last one's row is beyond the vocabulary
+  float softcap;            // c of c tanh(logit / c); 0 for none
 };
 
 /// Rows of the vocabulary in tiles of `tile_rows`: a tile holds the float32 biases of its rows,

@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "cross_entropy/kernel.h"
+#include "simd/soft_cap.h"
 #include "simd/tile_product.h"
 
 namespace pycat {
@@ -141,6 +142,13 @@ PYCAT_INLINE void add_logits(const Floats (&z)[R][C], PartialSums<C>& partial, f
   }
 }
 
+/// Caps `count` logits in memory.
+__attribute__((noinline)) void cap_logits(float* logits, std::int64_t count, float cap) {
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    store(logits + i, soft_cap(load(logits + i), cap));
+  }
+}
+
 /// LinearKernel::score for R rows and C lane groups; `kAll`: with the sums of all statistics.
 /// `Tile` has kHeaderWords and multiply(), as FloatTile does.
 template <bool kAll, class Tile, int R, int C>
@@ -148,18 +156,20 @@ void score_chunk(const LinearChunk& chunk, LinearPanel& panel) {
   constexpr std::int64_t kTokens = C * kLanes;
   PartialSums<C> partial;
   start_partial_sums(panel.fields, partial);
+  const float softcap = panel.softcap;
   const std::uint32_t* tile = chunk.tiles;
   const std::int64_t end_row = chunk.first_row + chunk.num_tiles * R;
   for (std::int64_t row = chunk.first_row; row < end_row; row += R) {
     Floats z[R][C];
     Tile::template multiply<R, C>(tile, panel.words, panel.scales, chunk.row_words, z);
     tile += R * (Tile::kHeaderWords + chunk.row_words);
-    if (__builtin_expect(panel.next->row < row + R, 0)) {
-      // The targets' logits go to their field, and out of the sums.
+    if (__builtin_expect(panel.next->row < row + R || softcap > 0.0F, 0)) {
       float logits[R][kTokens];
       for (int r = 0; r < R; ++r) {
         for (int c = 0; c < C; ++c) store(logits[r] + c * kLanes, z[r][c]);
       }
+      if (softcap > 0.0F) cap_logits(logits[0], R * kTokens, softcap);
+      // The targets' logits go to their field, and out of the sums.
       for (; panel.next->row < row + R; ++panel.next) {
         float& logit = logits[panel.next->row - row][panel.next->lane];
         panel.fields[kTargetLogit * kTokens + panel.next->lane] = logit;

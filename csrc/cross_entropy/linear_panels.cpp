@@ -14,7 +14,7 @@ LinearPanel begin_panel(const LinearKernel& kernel, const std::uint32_t* words, 
   std::sort(targets, targets + num_targets,
             [](const TargetLogit& a, const TargetLogit& b) { return a.row < b.row; });
   targets[num_targets] = {std::numeric_limits<std::int64_t>::max(), 0};
-  return {words, scales, fields, targets};
+  return {words, scales, fields, targets, 0.0F};
 }
 
 }  // namespace pycat

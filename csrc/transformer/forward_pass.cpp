@@ -25,11 +25,16 @@ struct Workspace {
   PackedBuffer input;           // of the layer that is computed
   PackedBuffer encoded;         // what the encoder returned
   Buffer<float> queries;        // with keys and values in self-attention
+  Buffer<float> rotary[2];      // cosines and sines of a table's angles
+  Buffer<float> relative;       // of one head
   Buffer<float> keys_values;    // of cross-attention
   Buffer<float> attended;       // outputs of all heads
   Buffer<float> head_scratch;   // of one head
   Buffer<float> middle_rows;    // of a feed-forward, where activations leave float32
   PackedBuffer middle;          // of a feed-forward
+  Buffer<float> output;         // of a layer whose output is normed
+  Buffer<float> counted;        // hidden states of the tokens that are scored
+  Buffer<std::int64_t> places;  // of the tokens that are scored
   Buffer<float> fields;         // of the output layer
   Buffer<double> hidden_norms;  // of the output layer
   Buffer<TargetLogit> targets;  // of the output layer
@@ -74,23 +79,14 @@ class Transformer::Pass {
         workspace_(thread_workspace) {}
 
   void run(const TokenTargets& targets, SequenceResults& results) {
-    const Panels x = embed(source_, weights_.source, workspace_.source, "source");
-    for (std::size_t i = 0; i < model_.encoder_.size(); ++i) {
-      const Layer& layer = model_.encoder_[i];
-      const LayerWeights& weights = weights_.encoder[i];
-      self_attention(layer.self, weights.self.norm, source_, x, /*causal=*/false);
-      feed_forward(layer, weights.feed_forward.norm, x);
-    }
-    if (weights_.encoder_norm.weight != nullptr) normalize(weights_.encoder_norm, x);
-    const PackedPanels encoded = pack(format_, x, workspace_.encoded);
-
+    const PackedPanels encoded = weights_.is_causal() ? PackedPanels{} : encode();
     const Panels y = embed(target_, weights_.target, workspace_.target, "target");
     for (std::size_t i = 0; i < model_.decoder_.size(); ++i) {
       const Layer& layer = model_.decoder_[i];
       const LayerWeights& weights = weights_.decoder[i];
-      self_attention(layer.self, weights.self.norm, target_, y, /*causal=*/true);
-      cross_attention(layer.cross, weights.cross.norm, encoded, y);
-      feed_forward(layer, weights.feed_forward.norm, y);
+      self_attention(layer.self, weights.self, target_, y, /*causal=*/true);
+      if (!weights_.is_causal()) cross_attention(layer.cross, weights.cross.norm, encoded, y);
+      feed_forward(layer, weights.feed_forward, y);
     }
     if (weights_.decoder_norm.weight != nullptr) normalize(weights_.decoder_norm, y);
     score_targets(y, targets, results);
@@ -98,6 +94,18 @@ class Transformer::Pass {
 
  private:
   // The layers.
+
+  PackedPanels encode() {
+    const Panels x = embed(source_, weights_.source, workspace_.source, "source");
+    for (std::size_t i = 0; i < model_.encoder_.size(); ++i) {
+      const Layer& layer = model_.encoder_[i];
+      const LayerWeights& weights = weights_.encoder[i];
+      self_attention(layer.self, weights.self, source_, x, /*causal=*/false);
+      feed_forward(layer, weights.feed_forward, x);
+    }
+    if (weights_.encoder_norm.weight != nullptr) normalize(weights_.encoder_norm, x);
+    return pack(format_, x, width_, workspace_.encoded);
+  }
 
   /// Token plus position; zeros in the lanes behind the last token, so that they stay finite.
   Panels embed(const PackedTokens& side, const EmbeddingWeights& weights, Buffer<float>& buffer,
@@ -122,7 +130,7 @@ class Transformer::Pass {
         }
         const float* token = weights.tokens + id * width_;  // (D,)
         float* out = x.panel(t / panel_tokens_) + t % panel_tokens_;
-        if (id == weights.uncounted_token) {
+        if (weights.positions == nullptr || id == weights.uncounted_token) {
           for (std::int64_t f = 0; f < width_; ++f) {
             out[f * panel_tokens_] = token[f] * weights_.embedding_scale;
           }
@@ -142,13 +150,18 @@ class Transformer::Pass {
     return x;
   }
 
-  void self_attention(const Attention& attention, const NormWeights& norm, const PackedTokens& side,
-                      const Panels& x, bool causal) {
-    const PackedPanels in = pre_norm(norm, x);
-    const Panels projected = linear(attention.query, in, workspace_.queries);  // 3 D features
-    const Panels heads = attend(projected, side, projected, width_, side, causal);
-    add_linear(attention.output, pack(format_, heads, workspace_.input), x);
-    post_norm(norm, x);
+  void self_attention(const Attention& attention, const AttentionWeights& weights,
+                      const PackedTokens& side, const Panels& x, bool causal) {
+    const PackedPanels in = pre_norm(weights.norm, x);
+    const Panels projected = linear(attention.query, in, workspace_.queries);  // Q + 2 KV features
+    const std::int64_t query_width = weights_.query_width();
+    norm_heads(weights.query_norm, projected, 0, weights_.num_heads);
+    norm_heads(weights.key_norm, projected, query_width, weights_.num_kv_heads);
+    if (weights.rotary != nullptr) rotate_heads(weights.rotary, side, projected);
+    const Panels heads = attend(weights, projected, side, projected, query_width, side, causal);
+    add_linear(attention.output, pack(format_, heads, query_width, workspace_.input),
+               weights.output_norm, x);
+    post_norm(weights.norm, x);
   }
 
   void cross_attention(const Attention& attention, const NormWeights& norm,
@@ -156,33 +169,40 @@ class Transformer::Pass {
     const PackedPanels in = pre_norm(norm, x);
     const Panels queries = linear(attention.query, in, workspace_.queries);
     const Panels keys_values = linear(attention.key_value, encoded, workspace_.keys_values);
-    const Panels heads = attend(queries, target_, keys_values, 0, source_, /*causal=*/false);
-    add_linear(attention.output, pack(format_, heads, workspace_.input), x);
+    const Panels heads = attend({}, queries, target_, keys_values, 0, source_, /*causal=*/false);
+    add_linear(attention.output, pack(format_, heads, weights_.query_width(), workspace_.input), {},
+               x);
     post_norm(norm, x);
   }
 
-  void feed_forward(const Layer& layer, const NormWeights& norm, const Panels& x) {
-    const PackedPanels in = pre_norm(norm, x);
+  void feed_forward(const Layer& layer, const FeedForwardWeights& weights, const Panels& x) {
+    const PackedPanels in = pre_norm(weights.norm, x);
     for (std::int64_t first = 0; first < x.count; first += kBlockPanels) {
       const std::int64_t count = std::min(kBlockPanels, x.count - first);
       const PackedPanels middle =
           activated_linear(layer.ff1, slice(in, first, count), layer.ff2.width);
-      add_linear(layer.ff2, middle, slice(x, first, count));
+      add_linear(layer.ff2, middle, weights.output_norm, slice(x, first, count));
     }
-    post_norm(norm, x);
+    post_norm(weights.norm, x);
   }
 
-  /// Statistics of the targets from the last hidden states `x` times the output layer.
-  void score_targets(const Panels& x, const TokenTargets& targets, SequenceResults& results) {
+  /// Statistics of the targets from the last hidden states times the output layer, of which tokens
+  /// without a target take no part.
+  void score_targets(const Panels& all, const TokenTargets& targets, SequenceResults& results) {
     const LinearKernel& kernel = *model_.head_kernel_;
+    const std::int64_t* places = workspace_.places.at_least(targets.num_tokens);
+    const std::int64_t num_counted = find_counted(targets);
+    const Panels x = num_counted == targets.num_tokens ? all : counted(all, num_counted);
     const bool all_stats = targets.num_stats > 1;
     if (weights_.head_scale != 1.0F) scale(x, weights_.head_scale);
     double* hidden_norms = workspace_.hidden_norms.at_least(x.count * panel_tokens_);
     if (all_stats) write_norms(x, hidden_norms);
-    const PackedPanels hidden = pack(*model_.head_format_, x, workspace_.input);
+    const PackedPanels hidden = pack(*model_.head_format_, x, width_, workspace_.input);
 
     LinearPanel* scored = workspace_.panels.at_least(x.count);
-    for (std::int64_t p = 0; p < x.count; ++p) scored[p] = begin_scoring(targets, hidden, p);
+    for (std::int64_t p = 0; p < x.count; ++p) {
+      scored[p] = begin_scoring(targets, places, num_counted, hidden, p);
+    }
     for_each_chunk(
         model_.head_, model_.head_.num_tiles, chunk_tiles(model_.head_), x.count,
         [&](const std::uint32_t* tiles, std::int64_t tile, std::int64_t count, std::int64_t p) {
@@ -191,22 +211,53 @@ class Transformer::Pass {
         });
 
     SequenceSums sums(targets, results);
+    std::int64_t i = 0;  // the tokens of all ranges are those of `places`, in their order
     while (sums.next_range()) {
       for (const std::int64_t t : sums.tokens()) {
-        finish_token(scored[t / panel_tokens_].fields + t % panel_tokens_, panel_tokens_,
-                     hidden_norms[t], targets.num_stats, sums.values(0, t), sums.stat_stride());
+        finish_token(scored[i / panel_tokens_].fields + i % panel_tokens_, panel_tokens_,
+                     hidden_norms[i], targets.num_stats, sums.values(0, t), sums.stat_stride());
+        ++i;
       }
       sums.add_range();
     }
     sums.finish();
   }
 
+  /// Writes the tokens whose target is neither ignored nor out of range to `places`.
+  std::int64_t find_counted(const TokenTargets& targets) const {
+    std::int64_t* places = workspace_.places.at_least(targets.num_tokens);
+    std::int64_t count = 0;
+    for (std::int64_t t = 0; t < targets.num_tokens; ++t) {
+      const std::int64_t target = targets.targets[t];
+      const bool is_in_range = target >= 0 && target < targets.vocab_size;
+      if (target != targets.ignore_index && is_in_range) places[count++] = t;
+    }
+    return count;
+  }
+
+  /// The tokens of `places` in panels of their own.
+  Panels counted(const Panels& x, std::int64_t count) const {
+    const std::int64_t* places = workspace_.places.at_least(count);
+    const Panels out = panels(workspace_.counted, divide_up(count, panel_tokens_), width_);
+    for (std::int64_t i = 0; i < out.count * panel_tokens_; ++i) {
+      float* to = out.panel(i / panel_tokens_) + i % panel_tokens_;
+      if (i >= count) {  // lanes behind the last token stay finite
+        for (std::int64_t f = 0; f < width_; ++f) to[f * panel_tokens_] = 0.0F;
+        continue;
+      }
+      const std::int64_t t = places[i];
+      const float* from = x.panel(t / panel_tokens_) + t % panel_tokens_;
+      for (std::int64_t f = 0; f < width_; ++f) to[f * panel_tokens_] = from[f * panel_tokens_];
+    }
+    return out;
+  }
+
   // What the layers consist of.
 
   /// Packs the input of a layer, which is normed first if norms come before layers.
   PackedPanels pre_norm(const NormWeights& norm, const Panels& x) {
-    if (!weights_.norm_first) return pack(format_, x, workspace_.input);
-    const PackedPanels packed = packed_panels(workspace_.input, format_, x.count);
+    if (!weights_.norm_first) return pack(format_, x, width_, workspace_.input);
+    const PackedPanels packed = packed_panels(workspace_.input, format_, width_, x.count);
     // A panel is packed while its norm is in the nearest cache.
     float* normed = workspace_.normed.at_least(x.panel_floats + kSlack);
     for (std::int64_t p = 0; p < x.count; ++p) {
@@ -227,23 +278,83 @@ class Transformer::Pass {
     }
   }
 
+  /// Norms heads of queries or keys, the first of which begins at row `first_row`.
+  void norm_heads(const NormWeights& norm, const Panels& x, std::int64_t first_row,
+                  std::int64_t num_heads) const {
+    if (norm.weight == nullptr) return;
+    for (std::int64_t p = 0; p < x.count; ++p) {
+      for (std::int64_t h = 0; h < num_heads; ++h) {
+        float* rows = x.panel(p) + (first_row + h * weights_.head_width) * panel_tokens_;
+        math_.normalize(rows, norm.weight, norm.bias, weights_.head_width, weights_.epsilon, rows);
+      }
+    }
+  }
+
+  /// Rotates queries and keys, which lie one after the other, by the angles of their positions.
+  void rotate_heads(const float* table, const PackedTokens& side, const Panels& x) {
+    const float* angles = rotary_panels(table, side, x.count);
+    const std::int64_t head_floats = weights_.head_width * panel_tokens_;
+    for (std::int64_t p = 0; p < x.count; ++p) {
+      for (std::int64_t h = 0; h < weights_.num_heads + weights_.num_kv_heads; ++h) {
+        math_.rotate(x.panel(p) + h * head_floats, angles + p * head_floats,
+                     weights_.head_width / 2);
+      }
+    }
+  }
+
+  /// Rows of a table of positions for each token of `side`, in panels: they are the same in every
+  /// layer, and made once. No model has more than two tables.
+  const float* rotary_panels(const float* table, const PackedTokens& side, std::int64_t count) {
+    for (int i = 0; i < 2; ++i) {
+      if (rotary_tables_[i] == table) return workspace_.rotary[i].at_least(0);
+    }
+    const int slot = rotary_tables_[0] == nullptr ? 0 : 1;
+    rotary_tables_[slot] = table;
+    const std::int64_t width = weights_.head_width;
+    const Panels out = panels(workspace_.rotary[slot], count, width);
+    std::fill_n(out.data, count * out.panel_floats, 0.0F);
+    for (std::int64_t b = 0; b < side.num_sequences; ++b) {
+      const std::int64_t first = side.cu_seqlens[b];
+      for (std::int64_t t = first; t < side.cu_seqlens[b + 1]; ++t) {
+        const float* row = table + (t - first) * width;
+        float* to = out.panel(t / panel_tokens_) + t % panel_tokens_;
+        for (std::int64_t f = 0; f < width; ++f) to[f * panel_tokens_] = row[f];
+      }
+    }
+    return out.data;
+  }
+
+  /// What a head adds to the scores of `num_queries` queries and `num_keys` keys, so that [i - j]
+  /// may be read in whole vectors.
+  const float* relative_scores(const float* head, std::int64_t num_queries, std::int64_t num_keys) {
+    float* copy = workspace_.relative.at_least(num_queries + num_keys + kSlack);
+    const float* middle = head + weights_.target.num_positions - 1;
+    std::copy(middle - (num_keys - 1), middle + num_queries, copy);
+    return copy + num_keys - 1;
+  }
+
   /// The outputs of all heads of all sentences. In each panel of `keys_values` the keys begin at
-  /// row `first_key_row`, and the values `width_` rows behind them.
-  Panels attend(const Panels& queries, const PackedTokens& query_side, const Panels& keys_values,
+  /// row `first_key_row`, and the values behind them.
+  Panels attend(const AttentionWeights& weights, const Panels& queries,
+                const PackedTokens& query_side, const Panels& keys_values,
                 std::int64_t first_key_row, const PackedTokens& key_side, bool causal) {
-    const std::int64_t head_width = width_ / weights_.num_heads;
+    const std::int64_t head_width = weights_.head_width;
+    const std::int64_t query_width = weights_.query_width();
+    const std::int64_t group = weights_.num_heads / weights_.num_kv_heads;
     // Rows are longer than a panel's tokens: the last vector of a sentence may be written past
     // them.
     const std::int64_t row_stride = panel_tokens_ + math_.lanes;
     const Panels attended = {
-        workspace_.attended.at_least(queries.count * width_ * row_stride + kSlack), queries.count,
-        width_ * row_stride, row_stride};
+        workspace_.attended.at_least(queries.count * query_width * row_stride + kSlack),
+        queries.count, query_width * row_stride, row_stride};
     AttentionHead head = {};
     head.queries = {queries.data, queries.panel_floats, 0};
     head.keys = head.values = {keys_values.data, keys_values.panel_floats, 0};
     head.width = head_width;
-    head.scale = 1.0F / std::sqrt(static_cast<float>(head_width));
+    head.scale = weights_.attention_scale;
     head.causal = causal;
+    head.window = weights.window;
+    head.softcap = weights_.attention_softcap;
     head.out = attended.data;
     head.out_panel_floats = attended.panel_floats;
     head.scratch =
@@ -255,8 +366,13 @@ class Transformer::Pass {
       head.num_keys = key_side.cu_seqlens[b + 1] - head.first_key;
       for (std::int64_t h = 0; h < weights_.num_heads; ++h) {
         head.queries.first_row = head.out_row = h * head_width;
-        head.keys.first_row = first_key_row + h * head_width;
-        head.values.first_row = head.keys.first_row + width_;
+        head.keys.first_row = first_key_row + h / group * head_width;
+        head.values.first_row = head.keys.first_row + weights_.key_width();
+        if (weights.relative != nullptr) {
+          const std::int64_t row_floats = 2 * weights_.target.num_positions - 1;
+          head.relative =
+              relative_scores(weights.relative + h * row_floats, head.num_queries, head.num_keys);
+        }
         math_.attend(head);
       }
     }
@@ -270,15 +386,25 @@ class Transformer::Pass {
     return out;
   }
 
-  /// Adds the layer's output to `x`, the residual.
-  void add_linear(const PackedLinear& layer, const PackedPanels& in, const Panels& x) const {
-    multiply(layer, Epilogue::kAdd, in, x.data, x.panel_floats);
+  /// Adds the layer's output, normed first if the model norms it, to `x`, the residual.
+  void add_linear(const PackedLinear& layer, const PackedPanels& in, const NormWeights& norm,
+                  const Panels& x) const {
+    if (norm.weight == nullptr) {
+      multiply(layer, Epilogue::kAdd, in, x.data, x.panel_floats);
+      return;
+    }
+    const Panels out = linear(layer, in, workspace_.output);
+    normalize(norm, out);
+    for (std::int64_t p = 0; p < x.count; ++p) {
+      for (std::int64_t i = 0; i < width_ * panel_tokens_; ++i) x.panel(p)[i] += out.panel(p)[i];
+    }
   }
 
   /// The activation of the layer's output, whose first `width` features are packed.
   PackedPanels activated_linear(const PackedLinear& layer, const PackedPanels& in,
                                 std::int64_t width) const {
-    const std::int64_t panel_words = layer.rows * panel_tokens_ / format_.elements_per_word;
+    const std::int64_t num_rows = weights_.is_gated() ? layer.rows / 2 : layer.rows;
+    const std::int64_t panel_words = num_rows * panel_tokens_ / format_.elements_per_word;
     const PackedPanels out = {workspace_.middle.words.at_least(in.count * panel_words),
                               workspace_.middle.scales.at_least(in.count * panel_tokens_), in.count,
                               panel_words, panel_tokens_};
@@ -287,7 +413,7 @@ class Transformer::Pass {
       multiply(layer, weights_.activation, in, out.words, panel_words);
       return out;
     }
-    const Panels rows = panels(workspace_.middle_rows, in.count, layer.rows);
+    const Panels rows = panels(workspace_.middle_rows, in.count, num_rows);
     multiply(layer, weights_.activation, in, rows.data, rows.panel_floats);
     for (std::int64_t p = 0; p < in.count; ++p) {
       format_.to_words(rows.panel(p), rows.row_stride, width, out.panel(p), out.panel_scales(p));
@@ -313,18 +439,19 @@ class Transformer::Pass {
     return {buffer.at_least(count * panel_floats + kSlack), count, panel_floats, panel_tokens_};
   }
 
-  /// Packed panels of `width_` features in `buffer`.
-  PackedPanels packed_panels(PackedBuffer& buffer, const PanelFormat& format,
+  /// Packed panels of `width` features in `buffer`.
+  PackedPanels packed_panels(PackedBuffer& buffer, const PanelFormat& format, std::int64_t width,
                              std::int64_t count) const {
-    const std::int64_t panel_words = divide_up(width_, format.elements_per_word) * panel_tokens_;
+    const std::int64_t panel_words = divide_up(width, format.elements_per_word) * panel_tokens_;
     return {buffer.words.at_least(count * panel_words + kSlack),
             buffer.scales.at_least(count * panel_tokens_), count, panel_words, panel_tokens_};
   }
 
-  PackedPanels pack(const PanelFormat& format, const Panels& x, PackedBuffer& buffer) const {
-    const PackedPanels packed = packed_panels(buffer, format, x.count);
+  PackedPanels pack(const PanelFormat& format, const Panels& x, std::int64_t width,
+                    PackedBuffer& buffer) const {
+    const PackedPanels packed = packed_panels(buffer, format, width, x.count);
     for (std::int64_t p = 0; p < x.count; ++p) {
-      format.to_words(x.panel(p), x.row_stride, width_, packed.panel(p), packed.panel_scales(p));
+      format.to_words(x.panel(p), x.row_stride, width, packed.panel(p), packed.panel_scales(p));
     }
     return packed;
   }
@@ -349,21 +476,21 @@ class Transformer::Pass {
     }
   }
 
-  /// Panel p of the output layer, with the targets of its tokens that lie in the vocabulary.
-  LinearPanel begin_scoring(const TokenTargets& targets, const PackedPanels& hidden,
+  /// Panel p of the output layer, with the targets of its tokens, which are `places`.
+  LinearPanel begin_scoring(const TokenTargets& targets, const std::int64_t* places,
+                            std::int64_t num_counted, const PackedPanels& hidden,
                             std::int64_t p) const {
     float* fields = workspace_.fields.at_least(hidden.count * kNumTokenFields * panel_tokens_);
     TargetLogit* logits = workspace_.targets.at_least(hidden.count * (panel_tokens_ + 1));
     fields += p * kNumTokenFields * panel_tokens_;
     logits += p * (panel_tokens_ + 1);
     const std::int64_t first = p * panel_tokens_;
-    std::int64_t count = 0;
-    for (std::int64_t t = first; t < std::min(first + panel_tokens_, targets.num_tokens); ++t) {
-      const std::int64_t target = targets.targets[t];
-      if (target >= 0 && target < targets.vocab_size) logits[count++] = {target, t - first};
-    }
-    return begin_panel(*model_.head_kernel_, hidden.panel(p), hidden.panel_scales(p), fields,
-                       logits, count);
+    const std::int64_t count = std::min(panel_tokens_, num_counted - first);
+    for (std::int64_t i = 0; i < count; ++i) logits[i] = {targets.targets[places[first + i]], i};
+    LinearPanel panel = begin_panel(*model_.head_kernel_, hidden.panel(p), hidden.panel_scales(p),
+                                    fields, logits, count);
+    panel.softcap = weights_.head_softcap;
+    return panel;
   }
 
   const Transformer& model_;
@@ -374,7 +501,8 @@ class Transformer::Pass {
   std::int64_t width_;
   PackedTokens source_;
   PackedTokens target_;
-  std::int64_t longest_;  // tokens of the longest sequence
+  std::int64_t longest_;                                // tokens of the longest sequence
+  const float* rotary_tables_[2] = {nullptr, nullptr};  // whose rows the workspace holds
   Workspace& workspace_;
 };
 
@@ -382,6 +510,9 @@ void Transformer::score(const PackedTokens& source, const std::int64_t* inputs,
                         const TokenTargets& targets, SequenceResults& results) const {
   const PackedTokens target = {inputs, targets.num_tokens, targets.cu_seqlens,
                                targets.num_sequences};
+  if (weights_.is_causal() && source.num_tokens > 0) {
+    throw std::invalid_argument("a causal model reads no source; expected it before the targets");
+  }
   Pass(*this, source, target).run(targets, results);
 }
 

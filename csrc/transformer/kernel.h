@@ -11,8 +11,19 @@
 
 namespace pycat {
 
-/// What is done with a product's rows while they are in registers.
-enum class Epilogue { kStore, kAdd, kRelu, kSilu, kGelu };
+/// What is done with a product's rows while they are in registers. Gated activations take rows in
+/// pairs: row 2 i + 1, times the activation of row 2 i, becomes row i.
+enum class Epilogue {
+  kStore,
+  kAdd,
+  kRelu,
+  kSilu,
+  kGelu,
+  kGeluTanh,
+  kGatedSilu,
+  kGatedGeluTanh,
+};
+constexpr int kNumEpilogues = 8;
 
 /// Rows of a linear layer, in tiles, times a panel of tokens.
 struct PanelProduct {
@@ -32,7 +43,8 @@ struct PanelRows {
   std::int64_t first_row;
 };
 
-/// One attention head of one sentence: softmax(scale * queries keys) values.
+/// One attention head of one sentence: softmax(scale * queries keys) values. A causal query sees
+/// the keys up to its own place.
 struct AttentionHead {
   PanelRows queries;
   PanelRows keys;
@@ -44,7 +56,10 @@ struct AttentionHead {
   std::int64_t width;  // rows of queries, keys and values
   float scale;
   bool causal;
-  float* out;  // panels whose rows are panel_tokens + lanes apart
+  std::int64_t window;    // last keys that a causal query sees, its own among them; 0 for all
+  float softcap;          // c of c tanh(score / c); 0 for none
+  const float* relative;  // [i - j] is added to the score of query i and key j; null for none
+  float* out;             // panels whose rows are panel_tokens + lanes apart
   std::int64_t out_panel_floats;
   std::int64_t out_row;  // the first row written
   float* scratch;        // attention_scratch() floats
@@ -54,10 +69,13 @@ struct AttentionHead {
 struct PanelMath {
   std::int64_t panel_tokens;
   std::int64_t lanes;  // of a vector
-  /// out = (x - mean) / sqrt(variance + epsilon) * weight + bias, for each token of a panel. `out`
-  /// may be `x`.
+  /// out = (x - mean) / sqrt(variance + epsilon) * weight + bias, for each token of a panel.
+  /// Without `bias`, out = x / sqrt(mean of squares + epsilon) * weight. `out` may be `x`.
   void (*normalize)(const float* x, const float* weight, const float* bias, std::int64_t width,
                     float epsilon, float* out);
+  /// Rotates features f and f + half of each token of a panel by angles, whose cosines (half,
+  /// panel_tokens) and then sines are in `table`.
+  void (*rotate)(float* rows, const float* table, std::int64_t half);
   void (*attend)(const AttentionHead& head);
 };
 
@@ -69,7 +87,7 @@ struct PanelFormat {
   std::int64_t header_words;
   bool activates_to_words;  // whether activations write words, otherwise float32 rows
   /// Indexed by Epilogue.
-  void (*multiply[5])(const PanelProduct& product);
+  void (*multiply[kNumEpilogues])(const PanelProduct& product);
   /// Converts `width` float32 rows, `row_stride` apart, to words, and to scales where the format
   /// has scales.
   void (*to_words)(const float* rows, std::int64_t row_stride, std::int64_t width,

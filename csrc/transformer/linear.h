@@ -41,11 +41,20 @@ PYCAT_INLINE Floats gelu(Floats x) {
   return half * phi_twice;
 }
 
+/// GELU with Phi(x) as (1 + tanh(u)) / 2, u = sqrt(2 / pi) (x + 0.044715 x^3), which is
+/// 1 / (1 + e^-2u).
+PYCAT_INLINE Floats gelu_tanh(Floats x) {
+  const Floats cubic = multiply_add(x * x, broadcast(0.044715F) * x, x);
+  const Floats bounded = max(broadcast(-80.0F), broadcast(1.5957691F) * cubic);
+  return x / (broadcast(1.0F) + exponential(broadcast(0.0F) - bounded));
+}
+
 template <Epilogue kEpilogue>
 PYCAT_INLINE Floats activate(Floats x) {
   if (kEpilogue == Epilogue::kRelu) return relu(x);
-  if (kEpilogue == Epilogue::kSilu) return silu(x);
-  return gelu(x);
+  if (kEpilogue == Epilogue::kSilu || kEpilogue == Epilogue::kGatedSilu) return silu(x);
+  if (kEpilogue == Epilogue::kGelu) return gelu(x);
+  return gelu_tanh(x);
 }
 
 /// PanelFormat::multiply for one epilogue, R rows and C lane groups.
@@ -66,6 +75,17 @@ void multiply_panel(const PanelProduct& product) {
         for (int c = 0; c < C; ++c) {
           float* at = out + r * kTokens + c * kLanes;
           store(at, kEpilogue == Epilogue::kAdd ? load(at) + sums[r][c] : sums[r][c]);
+        }
+      }
+    } else if (kEpilogue == Epilogue::kGatedSilu || kEpilogue == Epilogue::kGatedGeluTanh) {
+      static_assert(R % 4 == 0, "gated rows are put in pairs");
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r += 4) {
+#pragma GCC unroll 8
+        for (int c = 0; c < C; ++c) {
+          Format::template put<C>(product.out, (row + r) / 2, c,
+                                  activate<kEpilogue>(sums[r][c]) * sums[r + 1][c],
+                                  activate<kEpilogue>(sums[r + 2][c]) * sums[r + 3][c]);
         }
       }
     } else {
@@ -129,7 +149,10 @@ constexpr PanelFormat panel_format() {
       Format::kActivatesToWords,
       {multiply_panel<Format, Epilogue::kStore, R, C>, multiply_panel<Format, Epilogue::kAdd, R, C>,
        multiply_panel<Format, Epilogue::kRelu, R, C>, multiply_panel<Format, Epilogue::kSilu, R, C>,
-       multiply_panel<Format, Epilogue::kGelu, R, C>},
+       multiply_panel<Format, Epilogue::kGelu, R, C>,
+       multiply_panel<Format, Epilogue::kGeluTanh, R, C>,
+       multiply_panel<Format, Epilogue::kGatedSilu, R, C>,
+       multiply_panel<Format, Epilogue::kGatedGeluTanh, R, C>},
       Format::template to_words<C>,
       Format::pack_row};
 }

@@ -6,7 +6,7 @@
 
 namespace pycat {
 
-const PanelMath kNeonMath = {16, kLanes, normalize<4>, attend<4>};
+const PanelMath kNeonMath = {16, kLanes, normalize<4>, rotate<4>, attend<4>};
 const PanelFormat kNeonFloat32 = panel_format<Float32Format, 4, 4>();
 const PanelFormat kNeonInt16 = panel_format<WholeNumberFormat<ShortDot>, 4, 4>();
 

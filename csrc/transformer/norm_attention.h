@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "simd/soft_cap.h"
 #include "simd/tile_product.h"
 #include "transformer/kernel.h"
 
@@ -24,12 +25,15 @@ void normalize(const float* x, const float* weight, const float* bias, std::int6
   Floats scale[C];
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c) {
-    // Four chains of additions: in one, each addition would wait for the one before.
-    Floats sums[4] = {broadcast(0.0F), broadcast(0.0F), broadcast(0.0F), broadcast(0.0F)};
-    for (std::int64_t f = 0; f < width; ++f) {
-      sums[f % 4] = sums[f % 4] + load(x + f * kTokens + c * kLanes);
+    mean[c] = broadcast(0.0F);
+    if (bias != nullptr) {
+      // Four chains of additions: in one, each addition would wait for the one before.
+      Floats sums[4] = {broadcast(0.0F), broadcast(0.0F), broadcast(0.0F), broadcast(0.0F)};
+      for (std::int64_t f = 0; f < width; ++f) {
+        sums[f % 4] = sums[f % 4] + load(x + f * kTokens + c * kLanes);
+      }
+      mean[c] = ((sums[0] + sums[1]) + (sums[2] + sums[3])) * inverse_width;
     }
-    mean[c] = ((sums[0] + sums[1]) + (sums[2] + sums[3])) * inverse_width;
     Floats squares[4] = {broadcast(0.0F), broadcast(0.0F), broadcast(0.0F), broadcast(0.0F)};
     for (std::int64_t f = 0; f < width; ++f) {
       const Floats d = load(x + f * kTokens + c * kLanes) - mean[c];
@@ -43,12 +47,26 @@ void normalize(const float* x, const float* weight, const float* bias, std::int6
   }
   for (std::int64_t f = 0; f < width; ++f) {
     const Floats w = broadcast(weight[f]);
-    const Floats b = broadcast(bias[f]);
+    const Floats b = broadcast(bias == nullptr ? 0.0F : bias[f]);
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
       const Floats d = load(x + f * kTokens + c * kLanes) - mean[c];
       store(out + f * kTokens + c * kLanes, multiply_add(d * scale[c], w, b));
     }
+  }
+}
+
+/// PanelMath::rotate for panels of C lane groups.
+template <int C>
+void rotate(float* rows, const float* table, std::int64_t half) {
+  const std::int64_t apart = half * C * kLanes;
+  for (std::int64_t i = 0; i < apart; i += kLanes) {
+    const Floats a = load(rows + i);
+    const Floats b = load(rows + apart + i);
+    const Floats cosine = load(table + i);
+    const Floats sine = load(table + apart + i);
+    store(rows + i, a * cosine - b * sine);
+    store(rows + apart + i, b * cosine + a * sine);
   }
 }
 
@@ -109,7 +127,11 @@ struct AttentionBlock {
   std::int64_t width;
   float scale;
   bool causal;
-  std::int64_t first_query;  // the place in the sentence of lane 0
+  std::int64_t window;       // 0 for none
+  float softcap;             // 0 for none
+  const float* relative;     // [i - j] is added to the score of lane i and key j; null for none
+  std::int64_t first_query;  // the place of lane 0, counted as those of the keys
+  std::int64_t num_queries;  // lanes that hold one
 };
 
 /// Writes the scaled scores of each key for each query to `weights` (num_keys, C * kLanes), -inf
@@ -120,7 +142,12 @@ PYCAT_INLINE void score_keys(const AttentionBlock& block, float* weights, Floats
 #pragma GCC unroll 8
   for (int c = 0; c < C; ++c) max_scores[c] = broadcast(-__builtin_inff());
   float places[C * kLanes];
-  for (int i = 0; i < C * kLanes; ++i) places[i] = static_cast<float>(block.first_query + i);
+  const std::int64_t last_query = block.first_query + block.num_queries - 1;
+  for (int i = 0; i < C * kLanes; ++i) {
+    // Lanes without a query take the last one's place: each lane sees at least one key.
+    const std::int64_t place = block.first_query + i;
+    places[i] = static_cast<float>(place < last_query ? place : last_query);
+  }
   for (std::int64_t j = 0; j < block.num_keys; j += kKeys) {
     Floats sums[kKeys][C];
 #pragma GCC unroll 16
@@ -131,14 +158,24 @@ PYCAT_INLINE void score_keys(const AttentionBlock& block, float* weights, Floats
     add_products<FloatDot>(words(block.keys + j), 1, block.key_stride, words(block.queries),
                            block.query_stride, block.width, sums);
     const bool masked = block.causal && j + kKeys - 1 > block.first_query;
+    const bool windowed = block.window > 0 && last_query - j >= block.window;
 #pragma GCC unroll 16
     for (int r = 0; r < kKeys; ++r) {
       if (j + r >= block.num_keys) break;
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c) {
         Floats score = sums[r][c] * broadcast(block.scale);
+        if (block.softcap > 0.0F) score = soft_cap(score, block.softcap);
+        if (block.relative != nullptr) {
+          score = score + load(block.relative - (j + r) + c * kLanes);
+        }
         if (masked) {
           score = select_greater(broadcast(static_cast<float>(j + r)), load(places + c * kLanes),
+                                 broadcast(-__builtin_inff()), score);
+        }
+        if (windowed) {
+          const Floats last_place = broadcast(static_cast<float>(j + r + block.window - 1));
+          score = select_greater(load(places + c * kLanes), last_place,
                                  broadcast(-__builtin_inff()), score);
         }
         max_scores[c] = max(max_scores[c], score);
@@ -225,11 +262,23 @@ void attend(const AttentionHead& head) {
     const std::int64_t left = head.num_queries - i;
     const std::int64_t size = left > kLanes ? kBlock : kLanes;
     const std::int64_t end = i + (left < size ? left : size);
-    const AttentionBlock block = {queries + i, query_stride,
-                                  keys,        values,
-                                  key_stride,  head.causal ? end : head.num_keys,
-                                  head.width,  head.scale,
-                                  head.causal, i};
+    // Keys before the window of the block's first query are left out.
+    const std::int64_t first_key = head.window > 0 && i >= head.window ? i - head.window + 1 : 0;
+    AttentionBlock block = {};
+    block.queries = queries + i;
+    block.query_stride = query_stride;
+    block.keys = keys + first_key;
+    block.values = values + first_key;
+    block.key_stride = key_stride;
+    block.num_keys = (head.causal ? end : head.num_keys) - first_key;
+    block.width = head.width;
+    block.scale = head.scale;
+    block.causal = head.causal;
+    block.window = head.window;
+    block.softcap = head.softcap;
+    block.relative = head.relative == nullptr ? nullptr : head.relative + i - first_key;
+    block.first_query = i - first_key;
+    block.num_queries = end - i;
     // The block's result replaces its queries.
     (left > kLanes ? attend_block<2> : attend_block<1>)(block, weights, queries + i);
     i += size;

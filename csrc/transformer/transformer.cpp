@@ -72,6 +72,25 @@ Formats formats_of(CpuIsa isa, Precision precision) {
                               " products; use float32");
 }
 
+void check_sizes(const TransformerWeights& weights) {
+  const std::int64_t heads = weights.num_heads;
+  if (heads <= 0 || weights.head_width <= 0 || weights.head_width % 8 != 0) {
+    throw std::invalid_argument("a model of width " + std::to_string(weights.d_model) + " with " +
+                                std::to_string(heads) +
+                                " heads; expected heads whose width is a multiple of 8");
+  }
+  if (weights.num_kv_heads <= 0 || heads % weights.num_kv_heads != 0) {
+    throw std::invalid_argument(std::to_string(weights.num_kv_heads) +
+                                " heads of keys and values for " + std::to_string(heads) +
+                                " heads of queries; expected a divisor");
+  }
+  // Features are packed in twos and fours.
+  if (weights.d_model % 4 != 0) {
+    throw std::invalid_argument("a model of width " + std::to_string(weights.d_model) +
+                                "; expected a multiple of 4");
+  }
+}
+
 }  // namespace
 
 Transformer::Transformer(const TransformerWeights& weights, Precision precision, CpuIsa isa,
@@ -81,31 +100,25 @@ Transformer::Transformer(const TransformerWeights& weights, Precision precision,
   format_ = formats.layers;
   head_format_ = formats.head;
   head_kernel_ = formats.head_kernel;
-  const std::int64_t heads = weights.num_heads;
-  if (heads <= 0 || weights.d_model % heads != 0 || weights.d_model / heads % 8 != 0) {
-    throw std::invalid_argument("a model of width " + std::to_string(weights.d_model) + " with " +
-                                std::to_string(heads) +
-                                " heads; expected heads whose width is a multiple of 8");
-  }
+  check_sizes(weights);
   LinearPacker packer;
   for (const LayerWeights& layer : weights.encoder) {
-    encoder_.push_back(add_layer(layer, false, packer));
+    encoder_.push_back(add_layer(layer, packer));
   }
   for (const LayerWeights& layer : weights.decoder) {
-    decoder_.push_back(add_layer(layer, true, packer));
+    decoder_.push_back(add_layer(layer, packer));
   }
   head_ = packer.add(weights.head, *head_format_, -std::numeric_limits<float>::infinity());
   packer.pack(num_threads);
 }
 
-Transformer::Layer Transformer::add_layer(const LayerWeights& weights, bool is_decoder,
-                                          LinearPacker& packer) const {
+Transformer::Layer Transformer::add_layer(const LayerWeights& weights, LinearPacker& packer) const {
   const auto packed = [&](const LinearWeights& linear) {
     return packer.add(linear, *format_, 0.0F);
   };
   Layer layer;
   layer.self = {packed(weights.self.query), {}, packed(weights.self.output)};
-  if (is_decoder) {
+  if (weights.cross.query.weight != nullptr) {
     layer.cross = {packed(weights.cross.query), packed(weights.cross.key_value),
                    packed(weights.cross.output)};
   }

@@ -13,28 +13,40 @@ namespace pycat {
 
 enum class Precision { kFloat32, kBFloat16, kInt8 };
 
-/// Weight and bias of a layer norm, both (D,); null where the model has no such norm.
+/// Weight and bias of a norm, both (D,). Without a bias it is an RMS norm, which takes no mean off.
+/// The weight is null where the model has no such norm.
 struct NormWeights {
   const float* weight;
   const float* bias;
 };
 
+/// Q query features are those of all heads, Q = num_heads * head_width; KV key features are those
+/// of num_kv_heads.
 struct AttentionWeights {
-  LinearWeights query;      // (D, D); in self-attention queries, keys and values (3 D, D)
-  LinearWeights key_value;  // (2 D, D) in cross-attention, unused in self-attention
-  LinearWeights output;     // (D, D)
+  LinearWeights query;      // (Q, D); in self-attention queries, keys and values (Q + 2 KV, D)
+  LinearWeights key_value;  // (2 KV, D) in cross-attention, unused in self-attention
+  LinearWeights output;     // (D, Q)
   NormWeights norm;
+  // In self-attention only. Each is null, or 0, where the model has none.
+  NormWeights output_norm;  // of the output, before it is added to the residual
+  NormWeights query_norm;   // (head_width,), of each head
+  NormWeights key_norm;     // (head_width,), of each head
+  const float* rotary;      // (num_positions, head_width): cosines of a position, then sines
+  const float* relative;    // (num_heads, 2 num_positions - 1): added to the score of query i and
+                            // key j at [i - j + num_positions - 1]
+  std::int64_t window;      // last keys that a query sees
 };
 
 struct FeedForwardWeights {
-  LinearWeights ff1;  // (F, D)
+  LinearWeights ff1;  // (F, D); (2 F, D) of gated activations: gate and value in turn
   LinearWeights ff2;  // (D, F)
   NormWeights norm;
+  NormWeights output_norm;  // as in attention
 };
 
 struct LayerWeights {
   AttentionWeights self;
-  AttentionWeights cross;  // decoder layers only
+  AttentionWeights cross;  // decoder layers of a model with an encoder only
   FeedForwardWeights feed_forward;
 };
 
@@ -42,21 +54,26 @@ struct LayerWeights {
 struct EmbeddingWeights {
   const float* tokens;  // (vocab_size, D)
   std::int64_t vocab_size;
-  const float* positions;  // (num_positions, D)
+  const float* positions;  // (num_positions, D), null where none are added
   std::int64_t num_positions;
   std::int64_t uncounted_token;  // takes no position and gets none; negative: there is none
   NormWeights norm;
 };
 
-/// An encoder-decoder Transformer. Norms come before its layers (`norm_first`) or after them.
+/// A Transformer: encoder and decoder, or a causal model, which is a decoder alone. Norms come
+/// before its layers (`norm_first`) or after them.
 struct TransformerWeights {
   std::int64_t d_model;
   std::int64_t num_heads;
+  std::int64_t num_kv_heads;  // each serves num_heads / num_kv_heads heads in turn
+  std::int64_t head_width;
+  float attention_scale;
+  float attention_softcap;  // c of c tanh(score / c); 0 for none
   bool norm_first;
   Epilogue activation;
   float epsilon;
   float embedding_scale;
-  EmbeddingWeights source;
+  EmbeddingWeights source;  // without tokens in a causal model
   EmbeddingWeights target;
   std::vector<LayerWeights> encoder;
   std::vector<LayerWeights> decoder;
@@ -64,6 +81,14 @@ struct TransformerWeights {
   NormWeights decoder_norm;
   LinearWeights head;  // (V, D)
   float head_scale;    // factor of the last hidden states
+  float head_softcap;  // c of c tanh(logit / c); 0 for none
+
+  bool is_causal() const { return source.tokens == nullptr; }
+  bool is_gated() const {
+    return activation == Epilogue::kGatedSilu || activation == Epilogue::kGatedGeluTanh;
+  }
+  std::int64_t query_width() const { return num_heads * head_width; }
+  std::int64_t key_width() const { return num_kv_heads * head_width; }
 };
 
 /// The sequences of one side, one after the other.
@@ -86,8 +111,9 @@ class Transformer {
               std::int64_t num_threads);
 
   /// Statistics of `targets` (T,), each of which the decoder predicts at the same place of `inputs`
-  /// (T,). Throws std::invalid_argument if a token is outside the vocabulary or a sequence has more
-  /// tokens than the model has positions.
+  /// (T,). A causal model has no source: each of its sequences is empty. Throws
+  /// std::invalid_argument if a token is outside the vocabulary or a sequence has more tokens than
+  /// the model has positions.
   void score(const PackedTokens& source, const std::int64_t* inputs, const TokenTargets& targets,
              SequenceResults& results) const;
 
@@ -107,7 +133,7 @@ class Transformer {
   };
   class Pass;  // forward_pass.cpp
 
-  Layer add_layer(const LayerWeights& weights, bool is_decoder, LinearPacker& packer) const;
+  Layer add_layer(const LayerWeights& weights, LinearPacker& packer) const;
 
   TransformerWeights weights_;
   const PanelMath* math_;

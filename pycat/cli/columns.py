@@ -1,4 +1,4 @@
-"""The verbs `trusted`, `average` and `cld`, which add columns to a score table."""
+"""The verbs `trusted`, `average`, `cld` and `clusters`, which add columns to a score table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -107,3 +107,27 @@ class Cld:
             overwrite=self.overwrite,
         )
         print(f"{self.scores}: column {self.name}; rank by it with --by {self.name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clusters:
+    """Add a column of clusters of sources, which stand for domains where there are no labels."""
+
+    scores: Path = option("Add to the table in this folder, made by score.", metavar="FOLDER")
+    checkpoint: Path = option("Take the states of this checkpoint's encoder.")
+    num_clusters: int = option("Make so many clusters.", 16)
+    name: str = option("Give the column this name.", "cluster", metavar="NAME")
+    seed: int = option("Draw the sample and the first centres with this number.", 0)
+    device: str = device_option()
+
+    def run(self) -> None:
+        """Add the column, and print its name."""
+        pycat.add_clusters(
+            self.scores,
+            self.checkpoint,
+            num_clusters=self.num_clusters,
+            name=self.name,
+            seed=self.seed,
+            device=self.device,
+        )
+        print(f"{self.scores}: column {self.name}; the same share of each by --strata {self.name}")

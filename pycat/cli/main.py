@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import pycat
 from pycat.cli.check import Check
 from pycat.cli.classify import Classify
-from pycat.cli.columns import Average, Cld, Trusted
+from pycat.cli.columns import Average, Cld, Clusters, Trusted
 from pycat.cli.evaluate import Evaluate
 from pycat.cli.explain import Explain
 from pycat.cli.options import Parser, add_options, joined_criteria, read
@@ -23,6 +23,7 @@ from pycat.cli.select import Apply, Select
 from pycat.cli.stages import Baseline, Measure, MegatronIndex, Tokenize, Train
 from pycat.errors import PycatError
 from pycat.runtime import interrupts
+from pycat.runtime.ranks import refuse_ranks
 
 
 class Verb(Protocol):
@@ -42,6 +43,7 @@ VERBS: dict[str, type[Any]] = {
     "trusted": Trusted,
     "average": Average,
     "cld": Cld,
+    "clusters": Clusters,
     "select": Select,
     "apply": Apply,
     "classify": Classify,
@@ -80,7 +82,14 @@ _MEMORY_REMEDY = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `pycat`; returns the exit status, as `exit_status`."""
     _write_utf8()  # help speaks of … too
-    return exit_status(lambda: parse(sys.argv[1:] if argv is None else argv).run())
+
+    def run() -> None:
+        verb = parse(sys.argv[1:] if argv is None else argv)
+        if not isinstance(verb, Train):
+            refuse_ranks(next(name for name, kind in VERBS.items() if type(verb) is kind))
+        verb.run()
+
+    return exit_status(run)
 
 
 def exit_status(run: Callable[[], None]) -> int:

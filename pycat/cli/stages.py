@@ -20,10 +20,12 @@ from pycat.cli.options import (
     overwrite_option,
     prompt,
     sentencepiece_option,
+    stage_option,
     steps,
     vocabs_option,
 )
 from pycat.errors import PycatError
+from pycat.runtime.ranks import launch
 
 if TYPE_CHECKING:
     from pycat.data.corpus import Corpus
@@ -85,12 +87,21 @@ class Tokenize:
     out: Path = out_option(f"Make this folder. {_MADE_ONCE}")
     overwrite: bool = overwrite_option()
     text: TextFiles = group()
+    monolingual: Path | None = option(
+        "Instead of parallel text, read this file of one language, for a causal model whose folder "
+        "is the --tokenizer (docs/monolingual.md).",
+        None,
+    )
     how: TokenizeOptions = group()
 
     def run(self) -> None:
         """Tokenize, and print counts."""
         corpus = pycat.tokenize(
-            **vars(self.text), **vars(self.how), out=self.out, overwrite=self.overwrite
+            **vars(self.text),
+            **vars(self.how),
+            monolingual=self.monolingual,
+            out=self.out,
+            overwrite=self.overwrite,
         )
         skipped = ", ".join(
             f"{count:,} with {why}" for why, count in corpus.manifest["skipped"].items()
@@ -239,7 +250,11 @@ class TrainOptions:
         3.0,
     )
     updates: int | None = option("Make this many updates, instead of epochs.", None)
-    batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)
+    batch_tokens: int | None = option(
+        "Put at most this many tokens into either side of a batch, of all ranks together; without "
+        "it, 1,024 for mini, 2,048 for the others.",
+        None,
+    )
     learning_rate: float | None = option(
         "Let Adam's rate rise to this; without it, to that of the preset.", None
     )
@@ -260,7 +275,10 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a small translation model on a corpus, keeping checkpoints along the way."""
+    """Train a small translation model on a corpus, keeping checkpoints along the way.
+
+    Under "torchrun -m pycat train" all ranks train one model, each on its share of every batch.
+    """
 
     out: Path = out_option(f"Make this folder. {_MADE_ONCE}")
     overwrite: bool = overwrite_option()
@@ -268,6 +286,7 @@ class Train:
     how: TrainOptions = group()
     seed: int = option("Seed weights, batch order and dropout with this number.", 0)
     device: str = device_option()
+    stage: Path | None = stage_option("the corpus")
     opening: OpenOptions = open_group()
 
     def run(self) -> None:
@@ -279,7 +298,10 @@ class Train:
             overwrite=self.overwrite,
             seed=self.seed,
             device=self.device,
+            stage=self.stage,
         )
+        if launch().rank > 0:  # rank 0 prints
+            return
         parameters = run.manifest["parameters"]
         print(f"{run.path}: {parameters:,} parameters; checkpoint, mean loss since:")
         for path, loss in zip(run.checkpoints, run.losses, strict=True):
@@ -347,7 +369,11 @@ class EvaluateOptions:
     preset: Literal["auto", "mini", "tiny", "base"] = option(
         f"Train models of this size; {_PRESETS}.", "auto"
     )
-    batch_tokens: int = option("Put at most this many tokens into either side of a batch.", 2048)
+    batch_tokens: int | None = option(
+        "Put at most this many tokens into either side of a batch; without it, 1,024 for mini, "
+        "2,048 for the others.",
+        None,
+    )
     learning_rate: float | None = option(
         "Let Adam's rate rise to this; without it, to that of the preset.", None
     )

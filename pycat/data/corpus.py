@@ -226,6 +226,14 @@ class Corpus:
         view._view = self._view if len(wanted) == len(self) else wanted
         return view
 
+    def with_files(self, src: _core.IndexedFile, tgt: _core.IndexedFile) -> "Corpus":
+        """The same corpus, whose tokens are read from files of the same content elsewhere."""
+        moved = copy.copy(self)
+        for name in ("lengths", "_order"):
+            moved.__dict__.pop(name, None)
+        moved._src, moved._tgt = src, tgt
+        return moved
+
     def batches(
         self,
         batch_tokens: int = 16_384,
@@ -362,6 +370,11 @@ class Corpus:
         return found
 
     @property
+    def is_monolingual(self) -> bool:
+        """Whether the text has one side, the target: each source is what a text begins with."""
+        return bool(self._manifest.get("recipe", {}).get("monolingual", False))
+
+    @property
     def lines(self) -> NDArray[np.int64]:
         """Line number in the text, from 0, of each pair (N,)."""
         all_lines: NDArray[np.int64] = np.flatnonzero(self.kept_lines)
@@ -410,7 +423,8 @@ class Corpus:
         ]
         spooled = "source" in self.manifest
         places = (1, 2) if spooled else self.manifest["recipe"].get("columns", (1, 2))
-        text = ParallelText(tuple(Path(row["path"]) for row in known), (places[0], places[1]))
+        paths = tuple(Path(row["path"]) for row in known)
+        text = ParallelText(paths, (places[0], places[1]), self.is_monolingual)
         for path in text.paths:
             if not path.is_file():
                 raise TextError(f"{path}: the text of {self.path} is gone; put it back")

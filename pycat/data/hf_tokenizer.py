@@ -13,6 +13,9 @@ Causal models: the source is the prompt; the target is the text after it, and EO
 tokenized as one text, as in training. The target begins with the first token that reaches beyond
 the prompt.
 
+Monolingual text for causal models: the target is the text and EOS, and the source is the token that
+a text begins with, BOS, or EOS where the tokenizer has none.
+
 Names of special tokens that stand in a sentence (`<pad>`, `</s>`) become those tokens, as
 transformers reads them, and are scored like any other.
 """
@@ -72,8 +75,8 @@ class HuggingFaceTokenizer:
             of Marian's); else None.
         eos_id: ends every target.
         sha256: of vocabulary and rules; the same for every folder that holds this tokenizer.
-        options: `src_lang`, `tgt_lang` and `prompt`, as far as given; with a prompt also
-            `encoder_decoder` where the model is one.
+        options: `src_lang`, `tgt_lang`, `prompt` and `monolingual`, as far as given; with a prompt
+            also `encoder_decoder` where the model is one.
         template: special tokens around the sentences.
         shortest: min tokens of a source and of a target that are not empty.
     """
@@ -86,6 +89,7 @@ class HuggingFaceTokenizer:
         tgt_lang: str | None = None,
         prompt: str | None = None,
         encoder_decoder: bool | None = None,
+        monolingual: bool = False,
     ) -> None:
         r"""Load the tokenizer.
 
@@ -98,6 +102,7 @@ class HuggingFaceTokenizer:
                 {src}".
             encoder_decoder: whether a prompt is for a model with an encoder; None to read it from
                 `config.json` in the folder, without which a prompt is for a causal model.
+            monolingual: whether sources are empty, and targets whole texts for a causal model.
 
         Raises:
             TokenizerError: transformers is missing, the tokenizer is missing or damaged, or the
@@ -122,6 +127,10 @@ class HuggingFaceTokenizer:
                 f"{path}: the tokenizer has no end-of-sentence token, which every target needs; "
                 "set its eos_token as it was in training"
             )
+        self._begin: int | None = None
+        if monolingual:
+            self._read_one_side()
+            return
         self._set_languages(src_lang, tgt_lang)
         config = self._model_config() if encoder_decoder is None else None
         if config is not None:
@@ -130,7 +139,8 @@ class HuggingFaceTokenizer:
                 raise TokenizerError(
                     f"{path}: the model ({config.model_type}) is causal, so the source is its "
                     "prompt; pass prompt (--prompt) as in training, with {src} for the source, "
-                    "such as 'Translate English to German: {src}\\n'"
+                    "such as 'Translate English to German: {src}\\n'; text of one side is "
+                    "monolingual (--monolingual)"
                 )
         # Whether source and target are one text.
         self._joined = prompt is not None and not encoder_decoder
@@ -150,6 +160,10 @@ class HuggingFaceTokenizer:
     ) -> tuple[list[list[int]], list[list[int]]]:
         """Ids of sources and targets; a blank source is empty, a blank target is EOS alone."""
         with self._lock:
+            if self._begin is not None:
+                encoded = self._tokenizer(_texts(tgt), add_special_tokens=False, verbose=False)
+                rows = [[*row, self.eos_id] for row in encoded["input_ids"]]
+                return [[self._begin] for _ in rows], rows
             if self._prompt is not None and self._joined:
                 return self._encode_prompts(_texts(src), _texts(tgt), self._prompt)
             texts = _texts(src)
@@ -233,6 +247,29 @@ class HuggingFaceTokenizer:
         # The last EOS ends the labels: in some models `</s>` also opens them.
         at = len(labels) - 1 - labels[::-1].index(self.eos_id)
         return Template(tuple(labels[:at]), tuple(labels[at + 1 :]), tail)
+
+    def _read_one_side(self) -> None:
+        """Prepare for monolingual text.
+
+        Raises:
+            TokenizerError: the model is no causal one, or options for pairs are given.
+        """
+        if self.options:
+            raise TokenizerError(
+                f"{self.path}: {', '.join(self.options)} belong to a source, and monolingual text "
+                "has none; leave them out"
+            )
+        config = self._model_config()
+        if config is not None and config.is_encoder_decoder:
+            raise TokenizerError(
+                f"{self.path}: the model ({config.model_type}) has an encoder, which reads a "
+                "source, and monolingual text has none; pass the folder of a causal model"
+            )
+        begin = self._tokenizer.bos_token_id
+        self._begin = self.eos_id if begin is None else int(begin)
+        self.options["monolingual"] = True
+        self.shortest = (1, 2)
+        self.template = Template(src_tail=0)
 
     def _set_languages(self, src_lang: str | None, tgt_lang: str | None) -> None:
         codes = _language_codes(self._tokenizer)

@@ -1,5 +1,7 @@
 r"""Parallel text on disk: two files of equal line count, or one of tab-separated pairs.
 
+Monolingual text is one file of targets, whose sources are empty.
+
 Lines end at `\\n` and nowhere else: a lone carriage return, NUL or U+2028 inside a line never
 moves the alignment. Compressed files are known by their first bytes (`text_files`). A byte order
 mark of UTF-8 before the first line is no part of its sentence.
@@ -61,15 +63,17 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ParallelText:
-    """N lines of source and target: `(src, tgt)` files, or one `(tsv,)` file.
+    """N lines of source and target: `(src, tgt)` files, one `(tsv,)` file, or one `(tgt,)` file.
 
     Attributes:
         paths: the files.
         places: columns of source and target in a TSV file, from 1.
+        monolingual: whether the one file is of targets, each a whole line.
     """
 
     paths: tuple[Path, ...]
     places: tuple[int, int] = (1, 2)
+    monolingual: bool = False
 
     @classmethod
     def of(
@@ -101,31 +105,42 @@ class ParallelText:
             given = (src, tgt)
         else:
             raise TextError("parallel text: expected src and tgt, or tsv alone; pass one of them")
-        paths = tuple(Path(path).absolute() for path in given)
-        for path in paths:
-            check_regular(path)
-            if path.stat().st_size == 0:
-                raise TextError(_EMPTY.format(path))
-        return cls(paths, columns or (1, 2))
+        return cls(_checked(given), columns or (1, 2))
+
+    @classmethod
+    def of_one_side(cls, path: str | PathLike[str]) -> "ParallelText":
+        """Make it of monolingual text, the targets.
+
+        Raises:
+            TextError: the file is missing or empty.
+        """
+        return cls(_checked([path]), monolingual=True)
 
     @property
     def is_tsv(self) -> bool:
         """Whether both sides are in one tab-separated file."""
-        return len(self.paths) == 1
+        return len(self.paths) == 1 and not self.monolingual
 
     @property
     def recipe(self) -> dict[str, Any]:
         """What the recipe of a corpus says of this text beside its hashes."""
+        if self.monolingual:
+            return {"monolingual": True}
         return {} if self.places == (1, 2) else {"columns": [*self.places]}
 
     @property
     def languages(self) -> tuple[str, str]:
-        """Suffixes of the names: ("en", "de") of `a.en` and `a.de.gz`, else ("src", "tgt")."""
+        """Suffixes of the names: ("en", "de") of `a.en` and `a.de.gz`, else ("src", "tgt").
+
+        The source of monolingual text is called "none".
+        """
         if self.is_tsv:
             return "src", "tgt"
         suffixes = [
             Path(path.name.removesuffix(compression_suffix(path))).suffix for path in self.paths
         ]
+        if self.monolingual:
+            return "none", suffixes[0].removeprefix(".") or "tgt"
         src, tgt = (suffix.removeprefix(".") for suffix in suffixes)
         return (src, tgt) if src and tgt and src != tgt else ("src", "tgt")
 
@@ -192,6 +207,8 @@ class ParallelText:
         """Split one row of `rows`, line `number` counted from 1, into source and target."""
         if number == 1:
             row = tuple(line.removeprefix(_BOM) for line in row)
+        if self.monolingual:
+            return b"", _chomp(row[0])
         if not self.is_tsv:
             return _chomp(row[0]), _chomp(row[1])
         last = max(self.places)
@@ -211,7 +228,7 @@ class ParallelText:
 
     def columns(self, chunk: Chunk) -> tuple[list[bytes], list[bytes]]:
         """Sources and targets of a chunk, as `sides` splits each line."""
-        if not self.is_tsv:
+        if len(chunk.columns) == 2:
             src, tgt = chunk.columns
             if chunk.first == 1:
                 src, tgt = ([column[0].removeprefix(_BOM), *column[1:]] for column in (src, tgt))
@@ -282,6 +299,16 @@ def write_rows(
         while batch := list(islice(source, _CHUNK_LINES)):
             for stream, lines in zip(streams, zip(*batch, strict=True), strict=True):
                 stream.write(b"".join(lines))
+
+
+def _checked(given: Iterable[str | PathLike[str]]) -> tuple[Path, ...]:
+    """Absolute paths of files that hold something."""
+    paths = tuple(Path(path).absolute() for path in given)
+    for path in paths:
+        check_regular(path)
+        if path.stat().st_size == 0:
+            raise TextError(_EMPTY.format(path))
+    return paths
 
 
 def _chomp(line: bytes) -> bytes:

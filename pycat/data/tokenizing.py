@@ -27,7 +27,7 @@ from pycat.data.corpus import (
 )
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
 from pycat.data.parallel_text import Chunk, FileFingerprint, ParallelText, decode
-from pycat.data.row_files import Columns, RowFile, open_text
+from pycat.data.row_files import KINDS, Columns, RowFile, kind_of, open_text
 from pycat.data.spooled_text import (
     SPOOLED_FILES,
     DatasetText,
@@ -78,6 +78,7 @@ def tokenize(
     *,
     tsv: str | PathLike[str] | None = None,
     columns: Columns | None = None,
+    monolingual: str | PathLike[str] | None = None,
     out: str | PathLike[str],
     tokenizer: str | PathLike[str] | AnyTokenizer | None = None,
     vocabs: Sequence[str | PathLike[str]] | None = None,
@@ -111,6 +112,9 @@ def tokenize(
             file of three columns or more whose first holds numbers or addresses is refused without.
             Of Parquet and JSON Lines, their names, such as ("translation.en", "translation.de");
             of TMX and zip, the languages, which may also be given as `languages`.
+        monolingual: instead of all these, one file of lines that are the targets, for a causal
+            model of Hugging Face, whose folder is the `tokenizer`; the source is the token that a
+            text begins with.
         out: the folder to make. A folder of the same input is opened as it is.
         tokenizer: a SentencePiece `.model`, or a folder with the tokenizer of a Hugging Face model,
             such as one of its checkpoints, or a folder that CTranslate2 converted, or a tokenizer
@@ -161,8 +165,9 @@ def tokenize(
         raise PycatError(f"num_threads is {num_threads}; expected at least 1, or None for all")
     check_number("vocab_size", vocab_size, low=1)
     check_number("max_tokens", max_tokens, low=2)
+    has_one_side = monolingual is not None
     given = _given_tokenizer(
-        tokenizer, vocabs or (), sentencepiece or (), src_lang, tgt_lang, prompt
+        tokenizer, vocabs or (), sentencepiece or (), src_lang, tgt_lang, prompt, has_one_side
     )
     if (crop or keep_empty) and isinstance(given, HuggingFaceTokenizer):
         raise PycatError(
@@ -174,7 +179,14 @@ def tokenize(
         training["character_coverage"] = character_coverage
     with ExitStack() as stack:
         text: ParallelText | RowFile | DatasetText
-        if dataset is None:
+        if monolingual is not None:
+            if any(value is not None for value in (dataset, src, tgt, tsv, columns)):
+                raise TextError(
+                    "monolingual names the one file of a text without a source; leave out the "
+                    "others (src, tgt, tsv, columns)"
+                )
+            text = _one_side(monolingual)
+        elif dataset is None:
             text = open_text(src, tgt, tsv, columns, languages)
         else:
             names = _dataset_columns(src, tgt, tsv, columns)
@@ -273,6 +285,20 @@ def _make_corpus(
     return open_corpus(folder_path)
 
 
+def _one_side(path: str | PathLike[str]) -> ParallelText:
+    """Monolingual text.
+
+    Raises:
+        TextError: the file is missing, empty, or one of rows.
+    """
+    text = ParallelText.of_one_side(path)
+    if (kind := kind_of(text.paths[0])) is not None:
+        raise TextError(
+            f"{text.paths[0]}: is {KINDS[kind]}; expected monolingual text, one sentence a line"
+        )
+    return text
+
+
 def _record_new_paths(
     folder: OutputFolder,
     text: ParallelText | RowFile | DatasetText,
@@ -366,6 +392,7 @@ def _given_tokenizer(
     src_lang: str | None,
     tgt_lang: str | None,
     prompt: str | None,
+    monolingual: bool,
 ) -> AnyTokenizer | None:
     models = [Path(path) for path in sentencepiece]
     path = Path(given) if isinstance(given, (str, PathLike)) else None
@@ -378,7 +405,16 @@ def _given_tokenizer(
             "tokenizer; a SentencePiece model with ids of its own is a tokenizer itself"
         )
     if path is not None and _is_hugging_face(path, is_converted and bool(models)):
-        return HuggingFaceTokenizer(path, src_lang=src_lang, tgt_lang=tgt_lang, prompt=prompt)
+        return HuggingFaceTokenizer(
+            path, src_lang=src_lang, tgt_lang=tgt_lang, prompt=prompt, monolingual=monolingual
+        )
+    if monolingual and not (
+        isinstance(given, HuggingFaceTokenizer) and "monolingual" in given.options
+    ):
+        raise PycatError(
+            "monolingual text is for a causal model of Hugging Face; pass the folder that holds "
+            "its tokenizer (tokenizer, --tokenizer)"
+        )
     if (src_lang, tgt_lang, prompt) != (None, None, None):
         raise PycatError(
             "src_lang, tgt_lang and prompt go with the tokenizer of a Hugging Face model; pass its "
@@ -576,9 +612,10 @@ def _write_corpus(
             counts["lines"] += chunk_tokens.num_lines
             counts["pairs"] += chunk_tokens.num_lines - len(chunk_tokens.skipped)
         if counts["pairs"] == 0:
+            what = "text of" if text.monolingual else "a pair with text on both sides and"
             raise TextError(
-                f"{text.paths[0]}: none of {counts['lines']:,} lines gives a pair with text on "
-                f"both sides and at most {limits.max_tokens} tokens; check the files, or raise "
+                f"{text.paths[0]}: none of {counts['lines']:,} lines gives {what} at most "
+                f"{limits.max_tokens} tokens; check the files, or raise "
                 "max_tokens"
             )
     return counts

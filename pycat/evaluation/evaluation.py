@@ -30,7 +30,7 @@ from pycat.evaluation.translating import translate_arms
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import Run
 from pycat.proxy.trainer import Arm
-from pycat.proxy.training import LEARNING_RATES, auto_preset, check_options
+from pycat.proxy.training import BATCH_TOKENS, LEARNING_RATES, auto_preset, check_options
 from pycat.runtime.device import choose_device
 from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder
@@ -70,7 +70,7 @@ def evaluate(
     curve: bool = True,
     labels: str | PathLike[str] | None = None,
     preset: str = "auto",
-    batch_tokens: int = 2048,
+    batch_tokens: int | None = None,
     learning_rate: float | None = None,
     dropout: float = 0.1,
     translate: Sequence[str] = (),
@@ -156,6 +156,8 @@ def evaluate(
         dropout=dropout,
         seed=seed,
     )
+    if batch_tokens is None:
+        batch_tokens = BATCH_TOKENS[preset]
     selected = corpus.subset(selection.pair_ids)
     updates = _num_updates(selected, passes, batch_tokens)
     budgets = [round(share * updates) for share in _BUDGETS]

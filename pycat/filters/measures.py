@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pycat._core import copies_before
 from pycat.data.corpus import Corpus, as_corpus, reopen_corpus
-from pycat.errors import OutputError, PycatError
+from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.filters.fluency import fluency
 from pycat.filters.lexical import lexical_scores
 from pycat.filters.loud_rules import LoudRule, loud_rules
@@ -93,6 +93,11 @@ def measure(
         OSError: a file cannot be written.
     """
     corpus = as_corpus(corpus)
+    if corpus.is_monolingual:
+        raise CorpusError(
+            f"{corpus.path}: is of monolingual text, and measures compare two sides; select by "
+            "scores alone: --rules none --guard 0 (rules='none', guard=0)"
+        )
     if num_threads is not None:
         check_number("num_threads", num_threads, low=1)
     if corpus.files[2] is not None:

@@ -97,7 +97,7 @@ class DynamicBatches(PackedBatches):
 
     def __next__(self) -> Batch:
         if self._step == self._whole_from and self._batch:
-            self._batch = len(self._ends)  # the last stretch begins an epoch of its own
+            self._end_epoch()  # the last stretch is one of its own
         batch = super().__next__()
         self._step += 1
         return batch

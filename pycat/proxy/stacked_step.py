@@ -3,6 +3,9 @@
 On CUDA in 16 bits every batch is laid into arrays of fixed shapes, and the whole update is one CUDA
 graph: a small model's hundreds of kernels then cost no time between them. What a batch leaves free
 is filled with sequences of weight 0. Elsewhere shapes are those of the batch.
+
+Several ranks compute the gradients of a share of each batch, and add them up before they are
+clipped, so that all of them have the same parameters.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,16 +18,20 @@ from torch import Tensor
 
 from pycat.data.batches import Batch
 from pycat.kernels.training_loss import linear_smoothed_cross_entropy
+from pycat.proxy.cpu_attention import cpu_attention, has_cpu_attention
 from pycat.proxy.packed_attention import Side, attention, has_varlen, varlen_attention
 from pycat.proxy.packing import packed_positions
 from pycat.proxy.stacked_transformer import Attend, Attentions, PackedSide, StackedTransformer
 from pycat.runtime.device import autocast
+from pycat.runtime.ranks import ALONE, Ranks
 
 _MAX_GRADIENT_NORM = 1.0
 _WARM_UP_UPDATES = 3
 # Rows of tokens are filled up to a multiple of so many. oneDNN, which multiplies bfloat16 on the
 # CPU, makes code for each shape anew and keeps it: 15 MB an update where every batch differs.
 _ROW_TOKENS = 64
+# Tokens of a row of fixed shape that every batch leaves to fillers.
+_FILLED_TOKENS = 64
 
 
 class Capacity(NamedTuple):
@@ -44,7 +51,8 @@ class StackedStep:
         eos_id: what the decoder starts from.
         label_smoothing: in [0, 1).
         dtype: of matrix products: float32 or bfloat16.
-        capacity: of all batches to come.
+        capacity: of all batches to come; of several ranks, of their usual shares.
+        ranks: those that share the batches out.
 
     Attributes:
         optimizer: Adam over the stacked parameters.
@@ -60,7 +68,9 @@ class StackedStep:
         label_smoothing: float,
         dtype: torch.dtype,
         capacity: Capacity,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self._ranks = ranks
         self._stack, self._eos_id, self._smoothing = stack, eos_id, label_smoothing
         self._dtype, self._capacity = dtype, capacity
         self._device = stack.output_weight.device
@@ -76,8 +86,9 @@ class StackedStep:
         )
         self.loss_sums = torch.zeros(stack.num_models, dtype=torch.float64, device=self._device)
         self.token_losses = torch.zeros(stack.num_models, 0, device=self._device)
-        width = stack.config.d_model // stack.config.num_heads
-        self._varlen = has_varlen(self._device, dtype, width)
+        self._losses = torch.zeros(stack.num_models, device=self._device)
+        self._head_width = stack.config.d_model // stack.config.num_heads
+        self._varlen = has_varlen(self._device, dtype, self._head_width)
         self._replay: Callable[[], None] | None = None
         if self._varlen:
             self._static = _StaticBatch(stack.num_models, capacity, eos_id, self._device)
@@ -88,29 +99,41 @@ class StackedStep:
         batches: Sequence[Batch],
         learning_rate: float,
         token_weights: Sequence[NDArray[np.float32]] | None = None,
+        num_counted: Sequence[int] | None = None,
     ) -> None:
-        """One update of each model by its batch (on the host).
+        """One update of each model by its batch (on the host), or by this rank's share of it.
 
         The loss is the sum over the target tokens of loss times weight, divided by the number of
         tokens whose weight is not 0; `token_weights` has (T,) for each model, None is 1 for all.
+        `num_counted` is that number in the whole batch of each model, where this is a share.
         """
         self._rate.fill_(learning_rate)
         weights = [
             _mean_weights(
-                len(batch.tgt_tokens), None if token_weights is None else token_weights[m]
+                len(batch.tgt_tokens),
+                None if token_weights is None else token_weights[m],
+                None if num_counted is None else num_counted[m],
             )
             for m, batch in enumerate(batches)
         ]
-        if self._replay is not None:
+        if self._replay is not None and self._static.holds(batches):
             self._static.fill(batches, weights)
             self._replay()
             return
-        self._compute(*_sides(batches, weights, self._device, self._dtype))
+        self._compute(*_sides(batches, weights, self._device, self._dtype, self._head_width))
 
     def _compute(
         self, src: PackedSide, tgt: PackedSide, weights: Tensor, attentions: Attentions
     ) -> None:
-        """Forward, backward and Adam; `weights` (M, T) are what each token counts."""
+        """One update; `weights` (M, T) are what each token counts."""
+        self._compute_gradients(src, tgt, weights, attentions)
+        self._add_up(self._gradients(), self._losses)
+        self._step()
+
+    def _compute_gradients(
+        self, src: PackedSide, tgt: PackedSide, weights: Tensor, attentions: Attentions
+    ) -> None:
+        """Forward and backward pass: leaves the losses (M,), and gradients at the parameters."""
         for parameter in self._stack.parameters.values():
             parameter.grad = None
         with autocast(self._device, self._dtype):
@@ -124,9 +147,28 @@ class StackedStep:
             dtype=self._dtype,
         )
         losses.sum().backward()  # type: ignore[no-untyped-call]
+        self._losses = losses.detach()
+
+    def _gradients(self) -> list[Tensor]:
+        parameters = self._stack.parameters.values()
+        return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+    def _add_up(self, gradients: Sequence[Tensor], losses: Tensor) -> None:
+        """Add up, in place, what each rank computed of its share."""
+        if self._ranks.num_ranks == 1:
+            return
+        parts = [*gradients, losses]
+        flat = torch.cat([part.flatten() for part in parts])
+        self._ranks.add_up(flat)
+        sums = flat.split([part.numel() for part in parts])
+        for part, total in zip(parts, sums, strict=True):
+            part.copy_(total.view_as(part))
+
+    def _step(self) -> None:
+        """Clip the gradients, update by Adam, and note the losses."""
         self._clip_gradients()
         self.optimizer.step()
-        self.loss_sums += losses.detach()
+        self.loss_sums += self._losses
 
     def _clip_gradients(self) -> None:
         """Scale each model's gradient down to the largest norm allowed."""
@@ -141,7 +183,10 @@ class StackedStep:
                 grad.mul_(scale.view(-1, *[1] * (grad.dim() - 1)))
 
     def _capture(self) -> Callable[[], None]:
-        """The update as one CUDA graph; parameters and optimizer are left as they were."""
+        """The update as one CUDA graph; parameters and optimizer are left as they were.
+
+        With several ranks, the gradients are added up between two graphs.
+        """
         before = {name: value.detach().clone() for name, value in self._stack.parameters.items()}
         static = self._static
         arguments = static.src, static.tgt, static.weights, static.attentions()
@@ -151,9 +196,16 @@ class StackedStep:
             for _ in range(_WARM_UP_UPDATES):
                 self._compute(*arguments)
         torch.cuda.current_stream(self._device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._compute(*arguments)
+        graphs = [torch.cuda.CUDAGraph()]
+        with torch.cuda.graph(graphs[0]):
+            self._compute_gradients(*arguments)
+            if self._ranks.num_ranks == 1:
+                self._step()
+        gradients, losses = self._gradients(), self._losses
+        if self._ranks.num_ranks > 1:
+            graphs.append(torch.cuda.CUDAGraph())
+            with torch.cuda.graph(graphs[1], pool=graphs[0].pool()):
+                self._step()
         with torch.no_grad():
             for name, value in self._stack.parameters.items():
                 value.copy_(before[name])
@@ -161,7 +213,14 @@ class StackedStep:
                 for tensor in state.values():
                     tensor.zero_()
             self.loss_sums.zero_()
-        return graph.replay
+
+        def replay() -> None:
+            graphs[0].replay()
+            self._add_up(gradients, losses)
+            for graph in graphs[1:]:
+                graph.replay()
+
+        return replay
 
     def optimizer_state(self) -> dict[str, dict[str, Tensor]]:
         """Copies of Adam's state by the parameter's name: `exp_avg`, `exp_avg_sq`, `step`."""
@@ -186,11 +245,14 @@ class StackedStep:
                     own[key] = value.clone() if is_count else value.to(self._device)
 
 
-def _mean_weights(num_tokens: int, weights: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """Weights (T,) that make a sum a mean over the tokens that count."""
+def _mean_weights(
+    num_tokens: int, weights: NDArray[np.float32] | None, num_counted: int | None = None
+) -> NDArray[np.float32]:
+    """Weights (T,) that make a sum a mean over the tokens that count, by default those of T."""
     if weights is None:
         weights = np.ones(num_tokens, dtype=np.float32)
-    num_counted = int(np.count_nonzero(weights))
+    if num_counted is None:
+        num_counted = int(np.count_nonzero(weights))
     return (weights / max(1, num_counted)).astype(np.float32)
 
 
@@ -199,8 +261,9 @@ def _sides(
     token_weights: Sequence[NDArray[np.float32]],
     device: torch.device,
     dtype: torch.dtype,
+    head_width: int,
 ) -> tuple[PackedSide, PackedSide, Tensor, Attentions]:
-    """What `_compute` takes, in the shapes of these batches; attention pads by like lengths."""
+    """What `_compute` takes, in the shapes of these batches."""
     packed: list[PackedSide] = []
     sides: list[Side] = []
     for tokens, cu_seqlens in (
@@ -227,24 +290,19 @@ def _sides(
     for m, own in enumerate(token_weights):
         weights[m, : len(own)] = torch.from_numpy(own)
     attentions = Attentions(
-        _attend(sides[0], sides[0], dtype),
-        _attend(sides[1], sides[1], dtype, is_causal=True),
-        _attend(sides[1], sides[0], dtype),
+        _attend(sides[0], sides[0], dtype, head_width),
+        _attend(sides[1], sides[1], dtype, head_width, is_causal=True),
+        _attend(sides[1], sides[0], dtype, head_width),
     )
     return src, tgt, weights.to(device), attentions
 
 
-def _attend(queries: Side, keys: Side, dtype: torch.dtype, *, is_causal: bool = False) -> Attend:
-    attend = attention(queries, keys, 1, is_causal=is_causal, varlen=False)
-    if queries.tokens.device.type != "cpu" or dtype == torch.float32:
-        return attend
-
-    def attend_in_float32(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        # On the CPU torch's 16-bit attention is slower than its float32 one.
-        with torch.autocast("cpu", enabled=False):
-            return attend(queries.float(), keys.float(), values.float())
-
-    return attend_in_float32
+def _attend(
+    queries: Side, keys: Side, dtype: torch.dtype, head_width: int, *, is_causal: bool = False
+) -> Attend:
+    if has_cpu_attention(queries.tokens.device, dtype, head_width):
+        return cpu_attention(queries, keys, is_causal=is_causal)
+    return attention(queries, keys, 1, is_causal=is_causal, varlen=False)
 
 
 class _StaticBatch:
@@ -256,8 +314,9 @@ class _StaticBatch:
         self._num_models, self._eos_id = num_models, eos_id
         self._longest = max(64, capacity.longest)
         # Room that every batch leaves, so that both sides have a token for each filler.
-        widths = [tokens + 64 for tokens in (capacity.src_tokens, capacity.tgt_tokens)]
+        widths = [tokens + _FILLED_TOKENS for tokens in (capacity.src_tokens, capacity.tgt_tokens)]
         fillers = max(-(-width // self._longest) for width in widths)
+        self._num_pairs = capacity.pairs
         self._num_sequences = capacity.pairs + fillers
         shapes = [(num_models, width) for width in widths]
         num_ends = num_models * self._num_sequences + 1
@@ -297,6 +356,18 @@ class _StaticBatch:
             )
 
         return Attentions(attend(src, src), attend(tgt, tgt, is_causal=True), attend(tgt, src))
+
+    def holds(self, batches: Sequence[Batch]) -> bool:
+        """Whether there is room for these batches; a rank's share may be larger than usual."""
+        sides = zip(("src_tokens", "tgt_tokens"), (0, 2), strict=True)
+        has_tokens = all(
+            len(batch[at]) + _FILLED_TOKENS <= self._device_arrays[name].shape[1]
+            for name, at in sides
+            for batch in batches
+        )
+        return has_tokens and all(
+            len(batch.src_cu_seqlens) - 1 <= self._num_pairs for batch in batches
+        )
 
     def fill(self, batches: Sequence[Batch], token_weights: Sequence[NDArray[np.float32]]) -> None:
         """Lay batches and the weights of their target tokens in, and send them to the device."""

@@ -7,7 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pycat.data.batches import Batch
@@ -32,12 +34,16 @@ from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
 from pycat.runtime.manifest import list_files
 from pycat.runtime.output import OutputFolder, recorded_recipe
 from pycat.runtime.progress import progress
+from pycat.runtime.ranks import ALONE, Ranks
 
 _STATE_FILE = "state.pt"
 _STATE_EVERY_S = 60.0
 # On CUDA a batch holds at most one pair for so many of its tokens. Attention starts a block for
 # each pair that a batch could hold, so a bound that only very short pairs reach saves time.
 _CUDA_TOKENS_A_PAIR = 12
+# Room that a rank has for its share of a batch on CUDA, in even shares, beside one longest pair.
+# Shares have like sums of source and target tokens, but more of one side now and then.
+_SHARE_ROOM = 1.125
 # The state is deleted first: a folder that is half deleted must not look like one to resume.
 OWNED = (_STATE_FILE, "step-*.safetensors")
 # Of those, what only an unfinished run needs.
@@ -54,15 +60,16 @@ class Arm(NamedTuple):
 
 
 class OpenRun:
-    """A run that is not finished: its folder, and what `state.pt` says of it."""
+    """A run that is not finished: its folder, which rank 0 alone has, and its state."""
 
-    def __init__(self, arm: Arm, folder: OutputFolder, recipe: Mapping[str, Any]) -> None:
-        self.arm, self.folder = arm, folder
-        self.state: dict[str, Any] | None = None
-        path = folder.path / _STATE_FILE
-        if folder.resumes and path.is_file():
-            self.state = read_state(path)
-            self._check_progress(path)
+    def __init__(
+        self,
+        arm: Arm,
+        folder: OutputFolder | None,
+        state: dict[str, Any] | None,
+        recipe: Mapping[str, Any],
+    ) -> None:
+        self.arm, self._folder, self.state = arm, folder, state
         self.step = 0 if self.state is None else int(self.state["step"])
         self.losses: list[float] = [] if self.state is None else self.state["losses"]
         self.num_tokens = 0 if self.state is None else int(self.state["num_tokens"])
@@ -75,36 +82,48 @@ class OpenRun:
             if self.state is not None:
                 self.loss_schedule.restore(self.state["blocks"])
 
-    def _check_progress(self, path: Path) -> None:
-        """Refuse a state of another run, or one whose checkpoints are gone or damaged.
-
-        Raises:
-            OutputError: says what to delete.
-        """
-        assert self.state is not None
-        recipe, losses, step = self.folder.recipe, self.state["losses"], self.state["step"]
-        steps = recipe["checkpoint_steps"]
-        if step > steps[-1]:
-            raise unusable(path, ValueError(f"it is of update {step:,} of {steps[-1]:,}"))
-        if "loss_checkpoints" in recipe:
-            return
-        num_done = sum(done <= step for done in steps)
-        if len(losses) > len(steps) or (not recipe.get("anneal_each") and len(losses) != num_done):
-            found = f"it has {len(losses)} losses at update {step:,}, expected {num_done}"
-            raise unusable(path, ValueError(found))
-        for saved in steps[: len(losses)]:
-            try:
-                load_model(read_info(checkpoint_path(self.folder.path, saved)), torch.device("cpu"))
-            except CheckpointError as error:
-                raise OutputError(
-                    f"{error}; the run cannot go on without it: delete {path}, and training "
-                    "starts again"
-                ) from None
+    @property
+    def folder(self) -> OutputFolder:
+        """The folder, on rank 0."""
+        assert self._folder is not None
+        return self._folder
 
     @property
     def place(self) -> tuple[int, int]:
         """Updates and checkpoints done: runs at one place can go on together."""
         return self.step, len(self.losses)
+
+
+def state_of(folder: OutputFolder) -> dict[str, Any] | None:
+    """The state from which a run goes on in its folder; None at the beginning.
+
+    Raises:
+        OutputError: it is damaged, of another run, or its checkpoints are gone or damaged; says
+            what to delete.
+    """
+    path = folder.path / _STATE_FILE
+    if folder.manifest is not None or not (folder.resumes and path.is_file()):
+        return None
+    state = read_state(path)
+    recipe, losses, step = folder.recipe, state["losses"], state["step"]
+    steps = recipe["checkpoint_steps"]
+    if step > steps[-1]:
+        raise unusable(path, ValueError(f"it is of update {step:,} of {steps[-1]:,}"))
+    if "loss_checkpoints" in recipe:
+        return state
+    num_done = sum(done <= step for done in steps)
+    if len(losses) > len(steps) or (not recipe.get("anneal_each") and len(losses) != num_done):
+        found = f"it has {len(losses)} losses at update {step:,}, expected {num_done}"
+        raise unusable(path, ValueError(found))
+    for saved in steps[: len(losses)]:
+        try:
+            load_model(read_info(checkpoint_path(folder.path, saved)), torch.device("cpu"))
+        except CheckpointError as error:
+            raise OutputError(
+                f"{error}; the run cannot go on without it: delete {path}, and training "
+                "starts again"
+            ) from None
+    return state
 
 
 class Trainer:
@@ -116,8 +135,9 @@ class Trainer:
         recipe: dict[str, Any],
         device: torch.device,
         dtype: torch.dtype,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.runs, self.recipe, self.device = runs, recipe, device
+        self.runs, self.recipe, self.device, self.ranks = runs, recipe, device, ranks
         self.step = runs[0].step
         self.stack = StackedTransformer(
             [_new_model(run.arm, recipe["preset"]).to(device) for run in runs], recipe["dropout"]
@@ -129,6 +149,7 @@ class Trainer:
             label_smoothing=recipe["label_smoothing"],
             dtype=dtype,
             capacity=self._capacity(),
+            ranks=ranks,
         )
         if self.step > 0:
             self._put_states_back()
@@ -139,7 +160,12 @@ class Trainer:
         devices = [self.device] if self.device.type == "cuda" else []
         self.saved_at = time.perf_counter()
         with torch.random.fork_rng(devices), ExitStack() as shown:
-            if advance is None:
+            if self.ranks.num_ranks > 1 and self.device.type == "cuda":
+                # Ranks drop other activations. (On the CPU each update is seeded.)
+                torch.cuda.manual_seed(self._dropout_seed())
+            if not self.ranks.is_first:
+                advance = _show_nothing
+            elif advance is None:
                 total = num_updates(steps, anneal_each=anneal_each)
                 done = updates_before(
                     steps, self.step, len(self.runs[0].losses), anneal_each=anneal_each
@@ -153,7 +179,7 @@ class Trainer:
                         self._end_block()
                     elif self.step in steps:
                         self._save_checkpoints(self.step)
-        for m, run in enumerate(self.runs):
+        for m, run in enumerate(self.runs if self.ranks.is_first else ()):
             chosen = self._chosen_by_loss(run)  # deletes what the loss did not choose
             names = [path.name for path in run.folder.path.glob("step-*.safetensors")]
             run.folder.finish(
@@ -162,6 +188,7 @@ class Trainer:
                 num_tokens=run.num_tokens,
                 model_flops=run.model_flops,
                 num_stacked=len(self.runs),
+                **({} if self.ranks.num_ranks == 1 else {"num_ranks": self.ranks.num_ranks}),
                 parameters=sum(value.numel() for value in self.stack.state_dict(m).values()),
                 torch=torch.__version__,
             )
@@ -188,15 +215,15 @@ class Trainer:
         while self.step < until:
             # Dropout is seeded by the update, so that a resumed run repeats an uninterrupted one.
             if self.device.type == "cpu":
-                torch.manual_seed((self.runs[0].arm.seed << 32) + self.step)
+                torch.manual_seed(self._dropout_seed())
             rate = self.recipe["learning_rate"] * rate_share(
                 self.recipe["rate_schedule"], self.step + 1, self.recipe["warmup"], total
             )
             batches = [next(own) for own in self.batches]
             self._update(batches, rate)
-            for run, batch in zip(self.runs, batches, strict=True):
-                run.num_tokens += len(batch.tgt_tokens)
-                run.model_flops += _update_flops(self.stack.config, batch)
+            for run, own in zip(self.runs, self.batches, strict=True):
+                run.num_tokens += int(own.lengths[1].sum())
+                run.model_flops += _update_flops(self.stack.config, *own.lengths)
                 run.loss_steps += 1
             self.step += 1
             advance(1)
@@ -208,7 +235,8 @@ class Trainer:
         """One update; with dynamic pruning, by the tokens it chose, whose losses it is told."""
         dynamic = [own for own in self.batches if isinstance(own, DynamicBatches)]
         if not dynamic:
-            self.update.update(batches, rate)
+            num_tokens = [int(own.lengths[1].sum()) for own in self.batches]
+            self.update.update(batches, rate, num_counted=num_tokens)
             return
         pairs = list(zip(dynamic, batches, strict=True))
         self.update.update(batches, rate, [own.token_weights(batch) for own, batch in pairs])
@@ -239,7 +267,7 @@ class Trainer:
         # The states first: what they name must be there when a run goes on from them.
         self._save_states()
         for run, step in zip(self.runs, given_up, strict=True):
-            if step is not None:
+            if step is not None and self.ranks.is_first:
                 checkpoint_path(run.folder.path, step).unlink(missing_ok=True)
 
     def _chosen_by_loss(self, run: OpenRun) -> dict[str, Any]:
@@ -265,13 +293,15 @@ class Trainer:
             run.loss_steps = 0
             if not math.isfinite(loss):
                 raise PycatError(
-                    f"{run.folder.path}: the training loss is {loss} at update {step:,}; "
+                    f"{run.arm.out}: the training loss is {loss} at update {step:,}; "
                     f"lower learning_rate ({self.recipe['learning_rate']}) or lengthen warmup "
                     f"({self.recipe['warmup']})"
                 )
         return losses
 
     def _write_checkpoint(self, m: int, step: int) -> None:
+        if not self.ranks.is_first:
+            return
         run = self.runs[m]
         save_checkpoint(
             checkpoint_path(run.folder.path, step),
@@ -299,7 +329,10 @@ class Trainer:
             own.go_to(position)
 
     def _save_states(self) -> None:
-        """Write what each run needs to go on from here."""
+        """Write what each run needs to go on from here. The other ranks get it from rank 0."""
+        self.saved_at = time.perf_counter()
+        if not self.ranks.is_first:
+            return
         optimizer = self.update.optimizer_state()
         sums = self.update.loss_sums.tolist()
         for m, run in enumerate(self.runs):
@@ -322,13 +355,18 @@ class Trainer:
             run.folder.record()
         self.saved_at = time.perf_counter()
 
+    def _dropout_seed(self) -> int:
+        """What seeds the dropout of the next update on this rank."""
+        place = self.step * self.ranks.num_ranks + self.ranks.rank
+        return (int(self.runs[0].arm.seed) << 32) + place
+
     def _put_states_back(self) -> None:
         states = [run.state for run in self.runs if run.state is not None]
         for run in self.runs:
             try:
                 check_shapes(run.state or {}, self.stack.parameters)
             except ValueError as error:
-                raise unusable(run.folder.path / _STATE_FILE, error) from None
+                raise unusable(run.arm.out / _STATE_FILE, error) from None
         with torch.no_grad():
             for name, parameter in self.stack.parameters.items():
                 parameter.copy_(torch.stack([state["model"][name] for state in states]))
@@ -359,7 +397,9 @@ class Trainer:
             "position": None if run.state is None else run.state["position"],
         }
         if "dynamic" not in self.recipe:
-            return PackedBatches(run.arm.corpus, self.recipe["batch_tokens"], **common)
+            return PackedBatches(
+                run.arm.corpus, self.recipe["batch_tokens"], **common, ranks=self.ranks
+            )
         return DynamicBatches(
             run.arm.corpus,
             self.recipe["batch_tokens"],
@@ -374,7 +414,7 @@ class Trainer:
         return max(1, int(self.recipe["batch_tokens"]) // _CUDA_TOKENS_A_PAIR)
 
     def _capacity(self) -> Capacity:
-        """What no batch of any of the runs exceeds."""
+        """What no batch of any of the runs exceeds; of several ranks, what few shares exceed."""
         corpora = [run.arm.corpus for run in self.runs]
         src, tgt = (
             max(int(lengths.max()) for lengths in sides)
@@ -383,10 +423,12 @@ class Trainer:
                 [corpus.num_tokens for corpus in corpora],
             )
         )
-        batch_tokens = self.recipe["batch_tokens"]
-        return Capacity(
-            max(batch_tokens, src), max(batch_tokens, tgt), self._batch_pairs() or 0, max(src, tgt)
-        )
+        batch_tokens, num_ranks = self.recipe["batch_tokens"], self.ranks.num_ranks
+        pairs = self._batch_pairs() or 0
+        if num_ranks == 1:
+            return Capacity(max(batch_tokens, src), max(batch_tokens, tgt), pairs, max(src, tgt))
+        share = math.ceil(_SHARE_ROOM * batch_tokens / num_ranks)
+        return Capacity(share + src, share + tgt, -(-pairs // num_ranks), max(src, tgt))
 
 
 def updates_done(out: Path, recipe: Mapping[str, Any]) -> int:
@@ -418,10 +460,13 @@ def _new_model(arm: Arm, preset: str) -> Transformer:
         return Transformer(config)
 
 
-def _update_flops(config: ModelConfig, batch: Batch) -> int:
-    """Operations of an update: those of the forward pass, and twice as many backward."""
-    lengths = (ends.diff().numpy().astype(float) for ends in (batch[1], batch[3]))
-    return 3 * 2 * proxy_products(config, *lengths)
+def _update_flops(config: ModelConfig, src: NDArray[np.int32], tgt: NDArray[np.int32]) -> int:
+    """Operations of an update by pairs of these lengths: forward, and twice as many backward."""
+    return 3 * 2 * proxy_products(config, src.astype(float), tgt.astype(float))
+
+
+def _show_nothing(_updates: int) -> None:
+    """Progress on the ranks that show none."""
 
 
 def _on_host(value: Any) -> Any:

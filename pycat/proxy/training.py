@@ -1,32 +1,38 @@
 """Training of proxies on corpora, with checkpoints along the way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pycat.data.corpus import Corpus, as_corpus
+from pycat.data.staging import names_copies, staged_corpus
 from pycat.errors import CorpusError, PycatError
 from pycat.proxy.dynamic_pruning import DYNAMIC_BY, DYNAMIC_UNITS
 from pycat.proxy.packing import PackedBatches
 from pycat.proxy.run import Run
 from pycat.proxy.schedules import RATE_SCHEDULES, checkpoint_steps_of, default_warmup
-from pycat.proxy.trainer import OWNED, WORKING, Arm, OpenRun, Trainer, updates_done
+from pycat.proxy.trainer import OWNED, WORKING, Arm, OpenRun, Trainer, state_of, updates_done
 from pycat.proxy.transformer import PRESETS
 from pycat.runtime.device import choose_device, choose_dtype
 from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder
+from pycat.runtime.ranks import Ranks, join_ranks, launch, rank_device
 
 # A proxy's early checkpoints are what is wanted of it: a large corpus is not read to its end.
 MAX_PROXY_UPDATES = 4000
 
 # Peaks by preset.
-LEARNING_RATES = {"mini": 2e-3, "tiny": 1e-3, "base": 7e-4}
+# Chosen by dev loss on random pairs, for mini; docs/training.md has the grid.
+LEARNING_RATES = {"mini": 4e-3, "tiny": 1e-3, "base": 7e-4}
+BATCH_TOKENS = {"mini": 1024, "tiny": 2048, "base": 2048}
 
 
+@names_copies
 def train(
     corpus: Corpus | str | PathLike[str],
     *,
@@ -40,7 +46,7 @@ def train(
     dynamic_unit: str = "pairs",
     epochs: float = 3.0,
     updates: int | None = None,
-    batch_tokens: int = 2048,
+    batch_tokens: int | None = None,
     learning_rate: float | None = None,
     rate_schedule: str = "inverse_sqrt",
     warmup: int | None = None,
@@ -50,8 +56,13 @@ def train(
     device: str = "auto",
     dtype: str = "auto",
     overwrite: bool = False,
+    stage: str | PathLike[str] | None = None,
 ) -> Run:
     """Train a Transformer on a corpus, saving checkpoints at chosen updates.
+
+    Called by several ranks that torch's launcher started (`pycat.runtime.ranks`), it trains one
+    model, each rank on its share of every batch; rank 0 alone writes. Dropout aside, that is the
+    training of one process up to rounding.
 
     Args:
         corpus: an open Corpus (or a subset), or the path of one.
@@ -72,29 +83,35 @@ def train(
         dynamic_unit: "pairs", or "spans" of at most 16 target tokens.
         epochs: passes over the corpus, or over that share of it, but at most 4,000 updates;
             `updates`, when given, is used instead, without a bound.
-        batch_tokens: most tokens of either side of a batch.
-        learning_rate: its peak; by default that of the preset.
+        batch_tokens: most tokens of either side of a batch, of all ranks together; by default
+            1,024 for mini, else 2,048.
+        learning_rate: its peak; by default 4e-3 for mini, 1e-3 for tiny, 7e-4 for base.
         rate_schedule: the rate after the peak. "inverse_sqrt" lets it fall with the inverse square
             root of the update (Vaswani et al. 2017, section 5.3). "wsd" holds it, and lets it fall
             linearly to zero over the last third (Hägele et al. 2024, arXiv 2405.18392).
         warmup: updates until the peak (a tenth of all by default, at most 4,000).
         label_smoothing, dropout: probabilities.
         seed: of initial weights, batch order and dropout. On the CPU, with the same number of
-            threads, a run repeats bit for bit.
+            threads and of ranks, a run repeats bit for bit.
         device: "cpu", "cuda" or "auto".
         dtype: of matrix products: "float32", "bfloat16", or "auto" (bfloat16 where the device
             has it). Weights and the state of Adam stay float32.
         overwrite: replace a run made with other options.
+        stage: a folder on this machine's own disk; the corpus is copied into it first, unless it
+            is there, and read there (`pycat.data.staging`).
 
     Returns:
         The run: checkpoint paths, update counts, losses.
 
     Raises:
         CorpusError: the corpus is smaller than one batch.
-        PycatError: an option is out of range, or the loss is not finite.
+        PycatError: an option is out of range, the loss is not finite, or ranks cannot meet, differ
+            in an option, or lose one of them.
         OutputError: `out` holds something else, or a run made with other options.
     """
     corpus = as_corpus(corpus)
+    if stage is not None:
+        corpus = staged_corpus(corpus, stage)
     if preset == "auto":
         preset = auto_preset(len(corpus))
     check_options(
@@ -118,11 +135,12 @@ def train(
             "checkpoint_schedule is 'loss', which dynamic pruning does not allow: the loss on what "
             "an epoch chooses does not fall evenly; expected linear or log"
         )
+    if batch_tokens is None:
+        batch_tokens = BATCH_TOKENS[preset]
     check_size(corpus, batch_tokens)
     if updates is None:
-        per_epoch = PackedBatches(corpus, batch_tokens, seed=seed).num_batches
         passes = epochs * (1.0 if dynamic is None else dynamic)
-        updates = min(MAX_PROXY_UPDATES, max(1, round(passes * per_epoch)))
+        updates = _updates_of(corpus, batch_tokens, seed, passes)
     steps = checkpoint_steps_of(
         checkpoints,
         checkpoint_schedule,
@@ -149,6 +167,16 @@ def train(
         overwrite=overwrite,
     )
     return run
+
+
+def _updates_of(corpus: Corpus, batch_tokens: int, seed: int, passes: float) -> int:
+    """Updates of so many passes over a corpus, at most 4,000."""
+    # No batch holds more, so a large corpus needs not be ordered to be counted.
+    fewest = int(corpus.num_tokens.sum(dtype=np.int64)) / batch_tokens
+    if round(passes * fewest) >= MAX_PROXY_UPDATES:
+        return MAX_PROXY_UPDATES
+    per_epoch = PackedBatches(corpus, batch_tokens, seed=seed).num_batches
+    return min(MAX_PROXY_UPDATES, max(1, round(passes * per_epoch)))
 
 
 def train_together(
@@ -194,7 +222,8 @@ def train_together(
     Raises:
         As `train`.
     """
-    torch_device = choose_device(device)
+    started = launch()
+    torch_device = choose_device(rank_device(device, started))
     recipe = _recipe(
         torch_device,
         checkpoint_steps=list(checkpoint_steps),
@@ -210,19 +239,55 @@ def train_together(
         loss_checkpoints=loss_checkpoints,
         dynamic=dynamic,
     )
+    if started.num_ranks > 1:
+        _check_for_ranks(len(arms), dynamic)
+    ranks = join_ranks(started)
     with ExitStack() as folders:
+        ranks.check_equal({**_recipe_of(arms[0], recipe), "torch": torch.__version__})
         open_runs = []
         for arm in arms:
             own = _recipe_of(arm, recipe)
-            folder = folders.enter_context(
-                OutputFolder(arm.out, "proxy", own, OWNED, overwrite, working=WORKING)
-            )
-            if folder.manifest is None:
-                open_runs.append(OpenRun(arm, folder, recipe))
+            run = _open_run(arm, own, folders, ranks, overwrite=overwrite)
+            if run is not None:
+                open_runs.append(run)
+        dtype = getattr(torch, recipe["dtype"])
         for place in sorted({run.place for run in open_runs}):
             group = [run for run in open_runs if run.place == place]
-            Trainer(group, recipe, torch_device, getattr(torch, recipe["dtype"])).run(advance)
-    return [Run.open(arm.out) for arm in arms]
+            Trainer(group, recipe, torch_device, dtype, ranks).run(advance)
+        return ranks.from_first(lambda: [Run.open(arm.out) for arm in arms])
+
+
+def _open_run(
+    arm: Arm, recipe: dict[str, Any], folders: ExitStack, ranks: Ranks, *, overwrite: bool
+) -> OpenRun | None:
+    """The run of an arm, its folder locked by rank 0 and left to `folders`; None if finished."""
+    opened: list[OutputFolder] = []
+
+    def open_folder() -> tuple[bool, dict[str, Any] | None]:
+        folder = OutputFolder(arm.out, "proxy", recipe, OWNED, overwrite, working=WORKING)
+        opened.append(folders.enter_context(folder))
+        return folder.manifest is not None, state_of(folder)
+
+    is_finished, state = ranks.from_first(open_folder)
+    return None if is_finished else OpenRun(arm, *(opened or [None]), state, recipe)
+
+
+def _check_for_ranks(num_arms: int, dynamic: Mapping[str, Any] | None) -> None:
+    """Refuse what several ranks cannot train.
+
+    Raises:
+        PycatError: says what.
+    """
+    if num_arms > 1:
+        raise PycatError(
+            f"{num_arms} models are to be trained as one, which several ranks (torchrun) cannot; "
+            "start it in one process"
+        )
+    if dynamic is not None:
+        raise PycatError(
+            "dynamic pruning was asked for, which several ranks (torchrun) cannot do, for each "
+            "has the losses of its own share alone; leave out dynamic, or train in one process"
+        )
 
 
 def count_updates_done(arms: Sequence[Arm], *, device: str = "auto", **options: Any) -> int:
@@ -299,7 +364,7 @@ def check_options(**options: Any) -> None:
         "seed": {"low": 0, "high": 2**31, "below": True},
     }
     for name, bounds in ranges.items():
-        may_be_none = name in ("learning_rate", "dynamic", "updates", "warmup")
+        may_be_none = name in ("batch_tokens", "learning_rate", "dynamic", "updates", "warmup")
         if name in options and not (may_be_none and options[name] is None):
             check_number(name, options[name], **bounds)
 

@@ -242,15 +242,19 @@ class Transformer(nn.Module):
 
     def start(self, src: Tensor, src_lengths: Tensor) -> DecoderState:
         """Encode the source (B, S) of lengths (B,): the state before the first target position."""
+        x, mask = self.encode(src, src_lengths)
+        attentions = (cast(DecoderLayer, layer).cross_attention for layer in self.decoder)
+        memory = [attention.keys_values(x) for attention in attentions]
+        return DecoderState(memory, mask, [None] * len(self.decoder))
+
+    def encode(self, src: Tensor, src_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder states (B, S, D) of the source, and a mask (B, 1, 1, S), True at tokens."""
         positions = torch.arange(src.shape[1], device=src.device)
         mask = (positions < src_lengths[:, None])[:, None, None, :]
         x = self._embed(src, 0, self.src_embedding or self.embedding)
         for layer in self.encoder:
             x = layer(x, mask)
-        x = self.encoder_norm(x)
-        attentions = (cast(DecoderLayer, layer).cross_attention for layer in self.decoder)
-        memory = [attention.keys_values(x) for attention in attentions]
-        return DecoderState(memory, mask, [None] * len(self.decoder))
+        return self.encoder_norm(x), mask
 
     def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
         """Logits (B, V) after one more token (B,); advances `state`."""

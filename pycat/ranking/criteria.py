@@ -272,6 +272,17 @@ _AT_CHECKPOINT: dict[str, Callable[[Scores], Scores]] = {
     "entropy": entropy,
     "el2n": lambda values: values,
 }
+# Criteria of the difference between checkpoints, which is nothing where there is one.
+_OF_MOVEMENT = (
+    "cat_var",
+    "cat_diff",
+    "cat_var_log",
+    "cat_var_rank",
+    "cat_var_clipped",
+    "variability",
+    "forgetting",
+    "learnability",
+)
 _SQL = "sql:"
 # Shapes of the arguments that a table has by itself.
 _OF_TABLES = ("trajectory", "checkpoint", "perplexity", "chunk", "table")
@@ -443,6 +454,11 @@ def check_criterion(by: str | Criterion, table: ScoreTable | None = None) -> Non
         raise PycatError(
             f"criterion {name} needs the scores of a proxy, and there are none; score the corpus, "
             f"or choose a criterion that needs none: {without}"
+        )
+    if num_checkpoints == 1 and name in _OF_MOVEMENT:
+        raise PycatError(
+            f"criterion {name} tells how scores move between checkpoints, and the table has one; "
+            "rank by the lowest perplexity (--by=-ppl), or score with more checkpoints"
         )
     if checkpoint is not None and not -num_checkpoints <= checkpoint < num_checkpoints:
         raise PycatError(

@@ -1,4 +1,4 @@
-"""The extension's forward pass of encoder-decoder models on the CPU, without padding.
+"""The extension's forward pass of Transformers on the CPU, without padding.
 
 Each batch is read once and passes through all K checkpoints, from token ids to the sums of every
 sentence. A worker is one thread, which keeps its own memory and takes a share of a batch through
@@ -82,6 +82,7 @@ class CpuForward:
         except ValueError as error:
             raise PycatError(f"dtype {dtype!r} on this CPU: {error}") from None
         self._prefix = np.array(checkpoints[0].prefix, dtype=np.int64)
+        self._is_causal = checkpoints[0].is_causal
         self._all_stats, self._per_token = stats == "all", per_token
         self._num_workers = num_workers
 
@@ -91,7 +92,11 @@ class CpuForward:
 
         def tasks() -> Iterator[tuple[_core.Transformer, _Share]]:
             for batch, num_shares in self._with_num_shares(batches):
-                shares = _shares(batch, num_shares, self._prefix)
+                shares = (
+                    _causal_shares(batch, num_shares)
+                    if self._is_causal
+                    else _shares(batch, num_shares, self._prefix)
+                )
                 begun.append((batch, len(shares)))
                 for model in self._models:
                     for share in shares:
@@ -118,11 +123,16 @@ class CpuForward:
             ahead.append(batch)
             if len(ahead) > self._num_workers:
                 batch = ahead.popleft()
-                yield batch, -(-_num_tokens(batch) // _SHARE_TOKENS)
+                yield batch, -(-self._num_tokens(batch) // _SHARE_TOKENS)
         for batch in ahead:
-            num_tokens = _num_tokens(batch)
+            num_tokens = self._num_tokens(batch)
             finer = min(at_the_end, num_tokens // _MIN_SHARE_TOKENS) if self._num_workers > 1 else 1
             yield batch, max(-(-num_tokens // _SHARE_TOKENS), finer)
+
+    def _num_tokens(self, batch: Batch) -> int:
+        """Tokens of the larger side; of both where they are one sequence."""
+        sides = len(batch.src_tokens), len(batch.tgt_tokens)
+        return sum(sides) if self._is_causal else max(sides)
 
     def _score_share(self, task: tuple[_core.Transformer, _Share]) -> _Results:
         model, share = task
@@ -156,11 +166,6 @@ class CpuForward:
         return BatchSums(batch.pair_ids.numpy(), sums, nll_per_token, batch.tgt_cu_seqlens.numpy())
 
 
-def _num_tokens(batch: Batch) -> int:
-    """Tokens of the larger side."""
-    return max(len(batch.src_tokens), len(batch.tgt_tokens))
-
-
 def _shares(batch: Batch, num_shares: int, prefix: NDArray[np.int64]) -> list[_Share]:
     """Cut a packed batch into up to `num_shares` shares of about as many tokens."""
     src, src_ends, tgt, tgt_ends, _ = (tensor.numpy() for tensor in batch)
@@ -171,6 +176,39 @@ def _shares(batch: Batch, num_shares: int, prefix: NDArray[np.int64]) -> list[_S
         _Share(
             src[src_ends[a] : src_ends[b]],
             src_ends[a : b + 1] - src_ends[a],
+            inputs[ends[a] : ends[b]],
+            targets[ends[a] : ends[b]],
+            ends[a : b + 1] - ends[a],
+        )
+        for a, b in pairwise(cuts)
+        if a < b
+    ]
+
+
+def _causal_shares(batch: Batch, num_shares: int) -> list[_Share]:
+    """Cut a packed batch into shares for a causal model, to which a pair is one sequence.
+
+    The model does not read a pair's last token. Places before the last source token predict no
+    target.
+    """
+    src, src_ends, tgt, tgt_ends, _ = (tensor.numpy() for tensor in batch)
+    src_lengths, tgt_lengths = np.diff(src_ends), np.diff(tgt_ends)
+    ends = (src_ends + tgt_ends - np.arange(len(src_ends))).astype(np.int32)
+    # Source tokens of a pair begin where it does, and target tokens one place before the place
+    # that reads them: the place that predicts them.
+    starts = ends[:-1].astype(np.int64)
+    src_at = np.arange(len(src)) + np.repeat(starts - src_ends[:-1], src_lengths)
+    tgt_at = np.arange(len(tgt)) + np.repeat(starts + src_lengths - 1 - tgt_ends[:-1], tgt_lengths)
+    targets = np.full(int(ends[-1]), _IGNORED, dtype=np.int64)
+    targets[tgt_at] = tgt
+    inputs = np.empty_like(targets)
+    inputs[1:] = targets[:-1]
+    inputs[src_at] = src
+    cuts = np.searchsorted(ends, int(ends[-1]) * np.arange(num_shares + 1) // num_shares)
+    return [
+        _Share(
+            src[:0],
+            np.zeros(b - a + 1, dtype=np.int32),
             inputs[ends[a] : ends[b]],
             targets[ends[a] : ends[b]],
             ends[a : b + 1] - ends[a],
@@ -192,6 +230,14 @@ def _pack(weights: TransformerWeights, dtype: str, num_threads: int) -> _core.Tr
         head_scale=weights.head_scale,
         num_threads=num_threads,
         uncounted_token=-1 if weights.uncounted_token is None else weights.uncounted_token,
+        num_kv_heads=weights.num_kv_heads,
+        head_width=weights.head_width,
+        attention_scale=weights.attention_scale,
+        attention_softcap=weights.attention_softcap,
+        head_softcap=weights.head_softcap,
+        rms_norm=weights.rms_norm,
+        num_positions=weights.num_positions,
+        windows=weights.windows,
     )
 
 

@@ -24,8 +24,10 @@ from pycat.data.hf_tokenizer import Template, folder_sha256
 from pycat.errors import CheckpointError
 from pycat.runtime.output import digest, file_sha256
 from pycat.scoring.adapter import Adapter, Head
+from pycat.scoring.causal_weights import causal_weights
 from pycat.scoring.cpu_forward import CpuForward
 from pycat.scoring.hf_weights import encoder_decoder_weights
+from pycat.scoring.t5_weights import t5_weights
 from pycat.scoring.transformer_weights import TransformerWeights
 
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.index.json")
@@ -54,6 +56,22 @@ class _HuggingFaceAdapter(Adapter):
         """Bound on source ids: that of the embedding that reads the source."""
         reader = self.model.get_encoder() if self.model.config.is_encoder_decoder else self.model
         return int(reader.get_input_embeddings().num_embeddings)
+
+    def _if_verified(
+        self, weights: TransformerWeights | None, eos_id: int
+    ) -> TransformerWeights | None:
+        """The weights, if the extension computes the same nll of a small batch as PyTorch."""
+        if weights is None:
+            return None
+        probe = _probe(min(self.vocab_size, self.src_vocab_size), eos_id, self.model.config)
+        sides = ((probe.src_tokens, probe.src_cu_seqlens), (probe.tgt_tokens, probe.tgt_cu_seqlens))
+        src, tgt = (tokens[length_mask(tokens, ends)] for tokens, ends in sides)
+        packed = probe._replace(src_tokens=src, tgt_tokens=tgt)
+        nll = CpuForward([weights], "float32", per_token=True).score(packed).nll_per_token
+        with torch.inference_mode():
+            logits = self.head.logits(self.hidden(probe))
+        expected = nn.functional.cross_entropy(logits, tgt, reduction="none").numpy()
+        return weights if nll is not None and np.allclose(nll[0], expected, 1e-4, 1e-4) else None
 
 
 class EncoderDecoderAdapter(_HuggingFaceAdapter):
@@ -100,20 +118,12 @@ class EncoderDecoderAdapter(_HuggingFaceAdapter):
         return states[:, len(self._prefix) - 1 :][length_mask(tgt, batch.tgt_cu_seqlens)]
 
     def transformer_weights(self, num_positions: int) -> TransformerWeights | None:
-        """Weights of a model that `hf_weights` supports, if the extension computes the same nll."""
-        weights = encoder_decoder_weights(self.model, self.head, tuple(self._prefix))
+        """Weights of a model of the families of BART and T5."""
+        prefix = tuple(self._prefix)
+        weights = encoder_decoder_weights(self.model, self.head, prefix)
         if weights is None:
-            return None
-        known = min(self.vocab_size, self.src_vocab_size)
-        probe = _probe(known, self.eos_id, self.model.config)
-        sides = ((probe.src_tokens, probe.src_cu_seqlens), (probe.tgt_tokens, probe.tgt_cu_seqlens))
-        src, tgt = (tokens[length_mask(tokens, ends)] for tokens, ends in sides)
-        packed = probe._replace(src_tokens=src, tgt_tokens=tgt)
-        nll = CpuForward([weights], "float32", per_token=True).score(packed).nll_per_token
-        with torch.inference_mode():
-            logits = self.head.logits(self.hidden(probe))
-        expected = nn.functional.cross_entropy(logits, tgt, reduction="none").numpy()
-        return weights if nll is not None and np.allclose(nll[0], expected, 1e-4, 1e-4) else None
+            weights = t5_weights(self.model, self.head, prefix, num_positions)
+        return self._if_verified(weights, self.eos_id)
 
     def model_logits(self, batch: Batch) -> Tensor:
         """Logits (T, V) of the whole model, which makes its decoder's input from labels."""
@@ -136,7 +146,8 @@ class EncoderDecoderAdapter(_HuggingFaceAdapter):
 class CausalAdapter(_HuggingFaceAdapter):
     """GPT-2, Llama, Qwen, Gemma and their like: the source is the prompt."""
 
-    def __init__(self, model: Any, path: Path, step: int) -> None:
+    def __init__(self, model: Any, path: Path, step: int, eos_id: int) -> None:
+        self.eos_id = eos_id
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         # One more than it has positions for: it does not read the last target token.
         max_tokens = None if positions is None else positions + 1
@@ -148,6 +159,15 @@ class CausalAdapter(_HuggingFaceAdapter):
         # Padding comes last, so that no token attends to it.
         states: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return states[predicts]
+
+    def transformer_weights(self, num_positions: int) -> TransformerWeights | None:
+        """Weights of a model that `causal_weights` supports.
+
+        `num_positions` is the bound of either side, of which this model makes one sequence.
+        """
+        return self._if_verified(
+            causal_weights(self.model, self.head, 2 * num_positions), self.eos_id
+        )
 
     def model_logits(self, batch: Batch) -> Tensor:
         """Logits (T, V) of the whole model, padding masked."""
@@ -209,7 +229,7 @@ def load_hugging_face(path: Path, corpus: Corpus, *, step: int) -> Adapter:
             model, path, step, Template.of(corpus.manifest), corpus.eos_id
         )
     else:
-        adapter = CausalAdapter(model, path, step)
+        adapter = CausalAdapter(model, path, step, corpus.eos_id)
     adapter.head = _verified_head(adapter, corpus.eos_id)
     return adapter
 
@@ -346,7 +366,8 @@ def _check_prompt(path: Path, corpus: Corpus, config: Any) -> None:
     made = corpus.manifest.get("recipe", {}).get("tokenizer")
     if "template" not in corpus.manifest or not isinstance(made, dict):
         return
-    for_causal = "prompt" in made and not made.get("encoder_decoder", False)
+    is_text = "prompt" in made or "monolingual" in made
+    for_causal = is_text and not made.get("encoder_decoder", False)
     if for_causal == (not config.is_encoder_decoder):
         return
     found, kind = (

@@ -1,4 +1,4 @@
-"""Weights of encoder-decoder Transformers as plain arrays, for the extension's forward pass."""
+"""Weights of Transformers as plain arrays, for the extension's forward pass."""
 
 import math
 from collections.abc import Iterator
@@ -19,16 +19,26 @@ class TransformerWeights:
 
     Attributes:
         arrays: float32, by the names that `_core.Transformer` asks for: `source.tokens`,
-            `encoder.0.self.query_key_value.weight` and so on.
+            `encoder.0.self.query_key_value.weight` and so on. A causal model has no source, and
+            its layers are those of a decoder.
         num_heads: of every attention.
         norm_first: whether norms precede the sublayers, or follow them.
-        activation: "relu", "silu" or "gelu".
+        activation: "relu", "silu", "gelu", "gelu_tanh", "gated_silu" or "gated_gelu_tanh".
         epsilon: of every norm.
         embedding_scale: of token embeddings, before positions are added.
         head_scale: of the last hidden states.
-        prefix: tokens that the decoder reads before the first target token.
+        prefix: tokens that the decoder reads before the first target token; a causal model's
+            prefix is the source.
         uncounted_token: the token that takes no position and gets none, wherever it stands; None if
             each token counts.
+        rms_norm: whether norms take no mean off and have no bias.
+        head_width: of each head; 0 for the model's width divided by the heads.
+        num_kv_heads: heads of keys and values, each for as many heads of queries; 0 for all.
+        attention_scale: of attention's scores; 0 for one over the root of `head_width`.
+        attention_softcap, head_softcap: c of c * tanh(x / c), of scores and of logits; 0 for none.
+        windows: of each decoder layer, how many last tokens a token sees, itself among them; 0 for
+            all. Empty where no layer has one.
+        num_positions: of a model without tables of positions that are added; otherwise 0.
     """
 
     arrays: dict[str, NDArray[np.float32]]
@@ -40,6 +50,19 @@ class TransformerWeights:
     head_scale: float
     prefix: tuple[int, ...]
     uncounted_token: int | None = None
+    rms_norm: bool = False
+    head_width: int = 0
+    num_kv_heads: int = 0
+    attention_scale: float = 0.0
+    attention_softcap: float = 0.0
+    head_softcap: float = 0.0
+    windows: tuple[int, ...] = ()
+    num_positions: int = 0
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether source and target are one sequence of a decoder alone."""
+        return "source.tokens" not in self.arrays
 
 
 def proxy_weights(model: Transformer, eos_id: int, num_positions: int) -> TransformerWeights:
@@ -107,6 +130,13 @@ def norm(name: str, layer: nn.LayerNorm) -> Iterator[tuple[str, NDArray[np.float
     """Yield weight and bias of a layer norm."""
     yield f"{name}.weight", as_array(layer.weight)
     yield f"{name}.bias", as_array(layer.bias)
+
+
+def gated(name: str, gate: nn.Linear, up: nn.Linear) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield weight and bias of the two layers of a gated activation, their rows in turn."""
+    yield f"{name}.weight", as_array(torch.stack((gate.weight, up.weight), dim=1).flatten(0, 1))
+    if gate.bias is not None and up.bias is not None:
+        yield f"{name}.bias", as_array(torch.stack((gate.bias, up.bias), dim=1).flatten())
 
 
 def as_array(*tensors: Tensor) -> NDArray[np.float32]:

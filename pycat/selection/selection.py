@@ -186,6 +186,11 @@ class Selection:
             OSError: a file cannot be written; the message names it.
         """
         text = self._text(of)
+        if text.monolingual:
+            raise PycatError(
+                f"{self.corpus_path}: the text has one side; name one file to write (write_one, "
+                "--text FILE)"
+            )
         if text.is_tsv:
             rows = (
                 tuple(side + b"\n" for side in text.sides(row, number + 1))
@@ -202,14 +207,14 @@ class Selection:
         of: str | PathLike[str] | None = None,
         overwrite: bool = False,
     ) -> None:
-        """Write the kept lines of a tab-separated text, all columns, byte for byte.
+        """Write the kept lines of a text in one file, all columns of TSV, byte for byte.
 
         Raises:
             PycatError: the text is two files.
             CorpusError, TextError, OutputError, OSError: as `write_text`.
         """
         text = self._text(of)
-        if not text.is_tsv:
+        if len(text.paths) > 1:
             raise PycatError(
                 f"{self.corpus_path}: the text is two files, not tab-separated; name two files to "
                 "write (write_text, --text SRC TGT)"
@@ -506,6 +511,11 @@ def choose_measured(
     rules, of_rules = recipe.rules, {}
     if rules is not None and not corpus.has_text:
         rules, of_rules = None, {"without": {"rules": WITHOUT_TEXT}}
+    if (rules is not None or recipe.needs_noise) and corpus.is_monolingual:
+        raise PycatError(
+            f"{corpus.path}: is of monolingual text, and rules and guard compare two sides; pass "
+            "--rules none --guard 0 (rules='none', guard=0)"
+        )
     if rules is None and not recipe.needs_noise:
         return choose(table, recipe, corpus=corpus, sql_scores=sql_scores), of_rules
     measured = find_measures(table, corpus, measures)

@@ -9,7 +9,7 @@ import pytest
 
 import pycat
 from pycat.cli import main as cli
-from pycat.cli.columns import Cld, Trusted
+from pycat.cli.columns import Cld, Clusters, Trusted
 from pycat.cli.evaluate import Evaluate
 from pycat.cli.prune import Prune
 from pycat.cli.score import Score, ScoreOptions
@@ -61,6 +61,7 @@ def values(kind: Any, name: str) -> Sequence[str]:
         (Baseline, pycat.add_baseline),
         (Trusted, pycat.add_trusted),
         (Cld, pycat.add_cld),
+        (Clusters, pycat.add_clusters),
         (Select, pycat.select),
         (Evaluate, pycat.evaluate),
         (EvaluateOptions, pycat.evaluate),

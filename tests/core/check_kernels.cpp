@@ -119,7 +119,7 @@ void check_products(const char* name, const PanelFormat& format, std::int64_t pa
   std::printf("%s: products are exact\n", name);
 }
 
-/// Random weights of a small model, and the memory that they are in.
+/// Random weights of small models, and the memory that they are in.
 struct Model {
   std::vector<std::vector<float>> memory;
   TransformerWeights weights{};
@@ -133,14 +133,51 @@ struct Model {
     return {values(rows * width, scale), values(rows, 0.3F), rows, width};
   }
   NormWeights norm(std::int64_t width) { return {values(width, 0.3F, 1.0F), values(width, 0.3F)}; }
+  NormWeights rms_norm(std::int64_t width) { return {values(width, 0.3F, 1.0F), nullptr}; }
+
+  static constexpr std::int64_t kWidth = 40;
+  static constexpr std::int64_t kMiddle = 72;
+  static constexpr std::int64_t kVocab = 101;
+
+  /// A causal model with all that such a model may have. Its first layer has a window.
+  static Model causal() {
+    Model model;
+    TransformerWeights& weights = model.weights;
+    weights.num_heads = 4;
+    weights.num_kv_heads = 2;
+    weights.head_width = 16;
+    weights.attention_scale = 0.25F;
+    weights.attention_softcap = 3.0F;
+    weights.head_softcap = 5.0F;
+    weights.activation = Epilogue::kGatedSilu;
+    weights.source = {};
+    weights.target.positions = nullptr;
+    weights.target.norm = {};
+    weights.encoder.clear();
+    for (LayerWeights& layer : weights.decoder) {
+      AttentionWeights& self = layer.self;
+      self.query = model.linear(4 * 16 + 2 * 2 * 16, kWidth);
+      self.output = model.linear(kWidth, 4 * 16);
+      self.norm = model.rms_norm(kWidth);
+      self.output_norm = model.rms_norm(kWidth);
+      self.query_norm = model.rms_norm(16);
+      self.key_norm = model.rms_norm(16);
+      self.rotary = model.values(weights.target.num_positions * 16, 0.7F);
+      self.relative = model.values(4 * (2 * weights.target.num_positions - 1), 1.0F);
+      self.window = &layer == weights.decoder.data() ? 9 : 0;
+      layer.cross = {};
+      layer.feed_forward = {model.linear(2 * kMiddle, kWidth), model.linear(kWidth, kMiddle),
+                            model.rms_norm(kWidth), model.rms_norm(kWidth)};
+    }
+    return model;
+  }
 
   Model() {
     memory.reserve(1000);
-    constexpr std::int64_t kWidth = 40;
-    constexpr std::int64_t kMiddle = 72;
-    constexpr std::int64_t kVocab = 101;
     weights.d_model = kWidth;
-    weights.num_heads = 5;
+    weights.num_heads = weights.num_kv_heads = 5;
+    weights.head_width = 8;
+    weights.attention_scale = 0.35F;
     weights.norm_first = true;
     weights.activation = Epilogue::kGelu;
     weights.epsilon = 1e-5F;
@@ -152,11 +189,17 @@ struct Model {
     }
     for (int i = 0; i < 4; ++i) {
       LayerWeights layer = {};
-      layer.self = {linear(3 * kWidth, kWidth), {}, linear(kWidth, kWidth), norm(kWidth)};
-      layer.feed_forward = {linear(kMiddle, kWidth), linear(kWidth, kMiddle), norm(kWidth)};
+      layer.self.query = linear(3 * kWidth, kWidth);
+      layer.self.output = linear(kWidth, kWidth);
+      layer.self.norm = norm(kWidth);
+      layer.feed_forward.ff1 = linear(kMiddle, kWidth);
+      layer.feed_forward.ff2 = linear(kWidth, kMiddle);
+      layer.feed_forward.norm = norm(kWidth);
       if (i >= 2) {
-        layer.cross = {linear(kWidth, kWidth), linear(2 * kWidth, kWidth), linear(kWidth, kWidth),
-                       norm(kWidth)};
+        layer.cross.query = linear(kWidth, kWidth);
+        layer.cross.key_value = linear(2 * kWidth, kWidth);
+        layer.cross.output = linear(kWidth, kWidth);
+        layer.cross.norm = norm(kWidth);
       }
       (i < 2 ? weights.encoder : weights.decoder).push_back(layer);
     }
@@ -173,15 +216,19 @@ std::vector<double> sums_of(const Model& model, Precision precision, CpuIsa isa)
   const auto count = static_cast<std::int64_t>(ends.size()) - 1;
   std::vector<std::int64_t> tokens;
   for (std::int64_t i = 0; i < ends.back(); ++i) tokens.push_back((i * 37 + 11) % 101);
-  const TokenTargets targets = {tokens.data(), ends.back(), ends.data(), count, -100, 101, 1, 7};
+  std::vector<std::int64_t> wanted = tokens;
+  for (std::size_t i = 3; i < 40; ++i) wanted[i] = -100;  // as a prompt is
+  const TokenTargets targets = {wanted.data(), ends.back(), ends.data(), count, -100, 101, 1, 7};
   std::vector<double> sums(static_cast<std::size_t>(7 * count));
   std::vector<double> means(static_cast<std::size_t>(count));
   std::vector<double> variances(static_cast<std::size_t>(count));
   std::vector<std::int64_t> num_tokens(static_cast<std::size_t>(count));
   SequenceResults results = {sums.data(),      num_tokens.data(), means.data(),
                              variances.data(), nullptr,           0};
-  transformer.score({tokens.data(), ends.back(), ends.data(), count}, tokens.data(), targets,
-                    results);
+  const std::vector<std::int32_t> none(ends.size(), 0);
+  PackedTokens source = {tokens.data(), ends.back(), ends.data(), count};
+  if (model.weights.is_causal()) source = {nullptr, 0, none.data(), count};
+  transformer.score(source, tokens.data(), targets, results);
   return sums;
 }
 
@@ -227,11 +274,15 @@ void check() {
   check_products("neon int16", kNeonInt16, 16, 0.0F);
   if (has(CpuIsa::kNeonDot)) check_products("neon_dot int8", kNeonDotInt8, 16, 127.0F);
 #endif
-  const Model model;
-  for (const CpuIsa isa : isas) {
-    check_forward(model, Precision::kFloat32, "float32", isa, 2e-5);
-    check_forward(model, Precision::kBFloat16, "bfloat16", isa, 2e-2);
-    check_forward(model, Precision::kInt8, "int8", isa, 0.1);
+  const Model encoder_decoder;
+  const Model causal = Model::causal();
+  for (const Model* model : {&encoder_decoder, &causal}) {
+    std::printf("%s\n", model == &causal ? "causal" : "encoder-decoder");
+    for (const CpuIsa isa : isas) {
+      check_forward(*model, Precision::kFloat32, "float32", isa, 2e-5);
+      check_forward(*model, Precision::kBFloat16, "bfloat16", isa, 2e-2);
+      check_forward(*model, Precision::kInt8, "int8", isa, 0.1);
+    }
   }
 }
 

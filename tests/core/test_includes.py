@@ -9,7 +9,7 @@ CSRC = Path(__file__).parents[2] / "csrc"
 # A room may include itself and rooms of the lines below its own.
 LEVELS = (
     {"bindings"},
-    {"filters", "transformer"},
+    {"filters", "training", "transformer"},
     {"corpus", "cross_entropy"},
     {"base", "simd", "ranking", "command"},
 )

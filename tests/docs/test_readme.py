@@ -80,6 +80,7 @@ def test_readme_leads_from_each_verb_to_the_file_it_begins_in(
         "trusted": "add_trusted",
         "average": "add_average",
         "cld": "add_cld",
+        "clusters": "add_clusters",
         "megatron-index": "write_megatron_index",
     }
     found = []

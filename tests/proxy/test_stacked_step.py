@@ -17,7 +17,7 @@ from pycat.proxy.stacked_transformer import StackedTransformer
 from pycat.proxy.transformer import ModelConfig, Transformer, shift_right
 
 EOS = 2
-CONFIG = ModelConfig(vocab_size=50, d_model=16, num_heads=2, d_ff=32, num_layers=2)
+CONFIG = ModelConfig(vocab_size=50, d_model=32, num_heads=2, d_ff=32, num_layers=2)
 SEPARATE = ModelConfig(**{**CONFIG.__dict__, "src_vocab_size": 40})
 CAPACITY = Capacity(64, 64, 8, 16)
 
@@ -50,7 +50,7 @@ def test_hidden_states_are_those_of_the_model(config: ModelConfig) -> None:
     models = make_models(3, config)
     stack = StackedTransformer(models, dropout=0.0)
     means = [_mean_weights(len(batch.tgt_tokens), None) for batch in BATCHES]
-    src, tgt, weights, attentions = _sides(BATCHES, means, torch.device("cpu"), torch.float32)
+    src, tgt, weights, attentions = _sides(BATCHES, means, torch.device("cpu"), torch.float32, 16)
     hidden = stack.hidden(src, tgt, EOS, attentions)
     for m, (model, batch) in enumerate(zip(models, BATCHES, strict=True)):
         rows = [

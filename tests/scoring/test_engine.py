@@ -114,7 +114,7 @@ def test_pytorch_scores_alike(
     for name in ("p_target", "el2n", "margin", "entropy", "grad_norm_bound"):
         assert_within(table.column(name), sums[name], 2 * errors[name], name)
     made = score(toy_corpus, run.checkpoints, device="cpu", out=tmp_path / "s")
-    with pytest.raises(PycatError, match=r"'int8' is for encoder-decoder models that the"):
+    with pytest.raises(PycatError, match=r"'int8' is for models that the"):
         score(
             *(toy_corpus, run.checkpoints),
             device="cpu",

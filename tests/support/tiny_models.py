@@ -87,6 +87,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", _GPT2),
     "llama": ("LlamaForCausalLM", _CAUSAL),
     "qwen2": ("Qwen2ForCausalLM", {**_CAUSAL, "tie_word_embeddings": True}),
+    "mistral": ("MistralForCausalLM", _CAUSAL),
+    "qwen3": ("Qwen3ForCausalLM", {**_CAUSAL, "head_dim": 8}),
+    "gemma": ("GemmaForCausalLM", {**_CAUSAL, "head_dim": 8}),
+    "gemma3": ("Gemma3ForCausalLM", {**_CAUSAL, "head_dim": 8}),
     "gemma2": ("Gemma2ForCausalLM", {**_CAUSAL, "head_dim": 8, "final_logit_softcapping": 3.0}),
 }
 

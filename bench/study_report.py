@@ -1,0 +1,154 @@
+"""Tables and charts of `bench/study.py` for docs/evidence.md, from the results in bench/study/.
+
+python bench/study_report.py [--results DIR] [--page FILE] [--charts DIR]
+
+The page holds what stands between the lines `<!-- study -->` and `<!-- /study -->`; it is replaced.
+A chart of each text shows what each arm gains on a random half, in the mean over its tests.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- study -->\n", "<!-- /study -->\n"
+
+# What the arms of bench/study.py are called in the table, in its order.
+NAMES = {
+    "full": "everything",
+    "random": "random half",
+    "selected": "**`pycat prune` (default): rules, noise filter, `learnability`**",
+    "oracle": "clean pairs at random (labels)",
+    "rules-random": "rules, random",
+    "filter-random": "rules, noise filter, random",
+    "filter-cat_var": "rules, noise filter, `cat_var`",
+    "filter-learnability": "rules, noise filter, `learnability`",
+    "filter-learnability+noise": "rules, noise filter, `learnability+noise`",
+    "filter-coverage": "rules, noise filter, `coverage`",
+    "noise": "rules, `noise` (no proxy)",
+    "fitted_noise": "rules, `fitted_noise` (no proxy)",
+    "share-random": "rules, estimated share of noise, random",
+    "share-learnability": "rules, estimated share of noise, `learnability`",
+    "share-coverage": "rules, estimated share of noise, `coverage`",
+    "share-noise-mix": "rules, estimated share of noise, `noise`, a fifth at random",
+    "cat_var": "`cat_var` alone (the paper's)",
+    "random-quarter": "random quarter",
+    "random-eighth": "random eighth",
+}
+_COLOURS = {"better": "#2a9d5c", "tie": "#8a8a8a", "worse": "#d1495b"}
+
+
+def mean_gain(arm: dict[str, Any]) -> tuple[float, float, float]:
+    """Nats gained on a random half, mean over tests, with a 95 % interval.
+
+    The tests are other sentences, so that their errors are taken as independent.
+    """
+    gains = [test["gain_on_random"] for test in arm["tests"].values()]
+    value = sum(gain[0] for gain in gains) / len(gains)
+    halves = [(gain[2] - gain[1]) / 2 for gain in gains]
+    half = math.sqrt(sum(width**2 for width in halves)) / len(gains)
+    return value, value - half, value + half
+
+
+def verdict(gain: tuple[float, float, float]) -> str:
+    if gain[1] > 0:
+        return "better"
+    return "worse" if gain[2] < 0 else "tie"
+
+
+def ordered(arms: dict[str, Any]) -> list[str]:
+    return [name for name in NAMES if name in arms]
+
+
+def table(result: dict[str, Any]) -> str:
+    """Held-out loss of each arm on each test set, and what it gains in the mean."""
+    arms = result["arms"]
+    tests = list(next(iter(arms.values()))["tests"])
+    lines = [
+        f"| arm | pairs | {' | '.join(tests)} | mean | gain on a random half |",
+        "|---" * (len(tests) + 4) + "|",
+    ]
+    for name in ordered(arms):
+        arm = arms[name]
+        cells = []
+        for test in tests:
+            found = arm["tests"][test]
+            arrow = {"better": " ↑", "worse": " ↓"}.get(found["verdict"], "")
+            cells.append(f"{found['nll']:.3f}{arrow if name != 'random' else ''}")
+        mean = sum(arm["tests"][test]["nll"] for test in tests) / len(tests)
+        value, low, high = mean_gain(arm)
+        gain = "" if name == "random" else f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+        lines.append(
+            f"| {NAMES[name]} | {arm['pairs']:,.0f} | {' | '.join(cells)} | {mean:.3f} | {gain} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def chart(result: dict[str, Any]) -> Figure:
+    """What each arm of a text gains on a random half, with intervals."""
+    arms = {name: result["arms"][name] for name in ordered(result["arms"]) if name != "random"}
+    figure = Figure(figsize=(8, 0.8 + 0.3 * len(arms)), layout="constrained")
+    axes = figure.add_subplot()
+    for y, (_, arm) in enumerate(arms.items()):
+        gain = mean_gain(arm)
+        colour = _COLOURS[verdict(gain)]
+        axes.plot(gain[1:], [y, y], color=colour, linewidth=2)
+        axes.plot([gain[0]], [y], color=colour, marker="o", markersize=5)
+    axes.axvline(0, color=_COLOURS["tie"], linewidth=1)
+    names = [NAMES[name].replace("`", "").replace("**", "") for name in arms]
+    axes.set_yticks(range(len(arms)), names)
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel(
+        "nats a target token gained on a random half, mean over the tests; right: better"
+    )
+    return figure
+
+
+def section(result: dict[str, Any], chart_path: str) -> str:
+    """What the page says of a text."""
+    seeds = "one seed" if result["seeds"] == 1 else f"{result['seeds']} seeds"
+    return (
+        f"### {result['text']}\n\n"
+        f"{result['pairs']:,} pairs, keep {result['keep']:g}, {result['passes']:g} passes over a "
+        f"half in {result['updates'][-1]:,} updates, preset `{result['preset']}`, {seeds}.\n\n"
+        f"{table(result)}\n"
+        f"![What each arm of {result['text']} gains on a random half]({chart_path})\n"
+    )
+
+
+def write_report(results: Path, page: Path, charts: Path) -> int:
+    """Write the charts, and the study's part of the page; how many texts there are."""
+    matplotlib.rcParams["svg.hashsalt"] = "study"
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))]
+    charts.mkdir(parents=True, exist_ok=True)
+    sections = []
+    for result in found:
+        path = charts / f"{result['text']}.svg"
+        chart(result).savefig(path, format="svg", metadata={"Date": None})
+        sections.append(section(result, path.relative_to(page.parent).as_posix()))
+    text = page.read_text("utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{page}: no lines {BEGIN.strip()} and {END.strip()} to write between")
+    page.write_text(before + BEGIN + "\n" + "\n".join(sections) + "\n" + END + after, "utf-8")
+    return len(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "study")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "evidence.md")
+    parser.add_argument("--charts", type=Path, default=ROOT / "docs" / "study")
+    options = parser.parse_args()
+    print(f"{write_report(options.results, options.page, options.charts)} texts")
+
+
+if __name__ == "__main__":
+    main()
