@@ -97,7 +97,9 @@ def make_checkpoints(folder: Path, shape: str, count: int, layers: int | None) -
 def forward_flops(model: Any, tgt: NDArray[Any], vocab_size: int) -> float:
     """Operations in the matrix products of one pass: two a weight and token, and attention."""
     config, t = model.config, tgt.astype(np.float64)
-    embeddings = {id(module.weight) for module in model.modules() if hasattr(module, "padding_idx")}
+    embeddings = {
+        id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)
+    }
     weights = sum(
         value.numel()
         for value in model.parameters()
