@@ -1,21 +1,26 @@
 """Rate of training M stacked proxies: target tokens a second, and the share of the product rate.
 
-python bench/bench_training.py [--device cuda|cpu] [--preset NAME] [--models 1 4 16] [--json FILE]
+python bench/bench_training.py [--device cuda|cpu] [--preset NAME] [--models 1 4 16]
+                               [--dtype NAME] [--threads N] [--quick] [--json FILE]
 
 Every model reads batches of its own of random tokens, of sentence lengths as of translation. FLOPs:
-`scoring.flops.model_flops` of the forward pass, three times (backward is twice forward).
+`scoring.flops.model_flops` of the forward pass, three times (backward is twice forward). The rival
+on a CPU is a plain loop over a Hugging Face MarianMTModel of the same shape, with batches of
+sentences of like lengths, timed in turn. One thread is timed in processor time.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from harness import device_name
+from harness import device_name, torch_multiplies_bfloat16
 from proxies import translation_lengths
 
 from pycat.data.batches import Batch
@@ -48,8 +53,20 @@ def make_batches(count: int, batch_tokens: int, seed: int) -> list[Batch]:
     return batches
 
 
+def clock(device: str) -> float:
+    """Seconds: of the processor for one thread on it, else on the wall."""
+    if device == "cpu" and torch.get_num_threads() == 1:
+        return time.process_time()
+    return time.perf_counter()
+
+
 def measure(
-    num_models: int, config: ModelConfig, dtype: torch.dtype, device: str, batch_tokens: int
+    num_models: int,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: str,
+    batch_tokens: int,
+    rival: "MarianLoop | None",
 ) -> dict[str, Any]:
     torch.manual_seed(0)
     models = [Transformer(config).to(device) for _ in range(num_models)]
@@ -69,15 +86,22 @@ def measure(
     )
 
     def run(updates: int) -> float:
-        started = time.perf_counter()
+        started = clock(device)
         for i in range(updates):
             step.update([own[i % len(own)] for own in batches], 1e-3)
         step.loss_sums.sum().item()  # waits for the device
-        return time.perf_counter() - started
+        return clock(device) - started
 
     run(2)
-    updates = max(2, round(ROUND_S / 3 / (run(2) / 2)))
-    seconds = median(run(updates) / updates for _ in range(3))
+    # Whole rounds of the batches on a CPU, so that the rival reads as many tokens.
+    updates = 8 if rival else max(2, round(ROUND_S / 3 / (run(2) / 2)))
+    times: list[float] = []
+    rival_times: list[float] = []
+    for _ in range(3):
+        times.append(run(updates) / updates)
+        if rival:
+            rival_times.append(rival.run() / updates)
+    seconds = median(times)
     tokens = sum(len(batch.tgt_tokens) for batch in everything) / len(batches[0])
     flops = 0.0
     for batch in everything:
@@ -92,31 +116,139 @@ def measure(
         "tokens_per_s": round(tokens / seconds),
         "tflops": round(flops / seconds / 1e12, 3),
         "finite": bool(step.loss_sums.isfinite().all()),
+        **(
+            {
+                "marian_update_ms": round(1e3 * median(rival_times), 3),
+                "over_marian": round(
+                    median(b / a for a, b in zip(times, rival_times, strict=True)), 2
+                ),
+            }
+            if rival
+            else {}
+        ),
     }
+
+
+class MarianLoop:
+    """A training loop as users write it: padded batches of like lengths, torch's loss, and Adam."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, batch_tokens: int) -> None:
+        from transformers import MarianConfig, MarianMTModel
+
+        torch.manual_seed(0)
+        layers = {
+            f"{side}_{name}": value
+            for side in ("encoder", "decoder")
+            for name, value in (
+                ("layers", config.num_layers),
+                ("attention_heads", config.num_heads),
+                ("ffn_dim", config.d_ff),
+            )
+        }
+        self._model = MarianMTModel(
+            MarianConfig(
+                vocab_size=VOCAB_SIZE,
+                d_model=config.d_model,
+                max_position_embeddings=512,
+                pad_token_id=0,
+                eos_token_id=EOS,
+                decoder_start_token_id=EOS,
+                activation_function="relu",
+                dropout=0.1,
+                scale_embedding=True,
+                **layers,
+            )
+        ).train()
+        self._optimizer = torch.optim.Adam(self._model.parameters(), lr=1e-3, betas=(0.9, 0.98))
+        self._dtype = dtype
+        self._batches = list(self._padded(make_batches(8, batch_tokens, 0), batch_tokens))
+        self.run()
+
+    def _padded(self, batches: list[Batch], batch_tokens: int) -> Iterator[list[torch.Tensor]]:
+        pairs = []
+        for batch in batches:
+            sides = [
+                torch.tensor_split(tokens, ends[1:-1].long())
+                for tokens, ends in (
+                    (batch.src_tokens, batch.src_cu_seqlens),
+                    (batch.tgt_tokens, batch.tgt_cu_seqlens),
+                )
+            ]
+            pairs += list(zip(*sides, strict=True))
+        pairs.sort(key=lambda pair: (len(pair[1]), len(pair[0])))
+        first = 0
+        for last in range(1, len(pairs) + 1):
+            longest = max(len(side) for pair in pairs[first : last + 1] for side in pair)
+            if last == len(pairs) or (last + 1 - first) * longest > batch_tokens:
+                yield [
+                    torch.nn.utils.rnn.pad_sequence(
+                        [pair[side] for pair in pairs[first:last]], True
+                    )
+                    for side in (0, 1)
+                ]
+                first = last
+
+    def run(self) -> float:
+        """Train on everything once; the seconds that took."""
+        started = clock("cpu")
+        for src, tgt in self._batches:
+            self._optimizer.zero_grad()
+            shifted = torch.cat((tgt.new_full((len(tgt), 1), EOS), tgt[:, :-1]), dim=1)
+            with torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32):
+                logits = self._model(
+                    input_ids=src, attention_mask=src != 0, decoder_input_ids=shifted
+                ).logits
+            loss = torch.nn.functional.cross_entropy(
+                logits.float().flatten(0, 1), tgt.flatten(), ignore_index=0, label_smoothing=0.1
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+            self._optimizer.step()
+        return clock("cpu") - started
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny")
-    parser.add_argument("--models", type=int, nargs="+", default=[1, 4, 16])
+    has_cuda = torch.cuda.is_available()
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if has_cuda else "cpu")
+    parser.add_argument("--preset", choices=sorted(PRESETS))
+    parser.add_argument("--models", type=int, nargs="+")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+    parser.add_argument("--threads", type=int, default=1, help="on a CPU")
     parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--quick", action="store_true", help="a small model alone")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
+    on_cpu = options.device == "cpu"
+    if on_cpu:
+        torch.set_num_threads(options.threads)
+    if options.preset is None:
+        options.preset = "mini" if on_cpu or options.quick else "tiny"
+    if options.models is None:
+        options.models = [1] if on_cpu or options.quick else [1, 4, 16]
+    if options.dtype is None:
+        options.dtype = "float32" if on_cpu else "bfloat16"
+    if on_cpu and options.dtype == "bfloat16" and not torch_multiplies_bfloat16("cpu"):
+        print("bfloat16: skipped, this processor has no products of it; float32 instead")
+        options.dtype = "float32"
+    dtype = getattr(torch, options.dtype)
     config = ModelConfig(VOCAB_SIZE, **PRESETS[options.preset])
     rate = product_rate(torch.device(options.device), dtype)
     print(f"{options.preset}, {options.batch_tokens} tokens a batch, {dtype}; ", end="")
     print(f"large products: {rate / 1e12:.1f} TFLOP/s")
     rows = []
     for num_models in options.models:
-        row = measure(num_models, config, dtype, options.device, options.batch_tokens)
+        one_on_cpu = on_cpu and num_models == 1 and find_spec("transformers") is not None
+        rival = MarianLoop(config, dtype, options.batch_tokens) if one_on_cpu else None
+        row = measure(num_models, config, dtype, options.device, options.batch_tokens, rival)
         row["share_of_rate"] = round(row["tflops"] * 1e12 / rate, 4)
         rows.append(row)
         print(row, flush=True)
     result = {
         "bench": "training",
         "preset": options.preset,
+        "dtype": options.dtype,
+        "threads": options.threads if on_cpu else None,
         "device": device_name(options.device),
         "torch": torch.__version__,
         "product_tflops": round(rate / 1e12, 1),

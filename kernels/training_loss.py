@@ -159,14 +159,14 @@ def loss_and_gradient_(
     """
     if logits.dtype in (torch.float32, torch.bfloat16):
         is_reduced = logits.dtype == torch.bfloat16
-        losses = _core.smoothed_cross_entropy(
+        array = _core.smoothed_cross_entropy(
             (logits.view(torch.uint16) if is_reduced else logits).numpy(),
             targets.numpy(),
             token_weights.numpy(),
             smoothing,
             torch.get_num_threads(),
         )
-        return torch.from_numpy(losses)
+        return torch.from_numpy(array)
 
     # Losses; logits become exp(z - max).
     at_target, weights = targets[:, None], token_weights[:, None]
@@ -175,7 +175,7 @@ def loss_and_gradient_(
     highest = logits.amax(dim=1, keepdim=True)
     sum_exp = logits.sub_(highest).exp_().sum(dim=1, keepdim=True)
     lse = highest + sum_exp.log()
-    losses = (lse - (1 - smoothing) * target_logits - floor * total)[:, 0]
+    losses: Tensor = (lse - (1 - smoothing) * target_logits - floor * total)[:, 0]
 
     # The weighted gradient, w (exp(z - lse) - s / V - (1 - s) [j = y]).
     logits.mul_(weights / sum_exp).sub_(floor * weights)

@@ -149,6 +149,25 @@ def device_option() -> Any:
     return option('Compute on "cpu", "cuda", "cuda:1", … or "auto".', "auto", metavar="DEVICE")
 
 
+def on_option() -> Any:
+    """`--on`, of verbs that take time."""
+    return option(
+        "Work on this machine (local), on a Ray that is started here for this run (ray), or on the "
+        "cluster at an address (ray://HOST:PORT) or of RAY_ADDRESS (auto); see docs/cluster.md.",
+        "local",
+        metavar="PLACE",
+    )
+
+
+def num_workers_option() -> Any:
+    """`--num-workers`, that goes with `--on`."""
+    return option(
+        "Work in so many processes of this machine, or at most so many workers of Ray; without it, "
+        "in this process alone, or in as many workers as Ray has room for.",
+        None,
+    )
+
+
 def stage_option(what: str) -> Any:
     """`--stage`, of verbs that read tokens in a random order."""
     return option(

@@ -14,6 +14,8 @@ from pycat.cli.options import (
     dashed,
     device_option,
     group,
+    num_workers_option,
+    on_option,
     option,
     out_option,
     overwrite_option,
@@ -136,6 +138,8 @@ class Score:
         metavar="FOLDER",
     )
     device: str = device_option()
+    on: str = on_option()
+    num_workers: int | None = num_workers_option()
     stage: Path | None = stage_option("corpus and checkpoints")
     opening: OpenOptions = open_group()
     lines: LineOptions = group(
@@ -158,6 +162,8 @@ class Score:
             raise PycatError(
                 "score: --stage is for a table of scores; leave out --format or --stage"
             )
+        if self.lines.format is not None and (self.on, self.num_workers) != ("local", None):
+            raise PycatError("score: --on and --num-workers go with a table; leave out --format")
         if self.corpus is not None and text:
             given = ", ".join(f"--{dashed(name)}" for name in text)
             raise PycatError(f"score: --corpus is tokenized already; leave out {given}")
@@ -178,6 +184,8 @@ class Score:
                     out=self.out,
                     overwrite=self.overwrite,
                     device=self.device,
+                    on=self.on,
+                    num_workers=self.num_workers,
                     stage=self.stage,
                 )
                 _print_table(table)

@@ -56,12 +56,18 @@ class _PackedAttention(torch.autograd.Function):
         key_ends: NDArray[np.int32],
         is_causal: bool,
     ) -> Tensor:
-        shape = query_ends, key_ends, is_causal
-        arrays = [_array(x) for x in (queries, keys, values)]
-        out, log_sums = _core.packed_attention(*arrays, *shape, torch.get_num_threads())
+        out, ctx.log_sums = _core.packed_attention(
+            _array(queries),
+            _array(keys),
+            _array(values),
+            query_ends,
+            key_ends,
+            is_causal,
+            torch.get_num_threads(),
+        )
         made = _tensor(out, queries.dtype)
         ctx.save_for_backward(queries, keys, values, made)
-        ctx.shape, ctx.log_sums = shape, log_sums
+        ctx.query_ends, ctx.key_ends, ctx.is_causal = query_ends, key_ends, is_causal
         return made
 
     @staticmethod
@@ -69,8 +75,12 @@ class _PackedAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, out = ctx.saved_tensors
         made = _core.packed_attention_backward(
-            *(_array(x) for x in (queries, keys, values)),
-            *ctx.shape,
+            _array(queries),
+            _array(keys),
+            _array(values),
+            ctx.query_ends,
+            ctx.key_ends,
+            ctx.is_causal,
             _array(out),
             ctx.log_sums,
             _array(grads[0].contiguous()),

@@ -220,7 +220,9 @@ def join_ranks(started: Launch) -> Ranks:
     import torch
     import torch.distributed as dist
 
-    if not dist.is_initialized():
+    if dist.is_initialized():
+        ranks = Ranks(dist.get_rank(), dist.get_world_size())
+    else:
         has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
         try:
             store, rank, num_ranks = next(dist.rendezvous("env://", timeout=_PATIENCE))
@@ -239,7 +241,8 @@ def join_ranks(started: Launch) -> Ranks:
                 f"that all of them are started and reach that address: {_START}"
             ) from None
         atexit.register(_leave)
-    return Ranks(started.rank, started.num_ranks)
+        ranks = Ranks(rank, num_ranks)
+    return ranks
 
 
 def _meeting(store: "torch.distributed.Store", rank: int, num_ranks: int) -> str:

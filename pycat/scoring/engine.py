@@ -2,12 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from pycat import _core
 from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus, as_corpus
+from pycat.data.reopening import CorpusAddress
 from pycat.data.staging import names_copies, staged_checkpoints, staged_corpus
 from pycat.errors import CheckpointError, OutputError, PycatError
 from pycat.kernels.ops import require_triton
@@ -26,6 +28,7 @@ from pycat.runtime.locks import scratch_folder
 from pycat.runtime.manifest import list_files
 from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder, recorded_recipe
+from pycat.runtime.parts import is_here, map_parts
 from pycat.runtime.progress import progress
 from pycat.scores.parts import (
     PAIR_COLUMNS,
@@ -43,7 +46,7 @@ from pycat.scoring.adapter import Adapter, ProxyAdapter
 from pycat.scoring.cpu_forward import CpuForward
 from pycat.scoring.flops import model_flops, product_rate
 from pycat.scoring.forward import BatchSums, Forward
-from pycat.scoring.loading import Checkpoint, load_adapters
+from pycat.scoring.loading import Checkpoint, absolute, load_adapters
 from pycat.scoring.reduced_precision import EXACT_FILE, reduced_precision
 from pycat.scoring.reuse import WORKING_FILES, Earlier, ReusedSums
 from pycat.scoring.stacked_forward import StackedForward
@@ -70,6 +73,8 @@ def score(
     too_long: str = "refuse",
     exact_keep: float | None = None,
     base: ScoreTable | str | PathLike[str] | None = None,
+    on: str = "local",
+    num_workers: int | None = None,
     overwrite: bool = False,
     stage: str | PathLike[str] | None = None,
 ) -> ScoreTable:
@@ -111,9 +116,17 @@ def score(
             the manifest counts them. The table is the same as without, bit for bit where the
             extension computes (docs/forward.md), else but for rounding. On the disk, the join takes
             some 60 bytes a pair and the sums while it is made.
+        on: where parts of 65,536 pairs are scored: "local", on this machine; "ray", on a Ray that
+            is started here for this call; "ray://HOST:PORT", or "auto": on a cluster that is there
+            (docs/cluster.md). Elsewhere than in this process, `out` must be given, and corpus,
+            checkpoints and `out` lie where each worker finds them under the same names. In float32
+            on CPUs of one kind the table is the same to the bit.
+        num_workers: local processes that share the cores, None for this one alone; on Ray, workers
+            at most, None for as many as have room. Each of a Ray has a GPU if `device` is "cuda".
         overwrite: replace a table made from other input.
-        stage: a folder on this machine's own disk; corpus and checkpoints are copied into it first,
-            unless they are there, and read there (`pycat.data.staging`).
+        stage: a folder on the own disk of this machine, and of each that has workers; corpus and
+            checkpoints are copied into it first, unless they are there, and read there
+            (`pycat.data.staging`).
 
     Returns:
         The table, rows in pair order. In its manifest `tokens_per_s` is target tokens times
@@ -129,10 +142,16 @@ def score(
             longer than its positions.
         OutputError: `out` holds something else, or a table made from other input.
         PycatError: `base` has other checkpoints, another tokenizer, dtype or device, or less
-            statistics.
+            statistics; Ray or a cluster is missing, or workers were lost.
 
     Source: Chimoto et al. 2024, arXiv:2405.19462.
     """
+    here, given = is_here(on, num_workers), checkpoints
+    if not here and (out is None or base is not None):
+        raise PycatError(
+            f"on={on!r}, num_workers={num_workers}: workers write files, and take no scores over; "
+            "pass out, and leave out base"
+        )
     corpus = as_corpus(corpus)
     if stage is not None:
         corpus, checkpoints = staged_corpus(corpus, stage), staged_checkpoints(checkpoints, stage)
@@ -145,14 +164,16 @@ def score(
         raise PycatError(f"stats is {stats!r}; expected one of {', '.join(STATS)}")
 
     # Load the models before touching the folder: a damaged checkpoint must not cost the old table.
-    torch_device = choose_device(device)
-    if torch_device.type == "cuda":
+    torch_device = choose_device(device) if here else _device_of_workers(device, dtype)
+    has_device = torch_device.type == "cpu" or torch.cuda.is_available()
+    own_device = torch_device if has_device else torch.device("cpu")
+    if own_device.type == "cuda":
         require_triton()
     torch_dtype = choose_dtype(dtype, torch_device, SCORING_DTYPES)
     # How perplexity moves takes two checkpoints; monolingual text is ranked by perplexity itself.
     fewest = 1 if corpus.is_monolingual else 2
     loaded = load_adapters(checkpoints, corpus, min_checkpoints=fewest)
-    models = [adapter.to(torch_device) for adapter in loaded]
+    models = [adapter.to(own_device) for adapter in loaded]
     if exact_keep is not None and len(models) < 2:
         raise PycatError(
             "exact_keep is for a cut by cat_var, which takes two checkpoints, and there is one; "
@@ -173,15 +194,15 @@ def score(
         **({} if exact_keep is None or not is_reduced else {"exact_keep": exact_keep}),
     }
     earlier = None if base is None else Earlier.of(as_table(base), corpus, recipe)
-    scorer = _Scorer(corpus, models, kept, torch_device, stats, batch_tokens, earlier)
+    scorer = _Scorer(corpus, models, kept, own_device, stats, batch_tokens, earlier)
 
     # Build the forward pass before touching the folder: an unusable dtype must not cost the old
     # table. A folder of the same recipe may be finished, and then needs no forward pass.
     started = time.perf_counter()
-    if out is None or recorded_recipe(Path(out), "scores") != recipe:
+    if has_device and (out is None or recorded_recipe(Path(out), "scores") != recipe):
         scorer.use(torch_dtype)
     if out is None:
-        return _make_table(scorer, torch_dtype, recipe, started, None)
+        return _make_table(scorer, torch_dtype, recipe, started, None, None)
     source = None if earlier is None else earlier.table.path
     if source is not None and source.resolve() == Path(out).resolve():
         raise OutputError(f"{out}: is the table to take scores from; name another folder")
@@ -189,7 +210,47 @@ def score(
     with OutputFolder(Path(out), "scores", recipe, owned, overwrite, working=working) as folder:
         if folder.manifest is not None:
             return ScoreTable.open(folder.path)
-        return _make_table(scorer, torch_dtype, recipe, started, folder)
+        workers = None
+        if not here:
+            scorer.drop_forward()
+            load = _LoadScorer(
+                CorpusAddress.of(corpus),
+                absolute(given),
+                [model.sha256 for model in models],
+                torch_device.type,
+                torch_dtype,
+                stats,
+                batch_tokens,
+                too_long,
+                None if stage is None else Path(stage).absolute(),
+            )
+            uses_gpu = torch_device.type == "cuda"
+            workers = partial(map_parts, load, on=on, num_workers=num_workers, uses_gpu=uses_gpu)
+        return _make_table(scorer, torch_dtype, recipe, started, folder, workers)
+
+
+class _Rows(NamedTuple):
+    """A part: rows of the corpus, and the file of their scores, if they are to have one."""
+
+    first: int
+    end: int
+    path: Path | None
+
+
+# Has workers score parts: `map_parts` with all but the parts given.
+_Workers = Callable[[list[_Rows]], Generator[tuple[_Rows, pa.Table | None], None, None]]
+
+
+def _device_of_workers(device: str, dtype: str) -> torch.device:
+    """The device of workers elsewhere: each looks for it, and this machine need not have it."""
+    if not device.startswith("cuda"):
+        return choose_device(device)
+    if dtype == "auto" and not torch.cuda.is_available():
+        raise PycatError(
+            "dtype 'auto' depends on the device, and this machine has no CUDA; pass 'float32' or "
+            "'bfloat16'"
+        )
+    return torch.device("cuda")
 
 
 def _make_table(
@@ -198,15 +259,17 @@ def _make_table(
     recipe: Mapping[str, Any],
     started: float,
     folder: OutputFolder | None,
+    workers: _Workers | None,
 ) -> ScoreTable:
     """Score what an interrupted run has not, and finish the table, in `folder` or in memory."""
     corpus, models, kept = scorer.corpus, scorer.models, scorer.kept
-    scorer.use(dtype)
+    if workers is None:
+        scorer.use(dtype)
     with ExitStack() as stack:
         if scorer.earlier is not None:
             place = stack.enter_context(scratch_folder()) if folder is None else folder.path
             scorer.reused = ReusedSums(scorer.earlier, corpus, kept, place)
-        parts, flops = scorer.score_parts(folder)
+        parts, flops = scorer.score_parts(folder, workers)
     scoring_s = time.perf_counter() - started if folder is None else folder.elapsed_s
 
     # Finish: facts for the manifest, and what a reduced precision owes to float32.
@@ -225,7 +288,7 @@ def _make_table(
     }
     if scorer.reused is not None:
         facts["reused"] = scorer.reused.facts(None if folder is None else folder.path)
-    elif scoring_s >= _MIN_UTILIZATION_S:
+    elif scoring_s >= _MIN_UTILIZATION_S and workers is None:
         utilization = flops / scoring_s / product_rate(scorer.device, dtype)
         facts["flop_utilization"] = round(utilization, 4)
     if dtype != torch.float32:
@@ -289,47 +352,66 @@ class _Scorer:
             )
             self._dtype = dtype
 
+    def drop_forward(self) -> None:
+        """Free the memory of the forward pass."""
+        self._forward = self._dtype = None
+
     @property
     def num_scored_tokens(self) -> int:
         """Target tokens of the pairs whose sums are not taken over."""
         taken = 0 if self.reused is None else self.reused.num_tokens
         return int(self.kept.tgt.sum()) - taken
 
-    def score_parts(self, folder: OutputFolder | None) -> tuple[list[pa.Table | Path], int]:
+    def score_parts(
+        self, folder: OutputFolder | None, workers: _Workers | None
+    ) -> tuple[list[pa.Table | Path], int]:
         """Score all pairs, a part at a time, but for the parts that `folder` holds already.
+
+        Args:
+            folder: where the parts go; None leaves them in memory.
+            workers: score parts elsewhere, for a folder; None scores here.
 
         Returns:
             The parts in pair order, as files of the folder or as tables; and the floating-point
             operations of all of them under all models.
         """
-        starts = range(0, len(self.corpus), PART_PAIRS)
+        num_pairs, num_models = len(self.corpus), len(self.models)
+        parts = []
+        for index, first in enumerate(range(0, num_pairs, PART_PAIRS)):
+            path = None if folder is None else part_path(folder.path.absolute(), index)
+            parts.append(_Rows(first, min(first + PART_PAIRS, num_pairs), path))
+        sizes, flops = {}, 0  # target tokens of each part under all models
+        for part in parts:
+            lengths = self.kept.rows(part.first, part.end - part.first)
+            sizes[part] = int(lengths.tgt.sum()) * num_models
+            flops += num_models * model_flops(self.models[0], lengths.src, lengths.tgt)
         resumes = folder is not None and folder.resumes
-        paths = [None if folder is None else part_path(folder.path, i) for i in range(len(starts))]
-        finished = [
-            resumes and path is not None and path.is_file() and self._is_intact(path, first)
-            for path, first in zip(paths, starts, strict=True)
-        ]
-        num_done = sum(
-            int(self.kept.rows(first, PART_PAIRS).tgt.sum())
-            for first, is_finished in zip(starts, finished, strict=True)
-            if is_finished
-        )
-        parts: list[pa.Table | Path] = []
-        flops, num_models = 0, len(self.models)
-        total = int(self.kept.tgt.sum()) * num_models
-        with progress("score", total, "tokens x checkpoints", num_done * num_models) as advance:
-            for first, path, is_finished in zip(starts, paths, finished, strict=True):
-                part = self.corpus[first : first + PART_PAIRS]
-                lengths = self.kept.rows(first, len(part))
-                flops += num_models * model_flops(self.models[0], lengths.src, lengths.tgt)
-                if not is_finished:
-                    sums = self._part_sums(part, first, lengths, advance)
-                    table = pa.table(_columns(part, lengths, sums))
-                    if folder is not None and path is not None:
-                        write_part(table, path)
+        todo = [part for part in parts if not (resumes and self._is_intact(part))]
+        total = sum(sizes.values())
+        done = total - sum(sizes[part] for part in todo)
+        tables: dict[_Rows, pa.Table | Path | None] = {part: part.path for part in parts}
+        with progress("score", total, "tokens x checkpoints", done) as advance:
+            map_all = workers or partial(map_parts, lambda _: partial(self.score_part, advance))
+            with closing(map_all(todo)) as scored:
+                for part, table in scored:
+                    if workers is not None:
+                        advance(sizes[part])
+                    if folder is not None:
                         folder.record()
-                parts.append(table if path is None else path)
-        return parts, flops
+                    else:
+                        tables[part] = table
+        return [table for table in tables.values() if table is not None], flops
+
+    def score_part(self, advance: Callable[[int], None], part: _Rows) -> pa.Table | None:
+        """Score rows of the corpus, and write them, or return their table if they have no path."""
+        pairs = self.corpus[part.first : part.end]
+        lengths = self.kept.rows(part.first, len(pairs))
+        sums = self._part_sums(pairs, part.first, lengths, advance)
+        table = pa.table(_columns(pairs, lengths, sums))
+        if part.path is None:
+            return table
+        write_part(table, part.path)
+        return None
 
     def _part_sums(
         self, part: Corpus, first: int, lengths: KeptLengths, advance: Callable[[int], None]
@@ -347,10 +429,13 @@ class _Scorer:
             sums[:, :, rest] = self._score(pairs, lengths.take(rest), advance)
         return sums
 
-    def _is_intact(self, path: Path, first: int) -> bool:
-        """Whether an earlier run's part can be read in full and holds the pairs from `first`."""
-        part = self.corpus[first : first + PART_PAIRS]
-        lengths = self.kept.rows(first, len(part))
+    def _is_intact(self, rows: _Rows) -> bool:
+        """Whether an earlier run's part is there, can be read in full and holds these pairs."""
+        path = rows.path
+        if path is None or not path.is_file():
+            return False
+        part = self.corpus[rows.first : rows.end]
+        lengths = self.kept.rows(rows.first, len(part))
         stats = STAT_NAMES if self.stats == "all" else ("nll",)
         try:
             table = read_part(path)
@@ -375,6 +460,49 @@ class _Scorer:
     ) -> NDArray[np.float64]:
         assert self._forward is not None
         return _sums(corpus, self.models, lengths, self._forward, self.batch_tokens, advance)
+
+
+@dataclass(frozen=True)
+class _LoadScorer:
+    """Loads, in a worker, what the driver's scorer has, and scores parts of the same folder.
+
+    Attributes:
+        corpus, checkpoints, sha256s: of the driver; what the worker finds must be the same.
+        device, dtype: of the forward pass.
+        stats, batch_tokens, too_long, stage: as for `score`.
+    """
+
+    corpus: CorpusAddress
+    checkpoints: list[Checkpoint]
+    sha256s: list[str]
+    device: str
+    dtype: torch.dtype
+    stats: Stats
+    batch_tokens: int | None
+    too_long: str
+    stage: Path | None
+
+    def __call__(self, num_threads: int) -> Callable[[_Rows], pa.Table | None]:
+        torch.set_num_threads(num_threads)
+        corpus, checkpoints = self.corpus.open(), self.checkpoints
+        if self.stage is not None:
+            corpus = staged_corpus(corpus, self.stage)
+            checkpoints = staged_checkpoints(checkpoints, self.stage)
+        device = choose_device(self.device)
+        if device.type == "cuda":
+            require_triton()
+        loaded = load_adapters(checkpoints, corpus, min_checkpoints=len(self.sha256s))
+        models = [adapter.to(device) for adapter in loaded]
+        for model, sha256 in zip(models, self.sha256s, strict=True):
+            if model.sha256 != sha256:
+                raise CheckpointError(
+                    f"{model.name}: found other weights than where the command runs; let every "
+                    "node see the same files"
+                )
+        kept = KeptLengths.of(corpus, models, self.too_long)
+        scorer = _Scorer(corpus, models, kept, device, self.stats, self.batch_tokens)
+        scorer.use(self.dtype)
+        return partial(scorer.score_part, lambda num_tokens: None)
 
 
 def _auto_without_bfloat16(model: Adapter, exact_keep: float | None) -> torch.dtype:

@@ -86,6 +86,13 @@ def load_adapters(
     return adapters
 
 
+def absolute(checkpoints: Checkpoint | Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The same checkpoints as a process in another folder finds them."""
+    if isinstance(checkpoints, (str, PathLike, Adapter)):
+        checkpoints = [checkpoints]
+    return [item if isinstance(item, Adapter) else Path(item).absolute() for item in checkpoints]
+
+
 def is_hugging_face(path: Path) -> bool:
     """Whether the path is a folder in which transformers saved a model."""
     return (path / "config.json").is_file() or (path / "adapter_config.json").is_file()

