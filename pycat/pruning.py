@@ -234,7 +234,8 @@ def prune(
             unscored(corpus)
             if run is None
             else score(
-                *(corpus, run.checkpoints),
+                corpus,
+                run.checkpoints,
                 **where("score"),
                 **options["score"],
                 base=known_scores,
