@@ -83,9 +83,9 @@ def retrain(
         elif choose_device(device).type == "cuda":
             runs = []
             for first in range(0, len(arms), MAX_STACKED):
-                stack = arms[first : first + MAX_STACKED]
-                each = partial(_advance_all, advance, len(stack))
-                runs += train_together(stack, device=device, advance=each, **options)
+                stacked = arms[first : first + MAX_STACKED]
+                each = partial(_advance_all, advance, len(stacked))
+                runs += train_together(stacked, device=device, advance=each, **options)
             return runs
         else:
             num_workers = num_workers or len(os.sched_getaffinity(0))

@@ -95,7 +95,7 @@ def map_parts(
     with connected(on):
         ray = _import_ray(on)
         needs = _needs(ray, num_workers, max_threads, uses_gpu=uses_gpu)
-        actor_class = ray.remote(
+        actor_class: Any = ray.remote(
             num_cpus=needs["CPU"],
             num_gpus=needs.get("GPU", 0),
             max_restarts=_MAX_RESTARTS,
@@ -105,7 +105,8 @@ def map_parts(
         isa = None if uses_gpu else _core.cpu_isa()
         beginning = (load, needs["CPU"], versions(), isa)
         # Pickled twice: a worker looks for modules only after it has put its paths in order.
-        begun_with = ray.put((ray.cloudpickle.dumps(beginning), str(Path.cwd())))
+        dumps: Any = ray.cloudpickle.dumps
+        begun_with = ray.put((dumps(beginning), str(Path.cwd())))
         # Each call under way: its actor, and its part; no part while the actor starts.
         calls: dict[Any, tuple[Any, list[Any]]] = {}
 

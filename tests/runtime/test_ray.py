@@ -38,8 +38,8 @@ class ThreeNodes:
     def __init__(self, folder: Path) -> None:
         from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster()
-        self._first = {"temp_dir": str(folder), "include_dashboard": False}
+        self._cluster: Any = Cluster()
+        self._first: dict[str, Any] = {"temp_dir": str(folder), "include_dashboard": False}
         self.nodes = [self.add() for _ in range(3)]
 
     @property
@@ -211,6 +211,7 @@ def test_a_killed_driver_goes_on_to_the_same_scores(
         num_workers=2,
     )
     assert first.stat().st_mtime_ns == made  # not made again
+    assert here.path is not None and there.path is not None
     assert [path.name for path in here.path.glob("part-*")]
     for path in here.path.glob("part-*"):
         assert (there.path / path.name).read_bytes() == path.read_bytes(), path.name
