@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -69,7 +70,10 @@ def _connect(ray: Any, on: str, folder: Path, quiet: dict[str, Any]) -> None:
                 **quiet,
             )
         else:
-            ray.init(os.environ.get("RAY_ADDRESS", on) if on == "auto" else on, **quiet)
+            address = os.environ.get("RAY_ADDRESS", on) if on == "auto" else on
+            with warnings.catch_warnings():  # one of them says less than the error that follows it
+                warnings.simplefilter("ignore", UserWarning)
+                ray.init(address, **quiet)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise PycatError(
             f"{on}: no connection to Ray ({_first_line(error)}); see that the cluster runs (ray "
