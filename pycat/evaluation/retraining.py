@@ -78,8 +78,8 @@ def retrain(
                 load, stacks, on=on, num_workers=num_workers, uses_gpu=is_cuda, max_threads=1
             )
             with closing(trained):
-                for stack, _ in trained:
-                    advance(a_run * len(stack))
+                for finished, _ in trained:
+                    advance(a_run * len(finished))
         elif choose_device(device).type == "cuda":
             runs = []
             for first in range(0, len(arms), MAX_STACKED):

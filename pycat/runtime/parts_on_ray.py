@@ -93,8 +93,7 @@ def map_parts(
         return
     todo = chain(ahead, todo)
     with connected(on):
-        import ray
-
+        ray = _import_ray(on)
         needs = _needs(ray, num_workers, max_threads, uses_gpu=uses_gpu)
         actor_class: Any = ray.remote(
             num_cpus=needs["CPU"],
