@@ -5,6 +5,7 @@
 # make test-arm   the kernels as on 64-bit Arm, emulated
 # make docs   the documentation as a site: build/site/index.html
 # make study  what halves of a text are worth    make study-report   its tables and charts
+# make wheels wheels for x86-64 and 64-bit Arm, in dist/
 # make chaos  kills, full disks, damage, races
 # Needs Python 3.11 or newer and a C++ compiler; everything else is installed into .venv.
 
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find csrc kernels pycat -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
-.PHONY: venv demo docs test test-isa lint format bench study study-report chaos gpu fuzz sanitize test-arm clean
+.PHONY: venv demo docs test test-isa lint format bench study study-report chaos gpu fuzz sanitize test-arm wheels clean
 
 venv: .venv/.installed
 
@@ -61,8 +62,8 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/clang-format --dry-run --Werror csrc/*/*.cpp csrc/*/*.h tests/core/*.cpp
 	cd tests && ../$(BIN)/mypy --config-file ../pyproject.toml -p pycat && \
-		MYPYPATH=support:../bench ../$(BIN)/mypy --config-file ../pyproject.toml . ../bench
-	$(BIN)/codespell README.md bench csrc docs kernels pycat tests
+		MYPYPATH=support:../bench ../$(BIN)/mypy --config-file ../pyproject.toml . ../bench ../wheels
+	$(BIN)/codespell README.md bench csrc docs kernels pycat tests wheels
 
 format: venv
 	$(BIN)/ruff format .
@@ -143,6 +144,12 @@ test-arm: .venv/.installed
 	$(BIN)/cmake --build build/arm --target check_kernels
 	$(ARM_EMULATOR) -cpu max build/arm/check_kernels
 	$(ARM_EMULATOR) -cpu cortex-a53 build/arm/check_kernels
+
+# One wheel for each Python from 3.11 on that PATH has, or for those of make wheels PYTHONS=python3.12.
+# Fetches a compiler (zig) into build/wheels, and takes about ten minutes on two idle cores.
+PYTHONS ?=
+wheels: .venv/.requirements
+	$(BIN)/python wheels/build.py $(if $(PYTHONS),--pythons $(PYTHONS))
 
 # An environment with a package of its own, and all else from .venv.
 $(SANITIZED)/.installed: .venv/.installed

@@ -120,7 +120,7 @@ def _completed(
         name: parameter.default
         for name, parameter in signature(verb).parameters.items()
         if parameter.default is not parameter.empty
-        and name not in ("device", "overwrite")
+        and name not in ("device", "overwrite", "stage")
         and (names is None or name in names)
     }
     return {name: given.get(name, default) for name, default in defaults.items()}

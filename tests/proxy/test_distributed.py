@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
+from torch._C._distributed_c10d import HashStore
 
 import pycat
 from pycat.cli.main import main
@@ -340,7 +341,7 @@ def test_each_rank_takes_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_ranks_that_are_started_again_do_not_meet_those_that_died() -> None:
-    store = dist.HashStore()
+    store = HashStore()
     # What an earlier launch left: ranks that asked, and an answer to one of them.
     for rank in (1, 2):
         store.set(f"pycat/asks/{rank}", f"old {rank}")
