@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import ParallelText
-from pycat.data.row_files import Columns, RowFile, open_text
+from pycat.data.row_files import Columns, RowFile
 from pycat.data.same_tokenizer import further_text
+from pycat.data.several_files import SeveralFiles, open_texts
 from pycat.data.tab_columns import wrong_column
 from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizing import known_text, tokenize
@@ -31,6 +32,7 @@ from pycat.report.page import write_report
 from pycat.runtime.locks import Lock
 from pycat.runtime.manifest import list_files, load_manifest
 from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
+from pycat.runtime.parts import connected, is_here
 from pycat.scores.score_table import ScoreTable
 from pycat.scores.unscored import unscored
 from pycat.scoring.engine import score
@@ -102,6 +104,7 @@ def prune(
     evaluate_options: Mapping[str, Any] | None = None,
     base: str | PathLike[str] | None = None,
     train_anew: bool = False,
+    on: str = "local",
     overwrite: bool = False,
 ) -> Pruned:
     """Tokenize, measure, train, score, select, and write pruned text and a report.
@@ -139,6 +142,8 @@ def prune(
             other pairs alone are scored. What depends on the whole text is made anew: measures,
             selection, evaluation and report.
         train_anew: take over the tokenizer alone, and train a proxy on this text, which scores all.
+        on: where text is tokenized and measured, pairs scored and models of the evaluation trained,
+            as in `score`; the proxy is trained here.
         overwrite: replace the stages that a changed option invalidates.
 
     Returns:
@@ -151,6 +156,7 @@ def prune(
             and three of the pairs. Or as each stage.
     """
     # One function, longer than most: it is the order of the stages.
+    is_here(on, None)  # an error, if it names no place
     changed = read_rules(rules)
     thresholds = None if changed is None else complete_rules(changed)
     by = by or "+".join(trusted or ()) or (FAST_CRITERION if fast else DEFAULT_CRITERION)
@@ -170,7 +176,7 @@ def prune(
     if base is None and train_anew:
         raise PycatError("prune: train_anew goes with base, whose proxy it leaves out")
     languages = (tokenize_options or {}).get("languages")
-    text = open_text(src, tgt, tsv, columns, languages)
+    text = open_texts(src, tgt, tsv, columns, languages)
     for further in (*(trusted or {}).values(), *(tests or {}).values()):
         further_text(further, languages or text.languages, text.recipe.get("columns"))
     work = Path(out)
@@ -204,18 +210,18 @@ def prune(
     if work.exists() and not work.is_dir():
         raise OutputError(f"{work}: expected a folder, found a file; choose another name")
     work.mkdir(parents=True, exist_ok=True)
-    with Lock.of_folder(work) as lock:
+    with Lock.of_folder(work) as lock, connected(on):
         folder = _open_work(work, recipe, overwrite, lock)
 
         def where(stage: str) -> dict[str, Any]:
             return {"out": work / _FOLDERS[stage], "overwrite": overwrite}
 
         corpus = tokenize(
-            src, tgt, tsv=tsv, columns=columns, **where("tokenize"), **options["tokenize"]
+            src, tgt, tsv=tsv, columns=columns, on=on, **where("tokenize"), **options["tokenize"]
         )
         measures = None
         if "measure" in options:
-            measures = measure(corpus, **where("measure"), **options["measure"])
+            measures = measure(corpus, on=on, **where("measure"), **options["measure"])
             if thresholds is not None:
                 _check_rules_leave_enough(measures, corpus, thresholds)
         run: Run | None = None
@@ -228,7 +234,13 @@ def prune(
             unscored(corpus)
             if run is None
             else score(
-                corpus, run.checkpoints, **where("score"), **options["score"], base=known_scores
+                corpus,
+                run.checkpoints,
+                **where("score"),
+                **options["score"],
+                base=known_scores,
+                # Scores are taken over by this process alone.
+                on=on if known_scores is None else "local",
             )
         )
         for name, good in (trusted or {}).items():
@@ -249,7 +261,7 @@ def prune(
         if "evaluate" in options:
             held_out = None if tests else _held_out(corpus, measures, thresholds, seed)
             evaluation = evaluate(
-                selection, held_out=held_out, **where("evaluate"), **options["evaluate"]
+                selection, held_out=held_out, on=on, **where("evaluate"), **options["evaluate"]
             )
         elif "evaluate" in folder.recipe:
             evaluation = _earlier_evaluation(work, selection)
@@ -402,7 +414,7 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text_paths(
-    work: Path, text: ParallelText | RowFile, languages: tuple[str, str]
+    work: Path, text: ParallelText | RowFile | SeveralFiles, languages: tuple[str, str]
 ) -> tuple[Path, ...]:
     """`pruned.en` and `pruned.de`, or `pruned.tsv`, compressed as the input is; or rows."""
     if isinstance(text, RowFile):
@@ -410,6 +422,8 @@ def _text_paths(
             return tuple(work / f"pruned.{language}" for language in languages)
         suffix = compression_suffix(text.path) if text.kind == "jsonl" else ""
         return (work / f"pruned.{text.kind}{suffix}",)
+    if isinstance(text, SeveralFiles):
+        return tuple(work / f"pruned.{language}" for language in languages)
     endings = ("tsv",) if text.is_tsv else languages
     compressed = map(compression_suffix, text.paths)
     return tuple(

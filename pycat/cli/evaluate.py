@@ -11,6 +11,7 @@ from pycat.cli.options import (
     dashed,
     device_option,
     group,
+    on_option,
     option,
     out_option,
     overwrite_option,
@@ -49,6 +50,7 @@ class Evaluate:
     how: EvaluateOptions = group()
     seed: int = option("Begin the seeds of weights, batches and random arms with this number.", 0)
     device: str = device_option()
+    on: str = on_option()
 
     def run(self) -> None:
         """Evaluate, print the tables, and write the page."""
@@ -68,6 +70,7 @@ class Evaluate:
             overwrite=self.overwrite,
             seed=self.seed,
             device=self.device,
+            on=self.on,
         )
 
     def _study(self, file: Path) -> "Evaluation":
@@ -89,4 +92,4 @@ class Evaluate:
             raise PycatError(
                 f"evaluate: --run says what to make; put {', '.join(given)} into {file}"
             )
-        return run_study(file, self.out, device=self.device, overwrite=self.overwrite)
+        return run_study(file, self.out, device=self.device, on=self.on, overwrite=self.overwrite)

@@ -250,7 +250,10 @@ class TextFiles:
     """The parallel text that a verb begins with."""
 
     src: Path | None = option(
-        "Read source text from this file: UTF-8, one sentence a line; plain or compressed.", None
+        "Read source text from this file: UTF-8, one sentence a line; plain or compressed. A "
+        "pattern in quotes, such as 'part-*.en.zst', names several, read in the order of their "
+        "names.",
+        None,
     )
     tgt: Path | None = option(
         "Read target text from this file, whose line i translates line i of --src.", None

@@ -12,6 +12,7 @@ from pycat.cli.options import (
     device_option,
     fraction,
     group,
+    on_option,
     option,
     out_option,
     overwrite_option,
@@ -81,6 +82,7 @@ class Prune:
         "Seed the proxy, the criterion random and the evaluation with this number.", 0
     )
     device: str = device_option()
+    on: str = on_option()
     evaluate: bool = option("Retrain on the kept pairs, and measure on the --test sets.", False)
     test: Mapping[str, TestFiles] | None = tests_option(None)
     tokenize_options: TokenizeOptions = group("options of tokenize", prefix="tokenize-")
@@ -115,6 +117,7 @@ class Prune:
             train_options=vars(self.train_options) | device,
             score_options=vars(self.score_options) | device,
             evaluate_options=self._evaluate_options() | device,
+            on=self.on,
         )
         print_left_out(pruned.corpus)
         print(summary(pruned.selection))

@@ -67,7 +67,9 @@ _PATHS = ("src", "tgt", "tsv", "tokenizer", "labels", "rules")
 _TABLES = ("text", "tests", "tokenize", "train", "score", "select", "arms", "evaluate")
 
 
-def run_study(file: Path, out: Path, *, device: str, overwrite: bool) -> "Evaluation":
+def run_study(
+    file: Path, out: Path, *, device: str, on: str = "local", overwrite: bool
+) -> "Evaluation":
     """Make all that the run file says, in folders inside of `out`; finished stages stay.
 
     Raises:
@@ -96,7 +98,9 @@ def run_study(file: Path, out: Path, *, device: str, overwrite: bool) -> "Evalua
     if any(own["rules"] != "none" or own["guard"] for own in (select, *more.values())):
         measures = pycat.measure(corpus, **place("measures"))
     run = pycat.train(corpus, **place("proxy"), **vars(train.how), seed=train.seed, device=device)
-    scores = pycat.score(corpus, run.checkpoints, **place("scores"), **vars(scoring), device=device)
+    scores = pycat.score(
+        corpus, run.checkpoints, **place("scores"), **vars(scoring), device=device, on=on
+    )
     selection = pycat.select(scores, measures=measures, **place("selection"), **select)
     for name, own in more.items():
         pycat.select(scores, measures=measures, **place(f"arms/{name}"), **own)
@@ -111,6 +115,7 @@ def run_study(file: Path, out: Path, *, device: str, overwrite: bool) -> "Evalua
         **arguments,
         seed=evaluate.seed,
         device=device,
+        on=on,
     )
 
 

@@ -15,6 +15,8 @@ from pycat.cli.options import (
     device_option,
     group,
     languages,
+    num_workers_option,
+    on_option,
     option,
     out_option,
     overwrite_option,
@@ -93,6 +95,8 @@ class Tokenize:
         None,
     )
     how: TokenizeOptions = group()
+    on: str = on_option()
+    num_workers: int | None = num_workers_option()
 
     def run(self) -> None:
         """Tokenize, and print counts."""
@@ -102,6 +106,8 @@ class Tokenize:
             monolingual=self.monolingual,
             out=self.out,
             overwrite=self.overwrite,
+            on=self.on,
+            num_workers=self.num_workers,
         )
         skipped = ", ".join(
             f"{count:,} with {why}" for why, count in corpus.manifest["skipped"].items()
@@ -185,6 +191,8 @@ class Measure:
     out: Path = out_option(f"Make this folder. {_MADE_ONCE}")
     overwrite: bool = overwrite_option()
     corpus: list[Path] = option(CORPUS_HELP, metavar="FOLDER")
+    on: str = on_option()
+    num_workers: int | None = num_workers_option()
     opening: OpenOptions = open_group()
 
     def run(self) -> None:
@@ -193,7 +201,11 @@ class Measure:
         from pycat.filters.rules import hits_in_words
 
         measures = pycat.measure(
-            self.opening.open(self.corpus), out=self.out, overwrite=self.overwrite
+            self.opening.open(self.corpus),
+            out=self.out,
+            overwrite=self.overwrite,
+            on=self.on,
+            num_workers=self.num_workers,
         )
         kept, hits = measures.apply()
         without = measures.manifest["without"]

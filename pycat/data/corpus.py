@@ -111,7 +111,10 @@ class Corpus:
             rows = range(len(self))[index]
             if rows.step < 0:
                 raise ValueError(f"the step is {rows.step}; expected at least 1: views ascend")
-            return self.subset(
+            if len(rows) == 0:
+                raise self._is_empty()
+            # Ascending and of this corpus, so neither sorted nor looked for.
+            return self._viewing(
                 np.arange(rows.start, rows.stop, rows.step)
                 if self._view is None
                 else self._view[index]
@@ -218,8 +221,15 @@ class Corpus:
         """A view of the pairs with those ids, ascending; copies no tokens."""
         wanted = np.unique(np.asarray(pair_ids, dtype=np.int64))
         if len(wanted) == 0:
-            raise CorpusError(f"{self.path}: the subset is empty; expected at least one pair")
+            raise self._is_empty()
         self._rows(wanted)
+        return self._viewing(wanted)
+
+    def _is_empty(self) -> CorpusError:
+        return CorpusError(f"{self.path}: the subset is empty; expected at least one pair")
+
+    def _viewing(self, wanted: NDArray[np.int64]) -> "Corpus":
+        """A view of pairs of this corpus, by distinct ascending ids."""
         view = copy.copy(self)
         for name in ("id", "pair_ids", "lengths", "_order"):
             view.__dict__.pop(name, None)

@@ -8,7 +8,7 @@ mark of UTF-8 before the first line is no part of its sentence.
 """
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -35,7 +35,7 @@ _CHUNK_BYTES = 1 << 18
 _BLOCK_BYTES = 1 << 17
 
 # A small compressed file can hold lines that no memory holds.
-_MAX_LINE_BYTES = 1 << 24
+MAX_LINE_BYTES = 1 << 24
 
 _EMPTY = "{}: the file is empty; expected one sentence a line"
 _BOM = b"\xef\xbb\xbf"
@@ -174,11 +174,7 @@ class ParallelText:
                 if not any(side.lines for side in sides):
                     return
                 counts = [first - 1 + side.count_rest() for side in sides]
-                raise TextError(
-                    f"{self.paths[0]} has {counts[0]:,} lines but {self.paths[1]} has "
-                    f"{counts[1]:,}; expected equally many, line i of one translating "
-                    "line i of the other. Align the files again"
-                )
+                raise unequal_counts(self.paths, counts)
 
     def rows(self) -> Iterator[tuple[bytes, ...]]:
         """Yield the raw lines in order, line ends kept: `(src, tgt)`, or `(line,)` of a TSV file.
@@ -274,6 +270,22 @@ def decode(line: bytes, path: Path, number: int) -> str:
             f"{path}: line {number:,}, byte {error.start + 1:,} is 0x{line[error.start]:02x}, "
             "which is not valid UTF-8; convert the file with iconv, or drop the line on both sides"
         ) from None
+
+
+def unequal_counts(paths: Sequence[Path], counts: Sequence[int]) -> TextError:
+    """The error that two files have other numbers of lines."""
+    return TextError(
+        f"{paths[0]} has {counts[0]:,} lines but {paths[1]} has {counts[1]:,}; expected equally "
+        "many, line i of one translating line i of the other. Align the files again"
+    )
+
+
+def line_too_long(path: Path, number: int) -> TextError:
+    """The error that a line, counted from 1, is longer than any text has."""
+    return TextError(
+        f"{path}: line {number:,} is longer than {MAX_LINE_BYTES >> 20} MiB, expected one "
+        "sentence a line; see that this is text with line ends, or drop the line on both sides"
+    )
 
 
 def write_rows(
@@ -373,12 +385,8 @@ class _Lines:
         end = block.rfind(b"\n") + 1
         if block and not end:
             self._rest.append(block)
-            if sum(map(len, self._rest)) > _MAX_LINE_BYTES:
-                raise TextError(
-                    f"{self._path}: line {self._num_read + 1:,} is longer than "
-                    f"{_MAX_LINE_BYTES >> 20} MiB, expected one sentence a line; see that this is "
-                    "text with line ends, or drop the line on both sides"
-                )
+            if sum(map(len, self._rest)) > MAX_LINE_BYTES:
+                raise line_too_long(self._path, self._num_read + 1)
             return
         whole = b"".join((*self._rest, block[:end] if block else b""))
         self._rest = [block[end:]] if len(block) > end else []

@@ -210,6 +210,12 @@ class _LeftOpen(io.RawIOBase):
         return self._file.write(data) or 0
 
 
+def is_compressed(path: Path) -> bool:
+    """Whether the text of a file is compressed."""
+    with path.open("rb") as file:
+        return _compression(path, file.read(_HEAD_BYTES)) is not None
+
+
 def _compression(path: Path, head: bytes) -> str | None:
     """The compression of a file that begins like this: what its name says, if nothing is known."""
     for magic, kind in _MAGIC.items():

@@ -4,18 +4,13 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import chain, compress
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pycat._core import BLOCK_BYTES, IndexedWriter, block_checksums
+from pycat._core import BLOCK_BYTES, block_checksums
 from pycat.data.corpus import (
     CHECKSUM_FILES,
     INDEX_FILES,
@@ -26,8 +21,9 @@ from pycat.data.corpus import (
     open_corpus,
 )
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
-from pycat.data.parallel_text import Chunk, FileFingerprint, ParallelText, decode
-from pycat.data.row_files import KINDS, Columns, RowFile, kind_of, open_text
+from pycat.data.parallel_text import FileFingerprint, ParallelText
+from pycat.data.row_files import KINDS, Columns, RowFile, kind_of
+from pycat.data.several_files import SeveralFiles, open_texts
 from pycat.data.spooled_text import (
     SPOOLED_FILES,
     DatasetText,
@@ -35,9 +31,9 @@ from pycat.data.spooled_text import (
     spooled_fingerprints,
 )
 from pycat.data.tab_columns import check_first_columns
+from pycat.data.token_writing import PART_FILES, Limits, training_lines, write_elsewhere, write_here
 from pycat.data.tokenizer import (
     CHARACTER_COVERAGE,
-    MAX_TRAINING_BYTES,
     Tokenizer,
     train_tokenizer,
 )
@@ -51,12 +47,8 @@ from pycat.errors import CorpusError, PycatError, TextError
 from pycat.runtime.manifest import list_files, read_manifest
 from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder, digest, replacing, write_manifest
-from pycat.runtime.progress import progress
+from pycat.runtime.parts import is_here
 from pycat.runtime.publishing import sync_tree
-from pycat.runtime.workers import on_workers
-
-# Longer lines are skipped before the tokenizer reads them: no sentence is so long, but markup is.
-MAX_LINE_BYTES = 65_536
 
 _OWNED = (
     *INDEX_FILES,
@@ -68,6 +60,7 @@ _OWNED = (
     SKIPPED_FILE,
     *SPOOLED_FILES,
     "rules.parquet",  # which an earlier pycat put here
+    PART_FILES,
 )
 
 
@@ -95,6 +88,8 @@ def tokenize(
     prompt: str | None = None,
     overwrite: bool = False,
     num_threads: int | None = None,
+    on: str = "local",
+    num_workers: int | None = None,
 ) -> Corpus:
     r"""Tokenize parallel text into a corpus folder.
 
@@ -104,7 +99,8 @@ def tokenize(
             "en" inside of "translation". The text is kept in `out`, one sentence a line: line
             breaks inside of a sentence become blanks. Two paths given in order are `src`, `tgt`.
         src, tgt: UTF-8 files of equal line count; plain, or compressed by gzip, zstd, xz, bzip2 or
-            LZ4, whatever they are called.
+            LZ4, whatever they are called. Or patterns, such as "part-*.en.zst" and "part-*.de.zst":
+            files of equal place in the order of names belong together, and `out` keeps the text.
         tsv: instead of both, one file of source, tab, target; further columns are not read. Or a
             file of Parquet, JSON Lines or TMX, or a zip in the Moses format of OPUS, which its
             content tells.
@@ -142,6 +138,10 @@ def tokenize(
         overwrite: replace a corpus made with other options.
         num_threads: threads that tokenize, None for one a core that this process may use; the
             corpus is the same for any number.
+        on, num_workers: where parts of 65,536 lines are tokenized, as in `score`: by threads of
+            this process, by local worker processes, or on Ray. Workers read plain files
+            themselves, which then lie where each of them finds them; what else there is, is sent
+            to them. A tokenizer is trained where the call is made.
 
     Returns:
         The corpus. Pairs with an empty or overlong side are left out, counted in
@@ -178,7 +178,7 @@ def tokenize(
     if character_coverage != CHARACTER_COVERAGE:
         training["character_coverage"] = character_coverage
     with ExitStack() as stack:
-        text: ParallelText | RowFile | DatasetText
+        text: ParallelText | RowFile | SeveralFiles | DatasetText
         if monolingual is not None:
             if any(value is not None for value in (dataset, src, tgt, tsv, columns)):
                 raise TextError(
@@ -187,7 +187,7 @@ def tokenize(
                 )
             text = _one_side(monolingual)
         elif dataset is None:
-            text = open_text(src, tgt, tsv, columns, languages)
+            text = open_texts(src, tgt, tsv, columns, languages)
         else:
             names = _dataset_columns(src, tgt, tsv, columns)
             text = stack.enter_context(spooled_dataset(dataset, names, Path(out)))
@@ -196,25 +196,27 @@ def tokenize(
             Path(out),
             given=given,
             training=training,
-            limits=_Limits(max_tokens, crop, keep_empty),
+            limits=Limits(max_tokens, crop, keep_empty),
             languages=tuple(languages or text.languages),
             check_columns=columns is None,
             overwrite=overwrite,
             num_threads=num_threads or len(os.sched_getaffinity(0)),
+            place=None if is_here(on, num_workers) else {"on": on, "num_workers": num_workers},
         )
 
 
 def _make_corpus(
-    text: ParallelText | RowFile | DatasetText,
+    text: ParallelText | RowFile | SeveralFiles | DatasetText,
     folder_path: Path,
     *,
     given: AnyTokenizer | None,
     training: dict[str, Any],
-    limits: "_Limits",
+    limits: Limits,
     languages: tuple[str, ...],
     check_columns: bool,
     overwrite: bool,
     num_threads: int,
+    place: dict[str, Any] | None,
 ) -> Corpus:
     """Make the folder of a corpus, or open it if it is of this text and these options."""
     if len(set(languages)) != 2 or not all(re.fullmatch(r"[\w@-]+", name) for name in languages):
@@ -236,7 +238,9 @@ def _make_corpus(
         **({"crop": True} if limits.crop else {}),
         **({"keep_empty": True} if limits.keep_empty else {}),
     }
-    with OutputFolder(folder_path, "corpus", recipe, _OWNED, overwrite) as folder:
+    with OutputFolder(
+        folder_path, "corpus", recipe, _OWNED, overwrite, working=(PART_FILES,)
+    ) as folder:
         if folder.manifest is not None:
             _record_new_paths(folder, text, fingerprints)
             return open_corpus(folder_path)
@@ -248,6 +252,8 @@ def _make_corpus(
             lines = text
         else:
             left_out: Counter[str] = Counter()
+            if isinstance(text, SeveralFiles) and text.texts[0].is_tsv and check_columns:
+                check_first_columns(text.texts[0])
             if isinstance(text, RowFile):
                 lines = text.in_folder(folder_path, left_out)
             else:
@@ -268,17 +274,22 @@ def _make_corpus(
             made = Tokenizer(folder_path / TOKENIZER_FILE)
         else:
             made = train_tokenizer(
-                _training_lines(lines),
+                training_lines(lines),
                 folder_path / TOKENIZER_FILE,
                 **{"character_coverage": CHARACTER_COVERAGE, **training},
             )
         try:
-            counts = _write_corpus(lines, made, folder_path, limits, num_threads)
+            if place is None:
+                counts = write_here(lines, made, folder_path, limits, num_threads)
+            else:
+                counts = write_elsewhere(lines, made, folder, limits, place)
         except TextError:
             # Leave no tokenizer and no spooled text behind: they would protect the folder from a
             # call with other options.
             for name in (TOKENIZER_FILE, *SPOOLED_FILES):
                 (folder_path / name).unlink(missing_ok=True)
+            for path in folder_path.glob(PART_FILES):
+                path.unlink()
             shutil.rmtree(folder_path / TOKENIZER_FOLDER, ignore_errors=True)
             raise
         _finish(folder, made, counts, languages=languages, origin=origin)
@@ -301,7 +312,7 @@ def _one_side(path: str | PathLike[str]) -> ParallelText:
 
 def _record_new_paths(
     folder: OutputFolder,
-    text: ParallelText | RowFile | DatasetText,
+    text: ParallelText | RowFile | SeveralFiles | DatasetText,
     fingerprints: list[FileFingerprint],
 ) -> None:
     """Note in a finished folder where the files of its text lie now."""
@@ -451,171 +462,4 @@ def known_text(folder: Path) -> list[Any]:
     except CorpusError:
         return []
     source = manifest.get("source", {})
-    return [*manifest["text"], *([source] if "path" in source else [])]
-
-
-def _sides(
-    text: ParallelText, chunk: Chunk, max_line_bytes: int, crop: bool = False
-) -> tuple[list[bytes], list[bytes], set[int]]:
-    """Sources and targets of a chunk, both b"" in rows with an overlong line, and those rows.
-
-    With `crop`, overlong lines are cut before a character instead.
-
-    Raises:
-        TextError: a line is not UTF-8 or has no tab; names the first such line.
-    """
-    try:
-        src, tgt = text.columns(chunk)
-        overlong: set[int] = set()
-        if crop:
-            src, tgt = ([_cut(line, max_line_bytes) for line in side] for side in (src, tgt))
-        if max(map(len, chain(src, tgt))) > max_line_bytes:
-            lengths = zip(map(len, src), map(len, tgt), strict=True)
-            overlong = {row for row, pair in enumerate(lengths) if max(pair) > max_line_bytes}
-            for row in overlong:
-                src[row] = tgt[row] = b""
-        for lines in (src, tgt):
-            b"\n".join(lines).decode()  # only to check: SentencePiece takes bytes
-    except (TextError, UnicodeDecodeError):
-        # Read the chunk again line by line, to name the first bad line.
-        for number, raw in enumerate(zip(*chunk.columns, strict=True), chunk.first):
-            pair = text.sides(raw, number)
-            if max(map(len, pair)) <= max_line_bytes:
-                for line, path in zip(pair, (text.paths[0], text.paths[-1]), strict=True):
-                    decode(line, path, number)
-        raise
-    return src, tgt, overlong
-
-
-def _cut(line: bytes, max_bytes: int) -> bytes:
-    """The first whole characters of a line of UTF-8 that fit."""
-    if len(line) <= max_bytes:
-        return line
-    end = max_bytes
-    while end > max_bytes - 4 and line[end] & 0xC0 == 0x80:
-        end -= 1
-    return line[:end]
-
-
-def _cropped(rows: list[list[int]], max_tokens: int, eos_id: int | None) -> list[list[int]]:
-    """Rows cut to `max_tokens`, the last of which is EOS if there is one."""
-    tail = [] if eos_id is None else [eos_id]
-    return [
-        row if len(row) <= max_tokens else [*row[: max_tokens - len(tail)], *tail] for row in rows
-    ]
-
-
-def _training_lines(text: ParallelText) -> Iterator[bytes]:
-    """Yield source and target of each pair in turn, both empty where one is too long."""
-    with progress("read text", text.file_bytes / 1e6, "MB") as advance:
-        for chunk in text.chunks(lambda num_bytes: advance(num_bytes / 1e6)):
-            src, tgt, _ = _sides(text, chunk, MAX_TRAINING_BYTES)
-            yield from chain.from_iterable(zip(src, tgt, strict=True))
-
-
-@dataclass(frozen=True)
-class _Limits:
-    """Which pairs are kept: `max_tokens`, `crop` and `keep_empty` of `tokenize`."""
-
-    max_tokens: int
-    crop: bool
-    keep_empty: bool
-
-
-@dataclass(frozen=True)
-class _Tokenized:
-    """The tokens of a chunk of text.
-
-    Attributes:
-        num_lines: of the chunk.
-        sides: tokens int32 (T,) and lengths int32 (n,) of source and target of the n pairs kept.
-        skipped: line number, from 1, and reason of each line that is not kept.
-    """
-
-    num_lines: int
-    sides: tuple[tuple[NDArray[np.int32], NDArray[np.int32]], ...]
-    skipped: list[tuple[int, str]]
-
-
-def _tokenize_chunk(
-    text: ParallelText,
-    chunk: Chunk,
-    tokenizer: AnyTokenizer,
-    limits: "_Limits",
-) -> _Tokenized:
-    src_lines, tgt_lines, overlong = _sides(text, chunk, MAX_LINE_BYTES, limits.crop)
-    rows = tokenizer.encode_pairs(src_lines, tgt_lines)
-    max_tokens = limits.max_tokens
-    if limits.crop:
-        ends: tuple[int | None, int] = (tokenizer.eos_id, tokenizer.eos_id)
-        if not isinstance(tokenizer, Tokenizer) and not tokenizer.template.src_tail:
-            ends = None, tokenizer.eos_id
-        rows = _cropped(rows[0], max_tokens, ends[0]), _cropped(rows[1], max_tokens, ends[1])
-    src, tgt = (np.fromiter(map(len, side), np.int32, len(side)) for side in rows)
-    blank_src, blank_tgt = (
-        side < (1 if limits.keep_empty else shortest)
-        for side, shortest in zip((src, tgt), tokenizer.shortest, strict=True)
-    )
-    kept = ~blank_src & ~blank_tgt & (src <= max_tokens) & (tgt <= max_tokens)
-    skipped = []
-    for row in np.flatnonzero(~kept).tolist():
-        if row in overlong:
-            reason = f"a side of more than {MAX_LINE_BYTES} bytes"
-        elif blank_src[row] or blank_tgt[row]:
-            reason = "empty source" if blank_src[row] else "empty target"
-        else:
-            reason = f"a side of more than {max_tokens} tokens"
-        skipped.append((chunk.first + row, reason))
-    sides = []
-    for side, lengths in zip(rows, (src[kept], tgt[kept]), strict=True):
-        tokens = chain.from_iterable(compress(side, kept.tolist()) if skipped else side)
-        sides.append((np.fromiter(tokens, np.int32, int(lengths.sum())), lengths))
-    return _Tokenized(len(chunk), tuple(sides), skipped)
-
-
-def _write_corpus(
-    text: ParallelText,
-    tokenizer: AnyTokenizer,
-    folder: Path,
-    limits: "_Limits",
-    num_threads: int,
-) -> Counter[str]:
-    """Write the index files and `skipped.tsv`; count "lines", "pairs" and each skip reason."""
-    largest = max(tokenizer.vocab_size, tokenizer.src_vocab_size or 0)
-    dtype = "uint16" if largest < 65_500 else "int32"
-    counts: Counter[str] = Counter(lines=0, pairs=0)
-    with (
-        progress("tokenize", text.file_bytes / 1e6, "MB") as advance,
-        replacing(folder / SKIPPED_FILE) as skipped_path,
-        skipped_path.open("w", encoding="utf-8") as skipped_file,
-        IndexedWriter(str(folder / "src"), dtype=dtype) as src_writer,
-        IndexedWriter(str(folder / "tgt"), dtype=dtype) as tgt_writer,
-    ):
-        skipped_file.write("line\treason\n")
-        # Threads suffice: SentencePiece (0.2.3) releases the GIL while it segments, and holds it
-        # while it makes lists of the ids. Processes would run that part in parallel too, but a
-        # worker that imports pycat takes seconds and 200 MB for torch, and forking a process that
-        # has threads is unsafe.
-        for chunk_tokens in on_workers(
-            lambda chunk: _tokenize_chunk(text, chunk, tokenizer, limits),
-            text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
-            num_threads,
-        ):
-            for writer, (tokens, lengths) in zip(
-                (src_writer, tgt_writer), chunk_tokens.sides, strict=True
-            ):
-                if len(lengths):
-                    writer.append(tokens, lengths)
-            for line, reason in chunk_tokens.skipped:
-                counts[reason] += 1
-                skipped_file.write(f"{line}\t{reason}\n")
-            counts["lines"] += chunk_tokens.num_lines
-            counts["pairs"] += chunk_tokens.num_lines - len(chunk_tokens.skipped)
-        if counts["pairs"] == 0:
-            what = "text of" if text.monolingual else "a pair with text on both sides and"
-            raise TextError(
-                f"{text.paths[0]}: none of {counts['lines']:,} lines gives {what} at most "
-                f"{limits.max_tokens} tokens; check the files, or raise "
-                "max_tokens"
-            )
-    return counts
+    return [*manifest["text"], *([source] if "path" in source else []), *source.get("files", [])]

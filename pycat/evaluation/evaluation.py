@@ -34,6 +34,7 @@ from pycat.proxy.training import BATCH_TOKENS, LEARNING_RATES, auto_preset, chec
 from pycat.runtime.device import choose_device
 from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder
+from pycat.runtime.parts import is_here
 from pycat.selection.selection import Selection
 
 DEFAULT_ARMS = ("full", "random", "selected")
@@ -80,6 +81,7 @@ def evaluate(
     device: str = "auto",
     dtype: str = "auto",
     num_workers: int | None = None,
+    on: str = "local",
     overwrite: bool = False,
 ) -> Evaluation:
     """Train models from scratch on each arm, and compare their loss on held-out text.
@@ -113,6 +115,8 @@ def evaluate(
         seed: the first of the seeds.
         device: "cpu", "cuda" or "auto". On CUDA up to 16 models train as one.
         num_workers: on a CPU, processes of one thread each; by default as many as cores.
+        on: where the models are trained: "local", on this machine; or on Ray, as in `score`, where
+            each worker takes an arm and a seed at a time.
         overwrite: replace an evaluation made with other options.
 
     Returns:
@@ -132,6 +136,7 @@ def evaluate(
     _check(
         [*tests, *([] if held_out is None else [_HELD_OUT])], arms, translate, seeds, passes, beam
     )
+    is_here(on, num_workers)  # an error, if it names no place
     _ = corpus.tokenizer  # an error, if there is none, before anything is trained
     texts = {name: text_beside(test, corpus) for name, test in tests.items()}
     own_test = None
@@ -197,6 +202,7 @@ def evaluate(
             ],
             checkpoint_steps=budgets,
             num_workers=num_workers,
+            on=on,
             overwrite=overwrite,
             **training,
         )

@@ -4,6 +4,7 @@ A proxy that trained for minutes hardly tells shuffled words, damaged letters an
 sentences from hard sentences. Counts of which token follows which tell them.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -51,25 +52,51 @@ def fluency(corpus: Corpus, *, max_sample: int = _MAX_SAMPLE) -> Fluency:
         max_sample: the counts are taken on at most so many pairs, spread evenly; every pair is
             scored.
     """
-    sample = spread_rows(corpus, max_sample)
-    sampled = np.zeros(len(corpus), bool)
-    sampled[sample] = True
-    sides = [_Bigrams(corpus.src_vocab_size or corpus.vocab_size), _Bigrams(corpus.vocab_size)]
-    endings = _Endings(sides[0].vocab_size, sides[1].vocab_size)
-    orders = np.empty((2, len(corpus)), np.float32)
-    ending = np.empty(len(corpus), np.float32)
-    with progress("fluency", len(sample) + len(corpus), "pairs") as advance:
+    work = min(len(corpus), max_sample) + len(corpus)
+    with progress("fluency", work, "pairs") as advance:
+        return FluencyModel(corpus, max_sample, advance).score(0, len(corpus), advance)
+
+
+class FluencyModel:
+    """The counts of a corpus, which score any of its pairs.
+
+    Args:
+        corpus, max_sample: as for `fluency`.
+        advance: called with pairs that were counted.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        max_sample: int = _MAX_SAMPLE,
+        advance: Callable[[int], None] | None = None,
+    ) -> None:
+        self._corpus = corpus
+        sample = spread_rows(corpus, max_sample)
+        self._sampled = np.zeros(len(corpus), bool)
+        self._sampled[sample] = True
+        sizes = corpus.src_vocab_size or corpus.vocab_size, corpus.vocab_size
+        self._sides = [_Bigrams(size) for size in sizes]
+        self._endings = _Endings(*sizes)
         for rows, *pair in token_chunks(corpus, sample):
-            for bigrams, side in zip(sides, pair, strict=True):
+            for bigrams, side in zip(self._sides, pair, strict=True):
                 bigrams.count(side)
-            endings.count(*pair)
-            advance(len(rows))
-        for rows, *pair in token_chunks(corpus):
-            for order, bigrams, side in zip(orders, sides, pair, strict=True):
-                order[rows] = bigrams.score(side, sampled[rows])
-            ending[rows] = endings.score(*pair)
-            advance(len(rows))
-    return Fluency(orders[1], orders[0], ending)
+            self._endings.count(*pair)
+            if advance is not None:
+                advance(len(rows))
+
+    def score(self, first: int, end: int, advance: Callable[[int], None] | None = None) -> Fluency:
+        """Scores of the pairs from row `first` to `end`."""
+        orders = np.empty((2, end - first), np.float32)
+        ending = np.empty(end - first, np.float32)
+        for rows, *pair in token_chunks(self._corpus, np.arange(first, end)):
+            places = rows - first
+            for order, bigrams, side in zip(orders, self._sides, pair, strict=True):
+                order[places] = bigrams.score(side, self._sampled[rows])
+            ending[places] = self._endings.score(*pair)
+            if advance is not None:
+                advance(len(rows))
+        return Fluency(orders[1], orders[0], ending)
 
 
 class _Bigrams:

@@ -14,6 +14,7 @@ before it is scored: every token occurs together with those of its own pair, in 
 """
 
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -73,26 +74,53 @@ def lexical_scores(
         ValueError: `max_sample` or `num_threads` is out of range.
     """
     threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
-    model = _core.IbmModel1(
-        *corpus.files, max_sample=max_sample, max_cells=_MAX_CELLS, num_threads=threads
-    )
-    result = np.empty((2, 2, len(corpus)), np.float32)
-    sample = _chunks(model.num_sampled, threads)
-    work = _NUM_ROUNDS * model.num_sampled + len(corpus)
-    with progress("lexical scores", work, "pairs") as advance:
+    sampled = min(max_sample, len(corpus))
+    with progress("lexical scores", _NUM_ROUNDS * sampled + len(corpus), "pairs") as advance:
+        model = LexicalModel(corpus, max_sample, threads, advance)
+        return model.score(0, len(corpus), advance)
+
+
+class LexicalModel:
+    """The tables of a corpus, which score any of its pairs.
+
+    Args:
+        corpus, max_sample: as for `lexical_scores`.
+        num_threads: cores to use.
+        advance: called with pairs that were counted.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        max_sample: int = _MAX_SAMPLE,
+        num_threads: int = 1,
+        advance: Callable[[int], None] | None = None,
+    ) -> None:
+        self._num_threads = num_threads
+        self._model = _core.IbmModel1(
+            *corpus.files, max_sample=max_sample, max_cells=_MAX_CELLS, num_threads=num_threads
+        )
         for round_ in range(_NUM_ROUNDS):
             if round_ > 0:
-                model.start_round()
-            for begin, end in sample:
-                model.count(begin, end)
-                advance(end - begin)
-        for begin, end in _chunks(len(corpus), threads):
-            result[:, :, begin:end] = model.score(begin, end).transpose(0, 2, 1)
-            advance(end - begin)
-    (tgt, tgt_gap), (src, src_gap) = result
-    return LexicalScores(tgt, src, tgt_gap, src_gap)
+                self._model.start_round()
+            for begin, end in self._chunks(0, self._model.num_sampled):
+                self._model.count(begin, end)
+                if advance is not None:
+                    advance(end - begin)
 
+    def score(
+        self, first: int, end: int, advance: Callable[[int], None] | None = None
+    ) -> LexicalScores:
+        """Scores of the pairs from row `first` to `end`."""
+        result = np.empty((2, 2, end - first), np.float32)
+        for begin, stop in self._chunks(first, end):
+            scores = self._model.score(begin, stop).transpose(0, 2, 1)
+            result[:, :, begin - first : stop - first] = scores
+            if advance is not None:
+                advance(stop - begin)
+        (tgt, tgt_gap), (src, src_gap) = result
+        return LexicalScores(tgt, src, tgt_gap, src_gap)
 
-def _chunks(size: int, num_threads: int) -> list[tuple[int, int]]:
-    step = _CHUNK_PAIRS * num_threads
-    return [(begin, min(begin + step, size)) for begin in range(0, size, step)]
+    def _chunks(self, first: int, end: int) -> list[tuple[int, int]]:
+        step = _CHUNK_PAIRS * self._num_threads
+        return [(begin, min(begin + step, end)) for begin in range(first, end, step)]

@@ -6,7 +6,7 @@ noise. Any Parquet reader opens the parts without pycat.
 """
 
 import shlex
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -20,9 +20,16 @@ from numpy.typing import NDArray
 from pycat._core import copies_before
 from pycat.data.corpus import Corpus, as_corpus, reopen_corpus
 from pycat.errors import CorpusError, OutputError, PycatError
-from pycat.filters.fluency import fluency
-from pycat.filters.lexical import lexical_scores
 from pycat.filters.loud_rules import LoudRule, loud_rules
+from pycat.filters.measure_steps import (
+    PART_FILES,
+    STEP_FILES,
+    Steps,
+    measure_steps,
+    read_column,
+    read_schema,
+    unreadable,
+)
 from pycat.filters.noise import (
     Floats,
     corpus_signals,
@@ -30,7 +37,10 @@ from pycat.filters.noise import (
     sum_of_squares,
     surprise_evidence,
 )
-from pycat.filters.rule_measures import language_codes, measure_file_options, measure_text
+from pycat.filters.rule_measures import (
+    language_codes,
+    measure_file_options,
+)
 from pycat.filters.rules import RULE_COLUMNS, breaks, complete_rules, counts_group
 from pycat.runtime.manifest import (
     check_file,
@@ -41,6 +51,7 @@ from pycat.runtime.manifest import (
 )
 from pycat.runtime.numbers import check_number
 from pycat.runtime.output import OutputFolder, replacing
+from pycat.runtime.parts import connected, is_here
 from pycat.runtime.progress import progress
 from pycat.scores.parts import PART_PAIRS, part_path
 from pycat.scores.score_table import ScoreTable
@@ -54,11 +65,7 @@ WITHOUT_TEXT = "the corpus was not made from text, which rules read"
 # The name of the folder that other stages look for beside their own.
 MEASURES_FOLDER = "measures"
 _MANIFEST = "measures.json"
-_STEP_FILES = "step-*.parquet"
-_FILES = ("part-*.parquet", _STEP_FILES)
-
-_LEXICAL = ("lexical_tgt", "lexical_src", "gap_tgt", "gap_src")
-_FLUENCY = ("order_tgt", "order_src", "ending")
+_FILES = ("part-*.parquet", STEP_FILES, PART_FILES)
 
 
 def measure(
@@ -66,6 +73,8 @@ def measure(
     *,
     out: str | PathLike[str],
     num_threads: int | None = None,
+    on: str = "local",
+    num_workers: int | None = None,
     overwrite: bool = False,
 ) -> "Measures":
     """Measure what rules and noise filter read of each pair: its text, and its tokens.
@@ -81,6 +90,10 @@ def measure(
             last step that was finished, of rules, lexical scores and fluency scores; finished
             measures are opened as they are.
         num_threads: cores to use, None for all this process may use; the measures are the same.
+        on, num_workers: where parts of 65,536 lines or pairs are measured, as in `score`: by
+            threads of this process, by local worker processes, or on Ray. Each worker counts the
+            same samples anew, of 500,000 pairs for the lexical and 1,000,000 for the fluency
+            scores. Groups of duplicates are found where the call is made.
         overwrite: replace measures of another corpus, or of an older pycat.
 
     Returns:
@@ -100,15 +113,17 @@ def measure(
         )
     if num_threads is not None:
         check_number("num_threads", num_threads, low=1)
+    place = None if is_here(on, num_workers) else {"on": on, "num_workers": num_workers}
     if corpus.files[2] is not None:
         corpus = reopen_corpus(corpus.path, corpus.options)
     recipe = {"corpus": corpus.id, "definitions": _DEFINITIONS}
     with OutputFolder(
-        Path(out), "measures", recipe, _FILES, overwrite, working=(_STEP_FILES,)
+        Path(out), "measures", recipe, _FILES, overwrite, working=(STEP_FILES, PART_FILES)
     ) as folder:
         if folder.manifest is not None:
             return Measures.open(folder.path)
-        steps = _measure_steps(corpus, folder, num_threads)
+        with connected(on):
+            steps = measure_steps(corpus, folder, num_threads, place)
         signals = corpus_signals(steps.column, *corpus.lengths, has_text=corpus.has_text)
         total = sum_of_squares((ranked for _, ranked in signals), len(corpus))
         num_parts = _write_parts(steps, total, folder)
@@ -180,10 +195,10 @@ class Measures:
             check_file(
                 folder, manifest, part.name, f"delete {folder} and run 'pycat measure' again"
             )
-            schema, num_rows = _read_schema(part)
+            schema, num_rows = read_schema(part)
             expected = min(PART_PAIRS, manifest["num_pairs"] - index * PART_PAIRS)
             if num_rows != expected or (dtypes is not None and schema != dtypes):
-                raise _unreadable(part, f"{num_rows:,} rows of {', '.join(schema)}")
+                raise unreadable(part, f"{num_rows:,} rows of {', '.join(schema)}")
             dtypes = schema
         return cls(folder, manifest, dtypes or {})
 
@@ -223,7 +238,7 @@ class Measures:
         values = np.empty(max(end - first, 0), self._dtypes[name])
         done = 0
         for index, rows in self._parts(first, end):
-            chosen = _read_column(part_path(self.path, index), name)[rows]
+            chosen = read_column(part_path(self.path, index), name)[rows]
             values[done : done + len(chosen)] = chosen
             done += len(chosen)
         return values
@@ -286,14 +301,14 @@ class Measures:
         """
         for name, listed in self.manifest.get("files", {}).items():
             if problem := problem_with(self.path, name, listed, full=True):
-                raise _unreadable(self.path / name, problem)
+                raise unreadable(self.path / name, problem)
         for index in range(self.manifest["num_parts"]):
             part = part_path(self.path, index)
             for name in self.names:
-                values = _read_column(part, name)
+                values = read_column(part, name)
                 first = index * PART_PAIRS
                 if name == "pair" and (values != np.arange(first, first + len(values))).any():
-                    raise _unreadable(part, "its pair ids are others")
+                    raise unreadable(part, "its pair ids are others")
 
     def noise_score(self, table: ScoreTable | None = None) -> Floats:
         """How likely each pair is noise: the share of pairs that are less suspect, (N,) in [0, 1).
@@ -438,66 +453,7 @@ def _without(corpus: Corpus) -> dict[str, str]:
     return without
 
 
-class _Steps:
-    """The files of finished steps: columns of all pairs, a row group for each part."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        self._file_of = {name: path for path in paths for name in _read_schema(path)[0]}
-
-    @property
-    def names(self) -> list[str]:
-        """Of the columns."""
-        return list(self._file_of)
-
-    def column(self, name: str) -> NDArray[Any]:
-        """A column (N,)."""
-        return _read_column(self._file_of[name], name)
-
-    def part(self, index: int) -> pa.Table:
-        """All columns of the pairs of a part."""
-        columns: dict[str, pa.ChunkedArray] = {}
-        for path in self._paths:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                group = file.read_row_group(index)
-            columns |= dict(zip(group.column_names, group.columns, strict=True))
-        return pa.table(columns)
-
-
-def _measure_steps(corpus: Corpus, folder: OutputFolder, num_threads: int | None) -> _Steps:
-    """Run the steps that an earlier run did not finish; each leaves a file."""
-
-    def rules(path: Path) -> None:
-        measure_text(corpus, path, num_threads=num_threads)
-
-    def lexical(path: Path) -> None:
-        _write_step(_LEXICAL, lexical_scores(corpus, num_threads=num_threads), path)
-
-    def usual_order(path: Path) -> None:
-        _write_step(_FLUENCY, fluency(corpus), path)
-
-    steps = {"lexical": lexical, "fluency": usual_order}
-    if corpus.has_text:
-        steps = {"rules": rules, **steps}
-    paths = []
-    for name, step in steps.items():
-        path = folder.path / f"step-{name}.parquet"
-        if not (folder.resumes and path.is_file()):
-            step(path)
-            folder.record()
-        paths.append(path)
-    return _Steps(paths)
-
-
-def _write_step(names: Sequence[str], columns: Sequence[NDArray[Any]], path: Path) -> None:
-    table = pa.table(dict(zip(names, columns, strict=True)))
-    with replacing(path) as temporary:
-        pq.write_table(
-            table, temporary, row_group_size=PART_PAIRS, **measure_file_options(table.schema)
-        )
-
-
-def _write_parts(steps: _Steps, total: NDArray[np.float32], folder: OutputFolder) -> int:
+def _write_parts(steps: Steps, total: NDArray[np.float32], folder: OutputFolder) -> int:
     """Write the parts, with the noise score of each pair; returns how many they are."""
     num_pairs, score = len(total), noise_score(total).astype(np.float32)
     with progress("write measures", num_pairs, "pairs") as advance:
@@ -511,33 +467,3 @@ def _write_parts(steps: _Steps, total: NDArray[np.float32], folder: OutputFolder
                 pq.write_table(table, temporary, **measure_file_options(table.schema))
             advance(end - first)
     return len(firsts)
-
-
-def _read_schema(path: Path) -> tuple[dict[str, np.dtype[Any]], int]:
-    """Names and types of the columns of a part, and its number of rows."""
-    try:
-        with pq.ParquetFile(path) as file:
-            fields = file.schema_arrow
-            dtypes = {field.name: np.dtype(field.type.to_pandas_dtype()) for field in fields}
-            return dtypes, file.metadata.num_rows
-    except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
-        raise _unreadable(path, str(error)) from None
-
-
-def _read_column(path: Path, name: str) -> NDArray[Any]:
-    """A column of a part or step."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-            column: NDArray[Any] = file.read([name], use_threads=False)[name].to_numpy()
-            if len(column) != file.metadata.num_rows:
-                raise ValueError(f"{len(column):,} rows, expected {file.metadata.num_rows:,}")
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise _unreadable(path, f"column {name}: {error}") from None
-    return column
-
-
-def _unreadable(path: Path, problem: str) -> OutputError:
-    return OutputError(
-        f"{path}: these measures cannot be read ({problem}); delete {path.parent} and run 'pycat "
-        "measure' again"
-    )

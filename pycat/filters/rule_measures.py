@@ -7,8 +7,9 @@ into one Parquet file.
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from numpy.typing import NDArray
 from pycat import _core
 from pycat.data.corpus import Corpus
 from pycat.data.parallel_text import Chunk, ParallelText
+from pycat.data.reopening import CorpusAddress
+from pycat.data.text_parts import TextPart
 from pycat.errors import CorpusError
 from pycat.filters.code_points import code_points, plain_form
 from pycat.filters.foreign import foreign_shares
 from pycat.filters.language import COMPOSITION, SURE_BYTES, language_model
 from pycat.filters.language_names import identifier_codes
 from pycat.runtime.output import replacing
+from pycat.runtime.part_files import Arrays, read_arrays
 from pycat.runtime.progress import progress
 from pycat.runtime.workers import on_workers
 from pycat.scores.parts import PART_PAIRS
@@ -38,7 +42,13 @@ _EXTRA_GRAMS = 10
 _COPY_SPREADS, _MIN_COPY = 3.0, 0.48
 
 
-def measure_text(corpus: Corpus, path: Path, *, num_threads: int | None = None) -> None:
+def measure_text(
+    corpus: Corpus,
+    path: Path,
+    *,
+    num_threads: int | None = None,
+    elsewhere: Callable[[ParallelText], list[Path]] | None = None,
+) -> None:
     """Measure what the rules compare, and write it to a Parquet file of 65,536 pairs a row group.
 
     The columns are those of docs/format.md, without `pair`. Memory holds 22 bytes a pair (measured
@@ -48,6 +58,7 @@ def measure_text(corpus: Corpus, path: Path, *, num_threads: int | None = None) 
         corpus: all pairs of a corpus that was made from text.
         path: the file to write; it appears complete or not at all.
         num_threads: cores to use, None for all this process may use; the file is the same.
+        elsewhere: has workers measure the lines by `LoadLines`, and returns their files in order.
 
     Raises:
         CorpusError: the corpus was not made from text by pycat, or is damaged.
@@ -57,15 +68,17 @@ def measure_text(corpus: Corpus, path: Path, *, num_threads: int | None = None) 
     text = corpus.text()
     codes, _ = language_codes(corpus)
     with replacing(path) as temporary, _Scratch(path.parent) as scratch:
-        with progress("rules", text.file_bytes / 1e6, "MB") as advance:
-            kept = corpus.kept_lines
-            for columns in on_workers(
-                partial(_measure_chunk, text, kept, codes),
-                text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
-                num_threads or len(os.sched_getaffinity(0)),
-            ):
-                scratch.append(columns)
-            del kept
+        if elsewhere is not None:
+            for part in elsewhere(text):
+                scratch.append(read_arrays(part))
+        else:
+            with progress("rules", text.file_bytes / 1e6, "MB") as advance:
+                for columns in on_workers(
+                    partial(_measure_chunk, text, corpus.kept_lines, codes),
+                    text.chunks(lambda num_bytes: advance(num_bytes / 1e6)),
+                    num_threads or len(os.sched_getaffinity(0)),
+                ):
+                    scratch.append(columns)
         if scratch.num_rows != len(corpus):
             raise CorpusError(
                 f"{corpus.path}: the text gives {scratch.num_rows:,} pairs, expected "
@@ -202,6 +215,27 @@ def _measure_plain(
         for name, values in again.items():
             columns[name][rows] = values
     return sides, columns
+
+
+@dataclass(frozen=True)
+class LoadLines:
+    """Loads, in a worker, what measures parts of the text of a corpus."""
+
+    corpus: CorpusAddress
+
+    def __call__(self, num_threads: int) -> Callable[[TextPart], Arrays]:
+        """What is done to a part, by so many threads."""
+        corpus = self.corpus.open()
+        codes, _ = language_codes(corpus)
+        measure = partial(_measure_chunk, corpus.text(), corpus.kept_lines, codes)
+        return partial(_measure_part, measure, num_threads)
+
+
+def _measure_part(
+    measure: Callable[[Chunk], dict[str, NDArray[Any]]], num_threads: int, part: TextPart
+) -> Arrays:
+    chunks = list(on_workers(measure, part.chunks(), num_threads))
+    return {name: np.concatenate([columns[name] for columns in chunks]) for name in chunks[0]}
 
 
 class _Scratch:

@@ -1,6 +1,6 @@
 """Batches of a corpus for training: packed, without padding, shuffled anew in each epoch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +77,8 @@ class PackedBatches(Iterator[Batch]):
         at = self._batch - self._first_batch
         pairs = slice(self._ends[at - 1] if at else 0, self._ends[at])
         self._batch += 1
-        self._rows, src, tgt = (values[pairs] for values in self._order)
+        src, tgt = self._order.num_src_tokens[pairs], self._order.num_tokens[pairs]
+        self._rows = self._order.rows[pairs]
         self.lengths = src, tgt
         mine = self._rows[rank_share(src + tgt, self._ranks.rank, self._ranks.num_ranks)]
         return self._corpus.read(mine if self._view is None else self._view[mine])
@@ -133,7 +134,7 @@ class PackedBatches(Iterator[Batch]):
             bounds = block / num_blocks, (block + 1) / num_blocks
             keys, order = self._between(*bounds, rows, ids)
             ascending = np.argsort(keys, kind="stable")
-            yield _Order(*(values[ascending] for values in order))
+            yield order.taken(ascending)
 
     def _between(
         self,
@@ -146,7 +147,8 @@ class PackedBatches(Iterator[Batch]):
         num_ids = len(self._corpus) if ids is None else int(ids[-1]) + 1
         generator = np.random.default_rng((self._seed, self._epoch))
         src, tgt = self._corpus.lengths
-        keys, parts = [], []
+        keys: list[NDArray[np.float64]] = []
+        parts: list[_Order] = []
         for first in range(0, num_ids, _BLOCK_PAIRS):
             numbers = generator.random(min(_BLOCK_PAIRS, num_ids - first))
             at = first
@@ -158,8 +160,8 @@ class PackedBatches(Iterator[Batch]):
             chosen += at
             if rows is not None:
                 chosen = rows[chosen]
-            parts.append((chosen, src[chosen], tgt[chosen]))
-        return np.concatenate(keys), _Order(*map(np.concatenate, zip(*parts, strict=True)))
+            parts.append(_Order(chosen, src[chosen], tgt[chosen]))
+        return np.concatenate(keys), _Order.joined(parts)
 
 
 class _Order(NamedTuple):
@@ -168,6 +170,19 @@ class _Order(NamedTuple):
     rows: NDArray[np.int64]
     num_src_tokens: NDArray[np.int32]
     num_tokens: NDArray[np.int32]
+
+    def taken(self, which: slice | NDArray[np.int64]) -> "_Order":
+        """Some of the pairs, in another order."""
+        return _Order(self.rows[which], self.num_src_tokens[which], self.num_tokens[which])
+
+    @classmethod
+    def joined(cls, parts: "Sequence[_Order]") -> "_Order":
+        """Pairs of one order behind those of another."""
+        return cls(
+            np.concatenate([part.rows for part in parts]),
+            np.concatenate([part.num_src_tokens for part in parts]),
+            np.concatenate([part.num_tokens for part in parts]),
+        )
 
 
 class _Block(NamedTuple):
@@ -187,13 +202,8 @@ def cut_blocks(blocks: Iterator[_Order], batch_tokens: int, batch_pairs: int) ->
     for following in blocks:
         ends = cut_batches(order.num_src_tokens, order.num_tokens, batch_tokens, batch_pairs)[:-1]
         whole = ends[-1] if ends else 0
-        yield _Block(_Order(*(values[:whole] for values in order)), ends, False)
-        order = _Order(
-            *(
-                np.concatenate((values[whole:], more))
-                for values, more in zip(order, following, strict=True)
-            )
-        )
+        yield _Block(order.taken(slice(whole)), ends, False)
+        order = _Order.joined((order.taken(slice(whole, None)), following))
     ends = cut_batches(order.num_src_tokens, order.num_tokens, batch_tokens, batch_pairs)
     yield _Block(order, ends, True)
 

@@ -160,7 +160,7 @@ class StackedStep:
         parts = [*gradients, losses]
         flat = torch.cat([part.flatten() for part in parts])
         self._ranks.add_up(flat)
-        sums = flat.split([part.numel() for part in parts])
+        sums = torch.split(flat, [part.numel() for part in parts])
         for part, total in zip(parts, sums, strict=True):
             part.copy_(total.view_as(part))
 

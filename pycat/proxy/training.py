@@ -250,10 +250,10 @@ def train_together(
             run = _open_run(arm, own, folders, ranks, overwrite=overwrite)
             if run is not None:
                 open_runs.append(run)
-        dtype = getattr(torch, recipe["dtype"])
+        products: torch.dtype = getattr(torch, recipe["dtype"])
         for place in sorted({run.place for run in open_runs}):
             group = [run for run in open_runs if run.place == place]
-            Trainer(group, recipe, torch_device, dtype, ranks).run(advance)
+            Trainer(group, recipe, torch_device, products, ranks).run(advance)
         return ranks.from_first(lambda: [Run.open(arm.out) for arm in arms])
 
 
@@ -269,7 +269,8 @@ def _open_run(
         return folder.manifest is not None, state_of(folder)
 
     is_finished, state = ranks.from_first(open_folder)
-    return None if is_finished else OpenRun(arm, *(opened or [None]), state, recipe)
+    own = opened[0] if opened else None
+    return None if is_finished else OpenRun(arm, own, state, recipe)
 
 
 def _check_for_ranks(num_arms: int, dynamic: Mapping[str, Any] | None) -> None:

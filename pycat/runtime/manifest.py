@@ -74,6 +74,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "num_tokens": int,
         "model_flops?": int,
         "num_stacked?": int,
+        "num_ranks?": int,
         "parameters": int,
         "torch": str,
         "recipe": {"checkpoint_steps": [int], "corpus": str},

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import pickle
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -126,7 +126,8 @@ def _in_processes(
         _begin_worker,
         (os.getpid(), _pickled(load), num_threads),
     ) as pool:
-        todo, futures = iter(parts), {}
+        todo = iter(parts)
+        futures: dict[Future[_Result], _Part] = {}
         try:
             while True:
                 # Each worker has a part, and one more that waits for it.

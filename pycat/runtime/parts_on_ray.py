@@ -48,28 +48,33 @@ def connected(on: str) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
     with scratch_folder() as folder:
         try:
-            if on == "ray":
-                ray.init(
-                    "local",
-                    include_dashboard=False,
-                    num_cpus=len(os.sched_getaffinity(0)),
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    _temp_dir=str(folder),
-                    **quiet,
-                )
-            else:
-                ray.init(os.environ.get("RAY_ADDRESS", on) if on == "auto" else on, **quiet)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise PycatError(
-                f"{on}: no connection to Ray ({_first_line(error)}); see that the cluster runs "
-                "(ray status) and RAY_ADDRESS or --on names it, or start one here with --on ray"
-            ) from None
-        try:
+            _connect(ray, on, folder, quiet)
             yield
         finally:
             ray.shutdown()
             with suppress(ValueError, TypeError):  # set outside of Python, or not the main thread
                 signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def _connect(ray: Any, on: str, folder: Path, quiet: dict[str, Any]) -> None:
+    """Go to a cluster, or start one whose own files lie in `folder`."""
+    try:
+        if on == "ray":
+            ray.init(
+                "local",
+                include_dashboard=False,
+                num_cpus=len(os.sched_getaffinity(0)),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=str(folder),
+                **quiet,
+            )
+        else:
+            ray.init(os.environ.get("RAY_ADDRESS", on) if on == "auto" else on, **quiet)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise PycatError(
+            f"{on}: no connection to Ray ({_first_line(error)}); see that the cluster runs (ray "
+            "status) and RAY_ADDRESS or --on names it, or start one here with --on ray"
+        ) from None
 
 
 def map_parts(
@@ -90,8 +95,8 @@ def map_parts(
     with connected(on):
         import ray
 
-        needs = _needs(ray, max_threads, uses_gpu=uses_gpu)
-        actor_class = ray.remote(
+        needs = _needs(ray, num_workers, max_threads, uses_gpu=uses_gpu)
+        actor_class: Any = ray.remote(
             num_cpus=needs["CPU"],
             num_gpus=needs.get("GPU", 0),
             max_restarts=_MAX_RESTARTS,
@@ -101,14 +106,12 @@ def map_parts(
         isa = None if uses_gpu else _core.cpu_isa()
         beginning = (load, needs["CPU"], versions(), isa)
         # Pickled twice: a worker looks for modules only after it has put its paths in order.
-        begun_with = ray.put((ray.cloudpickle.dumps(beginning), str(Path.cwd())))
+        dumps: Any = ray.cloudpickle.dumps
+        begun_with = ray.put((dumps(beginning), str(Path.cwd())))
         # Each call under way: its actor, and its part; no part while the actor starts.
         calls: dict[Any, tuple[Any, list[Any]]] = {}
-        num_started = 0
 
         def start() -> None:
-            nonlocal num_started
-            num_started += 1
             actor = actor_class.remote()
             calls[actor.load.remote(begun_with)] = actor, []
 
@@ -231,10 +234,13 @@ def _import_ray(on: str) -> Any:
     return ray
 
 
-def _needs(ray: Any, max_threads: int, *, uses_gpu: bool) -> dict[str, int]:
-    """What each actor needs: as many cores as every node has, at most that many, and a GPU."""
-    cores = [place["CPU"] for place in _places(ray) if place.get("CPU", 0) >= 1]
-    needs = {"CPU": int(min([*cores, max_threads])) if cores else 1}
+def _needs(
+    ray: Any, num_workers: int | None, max_threads: int, *, uses_gpu: bool
+) -> dict[str, int]:
+    """What each actor needs: cores that every node has and that leave room for all, and a GPU."""
+    cores = [int(place["CPU"]) for place in _places(ray) if place.get("CPU", 0) >= 1]
+    wanted = min([*cores, max_threads]) if cores else 1
+    needs = {"CPU": max(1, min(wanted, sum(cores) // (num_workers or 1)))}
     return {**needs, "GPU": 1} if uses_gpu else needs
 
 

@@ -18,6 +18,7 @@ from pycat.errors import PycatError
 
 if TYPE_CHECKING:
     import torch
+    from torch._C._distributed_c10d import Store
 
 _T = TypeVar("_T")
 
@@ -219,16 +220,18 @@ def join_ranks(started: Launch) -> Ranks:
         return ALONE
     import torch
     import torch.distributed as dist
+    from torch._C._distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
     if dist.is_initialized():
         ranks = Ranks(dist.get_rank(), dist.get_world_size())
     else:
         has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
         try:
-            store, rank, num_ranks = next(dist.rendezvous("env://", timeout=_PATIENCE))
+            store, rank, num_ranks = next(rendezvous("env://", timeout=_PATIENCE))
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if has_nccl else "gloo",
-                store=dist.PrefixStore(_meeting(store, rank, num_ranks), store),
+                store=PrefixStore(_meeting(store, rank, num_ranks), store),
                 rank=rank,
                 world_size=num_ranks,
                 timeout=_PATIENCE,
@@ -245,7 +248,7 @@ def join_ranks(started: Launch) -> Ranks:
     return ranks
 
 
-def _meeting(store: "torch.distributed.Store", rank: int, num_ranks: int) -> str:
+def _meeting(store: "Store", rank: int, num_ranks: int) -> str:
     """A name for this meeting of all ranks, which no earlier one had.
 
     When torchrun starts ranks again, its store still has the addresses of those that died, and
@@ -256,7 +259,7 @@ def _meeting(store: "torch.distributed.Store", rank: int, num_ranks: int) -> str
     own = secrets.token_hex(8)
     if rank > 0:
         store.set(f"pycat/asks/{rank}", own)
-        name = store.get(f"pycat/answer/{own}").decode()
+        name = str(store.get(f"pycat/answer/{own}").decode())
         store.set(f"pycat/came/{name}/{rank}", "")
         return name
     missing = set(range(1, num_ranks))

@@ -158,6 +158,7 @@ def _llama_like(model: Any, head: Head, num_positions: int) -> TransformerWeight
         or windows is None
         or embedding_scale is None
         or (embedding_scale == 1.0) == is_gemma
+        or hasattr(stack, "rotary_emb_local")  # as older transformers have it in Gemma 3
         or getattr(config, "use_bidirectional_attention", None)
     ):
         return None

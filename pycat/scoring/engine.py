@@ -136,8 +136,8 @@ def score(
         time counts up to its last part.
 
     Raises:
-        CheckpointError: fewer than two, of different shapes, of another tokenizer, damaged, or
-            one whose scores are not finite.
+        CheckpointError: fewer than two (one of monolingual text), of different shapes, of another
+            tokenizer, damaged, or one whose scores are not finite.
         CorpusError: the corpus is damaged, has tokens beyond the model's vocabulary, or pairs
             longer than its positions.
         OutputError: `out` holds something else, or a table made from other input.

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ def files_of(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def without_times(manifest: dict[str, Any]) -> dict[str, Any]:
+def without_times(manifest: Mapping[str, Any]) -> dict[str, Any]:
     times = ("elapsed_s", "tokens_per_s", "flop_utilization", "manifest_sha256", "corpus_path")
     return {name: value for name, value in manifest.items() if name not in times}
 
@@ -67,6 +69,7 @@ def test_what_is_made_of_copies_is_the_same_and_names_the_originals(
         )
         tables.append(table)
     plain, copied = tables
+    assert plain.path is not None and copied.path is not None
     part = "part-00000.parquet"
     assert (plain.path / part).read_bytes() == (copied.path / part).read_bytes()
     assert without_times(plain.manifest) == without_times(copied.manifest)
@@ -142,8 +145,8 @@ def test_a_full_disk_is_told_before_and_while_copying(
     with file_size_limit(2000), pytest.raises(OutputError, match=r"cannot be copied to \(File too"):
         staged_corpus(toy_corpus, tmp_path)
     assert not [*tmp_path.iterdir()]
-    usage = staging.shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OutputError, match=r"has room for 100 bytes, expected [\d,]+ for a copy of"):
         staged_corpus(toy_corpus, tmp_path)
     assert not [*tmp_path.iterdir()]
@@ -153,8 +156,8 @@ def test_a_disk_that_runs_full_keeps_no_half_copy(
     toy_corpus: pycat.Corpus, small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = small_disk(16)
-    roomy = staging.shutil.disk_usage(disk)._replace(free=1 << 40)  # others fill it meanwhile
-    monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: roomy)
+    roomy = shutil.disk_usage(disk)._replace(free=1 << 40)  # others fill it meanwhile
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: roomy)
     with pytest.raises(OutputError, match="No space left on device"):
         staged_corpus(toy_corpus, disk / "stage")
     assert not [*(disk / "stage").iterdir()]

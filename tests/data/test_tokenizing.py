@@ -493,7 +493,7 @@ def test_an_interrupted_run_is_made_whole_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(pycat.data.parallel_text, "_CHUNK_LINES", 10)
         patch.setattr(pycat.data.parallel_text, "_BLOCK_BYTES", 200)
-        patch.setattr("pycat.data.tokenizing.on_workers", broken_off)
+        patch.setattr("pycat.data.token_writing.on_workers", broken_off)
         with pytest.raises(KeyboardInterrupt):
             tokenize(*text, out=out, tokenizer=toy_tokenizer)
     assert {file.name for file in out.iterdir()} == {"corpus.json", "tokenizer.model"}

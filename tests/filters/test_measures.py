@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from shutil import copytree
+from types import ModuleType
 from unittest.mock import Mock
 
 import numpy as np
@@ -19,6 +20,7 @@ from helpers import (
 
 import pycat
 from pycat.errors import OutputError, PycatError, TextError
+from pycat.filters import measure_steps
 from pycat.filters import measures as stage
 from pycat.filters.fluency import fluency
 from pycat.filters.lexical import lexical_scores
@@ -38,7 +40,7 @@ FLUENCY = ("order_tgt", "order_src", "ending")
 
 def use_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make and read parts of 4 pairs."""
-    for module in ("measures", "rule_measures"):
+    for module in ("measures", "measure_steps", "rule_measures"):
         monkeypatch.setattr(f"pycat.filters.{module}.PART_PAIRS", 4)
 
 
@@ -199,6 +201,11 @@ def test_a_finished_folder_is_opened_as_it_is_and_another_corpus_refused(
     assert len(measure(other, out=out, overwrite=True).of(other)) == 30
 
 
+def _module_of(step: str) -> ModuleType:
+    """The module whose function makes a step."""
+    return stage if step == "_write_parts" else measure_steps
+
+
 @pytest.mark.parametrize("stop", ["measure_text", "lexical_scores", "fluency", "_write_parts"])
 def test_an_interrupted_run_goes_on_after_its_last_finished_step(
     toy_corpus: pycat.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
@@ -206,13 +213,14 @@ def test_an_interrupted_run_goes_on_after_its_last_finished_step(
     whole = measure(toy_corpus, out=tmp_path / "whole")
     out = tmp_path / "measures"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stage, stop, Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(_module_of(stop), stop, Mock(side_effect=KeyboardInterrupt))
         measure(toy_corpus, out=out)
     with pytest.raises(OutputError, match="this measures folder is incomplete"):
         Measures.open(out)
     steps = ["measure_text", "lexical_scores", "fluency", "_write_parts"]
     for finished in steps[: steps.index(stop)]:
-        monkeypatch.setattr(stage, finished, Mock(side_effect=AssertionError("measured again")))
+        again_is_an_error = Mock(side_effect=AssertionError("measured again"))
+        monkeypatch.setattr(_module_of(finished), finished, again_is_an_error)
     again = measure(toy_corpus, out=out)
     assert {file.name for file in out.iterdir()} == {file.name for file in whole.path.iterdir()}
     part = "part-00000.parquet"

@@ -7,13 +7,14 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
+from torch._C._distributed_c10d import HashStore
 
 import pycat
 from pycat.cli.main import main
@@ -96,23 +97,40 @@ def trained(corpus: pycat.Corpus, out: Path, **options: Any) -> dict[str, Any]:
     return {**FAST, "corpus": str(corpus.path), "out": str(out), **options}
 
 
-def test_two_ranks_train_what_one_process_does(tmp_path: Path, toy_corpus: pycat.Corpus) -> None:
-    alike = trained(toy_corpus, tmp_path / "two", checkpoint_steps=STEPS, dropout=0.0)
+class Launched(NamedTuple):
+    """Runs that two ranks trained in one launch, and what each rank said of each call."""
+
+    folder: Path
+    said: list[list[Any]]
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory, toy_corpus: pycat.Corpus) -> Launched:
+    folder = tmp_path_factory.mktemp("two")
+    alike = trained(toy_corpus, folder / "two", checkpoint_steps=STEPS, dropout=0.0)
     other = {**alike, "label_smoothing": 0.2}
-    unlike = {**alike, "out": str(tmp_path / "none"), "on_rank_1": {"seed": 1}}
-    script = tmp_path / "calls.py"
+    unlike = {**alike, "out": str(folder / "none"), "on_rank_1": {"seed": 1}}
+    dropping = trained(toy_corpus, folder / "whole", checkpoint_steps=STEPS)
+    script = folder / "calls.py"
     script.write_text(CALLS)
-    two = torchrun(tmp_path, str(script), json.dumps([alike, alike, other, unlike]))
+    two = torchrun(folder, str(script), json.dumps([alike, alike, other, unlike, dropping]))
     assert two.returncode == 0, two.stderr
     said = [
         [json.loads(line[2:]) for line in two.stdout.splitlines() if line.startswith(f"{rank} ")]
         for rank in range(2)
     ]
-    one = pycat.train(**{**alike, "out": tmp_path / "one"})
+    return Launched(folder, said)
 
+
+@pytest.mark.timeout(600)
+def test_two_ranks_train_what_one_process_does(
+    tmp_path: Path, toy_corpus: pycat.Corpus, launched: Launched
+) -> None:
+    options = trained(toy_corpus, tmp_path / "one", checkpoint_steps=STEPS, dropout=0.0)
+    one = pycat.train(**options)
     # Sums over two shares of a batch round otherwise than those over all of it.
-    assert said[0][0] == said[1][0] == pytest.approx(one.losses, abs=1e-5)
-    run = Run.open(tmp_path / "two")
+    assert launched.said[0][0] == launched.said[1][0] == pytest.approx(one.losses, abs=1e-5)
+    run = Run.open(launched.folder / "two")
     for ours, theirs in zip(run.checkpoints, one.checkpoints, strict=True):
         found, expected = (
             torch.cat([value.flatten() for value in weights.values()])
@@ -123,35 +141,36 @@ def test_two_ranks_train_what_one_process_does(tmp_path: Path, toy_corpus: pycat
         assert run.manifest[fact] == one.manifest[fact]
     assert run.manifest["num_ranks"] == 2 and "num_ranks" not in one.manifest
 
-    # A finished run is opened; rank 0 tells the others why it failed; and all see what differs.
-    assert said[0][1] == said[1][1] == said[0][0]
-    assert "label_smoothing was 0.1, now 0.2" in said[0][2]
-    assert said[1][2] == f"rank 1: rank 0 failed: {said[0][2]}"
-    assert said[0][3] == said[1][3]
-    assert said[0][3].startswith("rank 1 has seed 1, rank 0 has 0; start all ranks with the same")
+
+def test_ranks_open_what_is_finished_and_are_told_what_failed(launched: Launched) -> None:
+    first, second = launched.said
+    assert first[1] == second[1] == first[0]
+    assert "label_smoothing was 0.1, now 0.2" in first[2]
+    assert second[2] == f"rank 1: rank 0 failed: {first[2]}"
+    assert first[3] == second[3]
+    assert first[3].startswith("rank 1 has seed 1, rank 0 has 0; start all ranks with the same")
 
 
+@pytest.mark.timeout(600)
 def test_killed_ranks_are_started_again_and_end_in_the_same_bytes(
-    tmp_path: Path, toy_corpus: pycat.Corpus
+    tmp_path: Path, toy_corpus: pycat.Corpus, launched: Launched
 ) -> None:
     script = tmp_path / "kills.py"
     script.write_text(KILLS)
     words = ["train", "--corpus", str(toy_corpus.path), "--preset", "mini", "--device", "cpu"]
     words += ["--checkpoint-steps", "3,6,10", "--batch-tokens", "256", "--dtype", "float32"]
-    whole = torchrun(tmp_path, "-m", "pycat", *words, "--out", "whole")
-    assert whole.returncode == 0, whole.stderr
-    cut = torchrun(tmp_path, "--max-restarts", "2", str(script), *words, "--out", "cut")
+    words += ["--warmup", "4", "--out", "cut"]
+    cut = torchrun(tmp_path, "--max-restarts", "2", str(script), *words)
     assert cut.returncode == 0, cut.stderr
     assert cut.stderr.count("exitcode: -9") == 2
 
     # Rank 0 alone prints, and alone writes.
-    assert whole.stdout.count("parameters; checkpoint") == 1
-    assert whole.stdout.replace("whole", "cut") == cut.stdout
-    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert cut.stdout.count("parameters; checkpoint") == 1
+    names = sorted(path.name for path in (launched.folder / "whole").iterdir())
     assert names == ["proxy.json", *(f"step-{step:07}.safetensors" for step in STEPS)]
     assert names == sorted(path.name for path in (tmp_path / "cut").iterdir())
     for name in names[1:]:
-        ours, theirs = (tmp_path / folder / name for folder in ("cut", "whole"))
+        ours, theirs = tmp_path / "cut" / name, launched.folder / "whole" / name
         assert ours.read_bytes() == theirs.read_bytes()
 
 
@@ -322,7 +341,7 @@ def test_each_rank_takes_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_ranks_that_are_started_again_do_not_meet_those_that_died() -> None:
-    store = dist.HashStore()
+    store = HashStore()
     # What an earlier launch left: ranks that asked, and an answer to one of them.
     for rank in (1, 2):
         store.set(f"pycat/asks/{rank}", f"old {rank}")

@@ -6,6 +6,7 @@ import sys
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from part_work import damaged, ending, squares, writing
@@ -80,3 +81,32 @@ def test_workers_must_give_the_results_of_the_driver() -> None:
 def test_what_cannot_be_sent_to_a_process_is_an_error() -> None:
     with pytest.raises(PycatError, match=r"cannot be sent to them \(.*local.*\); define"):
         list(map_parts(lambda num_threads: lambda part: part, [1, 2], num_workers=2))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "num_workers", "max_threads", "expected"),
+    [
+        ([2], None, 8, 2),
+        ([2], 2, 8, 1),  # both have room
+        ([2], 5, 8, 1),
+        ([64, 16], None, 8, 8),
+        ([64, 3], None, 8, 3),
+        ([64], 16, 8, 4),
+        ([64], None, 1, 1),
+        ([0], None, 8, 1),  # a head without cores, and nodes that come later
+    ],
+)
+def test_a_worker_has_cores_that_every_node_has(
+    nodes: list[int], num_workers: int | None, max_threads: int, expected: int
+) -> None:
+    class Ray:
+        @staticmethod
+        def nodes() -> list[dict[str, Any]]:
+            found = [{"Alive": True, "Resources": {"CPU": float(n)} if n else {}} for n in nodes]
+            return [*found, {"Alive": False, "Resources": {"CPU": 1.0}}]
+
+    needs = parts_on_ray._needs(Ray, num_workers, max_threads, uses_gpu=False)
+    assert needs == {"CPU": expected}
+    needs = parts_on_ray._needs(Ray, num_workers, max_threads, uses_gpu=True)
+    assert needs == {"CPU": expected, "GPU": 1}
+    assert parts_on_ray._num_places(Ray, needs) == 0

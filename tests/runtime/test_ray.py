@@ -38,8 +38,8 @@ class ThreeNodes:
     def __init__(self, folder: Path) -> None:
         from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster()
-        self._first = {"temp_dir": str(folder), "include_dashboard": False}
+        self._cluster: Any = Cluster()
+        self._first: dict[str, Any] = {"temp_dir": str(folder), "include_dashboard": False}
         self.nodes = [self.add() for _ in range(3)]
 
     @property
@@ -211,6 +211,26 @@ def test_a_killed_driver_goes_on_to_the_same_scores(
         num_workers=2,
     )
     assert first.stat().st_mtime_ns == made  # not made again
+    assert here.path is not None and there.path is not None
     assert [path.name for path in here.path.glob("part-*")]
     for path in here.path.glob("part-*"):
         assert (there.path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_arms_become_the_same_models(cluster: ThreeNodes, toy_corpus: Any, tmp_path: Path) -> None:
+    from pycat.evaluation.retraining import retrain
+    from pycat.proxy.trainer import Arm
+    from pycat.proxy.training import train_together
+
+    options: dict[str, Any] = {
+        "checkpoint_steps": [4, 8],
+        "preset": "mini",
+        "batch_tokens": 512,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    view = toy_corpus.subset(toy_corpus.pair_ids[::2])
+    [here] = train_together([Arm(view, 3, tmp_path / "here")], anneal_each=True, **options)
+    [there] = retrain([Arm(view, 3, tmp_path / "there")], on="auto", num_workers=1, **options)
+    for one, other in zip(here.checkpoints, there.checkpoints, strict=True):
+        assert one.read_bytes() == other.read_bytes()
