@@ -179,6 +179,7 @@ def main() -> None:
     result = run(options)
     show(result)
     if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({name: value for name, value in result.items() if name != "arms"}))
 

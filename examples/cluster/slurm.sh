@@ -38,5 +38,6 @@ srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node 8 --max-restarts 
   --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:29400" \
   -m pycat train --corpus "$folder/corpus" --out "$folder/proxy" --batch-tokens 131072
 
-on_ray pycat score --corpus "$folder/corpus" --checkpoints "$folder/proxy" --out "$folder/scores"
+on_ray pycat score --corpus "$folder/corpus" --checkpoints "$folder/proxy" \
+  --out "$folder/scores" --device cuda --dtype bfloat16
 pycat select --scores "$folder/scores" --keep 0.5 --out "$folder/selection"

@@ -440,6 +440,8 @@ def print_evaluation(evaluation: "Evaluation", page: Path | None = None) -> None
 def effective_text(result: Mapping[str, Any]) -> str:
     """Effective data in words: "78 % [74, 82]", or how far beyond all of the text."""
     share = result.get("effective_data")
+    if share is None and "gain_on_full" in result:  # without a curve
+        return f"{result['gain_on_full'][0]:+.3f} nats on full"
     if share is None or share[0] is None:
         return "-"
     if share[0] >= 1:

@@ -226,6 +226,37 @@ def effective_data(
     )
 
 
+def gains_on(
+    reference: HeldOut,
+    arms: Mapping[str, HeldOut],
+    num_tokens: ArrayLike,
+    *,
+    level: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[Interval, str]]:
+    """Loss of a reference less that of each arm, in nats a token, and the verdict on it.
+
+    Intervals are those of `effective_data`, which also needs random fractions.
+
+    Args:
+        reference: held-out nll of the models to compare with.
+        arms: that of each arm, by name.
+        num_tokens: target tokens of each held-out sentence, EOS counted, (M,).
+        level, num_resamples, seed: of the bootstrap.
+    """
+    lengths = np.asarray(num_tokens, dtype=np.float64)
+    groups = [reference, *arms.values()]
+    measured = [float(_losses(group, lengths).mean()) for group in groups]
+    resampled = _resample(groups, lengths, num_resamples, np.random.default_rng(seed))
+    found = {}
+    for i, name in enumerate(arms, start=1):
+        differences = resampled[:, 0] - resampled[:, i]
+        gain = _interval(measured[0] - measured[i], differences, level)
+        found[name] = gain, _verdict(gain)
+    return found
+
+
 def fit_curve(num_tokens: ArrayLike, losses: ArrayLike, weights: ArrayLike = 1.0) -> LossCurve:
     """Fit L(D) = E + (B / D)^beta by weighted least squares, with E >= 0 and beta in 0.01 to 10.
 

@@ -21,7 +21,7 @@ from pycat.evaluation.arms import (
     mean_num_pairs,
     read_labels,
 )
-from pycat.evaluation.effective_data import EffectiveData, HeldOut, Worth, effective_data
+from pycat.evaluation.effective_data import EffectiveData, HeldOut, Worth, effective_data, gains_on
 from pycat.evaluation.held_out import held_out_nll, num_known
 from pycat.evaluation.ledger import ledger
 from pycat.evaluation.results import Evaluation
@@ -104,7 +104,8 @@ def evaluate(
         seeds: models of each arm; in random arms each has pairs of its own.
         passes: over the selection's target tokens.
         curve: train on random eighths and quarters too, and say what each arm is worth as a share
-            of random text (`effective_data`).
+            of random text (`effective_data`). Without it gains on the arms "full" and "random" are
+            told where these are among the arms.
         labels: file with a label for each line of the text; the arm "oracle" draws from those that
             say "clean".
         preset: as in `train`; "auto" is "mini" on a CPU.
@@ -322,11 +323,19 @@ def _compare(
                 for updates, loss in zip(budgets, losses.mean(axis=0), strict=True)
             },
         }
-    if not curve:
-        return results, None
     held_out = {
         name: HeldOut(int(found[name]["target_tokens"]), own[:, -1]) for name, own in nll.items()
     }
+    if not curve:
+        for reference in ("full", "random"):
+            if reference not in held_out:
+                continue
+            for name, (gain, verdict) in gains_on(held_out[reference], held_out, lengths).items():
+                interval = [round(value, 5) for value in asdict(gain).values()]
+                results[name][f"gain_on_{reference}"] = interval
+                if reference == "random":
+                    results[name]["verdict"] = verdict
+        return results, None
     sizes = {held_out[name].num_tokens: held_out[name] for name in _CURVE_ARMS}
     worth = effective_data(held_out, list(sizes.values()), held_out["random"], lengths)
     for name, own_worth in worth.arms.items():

@@ -13,6 +13,7 @@ from pycat.evaluation.effective_data import (
     Worth,
     effective_data,
     fit_curve,
+    gains_on,
     seed_noise,
 )
 
@@ -216,3 +217,24 @@ def test_the_bootstrap_repeats_itself() -> None:
 def test_refused(groups: list[HeldOut], message: str) -> None:
     with pytest.raises(PycatError, match=message):
         effective_data({}, groups, models(16, [2.5, 2.5]), [1, 2, 3])
+
+
+def test_gains_without_a_curve_are_those_with_one() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 30, 40)
+    arms = {
+        name: HeldOut(16, (lengths * rng.normal(loss, 0.2, 40))[None])
+        for name, loss in (("random", 2.5), ("better", 2.3), ("alike", 2.5))
+    }
+    sizes = [
+        models(size, [loss], lengths.tolist()) for size, loss in zip(SIZES, LOSSES, strict=True)
+    ]
+    worth = effective_data(arms, sizes, arms["random"], lengths).arms
+    found = gains_on(arms["random"], arms, lengths)
+    for name, (gain, verdict) in found.items():
+        wanted = worth[name].gain_on_random
+        assert (gain.value, gain.low, gain.high) == pytest.approx(
+            (wanted.value, wanted.low, wanted.high), abs=1e-12
+        )
+        assert verdict == worth[name].than_random
+    assert [verdict for _, verdict in found.values()] == ["tie", "better", "tie"]

@@ -15,7 +15,7 @@ from pycat.data.same_tokenizer import text_beside, tokenize_alike
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.evaluation import evaluation, held_out, translating
 from pycat.evaluation.arms import arm_views, read_labels, up_to_budget
-from pycat.evaluation.evaluation import evaluate
+from pycat.evaluation.evaluation import _compare, evaluate
 from pycat.evaluation.ledger import ledger
 from pycat.evaluation.results import Evaluation
 from pycat.proxy.run import Run
@@ -294,6 +294,32 @@ def test_test_sentences_that_were_trained_on_are_counted(
     assert everything == (len(toy_corpus), len(toy_corpus))
     (told,) = evaluation._known_sentences({"toy": held_out_text}, toy_corpus)
     assert told.startswith(f"toy: of 6 pairs {num_src} have a source and {num_tgt} a target")
+
+
+def test_without_a_curve_gains_are_told(toy_corpus: Corpus) -> None:
+    test = toy_corpus.subset(np.arange(30))
+    lengths = test.num_tokens.astype(np.float64)
+    rng = np.random.default_rng(0)
+    nll = {
+        name: (lengths * rng.normal(loss, 0.1, (1, 2, 30)))
+        for name, loss in (("full", 2.0), ("random", 2.2), ("selected", 1.9))
+    }
+    found = {name: {"target_tokens": 100} for name in nll}
+    results, curve = _compare(test, nll, found, [5, 10], curve=False)
+    assert curve is None
+    assert {name: row["verdict"] for name, row in results.items()} == {
+        "full": "better",
+        "random": "tie",
+        "selected": "better",
+    }
+    gain = results["random"]["nll"] - results["selected"]["nll"]
+    assert results["selected"]["gain_on_random"][0] == pytest.approx(gain, abs=2e-5)
+    gain = results["full"]["nll"] - results["selected"]["nll"]
+    assert results["selected"]["gain_on_full"][0] == pytest.approx(gain, abs=2e-5)
+    assert "effective_data" not in results["selected"]
+    del nll["random"]
+    results, _ = _compare(test, nll, found, [5, 10], curve=False)
+    assert "verdict" not in results["selected"] and "gain_on_full" in results["selected"]
 
 
 def test_what_the_experiment_cannot_show_is_said() -> None:
