@@ -232,7 +232,7 @@ def cut_batches(
 def rank_share(num_tokens: NDArray[np.int32], rank: int, num_ranks: int) -> NDArray[np.int64]:
     """Which pairs of a batch a rank takes, so that all have about as many tokens.
 
-    The pairs are dealt from the longest to the shortest, to and fro, as many to each rank up to
+    The pairs are dealt from the longest to the shortest, back and forth, as many to each rank up to
     one. Sums of tokens differ by no more than the longest pair.
 
     Args:
