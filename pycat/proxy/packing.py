@@ -232,8 +232,8 @@ def cut_batches(
 def rank_share(num_tokens: NDArray[np.int32], rank: int, num_ranks: int) -> NDArray[np.int64]:
     """Which pairs of a batch a rank takes, so that all have about as many tokens.
 
-    The pairs are dealt from the longest to the shortest, to and fro, as many to each rank up to
-    one. Sums of tokens differ by no more than the longest pair.
+    The pairs are dealt from the longest to the shortest, back and forth. Numbers of pairs differ by
+    one at most, sums of tokens by no more than the longest pair.
 
     Args:
         num_tokens: of each pair of the batch, both sides: (B,).

@@ -174,7 +174,7 @@ def test_killed_ranks_are_started_again_and_end_in_the_same_bytes(
         assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_a_batch_is_dealt_to_and_fro_from_its_longest_pair() -> None:
+def test_a_batch_is_dealt_back_and_forth_from_its_longest_pair() -> None:
     lengths = np.array([5, 9, 7, 7, 1, 8, 2], dtype=np.int32)
     assert rank_share(lengths, 0, 1).tolist() == [0, 1, 2, 3, 4, 5, 6]
     # Descending: 9 (1), 8 (5), 7 (2), 7 (3), 5 (0), 2 (6), 1 (4).
