@@ -144,6 +144,7 @@ def study(
             out=work / f"proxy-{seed}",
             preset="study",
             checkpoint_steps=options.steps,
+            batch_tokens=2048,
             learning_rate=1e-3,
             seed=seed,
             dtype="float32",

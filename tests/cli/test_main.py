@@ -365,7 +365,7 @@ def test_help_gives_defaults(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     expected = {
         "tokenize": "(default: 8000)",
         "measure": "Measure what rules and noise filter read",  # it has no option with a default
-        "train": "(default: 2048)",
+        "train": "(default: inverse_sqrt)",
         "score": "(default: float32)",
     }
     assert expected.get(verb, "(default: 0)") in text
