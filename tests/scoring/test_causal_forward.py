@@ -82,7 +82,10 @@ T5: dict[str, tuple[str, dict[str, Any]]] = {
     "t5 1.1": ("t5 untied", {"d_kv": 16, "num_heads": 3}),
     "mt5": ("mt5", {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20}),
 }
+# Of 1 + nll of a token, of models of random weights. int8 has seven bits of the hidden states where
+# bytes would saturate.
 PRECISIONS = {"float32": 1e-5, "bfloat16": 5e-2, "int8": 0.15}
+SEVEN_BITS = 0.3
 
 
 def rows(count: int, eos_id: int, seed: int) -> list[list[int]]:
@@ -137,6 +140,8 @@ def test_each_token_equals_transformers(name: str, tmp_path: Path) -> None:
     exact = exact_nll(model, src, tgt)
     batch = corpus.read(np.arange(len(src)))
     for dtype, tolerance in PRECISIONS.items():
+        if dtype == "int8" and _core.cpu_isa() in ("avx2", "avx512"):
+            tolerance = SEVEN_BITS
         try:
             forward = CpuForward([weights], dtype, stats="all", per_token=True, num_workers=2)
         except PycatError:

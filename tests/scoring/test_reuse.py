@@ -13,6 +13,7 @@ import torch
 from helpers import corpus_of, toy_pairs
 from tolerances import assert_nll
 
+from pycat import _core
 from pycat.cli import main as cli
 from pycat.data.batches import Batch
 from pycat.data.corpus import Corpus
@@ -207,6 +208,10 @@ def test_reduced_precision_and_its_exact_pairs(
     dtype: str, run: Run, toy_corpus: Corpus, toy_tokenizer: Path, tmp_path: Path
 ) -> None:
     """Pairs that hold sums of float32 are not taken for those of the reduced precision."""
+    if dtype == "bfloat16" and _core.cpu_isa() != "avx512_bf16":
+        pytest.skip("PyTorch computes bfloat16 here, whose rounding depends on the batch")
+    if dtype == "int8" and _core.cpu_isa() in ("portable", "neon"):
+        pytest.skip("no int8 on this instruction set")
     options: dict[str, Any] = {"device": "cpu", "dtype": dtype, "exact_keep": 0.5}
     before = score(toy_corpus, run.checkpoints, out=tmp_path / "before", **options)
     corpus = corpus_of(tmp_path, [*PAIRS, *NEW], toy_tokenizer)
