@@ -146,7 +146,7 @@ test-arm: .venv/.installed
 	$(ARM_EMULATOR) -cpu cortex-a53 build/arm/check_kernels
 
 # One wheel for each Python from 3.11 on that PATH has, or for those of make wheels PYTHONS=python3.12.
-# Fetches a compiler (zig) into build/wheels, and takes about ten minutes on two idle cores.
+# Fetches a compiler (zig) into build/wheels.
 PYTHONS ?=
 wheels: .venv/.requirements
 	$(BIN)/python wheels/build.py $(if $(PYTHONS),--pythons $(PYTHONS))
