@@ -222,7 +222,12 @@ def _run_installed(tools: Path, wheel: Path) -> None:
     if ours != f"pycat {wheel.name.split('-')[1]}":
         raise WheelError(f"{wheel}: pycat --version printed {ours!r}")
     script = "from pycat import _core; print(_core.cpu_isa())"
-    print(f"{wheel.name}: runs with {_output(programs / 'python', '-c', script, env=environment)}")
+    # -P: not the sources of this folder.
+    isa = _output(programs / "python", "-P", "-c", script, env=environment)
+    flags = Path("/proc/cpuinfo").read_text("utf-8").split()
+    if isa == "portable" and {"avx2", "fma", "f16c"} <= {*flags}:
+        raise WheelError(f"{wheel}: runs the portable loops on a processor that has AVX2")
+    print(f"{wheel.name}: runs with {isa}")
     if _output(tools / "python", "-c", "import sys; print(sys.version_info[:2])") != str(
         sys.version_info[:2]
     ):

@@ -1,7 +1,11 @@
 #include "simd/cpu_isa.h"
 
+#include <cstdint>
 #include <cstdlib>
 #include <stdexcept>
+#ifdef PYCAT_X86
+#include <cpuid.h>
+#endif
 #if defined(PYCAT_ARM64) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -20,20 +24,57 @@ bool has_dot_products() {
 }
 #endif
 
+#ifdef PYCAT_X86
+/// Registers that CPUID fills: eax, ebx, ecx, edx.
+struct CpuidRegisters {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+};
+
+/// Of a leaf and its part; zeros where the processor does not know the leaf.
+CpuidRegisters cpuid(unsigned leaf, unsigned part) {
+  CpuidRegisters found;
+  if (__get_cpuid_count(leaf, part, &found.eax, &found.ebx, &found.ecx, &found.edx) == 0) return {};
+  return found;
+}
+
+/// Which registers the system keeps when it switches threads: XCR0, whose instruction needs
+/// OSXSAVE.
+std::uint64_t kept_registers() {
+  unsigned low = 0;
+  unsigned high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<std::uint64_t>(high) << 32) | low;
+}
+
+bool has_bits(std::uint64_t value, std::uint64_t bits) { return (value & bits) == bits; }
+
+constexpr std::uint64_t bit(unsigned place) { return std::uint64_t{1} << place; }
+#endif
+
+/// On x86-64 by CPUID and not by the compiler's builtins, which some runtimes leave without
+/// answers. Bits: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2A, CPUID.
 std::vector<CpuIsa> detect() {
   std::vector<CpuIsa> isas = {CpuIsa::kPortable};
 #ifdef PYCAT_X86
-  __builtin_cpu_init();
+  const CpuidRegisters basic = cpuid(1, 0);
+  const CpuidRegisters extended = cpuid(7, 0);
+  const CpuidRegisters further = extended.eax >= 1 ? cpuid(7, 1) : CpuidRegisters();
+  // FMA, OSXSAVE, AVX and F16C; then SSE's and AVX's registers.
+  if (!has_bits(basic.ecx, bit(12) | bit(27) | bit(28) | bit(29))) return isas;
+  const std::uint64_t kept = kept_registers();
+  if (!has_bits(kept, 0x6) || !has_bits(extended.ebx, bit(5))) return isas;
   // An instruction set requires those before it: a hypervisor may hide some features. Only
   // AVX-VNNI is missing in most processors with AVX-512, whose own form of it they have.
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return isas;
-  if (!__builtin_cpu_supports("f16c")) return isas;
   isas.push_back(CpuIsa::kAvx2);
-  if (__builtin_cpu_supports("avxvnni")) isas.push_back(CpuIsa::kAvxVnni);
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512dq")) return isas;
-  if (!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl")) return isas;
+  if (has_bits(further.eax, bit(4))) isas.push_back(CpuIsa::kAvxVnni);
+  // Masks and both halves of the 512-bit registers; AVX-512 F, DQ, BW and VL.
+  if (!has_bits(kept, 0xE6)) return isas;
+  if (!has_bits(extended.ebx, bit(16) | bit(17) | bit(30) | bit(31))) return isas;
   isas.push_back(CpuIsa::kAvx512);
-  if (__builtin_cpu_supports("avx512bf16")) isas.push_back(CpuIsa::kAvx512Bf16);
+  if (has_bits(further.eax, bit(5))) isas.push_back(CpuIsa::kAvx512Bf16);
 #endif
 #ifdef PYCAT_ARM64
   isas.push_back(CpuIsa::kNeon);  // every 64-bit Arm processor has it
@@ -49,6 +90,10 @@ std::string names(const std::vector<CpuIsa>& isas) {
 }
 
 }  // namespace
+
+#ifdef PYCAT_X86
+bool has_avx512_vnni() { return has_bits(cpuid(7, 0).ecx, bit(11)); }
+#endif
 
 const char* isa_name(CpuIsa isa) {
   switch (isa) {

@@ -15,6 +15,11 @@ const char* isa_name(CpuIsa isa);
 /// The instruction sets that both this build and this processor support, weakest first.
 std::vector<CpuIsa> supported_isas();
 
+#ifdef PYCAT_X86
+/// Whether an x86-64 processor that supports kAvx512 has its products of bytes too.
+bool has_avx512_vnni();
+#endif
+
 /// The instruction set to use: the best supported one, or the one that the environment variable
 /// PYCAT_CPU_ISA names. The variable is read at every call, so a program may switch between calls.
 /// Throws std::invalid_argument if the name is unknown or not supported here.

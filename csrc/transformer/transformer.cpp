@@ -39,7 +39,7 @@ Formats formats_of(CpuIsa isa, Precision precision) {
     return {&kAvx512BFloat16, &kAvx512BFloat16, &kAvx512Bf16Kernel};
   }
   if (precision == Precision::kInt8 && is_avx512) {
-    if (__builtin_cpu_supports("avx512vnni")) {
+    if (has_avx512_vnni()) {
       return {&kAvx512VnniInt8, &kAvx512Int16, &kAvx512VnniInt16Kernel};
     }
     return {&kAvx512Int8, &kAvx512Int16, &kAvx512Int16Kernel};
