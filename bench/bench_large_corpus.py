@@ -60,7 +60,7 @@ def synthesise(folder: Path, num_pairs: int) -> None:
 
 
 def measured(work: Callable[[], object]) -> dict[str, float]:
-    """Memory and time of a step, and the processor's time of this thread, other load aside."""
+    """What a step took: memory, seconds by the clock, and processor seconds of this thread."""
     spent = 0.0
 
     def timed() -> None:

@@ -62,7 +62,8 @@ std::vector<CpuIsa> detect() {
   const CpuidRegisters basic = cpuid(1, 0);
   const CpuidRegisters extended = cpuid(7, 0);
   const CpuidRegisters further = extended.eax >= 1 ? cpuid(7, 1) : CpuidRegisters();
-  // FMA, OSXSAVE, AVX and F16C; then SSE's and AVX's registers.
+  // The processor must have FMA, OSXSAVE, AVX and F16C, in the order of these bits. The system must
+  // keep the registers of SSE and AVX.
   if (!has_bits(basic.ecx, bit(12) | bit(27) | bit(28) | bit(29))) return isas;
   const std::uint64_t kept = kept_registers();
   if (!has_bits(kept, 0x6) || !has_bits(extended.ebx, bit(5))) return isas;

@@ -38,7 +38,7 @@ void for_each_head(void (*kernel)(const AttentionHeadTask&), const PackedHeads& 
   const std::int64_t packed = heads.num_heads * heads.width;
   const auto rows = [element](const void* data, std::int64_t token, std::int64_t stride,
                               std::int64_t feature) {
-    // Kernels write only what their direction writes.
+    // HeadRows is for results too, so it is not const; no kernel writes to what it only reads.
     auto* bytes = static_cast<char*>(const_cast<void*>(data));
     return HeadRows{bytes == nullptr ? nullptr : bytes + (token * stride + feature) * element,
                     stride};

@@ -109,7 +109,7 @@ class ParallelText:
 
     @classmethod
     def of_one_side(cls, path: str | PathLike[str]) -> "ParallelText":
-        """Make it of monolingual text, the targets.
+        """Make parallel text of monolingual text, whose lines become the targets.
 
         Raises:
             TextError: the file is missing or empty.

@@ -173,7 +173,7 @@ def _status(file: Path) -> tuple[int, int]:
 
 
 def _staged(stage: Path, name: str, wanted: Sequence[_Wanted]) -> Path:
-    """The folder of that name in `stage` with these files, copied unless they are there.
+    """Return the folder `name` in `stage`, which holds these files; missing ones are copied.
 
     Raises:
         OutputError: as `staged_corpus`.

@@ -224,7 +224,7 @@ class _Piles:
         return map(self.read, range(len(self._paths)))
 
     def add(self, piles: NDArray[np.int64], records: NDArray[Any]) -> None:
-        """Append records (n,) to their piles (n,)."""
+        """Append each of n records to the file of its pile; `piles` has their numbers (n,)."""
         order = np.argsort(piles, kind="stable")
         piles, records = piles[order], records[order]
         begins = np.flatnonzero(np.diff(piles, prepend=-1))

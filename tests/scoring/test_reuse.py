@@ -111,7 +111,7 @@ def test_values_are_those_of_scoring_anew(
     monkeypatch: pytest.MonkeyPatch,
     scored_tokens: list[int],
 ) -> None:
-    """Parts of 64 pairs and piles of 50, so that there are several of each."""
+    """Parts hold 64 pairs and piles 50, so that a small corpus has several of each."""
     monkeypatch.setattr(engine, "PART_PAIRS", 64)
     monkeypatch.setattr(reuse, "PART_PAIRS", 64)
     monkeypatch.setattr(reuse, "_PILE_PAIRS", 50)
@@ -145,7 +145,7 @@ def test_values_are_those_of_scoring_anew(
 def test_a_table_may_hold_more_than_is_asked_for(
     run: Run, earlier: ScoreTable, toy_corpus: Corpus, toy_tokenizer: Path, tmp_path: Path
 ) -> None:
-    """Other statistics, other checkpoints, and rows of two tables."""
+    """Scores come from tables of more statistics, of other checkpoints, and merged of two."""
     corpus = corpus_of(tmp_path, [*NEW, *PAIRS], toy_tokenizer)
     last = run.checkpoints[1:]
     table = score(corpus, last, base=earlier, stats="nll", device="cpu")
