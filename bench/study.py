@@ -33,6 +33,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "filter-learnability": {**FILTERED, "by": "learnability"},
     "filter-learnability+noise": {**FILTERED, "by": "learnability+noise"},
     "filter-learnability-length": {**FILTERED, "by": "learnability", "strata": "length"},
+    "filter-learnability-cluster": {**FILTERED, "by": "learnability", "strata": "cluster"},
+    "filter-learnability-cluster-length": {
+        **FILTERED,
+        "by": "learnability",
+        "strata": "cluster,length",
+        "num_strata": 5,
+    },
+    "filter-learnability-mix": {**FILTERED, "by": "learnability", "mix": 0.5},
     "filter-coverage": {**FILTERED, "by": "coverage"},
     "noise": {"rules": "default", "guard": 0.0, "by": "noise"},
     "noise-length": {"rules": "default", "guard": 0.0, "by": "noise", "strata": "length"},
@@ -93,6 +101,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "train", pycat.train, corpus, out=work / "proxy", preset=options.proxy_preset, **device
     )
     scores = timed("score", pycat.score, corpus, proxy.checkpoints, out=work / "scores", **device)
+    by_cluster = any("cluster" in RECIPES[name].get("strata", "") for name in options.arms)
+    if by_cluster and "cluster" not in scores.names:
+        timed("cluster", pycat.add_clusters, scores, proxy.checkpoints[-1], device=options.device)
     chosen: dict[str, Any] = {"keep": options.keep, "unit": "tokens", "measures": measures}
     selected = pycat.select(scores, out=work / "selection", **chosen, **FILTERED)
     arms = ["full", "random", "selected", *(["oracle"] if labels else [])]
@@ -148,7 +159,7 @@ def show(result: dict[str, Any]) -> None:
         cells = ""
         for test in tests:
             found = arm["tests"][test]
-            low, high = found["gain_on_random"][1:]
+            low, high = found.get("gain_on_random", (0.0, 0.0, 0.0))[1:]
             cells += f"{found['nll']:10.4f} [{low:+.3f},{high:+.3f}]"
         print(f"{name:20}{cells}")
 
