@@ -12,7 +12,9 @@
 //
 // A word holds four bytes, the first in its lowest bits. How words are multiplied is said by a Dot:
 //   kTokenOffset                     added to a token's numbers where these are unsigned
-//   kMaxMagnitude                    of a row's and of a token's numbers
+//   kMaxMagnitude                    of a token's numbers
+//   max_row_magnitude(row, width, max_abs)
+//                                    of the numbers of a row, whose largest magnitude is max_abs
 //   accumulate(rows, word_stride, lanes, num_words, sums)
 //                                    adds the products of rows that lie side by side
 
@@ -37,10 +39,17 @@ struct WordByWord {
   }
 };
 
-/// Bytes that are signed in rows and unsigned in tokens.
-struct UnsignedTokens {
-  static constexpr std::uint32_t kTokenOffset = 128;
+/// Bytes whose products are summed in 32 bits: no row needs smaller ones.
+struct FullBytes {
   static constexpr float kMaxMagnitude = 127.0F;
+  static float max_row_magnitude(const float* /*row*/, std::int64_t /*width*/, float /*max_abs*/) {
+    return kMaxMagnitude;
+  }
+};
+
+/// Bytes that are signed in rows and unsigned in tokens.
+struct UnsignedTokens : FullBytes {
+  static constexpr std::uint32_t kTokenOffset = 128;
 };
 
 /// A format of whole numbers, as transformer/linear.h asks for it.
@@ -113,7 +122,8 @@ struct WholeNumbers {
       max_abs_bits = magnitude > max_abs_bits ? magnitude : max_abs_bits;
     }
     const float max_abs = float_of(max_abs_bits);
-    const float inverse = Dot::kMaxMagnitude / max_abs;
+    const float largest = Dot::max_row_magnitude(row, width, max_abs);
+    const float inverse = largest / max_abs;
     constexpr float kRound = 12582912.0F;
     std::uint32_t sum = 0;
     auto* numbers = reinterpret_cast<std::int8_t*>(words);  // lie as the bytes of a word do
@@ -122,7 +132,7 @@ struct WholeNumbers {
       numbers[i] = static_cast<std::int8_t>(number);
       sum += number;
     }
-    *scale = max_abs / Dot::kMaxMagnitude;
+    *scale = max_abs / largest;
     *offset = 0U - Dot::kTokenOffset * sum;
   }
 

@@ -36,21 +36,37 @@ std::vector<float> normal(std::int64_t count, float scale, float mean = 0.0F) {
   return values;
 }
 
-/// `width` features of rows or tokens, rounded as a format of whole numbers rounds them.
+/// Features of a row or a token as whole numbers, and the scale that brings these back.
 struct Rounded {
   std::vector<std::int64_t> numbers;
   float scale;
 };
 
-Rounded rounded(const std::vector<float>& values, float largest) {
+/// A token's, whose largest magnitude becomes `largest`.
+Rounded rounded_token(const std::vector<float>& values, float largest) {
   float max_abs = 1e-30F;
   for (const float value : values) max_abs = std::max(max_abs, std::fabs(value));
   const float inverse = largest / max_abs;
-  Rounded result{{}, 0.0F};
+  Rounded result{{}, std::fma(max_abs, 1.0F / largest, 0.0F)};
   for (const float value : values) {
     result.numbers.push_back(static_cast<std::int64_t>(std::nearbyint(value * inverse)));
   }
-  result.scale = max_abs;
+  return result;
+}
+
+/// A row's, which its format chooses: each must be the nearest to its feature.
+Rounded rounded_row(const std::vector<float>& values, const PanelFormat& format) {
+  const auto width = static_cast<std::int64_t>(values.size());
+  std::vector<std::uint32_t> words(values.size() / 4);
+  std::uint32_t offset = 0;
+  Rounded result{{}, 0.0F};
+  format.pack_row(values.data(), width, words.data(), &result.scale, &offset);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::int64_t number = static_cast<std::int8_t>(words[i / 4] >> (8 * (i % 4)));
+    const float error = std::fabs(static_cast<float>(number) * result.scale - values[i]);
+    if (!(error <= 0.501F * result.scale)) fail("a weight is not rounded to the nearest number");
+    result.numbers.push_back(number);
+  }
   return result;
 }
 
@@ -91,14 +107,13 @@ void check_products(const char* name, const PanelFormat& format, std::int64_t pa
                       scales.data(), out.data()});
   for (std::int64_t row = 0; row < kRows; ++row) {
     const float* at = weight.data() + row * width;
-    const Rounded a = rounded({at, at + width}, largest);
+    const Rounded a = rounded_row({at, at + width}, format);
     for (std::int64_t i = 0; i < panel_tokens; ++i) {
-      const Rounded b = rounded(tokens[static_cast<std::size_t>(i)], largest);
+      const Rounded b = rounded_token(tokens[static_cast<std::size_t>(i)], largest);
       std::int64_t sum = 0;
       for (std::size_t f = 0; f < a.numbers.size(); ++f) sum += a.numbers[f] * b.numbers[f];
-      const float scaled = static_cast<float>(sum) * (a.scale / largest);
-      const float expected = std::fma(scaled, std::fma(b.scale, 1.0F / largest, 0.0F),
-                                      bias[static_cast<std::size_t>(row)]);
+      const float expected =
+          std::fma(static_cast<float>(sum) * a.scale, b.scale, bias[static_cast<std::size_t>(row)]);
       const float found = out.data()[row * panel_tokens + i];
       if (found != expected) {
         fail(std::string(name) + ", width " + std::to_string(width) + ": row " +
