@@ -242,7 +242,7 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     model: Any = adapters[0].module
 
     dtypes = ["float32"]
-    if _core.cpu_isa() == "avx512_bf16":
+    if _core.cpu_isa().endswith("_bf16"):
         dtypes.append("bfloat16")
     if _core.cpu_isa() not in ("portable", "neon"):
         dtypes.append("int8")

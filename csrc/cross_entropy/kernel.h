@@ -91,6 +91,9 @@ extern const LinearKernel kAvx512VnniInt8Kernel;
 #ifdef PYCAT_ARM64
 extern const CrossEntropyKernels kNeonKernels;
 extern const LinearKernel kNeonDotInt8Kernel;
+// Of hidden states that the forward pass has laid out for these two.
+extern const LinearKernel kNeonBf16Kernel;
+extern const LinearKernel kNeonI8mmInt8Kernel;
 #endif
 
 }  // namespace pycat

@@ -122,6 +122,8 @@ extern const PanelFormat kAvx512VnniInt8;
 extern const PanelMath kNeonMath;
 extern const PanelFormat kNeonFloat32;
 extern const PanelFormat kNeonDotInt8;
+extern const PanelFormat kNeonBFloat16;
+extern const PanelFormat kNeonI8mmInt8;
 #endif
 
 }  // namespace pycat

@@ -57,6 +57,12 @@ Formats formats_of(CpuIsa isa, Precision precision) {
   }
 #endif
 #ifdef PYCAT_ARM64
+  if (precision == Precision::kBFloat16 && isa == CpuIsa::kNeonBf16) {
+    return {&kNeonBFloat16, &kNeonBFloat16, &kNeonBf16Kernel};
+  }
+  if (precision == Precision::kInt8 && isa == CpuIsa::kNeonBf16) {
+    return {&kNeonI8mmInt8, &kNeonI8mmInt8, &kNeonI8mmInt8Kernel};
+  }
   if (precision == Precision::kInt8 && isa == CpuIsa::kNeonDot) {
     return {&kNeonDotInt8, &kNeonDotInt8, &kNeonDotInt8Kernel};
   }

@@ -542,7 +542,7 @@ def make_forward(
         longest = int(max(lengths.src.max(), lengths.tgt.max()))
         weights = [model.transformer_weights(longest) for model in models]
         known = [checkpoint for checkpoint in weights if checkpoint is not None]
-        has_dtype = dtype != torch.bfloat16 or _core.cpu_isa() == "avx512_bf16"
+        has_dtype = dtype != torch.bfloat16 or _core.cpu_isa().endswith("_bf16")
         if len(known) == len(models) and has_dtype:
             return CpuForward(
                 known,

@@ -281,6 +281,7 @@ void check() {
 #endif
 #ifdef PYCAT_ARM64
   if (has(CpuIsa::kNeonDot)) check_products("neon_dot int8", kNeonDotInt8, 16, 127.0F);
+  if (has(CpuIsa::kNeonBf16)) check_products("neon_bf16 int8", kNeonI8mmInt8, 16, 127.0F);
 #endif
   const Model encoder_decoder;
   const Model causal = Model::causal();
