@@ -38,7 +38,8 @@ from pycat.scores.unscored import unscored
 from pycat.scoring.engine import score
 from pycat.scoring.trusted import TrustedText, add_trusted
 from pycat.selection.recipe import DEFAULT_CRITERION, FAST_CRITERION, Recipe
-from pycat.selection.selection import Selection, select
+from pycat.selection.selecting import select
+from pycat.selection.selection import Selection
 
 _STAGES = ("tokenize", "measure", "train", "score", "trusted", "select", "evaluate")
 _FOLDERS = {

@@ -25,7 +25,7 @@ from pycat.evaluation.results import Evaluation
 from pycat.pruning import Pruned, prune
 from pycat.runtime.output import replacing
 from pycat.selection.recipe import Recipe
-from pycat.selection.selection import choose_measured
+from pycat.selection.selecting import choose_measured
 
 _WITH_OWN_TEXT = """\
 pycat demo: prune {src} and {tgt} to half.
