@@ -44,6 +44,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     "filter-coverage": {**FILTERED, "by": "coverage"},
     "noise": {"rules": "default", "guard": 0.0, "by": "noise"},
     "noise-length": {"rules": "default", "guard": 0.0, "by": "noise", "strata": "length"},
+    "noise-cluster": {"rules": "default", "guard": 0.0, "by": "noise", "strata": "cluster"},
+    "learnability+noise-cluster": {
+        "rules": "default",
+        "guard": 0.0,
+        "by": "learnability+noise",
+        "strata": "cluster",
+    },
     "fitted_noise": {"rules": "default", "guard": 0.0, "by": "fitted_noise"},
     "share-random": {"rules": "default", "guard": "auto", "by": "random"},
     "share-learnability": {"rules": "default", "guard": "auto", "by": "learnability"},

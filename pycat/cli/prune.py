@@ -39,7 +39,7 @@ class Prune:
     """Tokenize, measure, train, score and select; write pruned text and a report.
 
     Rules and a guard drop likely noise first. Plain CAT-VAR, the paper's method, is
-    --rules none --guard 0.
+    --by cat_var --rules none --guard 0.
     """
 
     out: Path = out_option("Make this folder. Finished stages in it are not made again.")
