@@ -100,7 +100,7 @@ def table(result: dict[str, Any]) -> str:
 
 def mean_loss(arm: dict[str, Any], updates: int) -> float:
     """Held-out loss after so many updates, mean over the tests."""
-    losses = [test["nll_by_updates"][str(updates)] for test in arm["tests"].values()]
+    losses: list[float] = [test["nll_by_updates"][str(updates)] for test in arm["tests"].values()]
     return sum(losses) / len(losses)
 
 

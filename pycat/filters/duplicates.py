@@ -46,21 +46,21 @@ class Copies(NamedTuple):
 
 
 class HashRange(NamedTuple):
-    """One of `count` ranges of the hashes of a column, from 0 on."""
+    """Range `number`, from 0 on, of the `num_ranges` that the hashes of a column are cut into."""
 
     column: str
-    index: int
-    count: int
+    number: int
+    num_ranges: int
 
     def rows(self, hashes: Hashes) -> Rows:
         """The rows (M,), ascending, whose hashes lie in the range.
 
         The lower half of a hash decides: `_core.first_duplicates` spreads rows by the upper one.
         """
-        if self.count == 1:
+        if self.num_ranges == 1:
             return np.arange(len(hashes))
         lower = hashes & np.uint64(0xFFFFFFFF)
-        return np.flatnonzero((lower * np.uint64(self.count)) >> np.uint64(32) == self.index)
+        return np.flatnonzero((lower * np.uint64(self.num_ranges)) >> np.uint64(32) == self.number)
 
 
 def hash_ranges(num_rows: int) -> list[HashRange]:

@@ -1,6 +1,7 @@
 """Groups of duplicates, in one pass and by ranges of hashes."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ from pycat.filters.duplicates import (
 
 
 def groups(copies: Copies, num_rows: int) -> list[int]:
-    return np.concatenate(list(group_column(copies, num_rows))).tolist()
+    of_rows: list[int] = np.concatenate(list(group_column(copies, num_rows))).tolist()
+    return of_rows
 
 
 def test_copies_by_hand() -> None:
@@ -83,6 +85,7 @@ def test_ranges_find_what_one_pass_finds(
     assert len(ranges) == (1 if range_pairs == 1000 else 6)
     paths = []
     for each in ranges:
-        paths.append(tmp_path / f"range-{each.index}.npz")
-        np.savez(paths[-1], **work(each))
+        paths.append(tmp_path / f"range-{each.number}.npz")
+        arrays: dict[str, Any] = dict(work(each))
+        np.savez(paths[-1], **arrays)
     assert groups(read_copies(paths), 500) == first_duplicates(hashes).tolist()
