@@ -27,6 +27,11 @@ FAST_CRITERION = "noise"
 NUM_STRATA = {"score": 50, "length": 10}
 
 
+def default_criterion(table: ScoreTable) -> str:
+    """The criterion by which the pairs of a table are chosen where none is named."""
+    return DEFAULT_CRITERION if table.num_checkpoints else FAST_CRITERION
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How pairs are chosen: the arguments of `select`, `rules` with all thresholds or None.

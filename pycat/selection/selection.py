@@ -30,7 +30,7 @@ from pycat.scores.parts import PART_PAIRS, file_options, read_part, write_part
 from pycat.scores.score_table import ScoreTable, as_table
 from pycat.scores.unscored import unscored
 from pycat.selection.choice import Choice, choose
-from pycat.selection.recipe import DEFAULT_CRITERION, FAST_CRITERION, Recipe
+from pycat.selection.recipe import Recipe, default_criterion
 
 _KEPT_FILE = "kept.parquet"
 # Scores by criteria in SQL, where there are such: whoever reads the folder later runs no SQL.
@@ -434,7 +434,7 @@ def select(
     changed = read_rules(rules)
     thresholds = None if changed is None else complete_rules(changed)
     table = unscored(scores) if isinstance(scores, Corpus) else as_table(scores)
-    by = by or (DEFAULT_CRITERION if table.num_checkpoints else FAST_CRITERION)
+    by = by or default_criterion(table)
     recipe = Recipe(
         keep=keep,
         by=by,
