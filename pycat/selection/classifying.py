@@ -52,7 +52,7 @@ class ScoredText:
 
         Args:
             scores: the table, or the path of one, of a corpus that was made from text.
-            by: the criterion, as in `select`; by default "learnability", or "noise" if no proxy scored.
+            by: the criterion, as in `select`; "learnability" unless given, and "noise" of a corpus.
             rules: thresholds of rules about the text, as in `select`; None for none.
             seed: of the criterion "random".
 
