@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from pycat.scoring.line_scores import score_lines
     from pycat.scoring.trusted import add_trusted
     from pycat.selection.export import export_opustrainer
-    from pycat.selection.selection import Selection, select
+    from pycat.selection.selecting import select
+    from pycat.selection.selection import Selection
     from pycat.selection.stability import Stability, jaccard, stability
     from pycat.verification import Checked, check
 
@@ -120,7 +121,7 @@ _MODULES = {
     "score_lines": "pycat.scoring.line_scores",
     "export_opustrainer": "pycat.selection.export",
     "Selection": "pycat.selection.selection",
-    "select": "pycat.selection.selection",
+    "select": "pycat.selection.selecting",
     "Stability": "pycat.selection.stability",
     "jaccard": "pycat.selection.stability",
     "stability": "pycat.selection.stability",

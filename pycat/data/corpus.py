@@ -63,6 +63,7 @@ class Corpus:
         eos_id: the token that ends every sequence.
         pad_id: the token that pads batches.
         options: arguments of `open_corpus`, beside `path`, that open data of other tools again.
+        stage: the folder in which the tokens are read from a copy; None where they are read here.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Corpus:
         self.eos_id: int = manifest["eos_id"]
         self.pad_id: int = manifest.get("pad_id", self.eos_id)
         self.options: dict[str, Any] = manifest.get("options", {})
+        self.stage: Path | None = None
         self._src, self._tgt = src, tgt
         self._view: NDArray[np.int64] | None = None
         if not len(src) == len(tgt) == manifest["num_pairs"]:
@@ -236,12 +238,12 @@ class Corpus:
         view._view = self._view if len(wanted) == len(self) else wanted
         return view
 
-    def with_files(self, src: _core.IndexedFile, tgt: _core.IndexedFile) -> "Corpus":
-        """The same corpus, whose tokens are read from files of the same content elsewhere."""
+    def with_files(self, src: _core.IndexedFile, tgt: _core.IndexedFile, stage: Path) -> "Corpus":
+        """The same corpus, whose tokens are read from files of the same content in `stage`."""
         moved = copy.copy(self)
         for name in ("lengths", "_order"):
             moved.__dict__.pop(name, None)
-        moved._src, moved._tgt = src, tgt
+        moved._src, moved._tgt, moved.stage = src, tgt, stage
         return moved
 
     def batches(

@@ -469,7 +469,7 @@ class _LoadScorer:
     Attributes:
         corpus, checkpoints, sha256s: of the driver; what the worker finds must be the same.
         device, dtype: of the forward pass.
-        stats, batch_tokens, too_long, stage: as for `score`.
+        stats, batch_tokens, too_long, stage: as for `score`; the corpus knows of its own copy.
     """
 
     corpus: CorpusAddress
@@ -486,7 +486,6 @@ class _LoadScorer:
         torch.set_num_threads(num_threads)
         corpus, checkpoints = self.corpus.open(), self.checkpoints
         if self.stage is not None:
-            corpus = staged_corpus(corpus, self.stage)
             checkpoints = staged_checkpoints(checkpoints, self.stage)
         device = choose_device(self.device)
         if device.type == "cuda":
