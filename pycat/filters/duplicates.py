@@ -46,28 +46,28 @@ class Copies(NamedTuple):
 
 
 class HashRange(NamedTuple):
-    """One of `count` ranges of the hashes of a column, from 0 on."""
+    """The range `place` of so many ranges of the hashes of a column, from 0 on."""
 
     column: str
-    index: int
-    count: int
+    place: int
+    num_ranges: int
 
     def rows(self, hashes: Hashes) -> Rows:
         """The rows (M,), ascending, whose hashes lie in the range.
 
         The lower half of a hash decides: `_core.first_duplicates` spreads rows by the upper one.
         """
-        if self.count == 1:
+        if self.num_ranges == 1:
             return np.arange(len(hashes))
         lower = hashes & np.uint64(0xFFFFFFFF)
-        return np.flatnonzero((lower * np.uint64(self.count)) >> np.uint64(32) == self.index)
+        return np.flatnonzero((lower * np.uint64(self.num_ranges)) >> np.uint64(32) == self.place)
 
 
 def hash_ranges(num_rows: int) -> list[HashRange]:
     """What there is to work on apart, for so many rows."""
-    count = -(-num_rows // _RANGE_PAIRS)
+    num_ranges = -(-num_rows // _RANGE_PAIRS)
     columns = [column for columns in HASHES.values() for column in columns]
-    return [HashRange(column, index, count) for column in columns for index in range(count)]
+    return [HashRange(column, i, num_ranges) for column in columns for i in range(num_ranges)]
 
 
 def copies_of(hashes: Hashes) -> Copies:

@@ -85,9 +85,9 @@ def measure_text(
         if elsewhere is not None:
             parts = []
             for part in elsewhere.measured(text):
-                names = [name for name in array_names(part) if name not in _HASHES]
                 parts.append((part, scratch.num_rows))
-                scratch.append(read_arrays(part, names))
+                kept = [name for name in array_names(part) if name not in _HASHES]
+                scratch.append(read_arrays(part, kept))
         else:
             with progress("rules", text.file_bytes / 1e6, "MB") as advance:
                 for columns in on_workers(
@@ -102,8 +102,8 @@ def measure_text(
                 f"{len(corpus):,}; run 'pycat tokenize' again"
             )
         find = scratch.copies if elsewhere is None else elsewhere.copies(parts, len(corpus))
-        for name, columns in HASHES.items():
-            found = [find(column) for column in columns]
+        for name, hashes in HASHES.items():
+            found = [find(column) for column in hashes]
             groups = found[0] if len(found) == 1 else joined(found)
             scratch.write(name, group_column(groups, len(corpus)))
         del found, groups
