@@ -4,6 +4,7 @@
 // instruction set includes this file after it defines what simd/whole_numbers.h asks for, and
 //   multiply_bytes(a, b)             products of unsigned bytes and signed bytes, added in pairs to
 //                                    16-bit numbers, with saturation
+//   multiply_pairs(a, b)             products of 16-bit numbers, added in pairs
 //   add_shorts(a, b)                 sums of 16-bit numbers
 
 #include "simd/whole_numbers.h"
@@ -14,9 +15,8 @@ namespace {
 /// Bytes of seven bits. The products of two words then fit into 16 bits together, 2 * 2 * 127 * 63
 /// = 32,004, so that nothing saturates, and one instruction widens both to 32 bits.
 struct SevenBitDot {
-  static constexpr int kElements = 4;
   static constexpr std::uint32_t kTokenOffset = 64;
-  static PYCAT_SIMD float max_magnitude(std::int64_t /*width*/) { return 63.0F; }
+  static constexpr float kMaxMagnitude = 63.0F;
 
   template <int R, int C>
   static PYCAT_INLINE void accumulate(const std::uint32_t* rows, std::int64_t word_stride,

@@ -76,7 +76,8 @@ class Select:
         metavar="X[:X]",
     )
     by: str | None = option(
-        f"{CRITERION_HELP} Without it: learnability, or noise of a --corpus.",
+        f"{CRITERION_HELP} Without it: learnability+noise within clusters, where the "
+        "table has them, or noise of a --corpus.",
         None,
         metavar="CRITERION",
     )

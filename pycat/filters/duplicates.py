@@ -46,10 +46,10 @@ class Copies(NamedTuple):
 
 
 class HashRange(NamedTuple):
-    """The range `place` of so many ranges of the hashes of a column, from 0 on."""
+    """Range `number`, from 0 on, of the `num_ranges` that the hashes of a column are cut into."""
 
     column: str
-    place: int
+    number: int
     num_ranges: int
 
     def rows(self, hashes: Hashes) -> Rows:
@@ -60,14 +60,14 @@ class HashRange(NamedTuple):
         if self.num_ranges == 1:
             return np.arange(len(hashes))
         lower = hashes & np.uint64(0xFFFFFFFF)
-        return np.flatnonzero((lower * np.uint64(self.num_ranges)) >> np.uint64(32) == self.place)
+        return np.flatnonzero((lower * np.uint64(self.num_ranges)) >> np.uint64(32) == self.number)
 
 
 def hash_ranges(num_rows: int) -> list[HashRange]:
     """What there is to work on apart, for so many rows."""
-    num_ranges = -(-num_rows // _RANGE_PAIRS)
+    count = -(-num_rows // _RANGE_PAIRS)
     columns = [column for columns in HASHES.values() for column in columns]
-    return [HashRange(column, i, num_ranges) for column in columns for i in range(num_ranges)]
+    return [HashRange(column, index, count) for column in columns for index in range(count)]
 
 
 def copies_of(hashes: Hashes) -> Copies:

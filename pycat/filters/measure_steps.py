@@ -134,7 +134,7 @@ class _TextElsewhere:
         with progress("duplicates", len(ranges), "parts") as advance:
             paths = map_to_files(
                 LoadCopies(tuple(parts)),
-                [(base / f"step-rules-{each.column}-{each.place}.npz", each) for each in ranges],
+                [(base / f"step-rules-{each.column}-{each.number}.npz", each) for each in ranges],
                 lambda _: advance(1),
                 resumes=self.folder.resumes,
                 **self.place,

@@ -85,9 +85,9 @@ def measure_text(
         if elsewhere is not None:
             parts = []
             for part in elsewhere.measured(text):
+                names = [name for name in array_names(part) if name not in _HASHES]
                 parts.append((part, scratch.num_rows))
-                kept = [name for name in array_names(part) if name not in _HASHES]
-                scratch.append(read_arrays(part, kept))
+                scratch.append(read_arrays(part, names))
         else:
             with progress("rules", text.file_bytes / 1e6, "MB") as advance:
                 for columns in on_workers(
@@ -102,17 +102,17 @@ def measure_text(
                 f"{len(corpus):,}; run 'pycat tokenize' again"
             )
         find = scratch.copies if elsewhere is None else elsewhere.copies(parts, len(corpus))
-        for name, hashes in HASHES.items():
-            found = [find(column) for column in hashes]
+        for name, hashed in HASHES.items():
+            found = [find(column) for column in hashed]
             groups = found[0] if len(found) == 1 else joined(found)
             scratch.write(name, group_column(groups, len(corpus)))
         del found, groups
         shares = foreign_shares(corpus)
         for name, values in zip(("src_foreign", "tgt_foreign"), shares, strict=True):
             # In a line of another script, names in Latin letters are no text in the other language.
-            names = scratch.take(name.replace("foreign", "names"))
-            scratch.replace(name, np.maximum(values - names, np.float32(0)))
-        del shares, names
+            in_latin = scratch.take(name.replace("foreign", "names"))
+            scratch.replace(name, np.maximum(values - in_latin, np.float32(0)))
+        del shares, in_latin
         copied = scratch.take("num_grams").astype(np.float32)
         copied = scratch.read("overlap") * copied / (copied + _EXTRA_GRAMS)
         scratch.replace("copied", copied * _copied_scale(copied))

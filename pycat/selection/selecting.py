@@ -26,7 +26,7 @@ from pycat.scores.parts import file_options, write_part
 from pycat.scores.score_table import ScoreTable, as_table
 from pycat.scores.unscored import unscored
 from pycat.selection.choice import Choice, choose
-from pycat.selection.recipe import DEFAULT_CRITERION, FAST_CRITERION, Recipe
+from pycat.selection.recipe import DEFAULT_STRATA, Recipe, default_criterion
 from pycat.selection.selection import KEPT_FILE, SQL_FILE, Selection
 
 
@@ -53,8 +53,9 @@ def select(
     """Rank the pairs by a criterion, and keep a part of the ranking.
 
     The default recipe is that of `prune`: it drops what the rules say of the text, then the
-    likeliest noise, and keeps the highest `learnability` of the rest. `by="cat_var", rules="none",
-    guard=0` is the paper's plain method, which needs no measures.
+    likeliest noise, and keeps the highest `learnability+noise` of the rest, the same share of each
+    cluster where the table has a column `cluster` (`pycat.add_clusters`). `by="cat_var",
+    rules="none", guard=0` is the paper's plain method, which needs no measures.
 
     The ranking goes from the highest score to the lowest. Equal scores rank by a hash of the pair's
     tokens and the seed, so that the order of the text does not matter. Fractions count the whole
@@ -70,7 +71,8 @@ def select(
         by: the criterion, as in `evaluate_criterion`: a name such as "cat_var"; "-ppl", which ranks
             the lowest first; a column of the table; "sql: …"; several with "+" between them, the
             mean of their ranks; or a function from the table to (N,). Unless given,
-            "learnability", and "noise" of a corpus.
+            "learnability+noise"; "learnability" without rules and guard, since nothing need then be
+            measured; and "noise" of a corpus.
         rules: first of all, which pairs to leave out for their text alone: "default", "none", or
             thresholds that differ from `DEFAULT_RULES`, as a mapping or a JSON file. Others' data
             have no text and so no rules, which the manifest says. Where rules leave fewer pairs
@@ -93,7 +95,8 @@ def select(
             these with commas between them, which make a stratum of each combination: each stratum
             keeps its highest scores, the same share of all strata. "score": strata of equal width
             in score keep equal numbers of pairs, drawn at random, and `drop` leaves out the hardest
-            (coverage-centric selection, Zheng et al. 2023, ICLR).
+            (coverage-centric selection, Zheng et al. 2023, ICLR). Where neither strata nor a
+            criterion is given, "cluster", if the table has such a column.
         num_strata: number of strata by score (50 by default) or by length (10).
         cap: name of a column of group ids, and how many pairs of a group may stay: the highest of
             those that `drop` left. Negative ids are in no group.
@@ -120,7 +123,11 @@ def select(
     changed = read_rules(rules)
     thresholds = None if changed is None else complete_rules(changed)
     table = unscored(scores) if isinstance(scores, Corpus) else as_table(scores)
-    by = by or (DEFAULT_CRITERION if table.num_checkpoints else FAST_CRITERION)
+    if by is None:
+        by_rules = thresholds is not None and table.corpus().has_text
+        by = default_criterion(table.num_checkpoints > 0, by_rules or bool(guard))
+        if strata is None and part == "top" and not isinstance(keep, tuple):
+            strata = DEFAULT_STRATA if DEFAULT_STRATA in table.names else None
     recipe = Recipe(
         keep=keep,
         by=by,

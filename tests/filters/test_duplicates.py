@@ -22,7 +22,8 @@ from pycat.filters.duplicates import (
 
 
 def groups(copies: Copies, num_rows: int) -> list[int]:
-    return [group for part in group_column(copies, num_rows) for group in part.tolist()]
+    of_rows: list[int] = np.concatenate(list(group_column(copies, num_rows))).tolist()
+    return of_rows
 
 
 def test_copies_by_hand() -> None:
@@ -62,7 +63,7 @@ def test_a_group_column_is_written_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_each_hash_lies_in_one_range() -> None:
     hashes = np.array([0, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 63], np.uint64)
-    found = [HashRange("x", i, 2).rows(hashes).tolist() for i in range(2)]
+    found = [HashRange("x", index, 2).rows(hashes).tolist() for index in range(2)]
     assert found == [[0, 3, 4], [1, 2]]
     assert HashRange("x", 0, 1).rows(hashes).tolist() == [0, 1, 2, 3, 4]
 
@@ -84,6 +85,7 @@ def test_ranges_find_what_one_pass_finds(
     assert len(ranges) == (1 if range_pairs == 1000 else 6)
     paths = []
     for each in ranges:
-        paths.append(tmp_path / f"range-{each.place}.npz")
-        np.savez(paths[-1], **dict[str, Any](work(each)))
+        paths.append(tmp_path / f"range-{each.number}.npz")
+        arrays: dict[str, Any] = dict(work(each))
+        np.savez(paths[-1], **arrays)
     assert groups(read_copies(paths), 500) == first_duplicates(hashes).tolist()

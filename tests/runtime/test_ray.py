@@ -217,8 +217,8 @@ def test_text_is_tokenized_and_measured_alike_though_nodes_die(
     ]
     assert deaths == ["tokenize"]
     for name in ("src.bin", "src.idx", "tgt.bin", "tgt.idx", "src.sums", "skipped.tsv"):
-        one, other = ((corpus.path / name).read_bytes() for corpus in corpora)
-        assert one == other, name
+        first, second = ((corpus.path / name).read_bytes() for corpus in corpora)
+        assert first == second, name
     places: list[dict[str, Any]] = [{}, {"on": "auto", "num_workers": 2, "stage": tmp_path}]
     here, there = (
         pycat.measure(corpora[0], out=tmp_path / f"measures-{place.get('on')}", **place)
