@@ -1,7 +1,7 @@
 """Groups of duplicate pairs: which earlier pair has the same hash, in one pass or by workers.
 
 A pair's group is the lowest pair id in it. Of the hashes of sides and pairs that is the first pair
-with the same one. Near duplicates are joined by four hashes of bands (MinHash): a pair is in a
+with the same one. Near duplicates are joined by two hashes of bands (MinHash): a pair is in a
 group with all that share a band with one of its pairs.
 
 Only pairs that are no first one are kept here, so that memory follows the number of duplicates.
@@ -26,7 +26,7 @@ HASHES = {
     "pair_group": ("pair_hash",),
     "src_group": ("src_hash",),
     "tgt_group": ("tgt_hash",),
-    "near_group": ("band_0", "band_1", "band_2", "band_3"),
+    "near_group": ("band_0", "band_1"),
 }
 # Pairs whose hashes a worker holds at a time, of 38 bytes each.
 _RANGE_PAIRS = 1 << 26

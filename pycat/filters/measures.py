@@ -58,7 +58,7 @@ from pycat.scores.parts import PART_PAIRS, part_path
 from pycat.scores.score_table import ScoreTable
 
 # Raised when a column is measured in another way, so that older measures are made anew.
-_DEFINITIONS = 4
+_DEFINITIONS = 5
 
 # Why a corpus of tokens alone has no columns of rules.
 WITHOUT_TEXT = "the corpus was not made from text, which rules read"

@@ -79,9 +79,9 @@ def test_ranges_find_what_one_pass_finds(
     parts = []
     for first in range(0, 500, 200):
         parts.append((tmp_path / f"part-{first}.npz", first))
-        np.savez(parts[-1][0], band_2=hashes[first : first + 200])
+        np.savez(parts[-1][0], band_1=hashes[first : first + 200])
     work = LoadCopies(tuple(parts))(1)
-    ranges = [each for each in hash_ranges(500) if each.column == "band_2"]
+    ranges = [each for each in hash_ranges(500) if each.column == "band_1"]
     assert len(ranges) == (1 if range_pairs == 1000 else 6)
     paths = []
     for each in ranges:

@@ -338,9 +338,9 @@ def test_measures_of_older_definitions_are_refused_with_the_command(
     manifest = json.loads(file.read_text("utf-8"))
     manifest["recipe"]["definitions"] -= 1
     write_manifest(file, manifest)
-    with pytest.raises(OutputError, match=r"of definitions 3, expected 4; .*measure --overwrite"):
+    with pytest.raises(OutputError, match=r"of definitions 4, expected 5; .*measure --overwrite"):
         Measures.open(measures.path)
-    with pytest.raises(OutputError, match=r"other options \(definitions was 3, now 4\)"):
+    with pytest.raises(OutputError, match=r"other options \(definitions was 4, now 5\)"):
         measure(toy_corpus, out=measures.path)
     assert len(measure(toy_corpus, out=measures.path, overwrite=True)) == 300
 
