@@ -236,6 +236,7 @@ def evaluate(
             warnings=[
                 *_known_sentences(test_corpora, corpus),
                 *_warnings(passes, seeds, results, curves),
+                *_does_not_pay(results),
             ],
             translations=[asdict(row) for row in translations],
             ledger=ledger(
@@ -419,6 +420,31 @@ def _warnings(
             found.append(
                 f"{test}: clean text at random is no better than text at random; this experiment "
                 "cannot tell good pairs from bad ones"
+            )
+    return found
+
+
+def _does_not_pay(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Whether the selection is no better than a random part, or worse than all, over the tests.
+
+    The tests are other sentences, so that the errors of their gains are taken as independent.
+    """
+    found = []
+    for other, sentence in (
+        ("random", "no better than a random part of the text"),
+        ("full", "worse than all of the text"),
+    ):
+        tests = [arm["tests"] for name, arm in arms.items() if name == "selected"]
+        gains = [test.get(f"gain_on_{other}") for of_arm in tests for test in of_arm.values()]
+        if not gains or other not in arms or None in gains:
+            continue
+        gain = sum(value for value, _, _ in gains) / len(gains)
+        error = math.hypot(*((high - low) / 2 for _, low, high in gains)) / len(gains)
+        if gain <= (error if other == "random" else -error):
+            found.append(
+                f"the selection is {sentence}: it gains {gain:+.3f} nats [{gain - error:+.3f}, "
+                f"{gain + error:+.3f}] on that in the mean of the tests, so pruning so much of "
+                "this text does not pay at this budget; keep more, or all where it is clean"
             )
     return found
 

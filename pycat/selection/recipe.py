@@ -30,6 +30,18 @@ DEFAULT_STRATA = "cluster"
 NUM_STRATA = {"score": 50, "length": 10}
 
 
+def default_criterion(has_proxy: bool, is_measured: bool) -> str:
+    """The criterion where none is given.
+
+    Args:
+        has_proxy: whether the table has checkpoints.
+        is_measured: whether a step reads what was measured of the text.
+    """
+    if not has_proxy:
+        return FAST_CRITERION
+    return DEFAULT_CRITERION if is_measured else PROXY_CRITERION
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How pairs are chosen: the arguments of `select`, `rules` with all thresholds or None.
@@ -217,15 +229,3 @@ class Recipe:
         if hashes:
             recipe["hashes"] = dict(hashes)
         return recipe
-
-
-def default_criterion(has_proxy: bool, is_measured: bool) -> str:
-    """The criterion where none is given.
-
-    Args:
-        has_proxy: whether the table has checkpoints.
-        is_measured: whether a step reads what was measured of the text.
-    """
-    if not has_proxy:
-        return FAST_CRITERION
-    return DEFAULT_CRITERION if is_measured else PROXY_CRITERION

@@ -557,6 +557,31 @@ def test_the_default_recipe_reads_measures_and_writes_nothing_into_its_input(
     assert contents(*inputs) == before
 
 
+def test_without_a_criterion_each_cluster_keeps_its_share(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    table = make_scores(toy_corpus, nll_of(toy_corpus))
+    measures = pycat.measure(toy_corpus, out=tmp_path / "measures")
+    clusters = np.arange(300) % 3
+    table.add("cluster", clusters)
+    plain = {"measures": measures, "rules": "none"}
+    kept = pycat.select(table, **plain)
+    assert kept.manifest["recipe"]["strata"] == "cluster"
+    # The noise filter takes 75 pairs, and of the rest each cluster keeps the same share.
+    noise = measures.noise_score()
+    left = np.ones(300, bool)
+    left[np.argsort(-noise, kind="stable")[:75]] = False
+    sizes = np.bincount(clusters[left])
+    of_clusters = np.bincount(clusters[kept.pair_ids])
+    assert np.abs(of_clusters - sizes * 150 / 225).max() < 1
+    for other in ({"by": "noise"}, {"part": "bottom"}, {"keep": (0.2, 0.7)}):
+        assert "strata" not in pycat.select(table, **plain, **other).manifest["recipe"]
+    by_length = pycat.select(table, strata="length", **plain).manifest["recipe"]
+    assert by_length["strata"] == "length" and by_length["criterion"] == "learnability+noise"
+    unmeasured = pycat.select(table, rules="none", guard=0).manifest["recipe"]
+    assert unmeasured["strata"] == "cluster" and unmeasured["criterion"] == "learnability"
+
+
 def test_missing_measures_are_named_with_the_command(
     toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
 ) -> None:
