@@ -31,6 +31,9 @@ NAMES = {
     "filter-learnability+noise": "rules, noise filter, `learnability+noise`",
     "filter-learnability-length": "rules, noise filter, `learnability` within lengths",
     "filter-learnability-cluster": "rules, noise filter, `learnability` within clusters",
+    "filter-learnability-cluster-length": (
+        "rules, noise filter, `learnability` within clusters and lengths"
+    ),
     "filter-learnability-mix": "rules, noise filter, half by `learnability`, half random",
     "filter-coverage": "rules, noise filter, `coverage`",
     "noise": "rules, `noise` (no proxy)",

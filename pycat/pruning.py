@@ -177,6 +177,11 @@ def prune(
     by = by or default_criterion(not fast, thresholds is not None or bool(guard))
     asked = Recipe(keep, by, strata=strata, rules=thresholds, guard=guard)
     by_cluster = DEFAULT_STRATA in asked.strata_names
+    if unknown := {*asked.strata_names} - {DEFAULT_STRATA, "length", "score", *(trusted or ())}:
+        raise PycatError(
+            f"prune: strata by {', '.join(sorted(unknown))} are not known; expected cluster, "
+            "length, score, a name of trusted text, or several of the first two and the last"
+        )
     # The columns of trusted text are not there yet; the rest of the criterion is checked.
     known = [str(member) for member in members_of(by) if member not in (trusted or {})]
     replace(asked, by="+".join(known) or FAST_CRITERION).check()
@@ -283,7 +288,7 @@ def prune(
                 base=None if taken is None else taken.trusted_scores(name),
                 overwrite=overwrite,
             )
-        if by_cluster and DEFAULT_STRATA not in scores.names:
+        if by_cluster:
             assert run is not None
             device = options["score"].get("device", "auto")
             add_clusters(scores, run.checkpoints[-1], device=device)
@@ -308,6 +313,8 @@ def prune(
             for stage, result in results.items()
             if stage != "train" or taken is None  # that time was spent earlier
         }
+        if by_cluster:
+            timings["cluster"] = scores.manifest["made_by"][DEFAULT_STRATA]["elapsed_s"]
         made = {stage: digest(dict(result.manifest)) for stage, result in results.items()}
         texts = _text_paths(work, text, corpus.languages)
         report = work / "report.html"

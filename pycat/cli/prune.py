@@ -49,8 +49,9 @@ class Prune:
         "Keep this fraction of the pairs, above 0 and at most 1.", 0.5, type=fraction
     )
     by: str | None = option(
-        f"{CRITERION_HELP} Without it: learnability+noise, within clusters of the proxy's "
-        "states; --fast: noise; --trusted: its columns.",
+        f"{CRITERION_HELP} Without it: learnability+noise (learnability with "
+        "--rules none --guard 0), within clusters of the proxy's states unless --strata names "
+        "others; --fast: noise; --trusted: its columns.",
         None,
         metavar="CRITERION",
     )
@@ -60,7 +61,7 @@ class Prune:
         "Keep the same share of each cluster of the proxy's states, or of each length, or of each "
         "combination of both (cluster,length).",
         None,
-        metavar="cluster|length[,…]",
+        metavar="cluster|length|score[,…]",
     )
     trusted: Mapping[str, TestFiles] | None = trusted_option(None)
     fast: bool = option(

@@ -120,6 +120,11 @@ def run_study(
         on=on,
         stage=stage,
     )
+    if any(
+        own["by"] is None if own["strata"] is None else "cluster" in own["strata"].split(",")
+        for own in (select, *more.values())
+    ):
+        pycat.add_clusters(scores, run.checkpoints[-1], device=device)
     selection = pycat.select(scores, measures=measures, **place("selection"), **select)
     for name, own in more.items():
         pycat.select(scores, measures=measures, **place(f"arms/{name}"), **own)

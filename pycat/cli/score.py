@@ -58,8 +58,8 @@ class ScoreOptions:
         "Refuse a corpus with pairs that exceed the model's positions, or truncate those.", "refuse"
     )
     exact_keep: float | None = option(
-        "With bfloat16 or int8, score the pairs near this cut again in float32, so that the same "
-        "ones are kept.",
+        "With bfloat16 or int8, score the pairs near this cut by cat_var again in float32, so "
+        "that the same ones are kept by it.",
         None,
     )
 

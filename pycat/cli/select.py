@@ -76,8 +76,9 @@ class Select:
         metavar="X[:X]",
     )
     by: str | None = option(
-        f"{CRITERION_HELP} Without it: learnability+noise within clusters, where the "
-        "table has them, or noise of a --corpus.",
+        f"{CRITERION_HELP} Without it: learnability+noise (learnability with "
+        "--rules none --guard 0), within clusters where the table has a column cluster and "
+        "--strata names no others; noise of a --corpus.",
         None,
         metavar="CRITERION",
     )

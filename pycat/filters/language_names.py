@@ -8,6 +8,7 @@ the spellings of, and a part of four letters the script, by ISO 15924.
 import unicodedata
 from collections import Counter
 from collections.abc import Collection
+from functools import cache
 
 from pycat.data.language_codes import code_parts, language_of
 
@@ -39,19 +40,27 @@ def identifier_scripts(codes: Collection[str]) -> set[str]:
     return {script for code in codes for script in _SCRIPTS_OF.get(code, ("latn",))}
 
 
+def unknown_scripts(codes: Collection[str]) -> set[str]:
+    """The scripts that these languages are also written in, and the identifier knows them not in.
+
+    A script that the identifier has no language in is "zyyy".
+    """
+    used = {script for code in codes for script in _OTHER_SCRIPTS_OF.get(code, ())}
+    return used - identifier_scripts(codes)
+
+
 def main_script(line: bytes) -> str | None:
     """The script (ISO 15924) of most of the line's letters; None without letters.
 
     Letters of a script that the identifier has no language in are of the script "zyyy".
     """
-    letters = Counter(
-        unicodedata.name(letter, "?").split()[0].split("-")[0]
-        for letter in line.decode("utf-8", "ignore")
-        if letter.isalpha()
-    )
-    if not letters:
-        return None
-    return _LETTER_NAMES.get(letters.most_common(1)[0][0], "zyyy")
+    scripts = Counter(map(_script_of, filter(str.isalpha, line.decode("utf-8", "ignore"))))
+    return scripts.most_common(1)[0][0] if scripts else None
+
+
+@cache
+def _script_of(letter: str) -> str:
+    return _LETTER_NAMES.get(unicodedata.name(letter, "?").split()[0].split("-")[0], "zyyy")
 
 
 # Codes that the identifier has in place of those of ISO 639-1.
@@ -123,6 +132,26 @@ _SCRIPTS_OF = {
         ("hani,hans,hant", "zh yue wuu"),
     )
     for code in codes.split()
+}
+# Scripts in wide use beside those: romanised languages of India, languages of which some speakers
+# live in another state, and older scripts.
+_OTHER_SCRIPTS_OF: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("as", "bn", "gom", "gu", "kn", "ml", "mr", "ne"), ("latn",)),
+    **dict.fromkeys(("or", "sa", "si", "ta", "te", "ur"), ("latn",)),
+    "hi": ("latn", "arab"),
+    "pa": ("latn", "arab"),
+    "az": ("cyrl", "arab"),
+    "tk": ("cyrl", "arab"),
+    **dict.fromkeys(("ba", "kk", "ky", "tg", "tt", "uz", "uzs"), ("cyrl", "latn", "arab")),
+    "ug": ("cyrl", "latn"),
+    "mn": ("latn", "zyyy"),
+    "be": ("latn",),
+    "crh": ("cyrl", "latn", "arab"),
+    "ku": ("cyrl",),
+    **dict.fromkeys(("ms", "ha", "sw", "so"), ("arab",)),
+    "jv": ("arab", "zyyy"),
+    "fuv": ("arab", "zyyy"),
+    "kab": ("arab", "zyyy"),
 }
 # The first words of Unicode's names of letters.
 _LETTER_NAMES = {

@@ -29,7 +29,7 @@ from pycat.filters.code_points import code_points, plain_form
 from pycat.filters.duplicates import HASHES, Copies, copies_of, group_column, joined
 from pycat.filters.foreign import foreign_shares
 from pycat.filters.language import COMPOSITION, SURE_BYTES, language_model
-from pycat.filters.language_names import identifier_codes, identifier_scripts, main_script
+from pycat.filters.language_names import identifier_codes, main_script, unknown_scripts
 from pycat.runtime.output import replacing
 from pycat.runtime.part_files import Arrays, array_names, read_arrays
 from pycat.runtime.progress import progress
@@ -207,7 +207,7 @@ def _measure_chunk(
     codes: tuple[tuple[str, ...], ...],
     chunk: Chunk,
 ) -> dict[str, NDArray[Any]]:
-    """The columns of the pairs of a chunk, and the hashes that `_group` makes columns of."""
+    """The columns of a chunk's pairs, the hashes of `HASHES`, and `*_unknown` of scripts."""
     sides = text.columns(chunk)
     chosen = kept[chunk.first - 1 : chunk.first - 1 + len(chunk)]
     if not chosen.all():
@@ -230,14 +230,15 @@ def _in_unknown_script(
     names: tuple[str, ...],
     other: tuple[str, ...],
 ) -> NDArray[np.bool_]:
-    """Which lines (N,) the identifier cannot know: of a script that it has this language not in.
+    """Which lines (N,) the identifier cannot know: of another script that the language is used in.
 
     Lines in the other side's language are none of them: those it knows.
     """
     unknown = np.zeros(len(lines), bool)
-    scripts = identifier_scripts(names)
+    if not (scripts := unknown_scripts(names)):
+        return unknown
     for row in np.flatnonzero(probability < 0.5).tolist():
-        unknown[row] = main_script(lines[row]) not in {None, *scripts}
+        unknown[row] = main_script(lines[row]) in scripts
     rows = np.flatnonzero(unknown)
     if other and len(rows):
         chosen = [lines[row] for row in rows.tolist()]

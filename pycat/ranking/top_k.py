@@ -112,8 +112,9 @@ def cut_within_budget(
     for rows in chunked(len(scores)):
         ranked = _ranked(scores, groups, weights, rows)
         _core.select_above(*ranked, keys, take_all=whole, budgets=left, selected=taken[rows])
-        same = ranked[0] == (at_cut[0] if num_groups == 1 else at_cut[ranked[1]])
-        same &= ranked[1] >= 0
+        # Rows of no group have a negative one; they are left out below.
+        own_cut = at_cut[0] if num_groups == 1 else at_cut[np.maximum(ranked[1], 0)]
+        same = (ranked[0] == own_cut) & (ranked[1] >= 0)
         if same.any():
             tied.append(rows.start + np.flatnonzero(same))
     return _break_ties(taken, np.concatenate(tied or [_NO_ROWS]), paid, groups, weights, tie_keys)

@@ -303,13 +303,14 @@ class ScoreTable:
         """Make a table in memory of these columns."""
         return cls([Part(table.num_rows, table)], table.column_names, manifest)
 
-    def add(self, name: str, values: ArrayLike) -> int:
+    def add(self, name: str, values: ArrayLike, made_by: Mapping[str, Any] | None = None) -> int:
         """Add a column: on the disk a file beside each part, and all of the files or none.
 
         Args:
             name: letters, digits and `_`; not the name of a column, statistic or criterion, except
                 "rarity": a column of that name replaces the criterion.
             values: (N,) numbers, booleans or text, in the order of the pairs.
+            made_by: how the column was made, in JSON's types, for the manifest's `made_by`.
 
         Returns:
             How many of the values are NaN.
@@ -326,11 +327,13 @@ class ScoreTable:
             )
         manifest = self.check_name(name)
         values = _arrow(name, column)
+        how = {} if made_by is None else {"made_by": {name: dict(made_by)}}
         if self.path is None:
             [part] = self._parts
             assert part.table is not None
             self._parts = [Part(part.num_rows, part.table.append_column(name, values))]
             self._base_names = (*self._base_names, name)
+            self.manifest = {**self.manifest, **_with(self.manifest, how)}
         else:
             if len(self) != manifest["num_pairs"]:
                 raise PycatError(
@@ -339,7 +342,9 @@ class ScoreTable:
                 )
             with Lock.of_folder(self.path):
                 manifest = self.check_name(name)
-                self.manifest = self._write_column(name, values, manifest)
+                self.manifest = self._write_column(
+                    name, values, {**manifest, **_with(manifest, how)}
+                )
         return int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0
 
     def check_name(self, name: str) -> dict[str, Any]:
@@ -431,6 +436,11 @@ class ScoreTable:
                 if part.num_rows and columns[name].to_numpy().min() < 1:
                     raise OutputError(f"{part.path}: {name} is below 1; {_REMEDY}")
             last = int(pairs[-1]) if part.num_rows else last
+
+
+def _with(manifest: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, Any]:
+    """How the added columns were made, and one more of them."""
+    return {key: {**manifest.get(key, {}), **added} for key, added in how.items()}
 
 
 def _arrow(name: str, column: NDArray[Any]) -> pa.Array:

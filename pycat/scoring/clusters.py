@@ -7,6 +7,7 @@ to the nearest one.
 Source: Aharoni and Goldberg 2020 (ACL), where mean states of pretrained encoders fall into domains.
 """
 
+import time
 from collections.abc import Iterator
 from os import PathLike
 
@@ -41,7 +42,8 @@ def add_clusters(
 ) -> str:
     """Add a column: the cluster of each pair's source, 0 to `num_clusters` - 1, for strata.
 
-    Memory holds the states of at most 20,000 pairs, 4 D bytes each, and 4 bytes of every pair.
+    A table that has the very column is left as it is. An interrupted call begins anew. Memory holds
+    the states of at most 20,000 pairs, 4 D bytes each, and 4 bytes of every pair.
 
     Args:
         scores: an open ScoreTable, or the path of one.
@@ -62,8 +64,8 @@ def add_clusters(
     """
     if num_clusters is not None:
         check_number("num_clusters", num_clusters, low=2, high=1000)
+    started = time.perf_counter()
     table = as_table(scores)
-    table.check_name(name)
     corpus = table.view_of(table.corpus())
     if num_clusters is None:
         num_clusters = max(1, min(_NUM_CLUSTERS, len(corpus) // _PAIRS_OF_A_CLUSTER))
@@ -73,6 +75,13 @@ def add_clusters(
             f"{num_clusters} clusters; ask for fewer"
         )
     [info] = read_infos([checkpoint], corpus)
+    recipe = {"checkpoint": info.sha256, "num_clusters": num_clusters, "seed": seed}
+    if recipe.items() <= table.manifest.get("made_by", {}).get(name, {}).items():
+        return name
+    table.check_name(name)
+    if num_clusters == 1:
+        table.add(name, np.zeros(len(corpus), np.int32), {**recipe, "elapsed_s": 0.0})
+        return name
     chosen = choose_device(device)
     model = load_model(info, chosen)
     rng = np.random.default_rng(seed)
@@ -91,7 +100,8 @@ def add_clusters(
     else:
         for rows, means in _means(corpus, model, chosen, "cluster"):
             clusters[rows] = (_directions(means, centre) @ centres.T).argmax(axis=1)
-    table.add(name, clusters)
+    elapsed_s = round(time.perf_counter() - started, 3)
+    table.add(name, clusters, {**recipe, "elapsed_s": elapsed_s})
     return name
 
 
@@ -101,7 +111,7 @@ def spherical_k_means(
     """Centres (G, D) of length 1, G <= `num_clusters`, of directions (N, D) of length 1.
 
     The first centres are drawn as k-means++ draws them, with squared chords as distances; a centre
-    that loses all its points is left out.
+    that loses all its points is left out. Where all directions are 0, the one centre is 0 too.
 
     Sources: Dhillon and Modha 2001; Arthur and Vassilvitskii 2007.
     """
@@ -122,6 +132,8 @@ def spherical_k_means(
         np.add.at(sums, labels, directions)
         lengths = np.linalg.norm(sums, axis=1)
         kept = lengths > 0
+        if not kept.any():
+            return centres[:1]
         labels = np.where(kept[labels], labels, -1)
         centres = (sums[kept] / lengths[kept, None]).astype(np.float32)
         if not kept.all():

@@ -16,7 +16,7 @@ from pycat.errors import PycatError
 from pycat.filters.measures import find_measures, no_measures
 from pycat.ranking.criteria import Criterion, evaluate_criterion
 from pycat.scores.score_table import ScoreTable, as_table
-from pycat.selection.recipe import default_criterion
+from pycat.selection.recipe import PROXY_CRITERION
 
 _NOT_SCORED = "not scored"
 
@@ -52,7 +52,7 @@ class ScoredText:
 
         Args:
             scores: the table, or the path of one, of a corpus that was made from text.
-            by: the criterion, as in `select`; "learnability" unless given, and "noise" of a corpus.
+            by: the criterion, as in `select`; "learnability" unless given.
             rules: thresholds of rules about the text, as in `select`; None for none.
             seed: of the criterion "random".
 
@@ -62,7 +62,7 @@ class ScoredText:
             PycatError: the criterion cannot be evaluated.
         """
         table = as_table(scores)
-        by = by or default_criterion(table.num_checkpoints > 0, is_measured=False)
+        by = by or PROXY_CRITERION
         self.criterion = by if isinstance(by, str) else getattr(by, "__name__", "criterion")
         corpus = table.corpus()
         view = table.view_of(corpus)

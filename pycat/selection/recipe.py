@@ -20,8 +20,8 @@ PARTS = ("top", "middle", "bottom")
 UNITS = ("pairs", "tokens")
 
 # Criteria of `select` and `prune` where none is given: by the proxy and by what was measured of the
-# text, ranked within clusters of the proxy's states where the table has them; by the proxy alone;
-# and without a proxy. docs/evidence.md has why none is cat_var, the paper's.
+# text, cut within clusters of the proxy's states where the table has them; by the proxy alone; and
+# without a proxy. docs/evidence.md has why none is cat_var, the paper's.
 DEFAULT_CRITERION = "learnability+noise"
 PROXY_CRITERION = "learnability"
 FAST_CRITERION = "noise"

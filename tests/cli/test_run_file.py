@@ -76,6 +76,8 @@ def test_a_run_file_makes_a_study_once(
     assert (run.steps, run.manifest["recipe"]["seed"]) == ((2, 4), 3)
     assert pycat.open_corpus(tmp_path / "out" / "corpus").languages == ("en", "de")
     assert not (tmp_path / "out" / "measures").exists()
+    recipe = pycat.Selection.open(tmp_path / "out" / "selection").manifest["recipe"]
+    assert (recipe["criterion"], recipe["strata"]) == ("learnability", "cluster")
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.json")}
     assert main(words) == 0
     assert {path: path.stat().st_mtime_ns for path in made} == made

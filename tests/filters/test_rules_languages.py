@@ -304,6 +304,17 @@ def test_a_script_that_the_identifier_lacks_is_not_judged_where_it_is_usual(
     assert hits.tolist() == [False] * 6 + [True] * 4
 
 
+@pytest.mark.parametrize("num_foreign", [2, 4, 8])
+def test_a_script_that_a_language_is_not_written_in_is_another_language(
+    measured: Measured, num_foreign: int
+) -> None:
+    russian = "Старая кошка спит на столе и не хочет вставать."
+    pairs = [(f"a{i}", russian) for i in range(num_foreign)]
+    pairs += [(f"b{i}", GERMAN[0]) for i in range(8 - num_foreign)]
+    hits = measured(pairs, ("en", "de")).hits()["tgt_language"]
+    assert hits.tolist() == [True] * num_foreign + [False] * (8 - num_foreign)
+
+
 def test_a_few_lines_in_another_script_are_another_language(measured: Measured) -> None:
     hindi = "बिल्ली पुरानी मेज़ पर सो रही है और सपना देख रही है।"
     pairs = [(f"a{i}", hindi) for i in range(8)] + [("b", GERMAN[0])]

@@ -10,6 +10,7 @@ from helpers import ToyText, write_lines
 import pycat
 from pycat.errors import CheckpointError, PycatError
 from pycat.proxy.checkpoint import load_model, read_infos
+from pycat.scoring import clusters
 from pycat.scoring.clusters import add_clusters, spherical_k_means
 
 
@@ -29,6 +30,9 @@ def test_k_means_makes_no_more_centres_than_there_are_points() -> None:
     directions = np.repeat(np.eye(2, 3, dtype=np.float32), 5, axis=0)
     centres = spherical_k_means(directions, 7, np.random.default_rng(1))
     assert sorted(map(tuple, centres.tolist())) == [(0, 1, 0), (1, 0, 0)]
+    # Sources that are all the same lie at their mean.
+    nowhere = np.zeros((5, 3), dtype=np.float32)
+    assert spherical_k_means(nowhere, 2, np.random.default_rng(1)).tolist() == [[0, 0, 0]]
 
 
 @pytest.fixture(scope="module")
@@ -63,20 +67,51 @@ def test_domains_are_told_apart_and_kept_in_equal_shares(
     corpus, run, scores = two_domains
     assert add_clusters(scores, run.checkpoints[-1], num_clusters=2, device="cpu") == "cluster"
     table = pycat.ScoreTable.open(scores)
-    clusters = np.asarray(table.column("cluster"))
+    of_pairs = np.asarray(table.column("cluster"))
     domains = corpus.lines % 2
-    assert sorted(np.unique(clusters)) == [0, 1]
-    agreement = (clusters == domains).mean()
+    assert sorted(np.unique(of_pairs)) == [0, 1]
+    agreement = (of_pairs == domains).mean()
     assert max(agreement, 1 - agreement) > 0.9
     chosen = pycat.select(
         table, out=tmp_path / "half", rules="none", guard=0, strata="cluster", keep=0.5
     )
     kept = np.isin(corpus.pair_ids, chosen.pair_ids)
     for cluster in (0, 1):
-        size = int((clusters == cluster).sum())
-        assert abs(int(kept[clusters == cluster].sum()) - size / 2) <= 1
-    with pytest.raises(PycatError, match="cluster"):
-        add_clusters(scores, run.checkpoints[-1], device="cpu")  # the name is taken
+        size = int((of_pairs == cluster).sum())
+        assert abs(int(kept[of_pairs == cluster].sum()) - size / 2) <= 1
+    made_by = table.manifest["made_by"]["cluster"]
+    assert made_by["num_clusters"] == 2 and made_by["seed"] == 0
+    # The same call leaves the table as it is, by default options too; another is refused.
+    assert add_clusters(scores, run.checkpoints[-1], device="cpu") == "cluster"
+    assert pycat.ScoreTable.open(scores).manifest == table.manifest
+    with pytest.raises(PycatError, match="column cluster: the table has or keeps this name"):
+        add_clusters(scores, run.checkpoints[0], device="cpu")
+
+
+def test_a_small_text_is_one_cluster(
+    two_domains: tuple[pycat.Corpus, pycat.Run, Path], tmp_path: Path
+) -> None:
+    corpus, run, _ = two_domains
+    for num_pairs, num_clusters in ((1, 1), (199, 1), (200, 2)):
+        part = corpus.subset(corpus.pair_ids[:num_pairs])
+        table = pycat.score(part, run.checkpoints, device="cpu")
+        add_clusters(table, run.checkpoints[-1], device="cpu")
+        assert len(np.unique(table.column("cluster"))) == num_clusters
+        assert table.manifest["made_by"]["cluster"]["num_clusters"] == num_clusters
+
+
+def test_a_sample_stands_for_a_large_text(
+    two_domains: tuple[pycat.Corpus, pycat.Run, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, run, _ = two_domains
+    found = []
+    for sample in (20_000, 120):
+        monkeypatch.setattr(clusters, "_SAMPLE", sample)
+        table = pycat.score(corpus, run.checkpoints, device="cpu")
+        add_clusters(table, run.checkpoints[-1], num_clusters=2, device="cpu")
+        found.append(np.asarray(table.column("cluster")))
+    agreement = (found[0] == found[1]).mean()
+    assert max(agreement, 1 - agreement) > 0.9
 
 
 def test_states_are_means_over_source_tokens(

@@ -564,7 +564,7 @@ def test_without_a_criterion_each_cluster_keeps_its_share(
     measures = pycat.measure(toy_corpus, out=tmp_path / "measures")
     clusters = np.arange(300) % 3
     table.add("cluster", clusters)
-    plain = {"measures": measures, "rules": "none"}
+    plain: dict[str, Any] = {"measures": measures, "rules": "none"}
     kept = pycat.select(table, **plain)
     assert kept.manifest["recipe"]["strata"] == "cluster"
     # The noise filter takes 75 pairs, and of the rest each cluster keeps the same share.
@@ -574,12 +574,28 @@ def test_without_a_criterion_each_cluster_keeps_its_share(
     sizes = np.bincount(clusters[left])
     of_clusters = np.bincount(clusters[kept.pair_ids])
     assert np.abs(of_clusters - sizes * 150 / 225).max() < 1
-    for other in ({"by": "noise"}, {"part": "bottom"}, {"keep": (0.2, 0.7)}):
+    others: list[dict[str, Any]] = [{"by": "noise"}, {"part": "bottom"}, {"keep": (0.2, 0.7)}]
+    for other in others:
         assert "strata" not in pycat.select(table, **plain, **other).manifest["recipe"]
     by_length = pycat.select(table, strata="length", **plain).manifest["recipe"]
     assert by_length["strata"] == "length" and by_length["criterion"] == "learnability+noise"
     unmeasured = pycat.select(table, rules="none", guard=0).manifest["recipe"]
     assert unmeasured["strata"] == "cluster" and unmeasured["criterion"] == "learnability"
+
+
+@pytest.mark.parametrize("more", [{"drop": {"ppl@0": 0.2}}, {"tails": (0.1, 0.1)}])
+def test_more_steps_than_strata_go_before_the_cut(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    table = make_scores(toy_corpus, nll_of(toy_corpus))
+    measures = pycat.measure(toy_corpus, out=tmp_path / "measures")
+    table.add("cluster", np.arange(300) % 2)
+    table.add("group", np.arange(300) // 2)
+    kept = pycat.select(table, keep=0.2, measures=measures, cap=("group", 1), **more)
+    assert len(kept) == 60
+    of_clusters = np.bincount(np.arange(300)[kept.pair_ids] % 2)
+    assert of_clusters.sum() == 60 and of_clusters.min() > 20
+    assert len({*kept.manifest["dropped"]} & {"guard", "cap", *more}) == 3
 
 
 def test_missing_measures_are_named_with_the_command(
