@@ -191,6 +191,29 @@ def test_reduced_precision_is_near(
         assert np.corrcoef(sums, expected)[0, 1] > 0.99, name
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_int8_has_the_targets_logits_of_float32(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers add nothing here, and one token alone has logits other than 0."""
+    monkeypatch.setenv("PYCAT_CPU_ISA", isa)
+    _skip_without("int8")
+    model, batch = _model(), _batch(_lengths(20, 30))
+    token = 7
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if ".output." in name or ".feed_forward.2." in name:
+                value.zero_()
+        model.embedding.weight[torch.arange(101) != token] = 0.0
+    tokens = batch.tgt_tokens.where(batch.tgt_tokens == EOS, token)
+    weights, batch = proxy_weights(model, EOS, 64), batch._replace(tgt_tokens=tokens)
+    nll = []
+    for dtype in ("float32", "int8"):
+        scored = CpuForward([weights], dtype, per_token=True).score(batch).nll_per_token
+        assert scored is not None
+        nll.append(scored[0][tokens.numpy() == token])
+    assert nll[0].std() > 1
+    np.testing.assert_allclose(nll[1], nll[0], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("isa", [isa for isa in ISAS if isa != "portable"])
 def test_widths_that_are_odd_numbers_of_words(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes of seven bits are multiplied two words at a time: here the last word is alone."""
