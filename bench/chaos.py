@@ -30,6 +30,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Log:
 
 
 def planned(trials: Trials, options: argparse.Namespace) -> dict[str, list[Trial]]:
-    """All trials of each verb, in a random order."""
+    """All trials of each verb: of each kind in turn, at a random place."""
     plan: dict[str, list[Trial]] = {}
     racing = [name for name in options.verbs if VERBS[name].other]
     for name in options.verbs:
@@ -88,8 +89,11 @@ def planned(trials: Trials, options: argparse.Namespace) -> dict[str, list[Trial
             ],
             "race": [i for i in range(options.races) if racing and racing[i % len(racing)] == name],
         }
-        plan[name] = [Trial(name, kind, str(place)) for kind in KINDS for place in places[kind]]
-        random.Random(options.seed).shuffle(plan[name])
+        rng, of_kinds = random.Random(options.seed), []
+        for kind in KINDS:
+            of_kinds.append([Trial(name, kind, str(place)) for place in places[kind]])
+            rng.shuffle(of_kinds[-1])
+        plan[name] = [trial for row in zip_longest(*of_kinds) for trial in row if trial]
     return plan
 
 

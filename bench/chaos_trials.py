@@ -30,7 +30,11 @@ _VOLATILE = (
     "manifest_sha256",  # it follows those
     "report.html",  # the page has a table of times, and is compared without it
 )
-_TIMES = re.compile(rb"<h3>Time per stage</h3>.*?</table>", re.DOTALL)
+_TIMES = re.compile(
+    rb"<h3>Time per stage</h3>.*?</table>|<h2>Where the time went</h2>.*?</table>"
+    rb"|Pruning has paid for itself after .*?</p>",
+    re.DOTALL,
+)
 # Temporary files have the id of their process in their name.
 _OF_A_PROCESS = re.compile(r"\.[0-9]+\.tmp$")
 _LOCK_FILE = ".pycat.lock"

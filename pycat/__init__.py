@@ -20,7 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from pycat.data.corpus import Corpus, open_corpus
+    from pycat.data.corpus import Corpus
+    from pycat.data.opening import open_corpus
     from pycat.data.tokenizing import tokenize
     from pycat.evaluation.evaluation import evaluate
     from pycat.evaluation.results import Evaluation
@@ -94,7 +95,7 @@ __version__ = "0.1.0"
 # torch alone takes seconds.
 _MODULES = {
     "Corpus": "pycat.data.corpus",
-    "open_corpus": "pycat.data.corpus",
+    "open_corpus": "pycat.data.opening",
     "tokenize": "pycat.data.tokenizing",
     "evaluate": "pycat.evaluation.evaluation",
     "Evaluation": "pycat.evaluation.results",

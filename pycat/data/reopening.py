@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.corpus import Corpus, reopen_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import reopen_corpus
 from pycat.data.staging import staged_corpus
 from pycat.errors import CorpusError
 

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pycat._core import copies_before
-from pycat.data.corpus import Corpus, as_corpus, reopen_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import as_corpus, reopen_corpus
 from pycat.data.staging import names_copies, staged_corpus
 from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.filters.loud_rules import LoudRule, loud_rules

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pycat.data.corpus import Corpus, reopen_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import reopen_corpus
 from pycat.data.parallel_text import ParallelText, write_rows
 from pycat.data.row_files import kind_of, write_kept
 from pycat.errors import OutputError, PycatError, TextError

@@ -20,7 +20,8 @@ def test_verbs_survive_kills_full_disks_and_rivals(tmp_path: Path) -> None:
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["num_faults"] == 0
     counts = result["counts"]
-    assert counts["kill at call"]["same"] >= 6
+    assert sum(counts["kill at call"].values()) >= 10
+    assert counts["kill at call"]["same"] >= 3
     assert sum(counts["kill at moment"].values()) == 9
     assert counts["full disk"] == {"same": 9}
     assert sum(counts["race"].values()) == 3

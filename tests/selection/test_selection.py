@@ -16,7 +16,8 @@ from helpers import FileSizeLimit, MakeScores, SmallDisk, ToyText, plain_select
 from numpy.typing import NDArray
 
 import pycat
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import open_corpus
 from pycat.data.tokenizing import tokenize
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.ranking.criteria import mean_of_ranks, random
