@@ -150,12 +150,12 @@ class Bench:
         given = folder, checkpoints, vocab_size
 
         self.ours = Process(Pycat, *given, device, threads=threads)
-        self.product = Process(Product, device, threads=threads)
-        self.processes = {"ours": self.ours, "product": self.product}
+        self.processes = {"ours": self.ours}
         self.variants: dict[str, Variant] = {}
         if only is not None:
             self._add_ctranslate2(*given)
             return
+        self.product = self.processes["product"] = Process(Product, device, threads=threads)
         if device == "cuda":
             # One checkpoint is enough: the loop does the same for each.
             self.hugging_face = Process(

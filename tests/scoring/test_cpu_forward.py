@@ -174,7 +174,7 @@ def test_a_prefix_is_read_and_not_counted() -> None:
     np.testing.assert_allclose(found.sums[0, 0], [tokens[:3].sum(), tokens[3:].sum()], rtol=1e-6)
 
 
-# The largest errors are about a third of these, and bytes of seven bits err twice as much as eight.
+# The largest errors are about a third of these; AVX2 has seven bits of the tokens.
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 4e-3), ("int8", 1e-2)])
 @pytest.mark.parametrize("isa", ISAS)
 def test_reduced_precision_is_near(
@@ -191,9 +191,32 @@ def test_reduced_precision_is_near(
         assert np.corrcoef(sums, expected)[0, 1] > 0.99, name
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_int8_has_the_targets_logits_of_float32(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers add nothing here, and one token alone has logits other than 0."""
+    monkeypatch.setenv("PYCAT_CPU_ISA", isa)
+    _skip_without("int8")
+    model, batch = _model(), _batch(_lengths(20, 30))
+    token = 7
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if ".output." in name or ".feed_forward.2." in name:
+                value.zero_()
+        model.embedding.weight[torch.arange(101) != token] = 0.0
+    tokens = batch.tgt_tokens.where(batch.tgt_tokens == EOS, token)
+    weights, batch = proxy_weights(model, EOS, 64), batch._replace(tgt_tokens=tokens)
+    nll = []
+    for dtype in ("float32", "int8"):
+        scored = CpuForward([weights], dtype, per_token=True).score(batch).nll_per_token
+        assert scored is not None
+        nll.append(scored[0][tokens.numpy() == token])
+    assert nll[0].std() > 1
+    np.testing.assert_allclose(nll[1], nll[0], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("isa", [isa for isa in ISAS if isa != "portable"])
 def test_widths_that_are_odd_numbers_of_words(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes of seven bits are multiplied two words at a time: here the last word is alone."""
+    """Bytes are summed four words at a time on AVX2: here one or two words are left over."""
     monkeypatch.setenv("PYCAT_CPU_ISA", isa)
     model, batch = _model(ModelConfig(101, 40, 5, 36, 1)), _batch(_lengths(9, 20))
     exact = _expected(model, batch)[0]
