@@ -695,8 +695,8 @@ def measure_pairs(
         `repetition`; `src_names`, `tgt_names` (shares of letters in words of ASCII with a capital,
         in lines of another script); uint8 `src_forms`, `tgt_forms` (sums of 1: all in capitals, 2:
         possibly not in NFC, or with invisible characters or unusual blanks, 4: with characters of
-        placeholders, tags or addresses); uint64 `src_hash`, `tgt_hash`, `pair_hash`, `band_0` to
-        `band_3`, the same in every process.
+        placeholders, tags or addresses); uint64 `src_hash`, `tgt_hash`, `pair_hash`, `band_0` and
+        `band_1`, the same in every process.
 
     Raises:
         ValueError: the lengths differ.

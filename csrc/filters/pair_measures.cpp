@@ -15,7 +15,7 @@ namespace pycat {
 namespace {
 
 constexpr std::size_t kNumBins = 32;
-constexpr std::size_t kShortLetters = 64;
+constexpr std::size_t kShortLetters = 128;
 constexpr std::uint64_t kMultiplier1 = 0x9E3779B97F4A7C15;
 constexpr std::uint64_t kMultiplier2 = 0xD6E8FEB86659FD93;
 
@@ -173,7 +173,7 @@ float number_mismatch(const std::array<std::int64_t, 10>& src,
 }  // namespace
 
 std::array<std::uint64_t, kNumBands> band_hashes(const std::vector<std::uint64_t>& grams,
-                                                 bool is_short) {
+                                                 bool is_short, std::uint64_t seed) {
   constexpr std::uint64_t kEmpty = std::numeric_limits<std::uint64_t>::max();
   std::array<std::uint64_t, kNumBins> min_hashes;
   min_hashes.fill(kEmpty);
@@ -184,7 +184,8 @@ std::array<std::uint64_t, kNumBands> band_hashes(const std::vector<std::uint64_t
     bin = std::min(bin, hash);
     total += hash;
   }
-  std::array<std::uint64_t, kNumBands> bands{};
+  std::array<std::uint64_t, kNumBands> bands;
+  bands.fill(seed);
   if (is_short) {
     bands.fill(total);
     return bands;
@@ -264,7 +265,7 @@ PairMeasures PairMeasurer::measure(std::string_view src, std::string_view tgt) {
 void PairMeasurer::measure_bands(PairMeasures& measures) {
   const ByteTables& tables = byte_tables();
   // Four letters are a word of 64 bits. The last n-grams go on with zeros.
-  plain_.resize(src_.letters.size() + tgt_.letters.size() + 8);
+  plain_.resize(src_.letters.size() + tgt_.letters.size() + 4);
   std::uint16_t* out = plain_.data();
   const auto append = [&](const Side& side) {
     const std::uint16_t* const begin = out;
@@ -280,11 +281,18 @@ void PairMeasurer::measure_bands(PairMeasures& measures) {
   std::fill(out, plain_.data() + plain_.size(), std::uint16_t{0});
   plain_grams_.resize(num_src + 1 + num_tgt);
   for (std::size_t i = 0; i < plain_grams_.size(); ++i) {
-    plain_grams_[i] = gram_at(plain_.data() + i, i < num_src ? src_.is_wide : tgt_.is_wide);
+    plain_grams_[i] = read<std::uint64_t>(plain_.data() + i);
   }
   const auto num_letters =
       static_cast<std::int64_t>(plain_grams_.size()) + src_.num_extra + tgt_.num_extra;
-  measures.bands = band_hashes(plain_grams_, num_letters < std::int64_t{kShortLetters});
+  // Pairs that differ in a number say different things, however much of them is the same.
+  std::uint64_t digits = 0;
+  for (const Side* side : {&src_, &tgt_}) {
+    for (const std::int64_t count : side->digits) {
+      digits = mix(digits ^ (static_cast<std::uint64_t>(count) + 1));
+    }
+  }
+  measures.bands = band_hashes(plain_grams_, num_letters < std::int64_t{kShortLetters}, digits);
 }
 
 void PairMeasurer::measure_side(std::string_view line, Side& side) const {

@@ -23,7 +23,11 @@ class Classify:
     """
 
     scores: Path = option("Take the scores in this folder, made by score.", metavar="FOLDER")
-    by: str = option("Score by this criterion, as select does.", "cat_var", metavar="CRITERION")
+    by: str | None = option(
+        "Score by this criterion; without it, by learnability.",
+        None,
+        metavar="CRITERION",
+    )
     threshold: float | None = option("Keep lines of at least this score; without it, all.", None)
     rules: str = option(
         "Remove what these rules of select hit, too: none, default, or a JSON file.", "none"

@@ -5,6 +5,8 @@ Names come from files, catalogues and model vocabularies: `de`, `pt-BR`, `zh_Han
 the spellings of, and a part of four letters the script, by ISO 15924.
 """
 
+import unicodedata
+from collections import Counter
 from collections.abc import Collection
 
 from pycat.data.language_codes import code_parts, language_of
@@ -30,6 +32,26 @@ def identifier_codes(name: str, known: Collection[str]) -> tuple[str, ...]:
             if c in known and (not scripts or scripts & set(_SCRIPTS_OF.get(c, ("latn",))))
         )
     )
+
+
+def identifier_scripts(codes: Collection[str]) -> set[str]:
+    """The scripts (ISO 15924) in which the identifier was trained on these languages of its own."""
+    return {script for code in codes for script in _SCRIPTS_OF.get(code, ("latn",))}
+
+
+def main_script(line: bytes) -> str | None:
+    """The script (ISO 15924) of most of the line's letters; None without letters.
+
+    Letters of a script that the identifier has no language in are of the script "zyyy".
+    """
+    letters = Counter(
+        unicodedata.name(letter, "?").split()[0].split("-")[0]
+        for letter in line.decode("utf-8", "ignore")
+        if letter.isalpha()
+    )
+    if not letters:
+        return None
+    return _LETTER_NAMES.get(letters.most_common(1)[0][0], "zyyy")
 
 
 # Codes that the identifier has in place of those of ISO 639-1.
@@ -97,9 +119,41 @@ _SCRIPTS_OF = {
         ("hebr", "he hbo"),
         ("ethi", "am"),
         ("hang,kore", "ko"),
-        ("hira,kana,hrkt,jpan", "ja"),
+        ("hira,kana,hrkt,jpan,hani", "ja"),
         ("hani,hans,hant", "zh yue wuu"),
     )
     for code in codes.split()
+}
+# The first words of Unicode's names of letters.
+_LETTER_NAMES = {
+    "LATIN": "latn",
+    "FULLWIDTH": "latn",
+    "CYRILLIC": "cyrl",
+    "ARABIC": "arab",
+    "DEVANAGARI": "deva",
+    "BENGALI": "beng",
+    "GURMUKHI": "guru",
+    "GUJARATI": "gujr",
+    "ORIYA": "orya",
+    "TAMIL": "taml",
+    "TELUGU": "telu",
+    "KANNADA": "knda",
+    "MALAYALAM": "mlym",
+    "SINHALA": "sinh",
+    "THAI": "thai",
+    "LAO": "laoo",
+    "MYANMAR": "mymr",
+    "KHMER": "khmr",
+    "TIBETAN": "tibt",
+    "GEORGIAN": "geor",
+    "ARMENIAN": "armn",
+    "GREEK": "grek",
+    "HEBREW": "hebr",
+    "ETHIOPIC": "ethi",
+    "HANGUL": "hang",
+    "HIRAGANA": "hira",
+    "KATAKANA": "kana",
+    "HALFWIDTH": "kana",
+    "CJK": "hani",
 }
 _SCRIPTS = {"latn", *(script for scripts in _SCRIPTS_OF.values() for script in scripts)}

@@ -7,12 +7,12 @@ into one Parquet file.
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -26,20 +26,39 @@ from pycat.data.reopening import CorpusAddress
 from pycat.data.text_parts import TextPart
 from pycat.errors import CorpusError
 from pycat.filters.code_points import code_points, plain_form
+from pycat.filters.duplicates import HASHES, Copies, copies_of, group_column, joined
 from pycat.filters.foreign import foreign_shares
 from pycat.filters.language import COMPOSITION, SURE_BYTES, language_model
-from pycat.filters.language_names import identifier_codes
+from pycat.filters.language_names import identifier_codes, identifier_scripts, main_script
 from pycat.runtime.output import replacing
-from pycat.runtime.part_files import Arrays, read_arrays
+from pycat.runtime.part_files import Arrays, array_names, read_arrays
 from pycat.runtime.progress import progress
 from pycat.runtime.workers import on_workers
 from pycat.scores.parts import PART_PAIRS
 
 # Added to the number of a target's 4-grams: names and short terms are often the same in both
 # languages.
-_EXTRA_GRAMS = 10
+_EXTRA_GRAMS = 12
 # Shares of 4-grams that lie so many deviations above the usual one, and this share, are of copies.
-_COPY_SPREADS, _MIN_COPY = 3.0, 0.48
+_COPY_SPREADS, _MIN_COPY = 3.0, 0.46
+# The variance of a translation's length, as that of a line of n letters: n + 20 + 0.015 n². The
+# second term stands for a word more or less, the third for languages that differ by the subject.
+_FIXED_VARIANCE, _SQUARED_VARIANCE = 20.0, 0.015
+# A side's lines in a script that the identifier was not trained on for this language are judged by
+# it unless they are so large a share of the side.
+_MIN_UNKNOWN_SCRIPT = 0.2
+
+_HASHES = frozenset(column for columns in HASHES.values() for column in columns)
+
+
+class Elsewhere(Protocol):
+    """Workers that measure a text."""
+
+    def measured(self, text: ParallelText) -> list[Path]:
+        """Files of parts in order, made by `LoadLines`."""
+
+    def copies(self, parts: list[tuple[Path, int]], num_rows: int) -> Callable[[str], Copies]:
+        """What finds the copies in a column of hashes of those files, each with its first row."""
 
 
 def measure_text(
@@ -47,18 +66,19 @@ def measure_text(
     path: Path,
     *,
     num_threads: int | None = None,
-    elsewhere: Callable[[ParallelText], list[Path]] | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> None:
     """Measure what the rules compare, and write it to a Parquet file of 65,536 pairs a row group.
 
     The columns are those of docs/format.md, without `pair`. Memory holds 22 bytes a pair (measured
-    on 10 million), and the folder of `path` 92 in scratch files without a name.
+    on 10 million), or 16 where workers find the duplicates, and the folder of `path` 92 in scratch
+    files without a name.
 
     Args:
         corpus: all pairs of a corpus that was made from text.
         path: the file to write; it appears complete or not at all.
         num_threads: cores to use, None for all this process may use; the file is the same.
-        elsewhere: has workers measure the lines by `LoadLines`, and returns their files in order.
+        elsewhere: has workers measure the lines and find the duplicates.
 
     Raises:
         CorpusError: the corpus was not made from text by pycat, or is damaged.
@@ -69,8 +89,11 @@ def measure_text(
     codes, _ = language_codes(corpus)
     with replacing(path) as temporary, _Scratch(path.parent) as scratch:
         if elsewhere is not None:
-            for part in elsewhere(text):
-                scratch.append(read_arrays(part))
+            parts = []
+            for part in elsewhere.measured(text):
+                names = [name for name in array_names(part) if name not in _HASHES]
+                parts.append((part, scratch.num_rows))
+                scratch.append(read_arrays(part, names))
         else:
             with progress("rules", text.file_bytes / 1e6, "MB") as advance:
                 for columns in on_workers(
@@ -84,13 +107,21 @@ def measure_text(
                 f"{corpus.path}: the text gives {scratch.num_rows:,} pairs, expected "
                 f"{len(corpus):,}; run 'pycat tokenize' again"
             )
-        _group(scratch)
+        find = scratch.copies if elsewhere is None else elsewhere.copies(parts, len(corpus))
+        for name, hashed in HASHES.items():
+            found = [find(column) for column in hashed]
+            groups = found[0] if len(found) == 1 else joined(found)
+            scratch.write(name, group_column(groups, len(corpus)))
+        del found, groups
+        for side, known in zip(("src", "tgt"), codes, strict=True):
+            if known:
+                _spare_unknown_script(scratch, side)
         shares = foreign_shares(corpus)
         for name, values in zip(("src_foreign", "tgt_foreign"), shares, strict=True):
             # In a line of another script, names in Latin letters are no text in the other language.
-            names = scratch.take(name.replace("foreign", "names"))
-            scratch.replace(name, np.maximum(values - names, np.float32(0)))
-        del shares, names
+            in_latin = scratch.take(name.replace("foreign", "names"))
+            scratch.replace(name, np.maximum(values - in_latin, np.float32(0)))
+        del shares, in_latin
         copied = scratch.take("num_grams").astype(np.float32)
         copied = scratch.read("overlap") * copied / (copied + _EXTRA_GRAMS)
         scratch.replace("copied", copied * _copied_scale(copied))
@@ -124,9 +155,9 @@ def length_z(
 ) -> NDArray[np.float32]:
     """How far the lengths of a pair are from those of a translation, in standard deviations.
 
-    (tgt - c src) / (s sqrt((tgt + c src) / 2)), with c and s of `usual_lengths`; positive where the
-    target is long. The ratio of short pairs may differ more. Source: Gale and Church 1993,
-    section 3.2, symmetrised.
+    (tgt - c src) / (s sqrt(n + 20 + 0.015 n²)), with n = (tgt + c src) / 2, and c and s of
+    `usual_lengths`; positive where the target is long. Source: Gale and Church 1993, section 3.2,
+    symmetrised; their variance is n alone.
     """
     z: NDArray[np.float32] = (_deviation(src_chars, tgt_chars, ratio) / spread).astype(np.float32)
     return z
@@ -137,12 +168,14 @@ def _deviation(
 ) -> NDArray[np.float64]:
     src, tgt = src_chars.astype(np.float64) + 1, tgt_chars.astype(np.float64) + 1
     src *= ratio
-    deviation: NDArray[np.float64] = (tgt - src) / np.sqrt((tgt + src) / 2)
+    mean = (tgt + src) / 2
+    variance = mean + _FIXED_VARIANCE + _SQUARED_VARIANCE * mean * mean
+    deviation: NDArray[np.float64] = (tgt - src) / np.sqrt(variance)
     return deviation
 
 
 def _copied_scale(shares: NDArray[np.float32]) -> float:
-    """What makes 0.48 of the share of 4-grams (N,) from which a pair of this corpus is a copy.
+    """What makes 0.46 of the share of 4-grams (N,) from which a pair of this corpus is a copy.
 
     1 for distant languages. In close ones, translations share many 4-grams, and equal sides are no
     surprise: the share is the usual one (median) and three deviations (of the middle half).
@@ -181,13 +214,48 @@ def _measure_chunk(
         rows = np.flatnonzero(chosen).tolist()
         sides = [sides[0][row] for row in rows], [sides[1][row] for row in rows]
     sides, columns = _measure_plain(list(sides[0]), list(sides[1]))
-    for name, side, names in zip(("src", "tgt"), sides, codes, strict=True):
+    for name, side, names, other in zip(("src", "tgt"), sides, codes, codes[::-1], strict=True):
         forms = columns.pop(f"{name}_forms")
         if names:
-            columns[f"{name}_language"] = language_model().probability(
+            columns[f"{name}_language"] = found = language_model().probability(
                 side, names, forms, sure_bytes=SURE_BYTES
             )
+            columns[f"{name}_unknown"] = _in_unknown_script(side, found, names, other)
     return columns
+
+
+def _in_unknown_script(
+    lines: list[bytes],
+    probability: NDArray[np.float32],
+    names: tuple[str, ...],
+    other: tuple[str, ...],
+) -> NDArray[np.bool_]:
+    """Which lines (N,) the identifier cannot know: of a script that it has this language not in.
+
+    Lines in the other side's language are none of them: those it knows.
+    """
+    unknown = np.zeros(len(lines), bool)
+    scripts = identifier_scripts(names)
+    for row in np.flatnonzero(probability < 0.5).tolist():
+        unknown[row] = main_script(lines[row]) not in {None, *scripts}
+    rows = np.flatnonzero(unknown)
+    if other and len(rows):
+        chosen = [lines[row] for row in rows.tolist()]
+        unknown[rows] = language_model().probability(chosen, other) < 0.5
+    return unknown
+
+
+def _spare_unknown_script(scratch: "_Scratch", side: str) -> None:
+    """Let lines in an unknown script pass for the side's language, where they are many of it.
+
+    Kazakh in Latin letters and Hindi in romanised form are written thus, and the identifier knows
+    neither. Few such lines are in another language.
+    """
+    unknown = scratch.take(f"{side}_unknown")
+    if unknown.mean() >= _MIN_UNKNOWN_SCRIPT:
+        probability = scratch.read(f"{side}_language")
+        probability[unknown] = 1
+        scratch.replace(f"{side}_language", probability)
 
 
 def _measure_plain(
@@ -267,11 +335,22 @@ class _Scratch:
         self._files[name] = file, values.dtype
         file.write(values.data)
 
+    def write(self, name: str, parts: Iterable[NDArray[Any]]) -> None:
+        """Make a column of consecutive parts."""
+        for index, part in enumerate(parts):
+            if index == 0:
+                self.replace(name, part[:0])
+            self._files[name][0].write(part.data)
+
     def take(self, name: str) -> NDArray[Any]:
         """Remove a column, and return it."""
         values = self.read(name)
         self._files.pop(name)[0].close()
         return values
+
+    def copies(self, name: str) -> Copies:
+        """Remove a column of hashes, and return the copies in it."""
+        return copies_of(self.take(name))
 
     def read(self, name: str, first: int = 0, end: int | None = None) -> NDArray[Any]:
         """Rows of a column, by default all."""
@@ -285,16 +364,6 @@ class _Scratch:
     def names(self) -> list[str]:
         """Of the columns."""
         return list(self._files)
-
-
-def _group(scratch: _Scratch) -> None:
-    """Replace hashes by the lowest pair id of each group, one column at a time."""
-    for side in ("pair", "src", "tgt"):
-        scratch.replace(f"{side}_group", _core.first_duplicates(scratch.take(f"{side}_hash")))
-    near = np.arange(scratch.num_rows)
-    for band in range(4):
-        _core.join_duplicates(scratch.take(f"band_{band}"), near)
-    scratch.replace("near_group", near)
 
 
 def _write(scratch: _Scratch, usual: tuple[float, float], path: Path) -> None:

@@ -5,7 +5,7 @@
         inputs: [train.en, train.de]
         outputs: [kept.en, kept.de]
         filters:
-          - PycatFilter: {scores: work/scores, by: cat_var, threshold: 1.5}
+          - PycatFilter: {scores: work/scores, threshold: 1.5}
             module: pycat.integrations.opusfilter
 
 `PycatFilter` looks pairs up in scores that `pycat score` made of the same text; `PycatScorer` runs
@@ -48,7 +48,7 @@ class PycatFilter(opusfilter.FilterABC):  # type: ignore[misc]
     def __init__(
         self,
         scores: str,
-        by: str = "cat_var",
+        by: str | None = None,
         threshold: float = 0.0,
         rules: str = "none",
         **kwargs: Any,
@@ -57,7 +57,7 @@ class PycatFilter(opusfilter.FilterABC):  # type: ignore[misc]
 
         Args:
             scores: folder of the table.
-            by: the criterion, as in `pycat.select`.
+            by: the criterion, as in `pycat.select`, by default "learnability".
             threshold: pairs of at least this score are accepted.
             rules: "none", "default", or a JSON file of thresholds, as in `pycat.select`.
             **kwargs: OpusFilter's own: `name`, `workdir`.

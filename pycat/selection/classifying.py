@@ -16,6 +16,7 @@ from pycat.errors import PycatError
 from pycat.filters.measures import find_measures, no_measures
 from pycat.ranking.criteria import Criterion, evaluate_criterion
 from pycat.scores.score_table import ScoreTable, as_table
+from pycat.selection.recipe import default_criterion
 
 _NOT_SCORED = "not scored"
 
@@ -42,7 +43,7 @@ class ScoredText:
     def __init__(
         self,
         scores: ScoreTable | str | PathLike[str],
-        by: str | Criterion = "cat_var",
+        by: str | Criterion | None = None,
         *,
         rules: Mapping[str, float | None] | None = None,
         seed: int = 0,
@@ -51,7 +52,7 @@ class ScoredText:
 
         Args:
             scores: the table, or the path of one, of a corpus that was made from text.
-            by: the criterion, as in `select`.
+            by: the criterion, as in `select`; "learnability" unless given, and "noise" of a corpus.
             rules: thresholds of rules about the text, as in `select`; None for none.
             seed: of the criterion "random".
 
@@ -61,6 +62,7 @@ class ScoredText:
             PycatError: the criterion cannot be evaluated.
         """
         table = as_table(scores)
+        by = by or default_criterion(table.num_checkpoints > 0, is_measured=False)
         self.criterion = by if isinstance(by, str) else getattr(by, "__name__", "criterion")
         corpus = table.corpus()
         view = table.view_of(corpus)

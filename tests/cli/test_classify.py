@@ -38,7 +38,7 @@ def lines_of(here: Path) -> list[tuple[str, str]]:
 def scores_of(here: Path) -> dict[int, float]:
     table = pycat.ScoreTable.open(here / "scores")
     lines = table.corpus().lines.tolist()
-    return dict(zip(lines, evaluate_criterion(table, "cat_var").tolist(), strict=True))
+    return dict(zip(lines, evaluate_criterion(table, "learnability").tolist(), strict=True))
 
 
 def test_a_pipe_gets_the_score_as_last_column(here: Path, tmp_path: Path) -> None:

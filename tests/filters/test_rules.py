@@ -119,11 +119,19 @@ def test_repetition_by_hand(measure_pairs: MeasurePairs) -> None:
     assert table.column("repetition").tolist() == expected.tolist()
 
 
+def test_length_z_by_hand() -> None:
+    # A letter is added to each side: (100 - 2 x 40) / sqrt(90 + 20 + 0.015 x 90^2) / 1.5.
+    found = length_z(np.array([39], np.int32), np.array([99], np.int32), 2.0, 1.5)
+    np.testing.assert_allclose(found, [20 / np.sqrt(90 + 20 + 121.5) / 1.5], rtol=1e-6)
+
+
 def test_length_z_has_unit_spread_and_knows_direction() -> None:
     rng = np.random.default_rng(0)
     src = rng.integers(20, 200, 20_000).astype(np.int32)
-    # A language that takes 1.5 times the characters, spread as Gale and Church have it.
-    tgt = np.maximum(1, rng.normal(1.5 * src, 2 * np.sqrt(src))).astype(np.int32)
+    # A language that takes 1.5 times the letters, with a spread of 1.2.
+    mean = 1.5 * src
+    spread = 1.2 * np.sqrt(mean + 20 + 0.015 * mean**2)
+    tgt = np.maximum(1, rng.normal(mean, spread)).astype(np.int32)
     z = length_z(src, tgt, *usual_lengths(src, tgt))
     assert abs(float(np.median(z))) < 0.02
     assert abs(float(z.std()) - 1) < 0.05

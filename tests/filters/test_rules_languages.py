@@ -13,7 +13,7 @@ import pycat
 from pycat import _core
 from pycat.filters.code_points import code_points, plain_form
 from pycat.filters.language import language_model
-from pycat.filters.language_names import identifier_codes
+from pycat.filters.language_names import identifier_codes, main_script
 from pycat.filters.measures import Measures, measure
 from pycat.filters.rule_measures import measure_text
 
@@ -224,6 +224,109 @@ def test_near_duplicates_differ_in_marks_of_any_script(measured: Measured) -> No
     ]
     measures = measured([*pairs, ("3 X", "٣ x")], ("xx", "yy"))
     assert measures.column("near_group").tolist() == [0, 0, 2, 2, 4, 4]
+
+
+LONG = (
+    "The old lighthouse keeper climbs the narrow stairs every evening, lights the lamp, and "
+    "watches the ships that pass in the distance until the morning comes."
+)
+LANG = (
+    "Der alte Leuchtturmwärter steigt jeden Abend die schmale Treppe hinauf, zündet die Lampe an "
+    "und sieht den Schiffen nach, die in der Ferne vorüberziehen, bis der Morgen kommt."
+)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_near"),
+    [
+        (("Delete the file?", "Datei löschen?"), ("Delete the file", "Datei  löschen."), True),
+        (("Delete the file?", "Datei löschen?"), ("Delete the page?", "Seite löschen?"), False),
+        (("%s of 10 files", "%s von 10"), ("%s of 12 files", "%s von 12"), False),
+        (("She married in {place}", "Sie heiratete in {place}"),
+         ("She married on {date}", "Sie heiratete am {date}"), False),
+        # A slip of the pen in a long pair.
+        ((LONG, LANG), (LONG.replace("narrow", "narow"), LANG), True),
+        # A number, however long the rest.
+        ((f"In 1912: {LONG}", f"1912: {LANG}"), (f"In 1913: {LONG}", f"1913: {LANG}"), False),
+        # Another translation.
+        ((LONG, LANG), (LONG, " ".join(reversed(LANG.split()))), False),
+    ],
+)  # fmt: skip
+def test_messages_that_differ_in_what_they_say_are_no_near_duplicates(
+    one: tuple[str, str], other: tuple[str, str], are_near: bool
+) -> None:
+    found = columns(one, other)
+    shared = [found[band][0] == found[band][1] for band in ("band_0", "band_1")]
+    assert any(shared) == are_near
+
+
+TITLES = [
+    "Trinidad and Tobago",
+    "Saint Pierre and Miquelon",
+    "Papua New Guinea",
+    "Repository Filter Editor",
+    "Macedonia, The Former Yugoslav Republic of",
+]
+GERMAN = [
+    "Die Katze schläft auf dem alten Tisch.",
+    "Wir haben gestern lange auf den Zug gewartet.",
+    "In diesem Jahr wird die Ernte wohl besser.",
+]
+
+
+def test_titles_and_names_pass_for_the_language_and_sentences_of_another_do_not(
+    measured: Measured,
+) -> None:
+    measures = measured([(src, "abc") for src in TITLES + GERMAN], ("en", "xx"))
+    hits = measures.hits()["src_language"]
+    assert hits.tolist() == [False] * len(TITLES) + [True] * len(GERMAN)
+
+
+# Of each language, in a script that the identifier does not know it in.
+OTHER_SCRIPTS = {
+    "kk": "Mysyq eski ústeldiń ústinde uıyqtap jatyr jáne tús kórip otyr.",
+    "hi": "billi purani mez par so rahi hai aur sapna dekh rahi hai.",
+    "az": "Пишик көһнә масанын үстүндә јатыр вә јуху ҝөрүр.",
+    "pa": "بلی پرانی میز تے سُتی ہوئی اے تے سُفنے ویکھدی پئی اے۔",
+    "mn": "ᠮᠤᠤᠷ ᠬᠠᠭᠤᠴᠢᠨ ᠰᠢᠷᠡᠭᠡ ᠳᠡᠭᠡᠷᠡ ᠤᠨᠲᠠᠵᠤ ᠪᠠᠶᠢᠨ᠎ᠠ",
+}
+
+
+@pytest.mark.parametrize("language", OTHER_SCRIPTS)
+def test_a_script_that_the_identifier_lacks_is_not_judged_where_it_is_usual(
+    measured: Measured, language: str
+) -> None:
+    line = OTHER_SCRIPTS[language]
+    english = "The old cat sleeps on the table, and it does not want to get up."
+    pairs = [(f"a{i}", line) for i in range(6)] + [(f"b{i}", english) for i in range(4)]
+    hits = measured(pairs, ("en", language)).hits()["tgt_language"]
+    # What was left in the source language is dropped all the same.
+    assert hits.tolist() == [False] * 6 + [True] * 4
+
+
+def test_a_few_lines_in_another_script_are_another_language(measured: Measured) -> None:
+    hindi = "बिल्ली पुरानी मेज़ पर सो रही है और सपना देख रही है।"
+    pairs = [(f"a{i}", hindi) for i in range(8)] + [("b", GERMAN[0])]
+    hits = measured(pairs, ("en", "hi")).hits()["tgt_language"]
+    assert hits.tolist() == [False] * 8 + [True]
+
+
+@pytest.mark.parametrize(
+    ("line", "script"),
+    [
+        ("Die Katze", "latn"),
+        ("GitHub で猫を検索する方法について", "hira"),
+        ("猫", "hani"),
+        ("ーカ", "kana"),
+        ("한국어", "hang"),
+        ("ድመት", "ethi"),
+        ("ᏪᏌ ᎦᎵᎲ", "zyyy"),
+        ("123 — !", None),
+        ("", None),
+    ],
+)
+def test_the_script_of_most_letters(line: str, script: str | None) -> None:
+    assert main_script(line.encode()) == script
 
 
 def sentence(number: int, endings: str) -> str:

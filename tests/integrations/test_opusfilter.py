@@ -38,7 +38,7 @@ def test_pairs_are_kept_by_a_score_table(tmp_path: Path) -> None:
     corpus = pycat.tokenize(src, tgt, out=tmp_path / "corpus", vocabs=[words])
     models = [write_marian(tmp_path / f"model.iter{i}.npz", seed=i) for i in (1, 2)]
     table = pycat.score(corpus, models, out=tmp_path / "scores", device="cpu")
-    values = evaluate_criterion(table, "cat_var")
+    values = evaluate_criterion(table, "learnability")
     threshold = float(np.sort(values)[25])
     # Other lines, and another order, than the corpus has.
     sources, targets = src.read_text("utf-8").splitlines(), tgt.read_text("utf-8").splitlines()

@@ -58,7 +58,7 @@ def test_agreement_is_that_of_the_selections(table: pycat.ScoreTable) -> None:
         i = agreed.names.index(name)
         expected = spearman(values, evaluate_criterion(table, name))
         assert agreed.correlations[0, i] == pytest.approx(expected)
-    expected_stability = stability(table, keep=0.3)
+    expected_stability = stability(table, keep=0.3, by="cat_var")
     assert agreed.without_checkpoint == expected_stability.without_checkpoint
     assert len(agreed.without_checkpoint) == 4
     assert agreed.chance == pytest.approx(expected_stability.chance)
