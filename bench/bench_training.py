@@ -4,16 +4,16 @@ python bench/bench_training.py [--device cuda|cpu] [--preset NAME] [--models 1 4
                                [--dtype NAME] [--threads N] [--quick] [--json FILE]
 
 Every model reads batches of its own of random tokens, of sentence lengths as of translation. FLOPs:
-`scoring.flops.model_flops` of the forward pass, three times (backward is twice forward). The rival
-on a CPU is a plain loop over a Hugging Face MarianMTModel of the same shape, with batches of
-sentences of like lengths, timed in turn. One thread is timed in processor time.
+`scoring.flops.model_flops` of the forward pass, three times (backward is twice forward). The rivals
+on a CPU, timed in turn, are plain loops over a Hugging Face MarianMTModel and over a model of
+JoeyNMT, each of the same shape and where it is installed, with batches of sentences of like lengths
+(`training_rivals.py`). One thread is timed in processor time.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Iterator
-from importlib.util import find_spec
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from harness import device_name, torch_multiplies_bfloat16
 from proxies import translation_lengths
+from training_rivals import MarianLoop, installed_loops
 
 from pycat.data.batches import Batch
 from pycat.proxy.flops import proxy_products
@@ -66,7 +67,7 @@ def measure(
     dtype: torch.dtype,
     device: str,
     batch_tokens: int,
-    rival: "MarianLoop | None",
+    rivals: Sequence[MarianLoop],
 ) -> dict[str, Any]:
     torch.manual_seed(0)
     models = [Transformer(config).to(device) for _ in range(num_models)]
@@ -85,22 +86,25 @@ def measure(
         capacity=Capacity(batch_tokens, batch_tokens, BATCH_PAIRS, longest),
     )
 
-    def run(updates: int) -> float:
-        started = clock(device)
+    def run(updates: int) -> None:
         for i in range(updates):
             step.update([own[i % len(own)] for own in batches], 1e-3)
         step.loss_sums.sum().item()  # waits for the device
+
+    def timed(work: Callable[[], None]) -> float:
+        started = clock(device)
+        work()
         return clock(device) - started
 
     run(2)
-    # Whole rounds of the batches on a CPU, so that the rival reads as many tokens.
-    updates = 8 if rival else max(2, round(ROUND_S / 3 / (run(2) / 2)))
+    # Whole rounds of the batches on a CPU, so that the rivals read as many tokens.
+    updates = 8 if rivals else max(2, round(ROUND_S / 3 / (timed(lambda: run(2)) / 2)))
     times: list[float] = []
-    rival_times: list[float] = []
+    rival_times: dict[str, list[float]] = {rival.name: [] for rival in rivals}
     for _ in range(3):
-        times.append(run(updates) / updates)
-        if rival:
-            rival_times.append(rival.run() / updates)
+        times.append(timed(lambda: run(updates)) / updates)
+        for rival in rivals:
+            rival_times[rival.name].append(timed(rival.run) / updates)
     seconds = median(times)
     tokens = sum(len(batch.tgt_tokens) for batch in everything) / len(batches[0])
     flops = 0.0
@@ -116,95 +120,18 @@ def measure(
         "tokens_per_s": round(tokens / seconds),
         "tflops": round(flops / seconds / 1e12, 3),
         "finite": bool(step.loss_sums.isfinite().all()),
-        **(
-            {
-                "marian_update_ms": round(1e3 * median(rival_times), 3),
-                "over_marian": round(
-                    median(b / a for a, b in zip(times, rival_times, strict=True)), 2
+        **{
+            key: value
+            for name, own in rival_times.items()
+            for key, value in (
+                (f"{name}_update_ms", round(1e3 * median(own), 3)),
+                (
+                    f"over_{name}",
+                    round(median(b / a for a, b in zip(times, own, strict=True)), 2),
                 ),
-            }
-            if rival
-            else {}
-        ),
+            )
+        },
     }
-
-
-class MarianLoop:
-    """A training loop as users write it: padded batches of like lengths, torch's loss, and Adam."""
-
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, batch_tokens: int) -> None:
-        from transformers import MarianConfig, MarianMTModel
-
-        torch.manual_seed(0)
-        layers = {
-            f"{side}_{name}": value
-            for side in ("encoder", "decoder")
-            for name, value in (
-                ("layers", config.num_layers),
-                ("attention_heads", config.num_heads),
-                ("ffn_dim", config.d_ff),
-            )
-        }
-        self._model = MarianMTModel(
-            MarianConfig(
-                vocab_size=VOCAB_SIZE,
-                d_model=config.d_model,
-                max_position_embeddings=512,
-                pad_token_id=0,
-                eos_token_id=EOS,
-                decoder_start_token_id=EOS,
-                activation_function="relu",
-                dropout=0.1,
-                scale_embedding=True,
-                **layers,
-            )
-        ).train()
-        self._optimizer = torch.optim.Adam(self._model.parameters(), lr=1e-3, betas=(0.9, 0.98))
-        self._dtype = dtype
-        self._batches = list(self._padded(make_batches(8, batch_tokens, 0), batch_tokens))
-        self.run()
-
-    def _padded(self, batches: list[Batch], batch_tokens: int) -> Iterator[list[torch.Tensor]]:
-        pairs = []
-        for batch in batches:
-            sides = [
-                torch.tensor_split(tokens, ends[1:-1].long())
-                for tokens, ends in (
-                    (batch.src_tokens, batch.src_cu_seqlens),
-                    (batch.tgt_tokens, batch.tgt_cu_seqlens),
-                )
-            ]
-            pairs += list(zip(*sides, strict=True))
-        pairs.sort(key=lambda pair: (len(pair[1]), len(pair[0])))
-        first = 0
-        for last in range(1, len(pairs) + 1):
-            longest = max(len(side) for pair in pairs[first : last + 1] for side in pair)
-            if last == len(pairs) or (last + 1 - first) * longest > batch_tokens:
-                yield [
-                    torch.nn.utils.rnn.pad_sequence(
-                        [pair[side] for pair in pairs[first:last]], True
-                    )
-                    for side in (0, 1)
-                ]
-                first = last
-
-    def run(self) -> float:
-        """Train on everything once; the seconds that took."""
-        started = clock("cpu")
-        for src, tgt in self._batches:
-            self._optimizer.zero_grad()
-            shifted = torch.cat((tgt.new_full((len(tgt), 1), EOS), tgt[:, :-1]), dim=1)
-            with torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32):
-                logits = self._model(
-                    input_ids=src, attention_mask=src != 0, decoder_input_ids=shifted
-                ).logits
-            loss = torch.nn.functional.cross_entropy(
-                logits.float().flatten(0, 1), tgt.flatten(), ignore_index=0, label_smoothing=0.1
-            )
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
-            self._optimizer.step()
-        return clock("cpu") - started
 
 
 def main() -> None:
@@ -238,9 +165,14 @@ def main() -> None:
     print(f"large products: {rate / 1e12:.1f} TFLOP/s")
     rows = []
     for num_models in options.models:
-        one_on_cpu = on_cpu and num_models == 1 and find_spec("transformers") is not None
-        rival = MarianLoop(config, dtype, options.batch_tokens) if one_on_cpu else None
-        row = measure(num_models, config, dtype, options.device, options.batch_tokens, rival)
+        rivals = []
+        if on_cpu and num_models == 1:
+            batches = make_batches(8, options.batch_tokens, 0)
+            arguments = config, dtype, batches, options.batch_tokens, EOS
+            rivals = [loop(*arguments) for loop in installed_loops()]
+            for rival in rivals:
+                rival.run()
+        row = measure(num_models, config, dtype, options.device, options.batch_tokens, rivals)
         row["share_of_rate"] = round(row["tflops"] * 1e12 / rate, 4)
         rows.append(row)
         print(row, flush=True)

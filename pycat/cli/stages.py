@@ -269,6 +269,11 @@ class TrainOptions:
         "it, 1,024 for mini, 2,048 for the others.",
         None,
     )
+    optimizer: Literal["adam", "muon"] = option(
+        "Update all weights by Adam, or on a CPU the matrices of layers by Muon, with five times "
+        "the rate.",
+        "adam",
+    )
     learning_rate: float | None = option(
         "Let Adam's rate rise to this; without it, to that of the preset.", None
     )

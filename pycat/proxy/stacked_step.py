@@ -1,4 +1,4 @@
-"""One update of M stacked models: forward pass, loss, gradients clipped for each model, Adam.
+"""One update of M stacked models: forward pass, loss, gradients clipped for each, optimizer.
 
 On CUDA in 16 bits every batch is laid into arrays of fixed shapes, and the whole update is one CUDA
 graph: a small model's hundreds of kernels then cost no time between them. What a batch leaves free
@@ -19,6 +19,7 @@ from torch import Tensor
 from pycat.data.batches import Batch
 from pycat.kernels.training_loss import linear_smoothed_cross_entropy
 from pycat.proxy.cpu_attention import cpu_attention, has_cpu_attention
+from pycat.proxy.muon import Muon, hidden_matrices
 from pycat.proxy.packed_attention import Side, attention, has_varlen, varlen_attention
 from pycat.proxy.packing import packed_positions
 from pycat.proxy.stacked_transformer import Attend, Attentions, PackedSide, StackedTransformer
@@ -53,9 +54,9 @@ class StackedStep:
         dtype: of matrix products: float32 or bfloat16.
         capacity: of all batches to come; of several ranks, of their usual shares.
         ranks: those that share the batches out.
+        optimizer: "adam", or "muon": Muon for the matrices of layers, Adam for the rest.
 
     Attributes:
-        optimizer: Adam over the stacked parameters.
         loss_sums: float64 (M,), sums of the mean losses of all updates.
         token_losses: float32 (M, T), losses of the target tokens of the last update, not weighted.
     """
@@ -69,21 +70,30 @@ class StackedStep:
         dtype: torch.dtype,
         capacity: Capacity,
         ranks: Ranks = ALONE,
+        optimizer: str = "adam",
     ) -> None:
         self._ranks = ranks
         self._stack, self._eos_id, self._smoothing = stack, eos_id, label_smoothing
         self._dtype, self._capacity = dtype, capacity
         self._device = stack.output_weight.device
         self._rate = torch.zeros((), device=self._device)
-        is_cuda = self._device.type == "cuda"
-        self.optimizer = torch.optim.Adam(
-            list(stack.parameters.values()),
+        matrices = hidden_matrices(stack.parameters) if optimizer == "muon" else {}
+        adam = torch.optim.Adam(
+            [value for name, value in stack.parameters.items() if name not in matrices],
             lr=self._rate,
             betas=(0.9, 0.98),
             eps=1e-9,
             fused=True,
-            capturable=is_cuda,
+            capturable=self._device.type == "cuda",
         )
+        self._optimizers: list[torch.optim.Adam | Muon] = [adam]
+        if matrices:
+            self._optimizers.append(Muon(matrices, self._rate, dtype))
+        # What the last of them keeps of matrices, and Adam of the rest from its first step on.
+        self._states: dict[str, dict[str, Tensor]] = {
+            name: (self._optimizers[-1] if name in matrices else adam).state[value]
+            for name, value in stack.parameters.items()
+        }
         self.loss_sums = torch.zeros(stack.num_models, dtype=torch.float64, device=self._device)
         self.token_losses = torch.zeros(stack.num_models, 0, device=self._device)
         self._losses = torch.zeros(stack.num_models, device=self._device)
@@ -165,9 +175,10 @@ class StackedStep:
             part.copy_(total.view_as(part))
 
     def _step(self) -> None:
-        """Clip the gradients, update by Adam, and note the losses."""
+        """Clip the gradients, update the parameters, and note the losses."""
         self._clip_gradients()
-        self.optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
         self.loss_sums += self._losses
 
     def _clip_gradients(self) -> None:
@@ -209,7 +220,7 @@ class StackedStep:
         with torch.no_grad():
             for name, value in self._stack.parameters.items():
                 value.copy_(before[name])
-            for state in self.optimizer.state.values():
+            for state in self._states.values():
                 for tensor in state.values():
                     tensor.zero_()
             self.loss_sums.zero_()
@@ -223,19 +234,18 @@ class StackedStep:
         return replay
 
     def optimizer_state(self) -> dict[str, dict[str, Tensor]]:
-        """Copies of Adam's state by the parameter's name: `exp_avg`, `exp_avg_sq`, `step`."""
+        """Copies of the optimizer's state by the parameter's name.
+
+        Adam has `exp_avg`, `exp_avg_sq` and `step`, Muon has `momentum_buffer`.
+        """
         return {
-            name: {
-                key: value.detach().clone()
-                for key, value in self.optimizer.state[parameter].items()
-            }
-            for name, parameter in self._stack.parameters.items()
+            name: {key: value.detach().clone() for key, value in own.items()}
+            for name, own in self._states.items()
         }
 
     def load_optimizer_state(self, states: dict[str, dict[str, Tensor]]) -> None:
-        """Put Adam's state back, in place where there is one: a graph reads it where it stands."""
-        for name, parameter in self._stack.parameters.items():
-            own = self.optimizer.state[parameter]
+        """Put that state back, in place where there is one: a graph reads it where it stands."""
+        for name, own in self._states.items():
             for key, value in states[name].items():
                 if key in own:
                     own[key].copy_(value)

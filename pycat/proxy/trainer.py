@@ -150,6 +150,7 @@ class Trainer:
             dtype=dtype,
             capacity=self._capacity(),
             ranks=ranks,
+            optimizer=recipe.get("optimizer", "adam"),
         )
         if self.step > 0:
             self._put_states_back()

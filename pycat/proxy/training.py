@@ -27,6 +27,9 @@ from pycat.runtime.ranks import Ranks, join_ranks, launch, rank_device
 # A proxy's early checkpoints are what is wanted of it: a large corpus is not read to its end.
 MAX_PROXY_UPDATES = 4000
 
+# "muon" is Muon for the matrices of layers, and Adam for the rest.
+OPTIMIZERS = ("adam", "muon")
+
 # Peaks by preset.
 # Chosen by dev loss on random pairs, for mini; docs/training.md has the grid.
 LEARNING_RATES = {"mini": 4e-3, "tiny": 1e-3, "base": 7e-4}
@@ -48,6 +51,7 @@ def train(
     epochs: float = 3.0,
     updates: int | None = None,
     batch_tokens: int | None = None,
+    optimizer: str = "adam",
     learning_rate: float | None = None,
     rate_schedule: str = "inverse_sqrt",
     warmup: int | None = None,
@@ -86,7 +90,10 @@ def train(
             `updates`, when given, is used instead, without a bound.
         batch_tokens: most tokens of either side of a batch, of all ranks together; by default
             1,024 for mini, else 2,048.
-        learning_rate: its peak; by default 4e-3 for mini, 1e-3 for tiny, 7e-4 for base.
+        optimizer: "adam", or "muon" (`pycat.proxy.muon`) for the matrices of layers beside Adam for
+            embeddings, gains and biases. Muon is for CPUs alone so far.
+        learning_rate: its peak; by default 4e-3 for mini, 1e-3 for tiny, 7e-4 for base. Muon's is
+            five times as high.
         rate_schedule: the rate after the peak. "inverse_sqrt" lets it fall with the inverse square
             root of the update (Vaswani et al. 2017, section 5.3). "wsd" holds it, and lets it fall
             linearly to zero over the last third (Hägele et al. 2024, arXiv 2405.18392).
@@ -96,7 +103,7 @@ def train(
             threads and of ranks, a run repeats bit for bit.
         device: "cpu", "cuda" or "auto".
         dtype: of matrix products: "float32", "bfloat16", or "auto" (bfloat16 where the device
-            has it). Weights and the state of Adam stay float32.
+            has it). Weights and the state of the optimizer stay float32.
         overwrite: replace a run made with other options.
         stage: a folder on this machine's own disk; the corpus is copied into it first, unless it
             is there, and read there (`pycat.data.staging`).
@@ -119,6 +126,7 @@ def train(
         preset=preset,
         label_smoothing=label_smoothing,
         dropout=dropout,
+        optimizer=optimizer,
         learning_rate=learning_rate,
         rate_schedule=rate_schedule,
         dynamic=dynamic,
@@ -158,6 +166,7 @@ def train(
         else {"share": dynamic, "by": dynamic_by, "unit": dynamic_unit},
         preset=preset,
         batch_tokens=batch_tokens,
+        optimizer=optimizer,
         learning_rate=learning_rate,
         rate_schedule=rate_schedule,
         warmup=warmup,
@@ -188,6 +197,7 @@ def train_together(
     dynamic: dict[str, Any] | None = None,
     preset: str,
     batch_tokens: int = 2048,
+    optimizer: str = "adam",
     learning_rate: float | None = None,
     rate_schedule: str = "wsd",
     anneal_each: bool = False,
@@ -212,9 +222,9 @@ def train_together(
         anneal_each: with "wsd", each of the steps is the end of a budget of its own: the rate falls
             to zero over the last third before it, in a branch off the run at the constant rate.
             The run is as long as two thirds of the largest budget, the branches a third of each.
-        preset, batch_tokens, learning_rate, rate_schedule, warmup, label_smoothing, dropout,
-            device, dtype, overwrite: as in `train`; `preset` is not "auto", and only a label where
-            all arms have initial weights.
+        preset, batch_tokens, optimizer, learning_rate, rate_schedule, warmup, label_smoothing,
+            dropout, device, dtype, overwrite: as in `train`; `preset` is not "auto", and only a
+            label where all arms have initial weights.
         advance: called with the updates of each run that were done; by default progress is shown.
 
     Returns:
@@ -230,6 +240,7 @@ def train_together(
         checkpoint_steps=list(checkpoint_steps),
         preset=preset,
         batch_tokens=batch_tokens,
+        optimizer=optimizer,
         learning_rate=learning_rate,
         rate_schedule=rate_schedule,
         anneal_each=anneal_each,
@@ -304,6 +315,7 @@ def _recipe(
     checkpoint_steps: Sequence[int],
     preset: str,
     batch_tokens: int = 2048,
+    optimizer: str = "adam",
     learning_rate: float | None = None,
     rate_schedule: str = "wsd",
     anneal_each: bool = False,
@@ -315,6 +327,11 @@ def _recipe(
     dynamic: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What determines a run beside its corpus and seed, with defaults filled in."""
+    if optimizer == "muon" and device.type == "cuda":
+        raise PycatError(
+            "optimizer is 'muon', which pycat has for CPUs alone so far; expected adam on CUDA, or "
+            "device cpu"
+        )
     steps = list(checkpoint_steps)
     return {
         "preset": preset,
@@ -327,6 +344,7 @@ def _recipe(
         "dropout": dropout,
         "device": device.type,
         "dtype": str(choose_dtype(dtype, device)).removeprefix("torch."),
+        **({} if optimizer == "adam" else {"optimizer": optimizer}),
         **({"anneal_each": True} if anneal_each else {}),
         **({} if loss_checkpoints is None else {"loss_checkpoints": loss_checkpoints}),
         **({} if dynamic is None else {"dynamic": dict(dynamic)}),
@@ -347,6 +365,7 @@ def check_options(**options: Any) -> None:
     """Refuse those of the given options of training that are out of range."""
     for name, known in (
         ("preset", PRESETS),
+        ("optimizer", OPTIMIZERS),
         ("rate_schedule", RATE_SCHEDULES),
         ("dynamic_by", DYNAMIC_BY),
         ("dynamic_unit", DYNAMIC_UNITS),

@@ -28,6 +28,7 @@ from pycat.data.tokenizer import MODEL_TYPES
 from pycat.evaluation.evaluation import DEFAULT_ARMS
 from pycat.proxy.dynamic_pruning import DYNAMIC_BY, DYNAMIC_UNITS
 from pycat.proxy.schedules import CHECKPOINT_SCHEDULES, RATE_SCHEDULES
+from pycat.proxy.training import OPTIMIZERS
 from pycat.proxy.transformer import PRESETS
 from pycat.runtime.device import DTYPES, SCORING_DTYPES
 from pycat.scoring.engine import STATS, TOO_LONG
@@ -90,6 +91,7 @@ def test_defaults_are_those_of_the_function(kind: Any, function: Callable[..., A
         (TokenizeOptions, "model_type", MODEL_TYPES),
         (OpenOptions, "layout", ("fairseq", "megatron")),
         (TrainOptions, "preset", ("auto", *PRESETS)),
+        (TrainOptions, "optimizer", OPTIMIZERS),
         (TrainOptions, "rate_schedule", RATE_SCHEDULES),
         (TrainOptions, "checkpoint_schedule", CHECKPOINT_SCHEDULES),
         (TrainOptions, "dynamic_by", DYNAMIC_BY),

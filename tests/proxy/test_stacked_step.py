@@ -77,22 +77,30 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(value[part], expected[name][part], rtol=1e-3, atol=2e-4)
 
 
-def train(models: list[Transformer], batches: Sequence[Sequence[Batch]]) -> Any:
+def train(
+    models: list[Transformer], batches: Sequence[Sequence[Batch]], optimizer: str = "adam"
+) -> Any:
     stack = StackedTransformer(models, dropout=0.0)
     step = StackedStep(
-        stack, eos_id=EOS, label_smoothing=0.1, dtype=torch.float32, capacity=CAPACITY
+        stack,
+        eos_id=EOS,
+        label_smoothing=0.1,
+        dtype=torch.float32,
+        capacity=CAPACITY,
+        optimizer=optimizer,
     )
     for update in batches:
         step.update(update, 1e-2)
     return stack, step
 
 
-def test_stacked_models_learn_as_each_alone() -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_stacked_models_learn_as_each_alone(optimizer: str) -> None:
     models = make_models(3)
     rounds = [BATCHES, BATCHES[::-1], BATCHES]
-    stack, step = train(models, rounds)
+    stack, step = train(models, rounds, optimizer)
     for m in range(3):
-        alone, own = train([models[m]], [[update[m]] for update in rounds])
+        alone, own = train([models[m]], [[update[m]] for update in rounds], optimizer)
         torch.testing.assert_close(step.loss_sums[m], own.loss_sums[0], rtol=1e-5, atol=0)
         assert_same(stack.state_dict(m), alone.state_dict(0))
 

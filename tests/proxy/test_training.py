@@ -84,16 +84,17 @@ def test_a_model_overfits_twenty_pairs_and_translates_them_back(
     assert translate(model, corpus.tokenizer, ["", sources[0]]) == ["", references[0]]
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_an_interrupted_run_ends_in_the_same_bytes(
-    tmp_path: Path, toy_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, toy_corpus: Corpus, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    steps = [3, 7, 9]
-    whole = train(toy_corpus, out=tmp_path / "whole", checkpoint_steps=steps, **FAST)
+    options = {**FAST, "checkpoint_steps": [3, 7, 9], "optimizer": optimizer}
+    whole = train(toy_corpus, out=tmp_path / "whole", **options)
     with stopping_at(5, monkeypatch), pytest.raises(KeyboardInterrupt):
-        train(toy_corpus, out=tmp_path / "cut", checkpoint_steps=steps, **FAST)
+        train(toy_corpus, out=tmp_path / "cut", **options)
     with pytest.raises(OutputError, match="incomplete"):
         Run.open(tmp_path / "cut")
-    cut = train(toy_corpus, out=tmp_path / "cut", checkpoint_steps=steps, **FAST)
+    cut = train(toy_corpus, out=tmp_path / "cut", **options)
     assert cut.losses == whole.losses
     for one, other in zip(whole.checkpoints, cut.checkpoints, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -343,6 +344,7 @@ def test_rate_is_held_then_falls_to_zero_in_the_last_third() -> None:
     ("options", "message"),
     [
         ({"preset": "huge"}, "preset is 'huge'; expected one of mini, tiny, base"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd'; expected one of adam, muon"),
         ({"dropout": 0.95}, "dropout is 0.95; expected at least 0 and at most 0.9"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0; expected at least 0 and below 1"),
         ({"learning_rate": math.inf}, "learning_rate is inf; expected above 0 and below 1"),
