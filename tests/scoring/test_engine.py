@@ -34,6 +34,7 @@ from pycat.scoring.engine import score
 from pycat.scoring.flops import model_flops
 from pycat.scoring.loading import load_adapters
 from pycat.scoring.reduced_precision import sample_rows
+from pycat.scoring.sums import corpus_sums
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,7 @@ def test_an_interrupted_table_goes_on_part_by_part(
 ) -> None:
     monkeypatch.setattr(engine, "PART_PAIRS", 100)
     whole = score(toy_corpus, run.checkpoints, out=tmp_path / "whole", device="cpu")
-    compute, calls = engine.corpus_sums, []
+    compute, calls = corpus_sums, []
 
     def stop_in_the_second(corpus: Corpus, *rest: Any) -> NDArray[np.float64]:
         calls.append(corpus.pair_ids[0])
