@@ -1,5 +1,10 @@
-"""A work folder of `prune` whose tokenizer, proxy and scores another one takes over."""
+"""A work folder of `prune` whose tokenizer, proxy and scores another one takes over.
 
+Where it is the very folder to make, what it holds is set aside into a folder within, which is
+deleted once the new work is finished.
+"""
+
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
@@ -13,8 +18,8 @@ from pycat.data.tokenizing import tokenize
 from pycat.errors import OutputError, PycatError
 from pycat.proxy.run import Run
 from pycat.proxy.training import train
-from pycat.runtime.manifest import read_manifest
-from pycat.runtime.output import changes
+from pycat.runtime.manifest import load_manifest, read_manifest
+from pycat.runtime.output import changes, write_manifest
 from pycat.scores.score_table import ScoreTable
 
 # Options of `tokenize` that make the tokenizer; its others choose the pairs.
@@ -24,6 +29,10 @@ _TOKENIZER_OPTIONS = (
 )
 # Of those, what an open tokenizer brings.
 _IN_TOKENIZER = ("tokenizer", "vocabs", "sentencepiece", "src_lang", "tgt_lang", "prompt")
+
+_MANIFEST = "prune.json"
+# Folders within a work folder: the earlier work, and what of it is set aside already.
+_BEFORE, _MOVING = "before", "before.tmp"
 
 
 @dataclass(frozen=True)
@@ -50,17 +59,16 @@ class EarlierWork:
 
         Args:
             path: the folder.
-            out: another folder.
+            out: the folder to make, which may be the same one. Of a run that was interrupted, what
+                it set aside is opened.
             folders: the name of each stage's folder in it.
 
         Raises:
-            OutputError: it is no finished folder of `prune`, has no proxy, or is `out`.
+            OutputError: it is no finished folder of `prune`, or has no proxy.
         """
         work = Path(path)
-        if work.resolve() == out.resolve():
-            raise OutputError(
-                f"{work}: is the folder to make and --base too; name another folder to make"
-            )
+        if work.resolve() == out.resolve() and not _is_finished(work):
+            work = work / _BEFORE if (work / _BEFORE).is_dir() else work
         recipe = read_manifest(work, "prune")["recipe"]
         if "train" not in recipe:
             raise OutputError(
@@ -107,10 +115,55 @@ class EarlierWork:
         others = {name: value for name, value in options.items() if name not in _IN_TOKENIZER}
         return {**others, "tokenizer": self.corpus.tokenizer}
 
+    def set_aside(
+        self, work: Path, recipe: Mapping[str, Any], folders: Mapping[str, str]
+    ) -> "EarlierWork":
+        """Make room for work of this recipe in the folder `work`, and open what was set aside.
+
+        Nothing is done where it is aside already, or was made by that recipe. The caller holds the
+        folder's lock.
+        """
+        is_aside = self.path.resolve() != work.resolve()
+        if is_aside or {**self.recipe, **recipe} == self.recipe:
+            return self
+        delete_set_aside(work)  # of a run that was cut off when it had finished
+        (work / _MOVING).mkdir()
+        finish_setting_aside(work, folders)
+        return EarlierWork.open(work, work, folders)
+
     def trusted_scores(self, name: str) -> ScoreTable | None:
         """The table that a column of trusted text was made of, if it has one of that name."""
         folder = self.path / "trusted" / name / "scores"
         return ScoreTable.open(folder) if (folder / "scores.json").is_file() else None
+
+
+def finish_setting_aside(work: Path, folders: Mapping[str, str]) -> None:
+    """Go on with what was begun and interrupted. The caller holds the folder's lock."""
+    moving = work / _MOVING
+    if not moving.is_dir():
+        return
+    # Files of others, such as the text, stay where they are.
+    owned = [*work.glob("pruned.*"), *(work / name for name in (*folders.values(), "report.html"))]
+    for path in owned:
+        if path.exists():
+            path.rename(moving / path.name)
+    if not (moving / _MANIFEST).is_file():
+        (work / _MANIFEST).rename(moving / _MANIFEST)
+    # An unfinished manifest says whose folder it is.
+    manifest = load_manifest(moving / _MANIFEST)
+    write_manifest(work / _MANIFEST, {**manifest, "complete": False, "recipe": {}})
+    moving.rename(work / _BEFORE)
+
+
+def delete_set_aside(work: Path) -> None:
+    """Delete the earlier work within a folder, whose work is finished."""
+    if (work / _BEFORE).is_dir():
+        shutil.rmtree(work / _BEFORE)
+
+
+def _is_finished(work: Path) -> bool:
+    file = work / _MANIFEST
+    return file.is_file() and bool(load_manifest(file).get("complete"))
 
 
 def _completed(

@@ -18,7 +18,7 @@ from pycat.data.several_files import SeveralFiles, open_texts
 from pycat.data.tab_columns import wrong_column
 from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizing import known_text, tokenize
-from pycat.earlier_work import EarlierWork
+from pycat.earlier_work import EarlierWork, delete_set_aside, finish_setting_aside
 from pycat.errors import OutputError, PycatError
 from pycat.evaluation.evaluation import TestSet, evaluate
 from pycat.evaluation.results import Evaluation
@@ -149,10 +149,10 @@ def prune(
         tests: test sets as in `evaluate`; with them the arms are retrained and compared.
         tokenize_options, train_options, score_options, evaluate_options: further keyword
             arguments of those functions.
-        base: the folder that an earlier call made of other text, such as less of it. Its tokenizer
-            and proxy are taken over, and its scores of all pairs that have the same tokens; the
-            other pairs alone are scored. What depends on the whole text is made anew: measures,
-            selection, evaluation and report.
+        base: the folder that an earlier call made of other text, such as less of it; it may be
+            `out` itself. Its tokenizer and proxy are taken over, and its scores of all pairs that
+            have the same tokens; the other pairs alone are scored. What depends on the whole text
+            is made anew: measures, selection, evaluation and report.
         train_anew: take over the tokenizer alone, and train a proxy on this text, which scores all.
         on: where text is tokenized and measured, pairs scored and models of the evaluation trained,
             as in `score`; the proxy is trained here.
@@ -231,6 +231,10 @@ def prune(
     fingerprints = text.fingerprint(known_text(work / _FOLDERS["tokenize"]))
     recipe["tokenize"] |= text.recipe
     recipe["tokenize"]["text"] = [row["sha256"] for row in fingerprints]
+    grows = base is not None and Path(base).resolve() == work.resolve()
+    if grows and work.is_dir():
+        with Lock.of_folder(work):
+            finish_setting_aside(work, _FOLDERS)
     earlier = None if base is None else EarlierWork.open(base, work, _FOLDERS)
     taken = None if train_anew or earlier is None else earlier
     if earlier is not None:
@@ -243,6 +247,9 @@ def prune(
         raise OutputError(f"{work}: expected a folder, found a file; choose another name")
     work.mkdir(parents=True, exist_ok=True)
     with Lock.of_folder(work) as lock, connected(on):
+        if grows and earlier is not None:
+            earlier = earlier.set_aside(work, recipe, _FOLDERS)
+            taken = None if taken is None else earlier
         folder = _open_work(work, recipe, overwrite, lock)
 
         def where(stage: str) -> dict[str, Any]:
@@ -261,7 +268,9 @@ def prune(
             run = copy_run(taken.run, **where("train"))
         elif not fast:
             run = train(corpus, **where("train"), **options["train"])
-        known_scores = None if taken is None else taken.scores
+        # A second call of the same command finds its own folder finished, and takes nothing over.
+        giving = None if taken is None or taken.path.resolve() == work.resolve() else taken
+        known_scores = None if giving is None else giving.scores
         scores = (
             unscored(corpus)
             if run is None
@@ -271,8 +280,7 @@ def prune(
                 **where("score"),
                 **options["score"],
                 base=known_scores,
-                # Scores are taken over by this process alone.
-                on=on if known_scores is None else "local",
+                on=on,
             )
         )
         for name, good in (trusted or {}).items():
@@ -285,7 +293,7 @@ def prune(
                 name=name,
                 seed=seed,
                 device=options["score"].get("device", "auto"),
-                base=None if taken is None else taken.trusted_scores(name),
+                base=None if giving is None else giving.trusted_scores(name),
                 overwrite=overwrite,
             )
         if by_cluster:
@@ -339,6 +347,8 @@ def prune(
             # Another run finds them damaged, and writes them again.
             names = [path.name for path in (*texts, report)]
             folder.finish(made=made, files=list_files(work, names))
+        if grows:
+            delete_set_aside(work)
         return Pruned(corpus, measures, run, scores, selection, evaluation, texts, report, timings)
 
 

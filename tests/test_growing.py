@@ -11,6 +11,7 @@ import pytest
 from helpers import toy_pairs, write_lines
 
 import pycat
+from pycat import pruning
 from pycat.errors import OutputError, PycatError
 from pycat.proxy.copying import copy_run
 from pycat.pruning import Pruned, prune
@@ -149,6 +150,58 @@ def test_scores_by_trusted_text_are_taken_over_too(tmp_path: Path) -> None:
     assert "reused" not in pycat.ScoreTable.open(tmp_path / "better" / "scores").manifest
 
 
+def _tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_text_grows_within_one_work_folder(
+    before: Pruned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    text = write_lines(tmp_path, PAIRS, "text")
+    prune(*text, out=work, base=_work(before), **FAST)
+    notes = work / "notes.txt"
+    notes.write_text("mine")
+    grown = write_lines(tmp_path, [*NEW, *PAIRS], "grown")
+    elsewhere = prune(*grown, out=tmp_path / "elsewhere", base=work, **FAST)
+    # Cut off while files are moved, then while pairs are chosen; each time the command goes on.
+    rename = Path.rename
+    moved: list[Path] = []
+
+    def stop(path: Path, target: Path) -> Path:
+        if len(moved) == 3:
+            raise KeyboardInterrupt
+        moved.append(path)
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", stop)
+        prune(*grown, out=work, base=work, **FAST)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pruning, "select", interrupted)
+        prune(*grown, out=work, base=work, **FAST)
+    assert (work / "before" / "prune.json").is_file()
+    pruned = prune(*grown, out=work, base=work, **FAST)
+    assert pruned.scores.manifest["reused"]["num_pairs"] == len(PAIRS)
+    assert _tree(work) == _tree(tmp_path / "elsewhere") | {"notes.txt"}
+    for name in ("pruned.en", "pruned.de", "scores/part-00000.parquet"):
+        assert (work / name).read_bytes() == (tmp_path / "elsewhere" / name).read_bytes()
+    assert pruned.selection.pair_ids.tolist() == elsewhere.selection.pair_ids.tolist()
+    assert all(not row.problems for row in pycat.check(work))
+    # A second call repeats nothing.
+    stamps = {path: path.stat().st_mtime_ns for path in work.rglob("*.json")}
+    prune(*grown, out=work, base=work, **FAST)
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    # What does not fit is refused, and nothing is moved.
+    with pytest.raises(PycatError, match="vocab_size was 340, now 8000"):
+        prune(*text, out=work, base=work, **{**FAST, "tokenize_options": {}})
+    assert _tree(work) == _tree(tmp_path / "elsewhere") | {"notes.txt"}
+
+
 def test_what_does_not_fit_is_refused_before_any_work(before: Pruned, tmp_path: Path) -> None:
     text = write_lines(tmp_path, PAIRS, "text")
     out, base = tmp_path / "work", _work(before)
@@ -164,8 +217,6 @@ def test_what_does_not_fit_is_refused_before_any_work(before: Pruned, tmp_path: 
         prune(*text, out=out, base=base, fast=True)
     with pytest.raises(PycatError, match="train_anew goes with base, whose proxy it leaves out"):
         prune(*text, out=out, train_anew=True)
-    with pytest.raises(OutputError, match="is the folder to make and --base too"):
-        prune(*text, out=base, base=base, **FAST)
     with pytest.raises(OutputError, match=r"prune.json: expected the manifest of a pycat prune"):
         prune(*text, out=out, base=before.corpus.path, **FAST)
     assert not out.exists()

@@ -76,9 +76,9 @@ class Prune:
         False,
     )
     base: Path | None = option(
-        "Take over the tokenizer and the proxy of this folder, which prune made of other text, and "
-        "its scores of all pairs with the same tokens; score the other pairs alone. Measures, "
-        "selection and report are made anew.",
+        "Take over the tokenizer and the proxy of this folder, which prune made of other text and "
+        "which may be --out itself, and its scores of all pairs with the same tokens; score the "
+        "other pairs alone. Measures, selection and report are made anew.",
         None,
         metavar="FOLDER",
     )

@@ -47,7 +47,7 @@ from pycat.scoring.flops import model_flops, product_rate
 from pycat.scoring.forward import Forward
 from pycat.scoring.loading import Checkpoint, absolute, load_adapters
 from pycat.scoring.reduced_precision import EXACT_FILE, reduced_precision
-from pycat.scoring.reuse import WORKING_FILES, Earlier, ReusedSums
+from pycat.scoring.reuse import WORKING_FILES, Earlier, ReusedSums, SumsFile
 from pycat.scoring.sums import corpus_sums, make_forward
 from pycat.scoring.truncation import KeptLengths
 
@@ -145,10 +145,10 @@ def score(
     Source: Chimoto et al. 2024, arXiv:2405.19462.
     """
     here, given = is_here(on, num_workers), checkpoints
-    if not here and (out is None or base is not None):
+    if not here and out is None:
         raise PycatError(
-            f"on={on!r}, num_workers={num_workers}: workers write files, and take no scores over; "
-            "pass out, and leave out base"
+            f"on={on!r}, num_workers={num_workers}: workers write files; pass out, the folder of "
+            "the table"
         )
     corpus = as_corpus(corpus)
     if stage is not None:
@@ -221,6 +221,7 @@ def score(
                 batch_tokens,
                 too_long,
                 None if stage is None else Path(stage).absolute(),
+                None if earlier is None else SumsFile.of(earlier, corpus, folder.path.absolute()),
             )
             uses_gpu = torch_device.type == "cuda"
             workers = partial(map_parts, load, on=on, num_workers=num_workers, uses_gpu=uses_gpu)
@@ -267,6 +268,7 @@ def _make_table(
         if scorer.earlier is not None:
             place = stack.enter_context(scratch_folder()) if folder is None else folder.path
             scorer.reused = ReusedSums(scorer.earlier, corpus, kept, place)
+            scorer.taken = scorer.reused.file
         parts, flops = scorer.score_parts(folder, workers)
     scoring_s = time.perf_counter() - started if folder is None else folder.elapsed_s
 
@@ -324,6 +326,7 @@ class _Scorer:
         stats: "nll" or "all".
         batch_tokens: as for `score`.
         earlier: where sums may come from; `reused` holds them while parts are scored.
+        taken: the file of what `reused` holds, which another process may have made.
     """
 
     corpus: Corpus
@@ -334,6 +337,7 @@ class _Scorer:
     batch_tokens: int | None
     earlier: Earlier | None = None
     reused: ReusedSums | None = None
+    taken: SumsFile | None = None
     _forward: Forward | None = None
     _dtype: torch.dtype | None = None
 
@@ -415,9 +419,9 @@ class _Scorer:
         self, part: Corpus, first: int, lengths: KeptLengths, advance: Callable[[int], None]
     ) -> NDArray[np.float64]:
         """Sums (S, K, n) of the n pairs of a part from row `first` on: taken over, or scored."""
-        if self.reused is None:
+        if self.taken is None:
             return self._score(part, lengths, advance)
-        is_there, taken = self.reused.rows(first, len(part))
+        is_there, taken = self.taken.rows(first, len(part))
         rest = np.flatnonzero(~is_there)
         sums = np.empty((*taken.shape[:2], len(part)))
         sums[:, :, is_there] = taken
@@ -468,6 +472,7 @@ class _LoadScorer:
         corpus, checkpoints, sha256s: of the driver; what the worker finds must be the same.
         device, dtype: of the forward pass.
         stats, batch_tokens, too_long, stage: as for `score`; the corpus knows of its own copy.
+        taken: sums that need not be scored, in a file of the driver's.
     """
 
     corpus: CorpusAddress
@@ -479,6 +484,7 @@ class _LoadScorer:
     batch_tokens: int | None
     too_long: str
     stage: Path | None
+    taken: SumsFile | None
 
     def __call__(self, num_threads: int) -> Callable[[_Rows], pa.Table | None]:
         torch.set_num_threads(num_threads)
@@ -498,6 +504,7 @@ class _LoadScorer:
                 )
         kept = KeptLengths.of(corpus, models, self.too_long)
         scorer = _Scorer(corpus, models, kept, device, self.stats, self.batch_tokens)
+        scorer.taken = self.taken
         scorer.use(self.dtype)
         return partial(scorer.score_part, lambda num_tokens: None)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,10 +132,53 @@ def _has_exact_pairs(manifest: Mapping[str, Any]) -> bool:
     return "exact_cut" in manifest or any(map(_has_exact_pairs, manifest.get("inputs") or ()))
 
 
+@dataclass(frozen=True)
+class SumsFile:
+    """A file of sums of the N pairs of a corpus, some of which are there.
+
+    Attributes:
+        path: the file, which `ReusedSums` makes.
+        num_pairs: N.
+        columns: names of S statistics under K checkpoints, those of a statistic together.
+        num_stats: S.
+    """
+
+    path: Path
+    num_pairs: int
+    columns: tuple[str, ...]
+    num_stats: int
+
+    @classmethod
+    def of(cls, earlier: Earlier, corpus: Corpus, folder: Path) -> "SumsFile":
+        """The file in `folder` that takes what an earlier table holds of a corpus."""
+        columns = tuple(earlier.columns)
+        return cls(folder / "reused-sums.tmp", len(corpus), columns, len(earlier.stats))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the record of a pair."""
+        types = [(name, stored_type(name)) for name in self.columns]
+        return np.dtype([("is_there", np.uint8), *types])
+
+    def map(self, mode: Literal["r", "r+"] = "r") -> "np.memmap[Any, np.dtype[Any]]":
+        """The records (N,), in memory as far as they are read."""
+        return np.memmap(self.path, self.dtype, mode, shape=self.num_pairs)
+
+    def rows(self, first: int, count: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Which of `count` pairs from row `first` on are there, and the sums (S, K, n) of those."""
+        part = self.map()[first : first + count]
+        is_there = part["is_there"] == 1
+        found = part[is_there]
+        sums = np.array([found[name] for name in self.columns], np.float64)
+        num_models = len(self.columns) // self.num_stats
+        return is_there, sums.reshape(self.num_stats, num_models, -1)
+
+
 class ReusedSums:
     """Sums that an earlier table holds of the N pairs of a corpus, in a file.
 
     Attributes:
+        file: the file, which other processes may read too.
         num_pairs, num_tokens: how many pairs are in it, and their target tokens.
     """
 
@@ -149,19 +192,18 @@ class ReusedSums:
         """
         for left in folder.glob(WORKING_FILES):
             left.unlink()
-        self.earlier, self._num_pairs = earlier, len(corpus)
+        self.earlier = earlier
         self.num_pairs = self.num_tokens = 0
-        types = [(name, stored_type(name)) for name in earlier.columns]
-        self._path = folder / "reused-sums.tmp"
-        self._type = np.dtype([("is_there", np.uint8), *types])
-        with naming(self._path, None), self._path.open("wb") as file:
+        self.file = SumsFile.of(earlier, corpus, folder)
+        with naming(self.file.path, None), self.file.path.open("wb") as file:
             # Space that lacked later would be a signal, not an error.
-            os.posix_fallocate(file.fileno(), 0, len(corpus) * self._type.itemsize)
-        self._sums = np.memmap(self._path, self._type, "r+", shape=len(corpus))
+            os.posix_fallocate(file.fileno(), 0, len(corpus) * self.file.dtype.itemsize)
+        self._sums = self.file.map("r+")
         matches = _join(earlier, corpus, folder)
         for pile in matches:
             self._take(pile, lengths)
         matches.delete()
+        self._sums.flush()  # a worker on another machine reads the file
 
     def _take(self, matches: NDArray[Any], lengths: KeptLengths) -> None:
         """Copy sums of matched rows that are near each other in the earlier table."""
@@ -189,14 +231,6 @@ class ReusedSums:
             self._sums["is_there"][rows] = 1
             self.num_pairs += len(rows)
             self.num_tokens += int(lengths.tgt[rows].sum())
-
-    def rows(self, first: int, count: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """Which of `count` pairs from row `first` on are there, and the sums (S, K, n) of those."""
-        part = self._sums[first : first + count]
-        is_there = part["is_there"] == 1
-        found = part[is_there]
-        sums = np.array([found[name] for name in self.earlier.columns], np.float64)
-        return is_there, sums.reshape(len(self.earlier.stats), len(self.earlier.places), -1)
 
     def facts(self, folder: Path | None) -> dict[str, Any]:
         """For the manifest of a table in `folder`: how many pairs, and of which table."""

@@ -166,6 +166,9 @@ def coverage_centric(sizes: NDArray[np.int64], budget: int) -> NDArray[np.int64]
 class Drawn:
     """The scores of the criterion "random", computed when they are read.
 
+    They depend on pair ids, and so on the order of the text. A hash of the tokens would not,
+    but takes reading all tokens, and has to tell equal lines apart.
+
     Memory holds 8 bytes a pair, its id.
     """
 

@@ -142,6 +142,22 @@ def test_values_are_those_of_scoring_anew(
     assert in_memory.manifest["reused"]["num_pairs"] == num_reused
 
 
+def test_workers_score_what_is_left(
+    run: Run, earlier: ScoreTable, toy_tokenizer: Path, tmp_path: Path
+) -> None:
+    corpus = corpus_of(tmp_path, [*NEW, *PAIRS], toy_tokenizer)
+    options: dict[str, Any] = {"base": earlier, "device": "cpu"}
+    here = score(corpus, run.checkpoints, out=tmp_path / "here", **options)
+    table = score(corpus, run.checkpoints, out=tmp_path / "there", num_workers=2, **options)
+    assert table.manifest["reused"] == here.manifest["reused"]
+    assert table.manifest["reused"]["num_pairs"] == 300
+    parts = [tmp_path / name / "part-00000.parquet" for name in ("here", "there")]
+    assert parts[0].read_bytes() == parts[1].read_bytes()
+    assert not [*(tmp_path / "there").glob(reuse.WORKING_FILES)]
+    with pytest.raises(PycatError, match="num_workers=2: workers write files; pass out"):
+        score(corpus, run.checkpoints, num_workers=2, **options)
+
+
 def test_a_table_may_hold_more_than_is_asked_for(
     run: Run, earlier: ScoreTable, toy_corpus: Corpus, toy_tokenizer: Path, tmp_path: Path
 ) -> None:
