@@ -89,10 +89,11 @@ study: venv
 study-report: venv
 	$(BIN)/python bench/study_report.py
 
-# About an hour on two idle cores. Fewer trials: make chaos CHAOS='--verbs select --kills 5'
+# A thousand kills of each verb take many hours. The same command goes on where it was; with
+# another pycat, delete build/chaos first. For half an hour: make chaos CHAOS='--minutes 30'
 CHAOS ?=
 chaos: venv
-	$(BIN)/python bench/chaos.py --kills 90 $(CHAOS)
+	$(BIN)/python bench/chaos.py --work build/chaos $(CHAOS)
 
 # On a machine with a GPU, by the Python that has a torch for it and no .venv: builds and installs
 # pycat there, checks and measures, each part within its time. DEVICE=cpu tries the script itself.

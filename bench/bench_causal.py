@@ -37,8 +37,8 @@ from pycat import _core
 from pycat.data.corpus import Corpus
 from pycat.scoring.adapter import Adapter
 from pycat.scoring.cpu_forward import CpuForward
-from pycat.scoring.engine import batch_sums, make_forward
 from pycat.scoring.loading import load_adapters
+from pycat.scoring.sums import batch_sums, make_forward
 from pycat.scoring.truncation import KeptLengths
 
 # 125 million weights, the output layer tied to the embedding.
@@ -242,7 +242,7 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     model: Any = adapters[0].module
 
     dtypes = ["float32"]
-    if _core.cpu_isa() == "avx512_bf16":
+    if _core.cpu_isa().endswith("_bf16"):
         dtypes.append("bfloat16")
     if _core.cpu_isa() not in ("portable", "neon"):
         dtypes.append("int8")

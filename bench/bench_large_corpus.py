@@ -23,7 +23,8 @@ from corpus_memory import peak_while
 from corpus_synthesis import MEAN_LENGTH, VOCAB_SIZE
 from harness import processor_name
 
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import open_corpus
 from pycat.proxy.packing import PackedBatches
 from pycat.scores.parts import PART_PAIRS, part_path, read_part, write_part
 

@@ -84,7 +84,7 @@ def main() -> None:
         after = os.times()
         cpu_s = sum(after[:4]) - sum(cpu[:4])
     stages: dict[str, float] = dict(pruned.timings)
-    stages["text and report"] = elapsed_s - sum(stages.values())
+    stages["clusters, text and report"] = elapsed_s - sum(stages.values())
     width = max(map(len, stages))
     for stage, seconds in stages.items():
         print(f"{stage:<{width}} {seconds:9.1f} s {seconds / elapsed_s:6.1%}")

@@ -2,7 +2,9 @@
 
 python bench/bench_scoring.py [--device cpu|cuda] [--preset tiny|base] [--pairs N]
                               [--checkpoints K] [--threads N] [--rounds N] [--quick] [--json FILE]
+                              [--only float32|int8]
 
+With --only, ours against tuned CTranslate2 in that type, and nothing else: minutes less.
 On CUDA without CTranslate2; scores of the first pairs must then be those of the CPU.
 """
 
@@ -140,6 +142,7 @@ class Bench:
         checkpoints: int,
         threads: int,
         device: str,
+        only: str | None = None,
     ) -> None:
         self.corpus, self.checkpoints, self.threads = corpus, checkpoints, threads
         self.device, self.pairs = device, len(corpus)
@@ -149,6 +152,10 @@ class Bench:
         self.ours = Process(Pycat, *given, device, threads=threads)
         self.product = Process(Product, device, threads=threads)
         self.processes = {"ours": self.ours, "product": self.product}
+        self.variants: dict[str, Variant] = {}
+        if only is not None:
+            self._add_ctranslate2(*given)
+            return
         if device == "cuda":
             # One checkpoint is enough: the loop does the same for each.
             self.hugging_face = Process(
@@ -159,15 +166,9 @@ class Bench:
         else:
             self.hugging_face = Process(HuggingFace, *given, threads=threads)
             self.processes["ours on one"] = Process(Pycat, *given, threads=1)
-            # Unless it is held to another instruction set from outside.
-            is_free = "CT2_FORCE_CPU_ISA" not in os.environ and "avx512f" in processor_flags()
-            avx512 = {"CT2_FORCE_CPU_ISA": "AVX512"} if is_free else {}
             self.processes["ct2"] = Process(CTranslate2, *given, threads=threads)
-            self.processes["ct2 tuned"] = Process(
-                CTranslate2, *given, threads=threads, environment={**TUNED, **avx512}
-            )
+            self._add_ctranslate2(*given)
         self.processes["hugging face"] = self.hugging_face
-        self.variants: dict[str, Variant] = {}
         # Types that torch multiplies in; what it lacks is left out, by name.
         self.torch_dtypes = ["float32"]
         if torch_multiplies_bfloat16(device):
@@ -175,13 +176,28 @@ class Bench:
         else:
             print("left out: Hugging Face bfloat16 and its floor (torch lacks the instructions)")
 
+    def _add_ctranslate2(self, *given: object) -> None:
+        """The tuned process. It has AVX-512 unless it is held to less from outside."""
+        is_free = "CT2_FORCE_CPU_ISA" not in os.environ and "avx512f" in processor_flags()
+        avx512 = {"CT2_FORCE_CPU_ISA": "AVX512"} if is_free else {}
+        self.processes["ct2 tuned"] = Process(
+            CTranslate2, *given, threads=self.threads, environment={**TUNED, **avx512}
+        )
+
+    def add_tuned(self, dtype: str) -> None:
+        """CTranslate2 with the batches and workers that it is fastest with."""
+        layouts = [{"workers": n} for n in {1, self.threads}]
+        tuned = self.processes["ct2 tuned"]
+        options = self.fastest(tuned, dtype, self.pairs, layouts)
+        self.add(f"CTranslate2 {dtype} tuned", tuned, **options)
+
     def add(self, name: str, process: Process, pairs: int | None = None, **options: Any) -> None:
         """A variant that scores all pairs, or the first ones."""
         checkpoints = options.pop("checkpoints", self.checkpoints)
         pairs = min(pairs or self.pairs, self.pairs)
         tokens = self.corpus.num_tokens
         scale = float(tokens.sum() / tokens[:pairs].sum())
-        if process is self.hugging_face:
+        if process is self.processes.get("hugging face"):
             scale *= self.checkpoints / checkpoints
         self.variants[name] = Variant(process, options, pairs, checkpoints, scale)
 
@@ -234,12 +250,10 @@ class Bench:
             self.add(f"Hugging Face sorted {dtype}", theirs, half, **options, **one)
         if cuda:
             return
-        layouts = [{"workers": n} for n in {1, self.threads}]
         for dtype in ("float32", "int8"):
-            untuned, tuned = self.processes["ct2"], self.processes["ct2 tuned"]
+            untuned = self.processes["ct2"]
             self.add(f"CTranslate2 {dtype}", untuned, half, dtype=dtype, batch_tokens=None)
-            options = self.fastest(tuned, dtype, self.pairs, layouts)
-            self.add(f"CTranslate2 {dtype} tuned", tuned, **options)
+            self.add_tuned(dtype)
 
     @property
     def has_one_thread(self) -> bool:
@@ -312,11 +326,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
     parser.add_argument("--json", type=Path, help="the result, as on the last line")
     parser.add_argument("--rounds", type=int, help="3 (tiny) or 2 (base) by default")
+    parser.add_argument(
+        "--only", choices=("float32", "int8"), help="ours and tuned CTranslate2 in this type"
+    )
     parser.add_argument("--quick", action="store_true", help="2 checkpoints, few pairs, 2 rounds")
     options = parser.parse_args()
     if (options.checkpoints or 2) < 2 or (options.pairs or 2) < 2:
         parser.error("expected at least 2 pairs and 2 checkpoints")
     device = options.device
+    if options.only is not None and device == "cuda":
+        parser.error("--only compares with CTranslate2, which is timed on the CPU")
     pairs = options.pairs or NUM_PAIRS[device][options.preset] // (10 if options.quick else 1)
     checkpoints = options.checkpoints or (2 if options.quick else 5)
     rounds = options.rounds or (2 if options.quick else ROUNDS[options.preset])
@@ -330,10 +349,13 @@ def main() -> None:
             save_checkpoint(path, model, step=k + 1, tokenizer_sha256="none")
             if device == "cpu":
                 save_ctranslate2(model, folder / str(k))
-        bench = Bench(folder, config, corpus, checkpoints, options.threads, device)
+        bench = Bench(folder, config, corpus, checkpoints, options.threads, device, options.only)
         try:
             facts = {"bench": "scoring", "preset": options.preset, "device": device}
-            result = facts | run(bench, config, rounds)
+            if options.only is not None:
+                result = facts | compare(bench, options.only, rounds)
+            else:
+                result = facts | run(bench, config, rounds)
             if options.json is not None:
                 options.json.write_text(json.dumps(result))
             if device == "cuda":
@@ -345,9 +367,48 @@ def main() -> None:
             bench.close()
 
 
+def compare(bench: Bench, dtype: str, rounds: int) -> dict[str, Any]:
+    """Ours against tuned CTranslate2 in one type, in turns."""
+    pairs, checkpoints = bench.pairs, bench.checkpoints
+    exact = bench.ours.ask(pairs=pairs, checkpoints=checkpoints, dtype="float32").nll
+    ours, theirs = f"pycat {dtype}", f"CTranslate2 {dtype} tuned"
+    bench.add(ours, bench.ours, dtype=dtype)
+    bench.add_tuned(dtype)
+    for variant in bench.variants.values():
+        variant.ask(max(2, pairs // 8), checkpoints)  # warms up
+    for _, name in turns(bench.variants, rounds):
+        variant = bench.variants[name]
+        time.sleep(0.25)
+        variant.answers.append(variant.ask(pairs, checkpoints))
+    isa = _core.cpu_isa()
+    tokens = checkpoints * int(bench.corpus.num_tokens.sum())
+    print(
+        f"{device_name('cpu')}, {bench.threads} threads, {isa}; {pairs:,} pairs, {checkpoints} "
+        f"checkpoints, {tokens:,} target tokens in all; medians of {rounds} rounds\n"
+        f"{'':30}{'seconds':>9}{'p10':>8}{'p90':>8}{'tokens/s':>10}{'mean off':>10}{'max off':>9}"
+    )
+    result: dict[str, Any] = {"only": dtype, "isa": isa, "pairs": pairs, "threads": bench.threads}
+    for key, name in (("pycat", ours), ("ct2", theirs)):
+        variant = bench.variants[name]
+        p10, median, p90 = spread(variant.seconds)
+        off = relative(variant.answers[0].nll, exact)
+        print(
+            f"{name:30}{median:9.3f}{p10:8.3f}{p90:8.3f}{tokens / median:10,.0f}{off.mean():10.1e}"
+            f"{off.max():9.1e}  {describe(variant.options)}"
+        )
+        result[f"{key}_s"], result[f"{key}_mean_off"] = round(median, 4), float(off.mean())
+    return result | {
+        "over_ct2": bench.over(theirs, ours),
+        "checkpoints": checkpoints,
+        "rounds": rounds,
+        "machine": device_name("cpu"),
+        "versions": {name: version(name) for name in ("pycat-nmt", "torch", "ctranslate2")},
+    }
+
+
 def run(bench: Bench, config: ModelConfig, rounds: int) -> dict[str, Any]:
     machine = device_name(bench.device)
-    has_bfloat16 = bench.device == "cuda" or _core.cpu_isa() == "avx512_bf16"
+    has_bfloat16 = bench.device == "cuda" or _core.cpu_isa().endswith("_bf16")
     if not has_bfloat16:
         print(f"left out: pycat bfloat16 (the instruction set {_core.cpu_isa()} lacks it)")
     best = "bfloat16" if has_bfloat16 else "float32"

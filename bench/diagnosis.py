@@ -27,7 +27,7 @@ from pycat.ranking.criteria import evaluate_criterion
 from pycat.ranking.ranks import spearman
 from pycat.scores.unscored import unscored
 from pycat.selection.recipe import Recipe
-from pycat.selection.selection import choose_measured
+from pycat.selection.selecting import choose_measured
 
 # Options of `pycat.select`. Those that a table lacks the columns for are left out.
 CANDIDATES: dict[str, dict[str, Any]] = {

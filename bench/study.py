@@ -25,6 +25,8 @@ import pycat
 # What each arm keeps: options of `pycat.select`, beside those that name no rules and noise filter.
 FILTERED: dict[str, Any] = {"rules": "default", "guard": 0.5}
 UNFILTERED: dict[str, Any] = {"rules": "none", "guard": 0.0}
+# What `pycat.prune` keeps without options.
+DEFAULT: dict[str, Any] = {**FILTERED, "by": "learnability+noise", "strata": "cluster"}
 RECIPES: dict[str, dict[str, Any]] = {
     "cat_var": {**UNFILTERED, "by": "cat_var"},
     "rules-random": {"rules": "default", "guard": 0.0, "by": "random"},
@@ -44,9 +46,22 @@ RECIPES: dict[str, dict[str, Any]] = {
     "filter-coverage": {**FILTERED, "by": "coverage"},
     "noise": {"rules": "default", "guard": 0.0, "by": "noise"},
     "noise-length": {"rules": "default", "guard": 0.0, "by": "noise", "strata": "length"},
+    "noise-cluster": {"rules": "default", "guard": 0.0, "by": "noise", "strata": "cluster"},
+    "learnability+noise-cluster": {
+        "rules": "default",
+        "guard": 0.0,
+        "by": "learnability+noise",
+        "strata": "cluster",
+    },
     "fitted_noise": {"rules": "default", "guard": 0.0, "by": "fitted_noise"},
     "share-random": {"rules": "default", "guard": "auto", "by": "random"},
     "share-learnability": {"rules": "default", "guard": "auto", "by": "learnability"},
+    "share-learnability+noise-cluster": {
+        "rules": "default",
+        "guard": "auto",
+        "by": "learnability+noise",
+        "strata": "cluster",
+    },
     "share-coverage": {"rules": "default", "guard": "auto", "by": "coverage"},
     "share-noise-mix": {"rules": "default", "guard": "auto", "by": "noise", "mix": 0.2},
 }
@@ -101,11 +116,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "train", pycat.train, corpus, out=work / "proxy", preset=options.proxy_preset, **device
     )
     scores = timed("score", pycat.score, corpus, proxy.checkpoints, out=work / "scores", **device)
-    by_cluster = any("cluster" in RECIPES[name].get("strata", "") for name in options.arms)
-    if by_cluster and "cluster" not in scores.names:
+    if "cluster" not in scores.names:
         timed("cluster", pycat.add_clusters, scores, proxy.checkpoints[-1], device=options.device)
     chosen: dict[str, Any] = {"keep": options.keep, "unit": "tokens", "measures": measures}
-    selected = pycat.select(scores, out=work / "selection", **chosen, **FILTERED)
+    selected = pycat.select(scores, out=work / "selection", **chosen, **DEFAULT)
     arms = ["full", "random", "selected", *(["oracle"] if labels else [])]
     for name in options.arms:
         pycat.select(scores, out=work / "arms" / name, **chosen, **RECIPES[name])

@@ -22,7 +22,7 @@ BEGIN, END = "<!-- study -->\n", "<!-- /study -->\n"
 NAMES = {
     "full": "everything",
     "random": "random half",
-    "selected": "**`pycat prune` (default): rules, noise filter, `learnability`**",
+    "selected": "**`pycat prune`: rules, noise filter, `learnability+noise` within clusters**",
     "oracle": "clean pairs at random (labels)",
     "rules-random": "rules, random",
     "filter-random": "rules, noise filter, random",
@@ -30,12 +30,19 @@ NAMES = {
     "filter-learnability": "rules, noise filter, `learnability`",
     "filter-learnability+noise": "rules, noise filter, `learnability+noise`",
     "filter-learnability-length": "rules, noise filter, `learnability` within lengths",
+    "filter-learnability-cluster": "rules, noise filter, `learnability` within clusters",
+    "filter-learnability-mix": "rules, noise filter, half by `learnability`, half random",
     "filter-coverage": "rules, noise filter, `coverage`",
     "noise": "rules, `noise` (no proxy)",
     "noise-length": "rules, `noise` within lengths (no proxy)",
+    "noise-cluster": "rules, `noise` within clusters",
+    "learnability+noise-cluster": "rules, `learnability+noise` within clusters",
     "fitted_noise": "rules, `fitted_noise` (no proxy)",
     "share-random": "rules, estimated share of noise, random",
     "share-learnability": "rules, estimated share of noise, `learnability`",
+    "share-learnability+noise-cluster": (
+        "rules, estimated share of noise, `learnability+noise` within clusters"
+    ),
     "share-coverage": "rules, estimated share of noise, `coverage`",
     "share-noise-mix": "rules, estimated share of noise, `noise`, a fifth at random",
     "cat_var": "`cat_var` alone (the paper's)",
@@ -45,12 +52,12 @@ NAMES = {
 _COLOURS = {"better": "#2a9d5c", "tie": "#8a8a8a", "worse": "#d1495b"}
 
 
-def mean_gain(arm: dict[str, Any]) -> tuple[float, float, float]:
-    """Nats gained on a random half, mean over tests, with a 95 % interval.
+def mean_gain(arm: dict[str, Any], on: str = "random") -> tuple[float, float, float]:
+    """Nats gained on a random half (or on "full"), mean over tests, with a 95 % interval.
 
     The tests are other sentences, so that their errors are taken as independent.
     """
-    gains = [test["gain_on_random"] for test in arm["tests"].values()]
+    gains = [test[f"gain_on_{on}"] for test in arm["tests"].values()]
     value = sum(gain[0] for gain in gains) / len(gains)
     halves = [(gain[2] - gain[1]) / 2 for gain in gains]
     half = math.sqrt(sum(width**2 for width in halves)) / len(gains)
@@ -88,6 +95,38 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"| {NAMES[name]} | {arm['pairs']:,.0f} | {' | '.join(cells)} | {mean:.3f} | {gain} |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def mean_loss(arm: dict[str, Any], updates: int) -> float:
+    """Held-out loss after so many updates, mean over the tests."""
+    losses: list[float] = [test["nll_by_updates"][str(updates)] for test in arm["tests"].values()]
+    return sum(losses) / len(losses)
+
+
+def in_short(results: list[dict[str, Any]]) -> str:
+    """Everything, a random half and pycat's half of each text, at each budget."""
+    lines = [
+        "| text | passes | everything | random half | pycat's half | gain on everything "
+        "| gain on a random half | tests where it is better, as good, worse than a random half |",
+        "|---" * 8 + "|",
+    ]
+    for result in results:
+        arms = {name: result["arms"][name] for name in ("full", "random", "selected")}
+        *earlier, last = result["updates"]
+        for updates in (*earlier, last):
+            losses = [mean_loss(arm, updates) for arm in arms.values()]
+            gains = [f"{loss - losses[2]:+.3f}" for loss in losses[:2]]
+            verdicts = ""
+            if updates == last:
+                for place, on in enumerate(("full", "random")):
+                    value, low, high = mean_gain(arms["selected"], on)
+                    gains[place] = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+                found = [test["verdict"] for test in arms["selected"]["tests"].values()]
+                verdicts = ", ".join(str(found.count(name)) for name in ("better", "tie", "worse"))
+            passes = result["passes"] * updates / last
+            cells = (f"{passes:g}", *(f"{loss:.3f}" for loss in losses), *gains, verdicts)
+            lines.append(f"| {result['text']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -139,7 +178,8 @@ def write_report(results: Path, page: Path, charts: Path) -> int:
     _, end, after = rest.partition(END)
     if not end:
         raise SystemExit(f"{page}: no lines {BEGIN.strip()} and {END.strip()} to write between")
-    page.write_text(before + BEGIN + "\n" + "\n".join(sections) + "\n" + END + after, "utf-8")
+    written = "\n".join((in_short(found), *sections))
+    page.write_text(f"{before}{BEGIN}\n{written}\n{END}{after}", "utf-8")
     return len(found)
 
 

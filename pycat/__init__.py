@@ -20,7 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from pycat.data.corpus import Corpus, open_corpus
+    from pycat.data.corpus import Corpus
+    from pycat.data.opening import open_corpus
     from pycat.data.tokenizing import tokenize
     from pycat.evaluation.evaluation import evaluate
     from pycat.evaluation.results import Evaluation
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
     from pycat.scoring.line_scores import score_lines
     from pycat.scoring.trusted import add_trusted
     from pycat.selection.export import export_opustrainer
-    from pycat.selection.selection import Selection, select
+    from pycat.selection.selecting import select
+    from pycat.selection.selection import Selection
     from pycat.selection.stability import Stability, jaccard, stability
     from pycat.verification import Checked, check
 
@@ -93,7 +95,7 @@ __version__ = "0.1.0"
 # torch alone takes seconds.
 _MODULES = {
     "Corpus": "pycat.data.corpus",
-    "open_corpus": "pycat.data.corpus",
+    "open_corpus": "pycat.data.opening",
     "tokenize": "pycat.data.tokenizing",
     "evaluate": "pycat.evaluation.evaluation",
     "Evaluation": "pycat.evaluation.results",
@@ -120,7 +122,7 @@ _MODULES = {
     "score_lines": "pycat.scoring.line_scores",
     "export_opustrainer": "pycat.selection.export",
     "Selection": "pycat.selection.selection",
-    "select": "pycat.selection.selection",
+    "select": "pycat.selection.selecting",
     "Stability": "pycat.selection.stability",
     "jaccard": "pycat.selection.stability",
     "stability": "pycat.selection.stability",

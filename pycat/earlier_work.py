@@ -12,7 +12,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import open_corpus
 from pycat.data.tokenizing import tokenize
 from pycat.errors import OutputError, PycatError
 from pycat.proxy.run import Run

@@ -35,10 +35,17 @@ from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.runtime.parts import connected, is_here
 from pycat.scores.score_table import ScoreTable
 from pycat.scores.unscored import unscored
+from pycat.scoring.clusters import add_clusters
 from pycat.scoring.engine import score
 from pycat.scoring.trusted import TrustedText, add_trusted
-from pycat.selection.recipe import DEFAULT_CRITERION, FAST_CRITERION, Recipe
-from pycat.selection.selection import Selection, select
+from pycat.selection.recipe import (
+    DEFAULT_STRATA,
+    FAST_CRITERION,
+    Recipe,
+    default_criterion,
+)
+from pycat.selection.selecting import select
+from pycat.selection.selection import Selection
 
 _STAGES = ("tokenize", "measure", "train", "score", "trusted", "select", "evaluate")
 _FOLDERS = {
@@ -93,6 +100,7 @@ def prune(
     by: str | None = None,
     rules: str | PathLike[str] | Mapping[str, float | None] | None = "default",
     guard: float | str = 0.5,
+    strata: str | None = None,
     fast: bool = False,
     trusted: Mapping[str, TrustedText] | None = None,
     check: bool = False,
@@ -110,8 +118,9 @@ def prune(
     """Tokenize, measure, train, score, select, and write pruned text and a report.
 
     The default recipe drops what the rules say of the text, then the likeliest noise, and keeps the
-    highest `learnability` of the rest. With `by="cat_var", rules="none", guard=0` it is plain
-    CAT-VAR, the paper's method, and nothing is measured.
+    highest `learnability+noise` of the rest, the same share of each cluster of the proxy's states.
+    With `by="cat_var", rules="none", guard=0` it is plain CAT-VAR, the paper's method, and nothing
+    is measured.
 
     Before anything is trained, a text is refused of which the rules leave fewer than 1 % of the
     pairs, or of 1,000 pairs and more fewer than 100: most likely a column is wrong.
@@ -124,8 +133,11 @@ def prune(
         out: the folder to make: `corpus`, `measures`, `proxy`, `scores`, `selection`, the pruned
             text, and `report.html`. Finished stages in it are not repeated.
         keep: fraction of the pairs to keep, in (0, 1].
-        by: name of a criterion; unless given, "learnability", "noise" where `fast`, or `trusted`.
+        by: name of a criterion; unless given, "learnability+noise", "noise" where `fast`, or
+            `trusted`.
         rules, guard: what to drop before the criterion chooses, as in `select`.
+        strata: as in `select`; "cluster" stands for clusters of the proxy's states, which are then
+            made. Where neither strata nor a criterion nor trusted text is given, clusters are it.
         fast: train and score no proxy; the criterion must be one that needs none, such as "noise",
             "length" or "random".
         trusted: texts that are known to be good, by the names of the columns that `add_trusted`
@@ -159,8 +171,12 @@ def prune(
     is_here(on, None)  # an error, if it names no place
     changed = read_rules(rules)
     thresholds = None if changed is None else complete_rules(changed)
-    by = by or "+".join(trusted or ()) or (FAST_CRITERION if fast else DEFAULT_CRITERION)
-    asked = Recipe(keep, by, rules=thresholds, guard=guard)
+    if by is None and not (trusted or fast):
+        strata = strata or DEFAULT_STRATA
+    by = by or "+".join(trusted or ())
+    by = by or default_criterion(not fast, thresholds is not None or bool(guard))
+    asked = Recipe(keep, by, strata=strata, rules=thresholds, guard=guard)
+    by_cluster = DEFAULT_STRATA in asked.strata_names
     # The columns of trusted text are not there yet; the rest of the criterion is checked.
     known = [str(member) for member in members_of(by) if member not in (trusted or {})]
     replace(asked, by="+".join(known) or FAST_CRITERION).check()
@@ -168,6 +184,10 @@ def prune(
         needing = "trusted text" if trusted else f"the criterion {by}"
         raise PycatError(
             f"prune: fast trains no proxy, which {needing} needs; leave one of them out"
+        )
+    if fast and by_cluster:
+        raise PycatError(
+            "prune: fast trains no proxy, whose states strata by cluster are made of; leave one out"
         )
     if base is not None and fast:
         raise PycatError(
@@ -186,7 +206,14 @@ def prune(
         **({} if fast else {"train": {"seed": seed, **(train_options or {})}}),
         **({} if fast else {"score": dict(score_options or {})}),
         **({"trusted": dict(trusted)} if trusted else {}),
-        "select": {"keep": keep, "by": by, "rules": thresholds, "guard": guard, "seed": seed},
+        "select": {
+            "keep": keep,
+            "by": by,
+            "rules": thresholds,
+            "guard": guard,
+            **({} if strata is None else {"strata": strata}),
+            "seed": seed,
+        },
     }
     if tests or check:
         options["evaluate"] = {
@@ -264,6 +291,10 @@ def prune(
                 base=None if giving is None else giving.trusted_scores(name),
                 overwrite=overwrite,
             )
+        if by_cluster and DEFAULT_STRATA not in scores.names:
+            assert run is not None
+            device = options["score"].get("device", "auto")
+            add_clusters(scores, run.checkpoints[-1], device=device)
         selection = select(scores, measures=measures, **where("select"), **options["select"])
         evaluation = None
         if "evaluate" in options:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from pycat.data.corpus import open_corpus
+from pycat.data.opening import open_corpus
 from pycat.errors import PycatError
 from pycat.evaluation.results import Evaluation
 from pycat.filters.measures import Measures

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import PLAIN, ToyText, plain_select, toy_pairs
+from numpy.typing import NDArray
 
 import pycat
 from pycat.errors import OutputError, PycatError, TextError
 from pycat.pruning import Pruned, prune
 from pycat.runtime.output import write_manifest
+from pycat.scoring.clusters import add_clusters
+from pycat.selection.strata import proportional
 
 FAST: dict[str, Any] = {
     "tokenize_options": {"vocab_size": 340},
@@ -58,7 +61,14 @@ def test_from_text_to_pruned_text(toy_text: ToyText, tmp_path: Path) -> None:
     assert not (work / "measures").exists()
 
 
-def test_the_default_recipe_is_rules_then_guard_then_learnability(
+def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from the lowest; equal values share their average."""
+    ordered = np.sort(values)
+    below, through = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+    return (below + through) / 2
+
+
+def test_the_default_recipe_is_rules_then_guard_then_ranks_within_clusters(
     toy_text: ToyText, tmp_path: Path
 ) -> None:
     src, tgt = toy_text(200)
@@ -75,8 +85,15 @@ def test_the_default_recipe_is_rules_then_guard_then_learnability(
     rows = np.flatnonzero(left)
     # Of two checkpoints, the first is early and the second late.
     fall = (pruned.scores.nll[:, 0] - pruned.scores.nll[:, 1]) / pruned.scores.num_tokens
-    best = rows[np.argsort(-fall[rows], kind="stable")[:100]]
-    assert pruned.selection.pair_ids.tolist() == sorted(best.tolist())
+    mean_rank = ranks(fall) + ranks(-noise)
+    clusters = pruned.scores.column("cluster")
+    assert sorted(np.unique(clusters)) == [0, 1]
+    quotas = proportional(np.bincount(clusters[rows]), 100)
+    best = []
+    for cluster, quota in enumerate(quotas):
+        inside = rows[clusters[rows] == cluster]
+        best += inside[np.argsort(-mean_rank[inside], kind="stable")[:quota]].tolist()
+    assert pruned.selection.pair_ids.tolist() == sorted(best)
     facts = pruned.selection.manifest
     assert facts["dropped"] == {
         "rules": 200 - num_left,
@@ -86,6 +103,8 @@ def test_the_default_recipe_is_rules_then_guard_then_learnability(
     assert facts["rule_hits"] == hits
     assert facts["recipe"]["rules"] == pycat.DEFAULT_RULES
     assert facts["recipe"]["guard"] == 0.5
+    assert facts["recipe"]["criterion"] == "learnability+noise"
+    assert facts["recipe"]["strata"] == "cluster"
     assert "noise_score" not in pruned.scores.names
     assert not (pruned.corpus.path / "rules.parquet").exists()
 
@@ -97,6 +116,7 @@ def test_each_verb_alone_gives_what_prune_gives(toy_text: ToyText, tmp_path: Pat
     run = pycat.train(corpus, out=tmp_path / "proxy", **FAST["train_options"])
     table = pycat.score(corpus, run.checkpoints, device="cpu")
     pycat.measure(corpus, out=tmp_path / "measures")
+    add_clusters(table, run.checkpoints[-1], device="cpu")
     kept = pycat.select(table)
     np.testing.assert_array_equal(table.nll, pruned.scores.nll)
     np.testing.assert_array_equal(kept.pair_ids, pruned.selection.pair_ids)
@@ -107,8 +127,27 @@ def test_each_verb_alone_gives_what_prune_gives(toy_text: ToyText, tmp_path: Pat
 
 def test_prune_and_select_have_the_same_defaults() -> None:
     of_prune, of_select = (inspect.signature(verb).parameters for verb in (prune, pycat.select))
-    for name in ("keep", "by", "rules", "guard", "seed"):
+    for name in ("keep", "by", "rules", "guard", "strata", "seed"):
         assert of_prune[name].default == of_select[name].default
+
+
+def test_strata_are_those_asked_for(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(200)
+    work = tmp_path / "work"
+    by_noise = prune(src, tgt, out=work, by="noise", **FAST)
+    assert "strata" not in by_noise.selection.manifest["recipe"]
+    assert "cluster" not in by_noise.scores.names
+    lengths = prune(src, tgt, out=work, strata="length", overwrite=True, **FAST)
+    assert lengths.selection.manifest["recipe"]["criterion"] == "learnability+noise"
+    assert lengths.selection.manifest["recipe"]["strata"] == "length"
+    both = prune(src, tgt, out=work, by="noise", strata="cluster", overwrite=True, **FAST)
+    assert both.selection.manifest["recipe"]["strata"] == "cluster"
+    stamps = _stamps(work)
+    again = prune(src, tgt, out=work, by="noise", strata="cluster", **FAST)
+    assert again.selection.pair_ids.tolist() == both.selection.pair_ids.tolist()
+    assert _stamps(work) == stamps
+    with pytest.raises(PycatError, match="fast trains no proxy, whose states strata by cluster"):
+        prune(src, tgt, out=tmp_path / "fast", strata="cluster", fast=True, **FAST)
 
 
 def test_rules_that_leave_too_few_keep_fewer(toy_text: ToyText, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ using Floats = py::array_t<float, py::array::c_style>;
 using Ids = py::array_t<std::int64_t, py::array::c_style>;
 using Offsets = py::array_t<std::int32_t, py::array::c_style>;
 
-/// Reads named arrays, and keeps those that the model does not copy: embeddings and norms.
+/// Reads named arrays, and keeps those that the model does not copy: embeddings, norms and the
+/// output layer of int8.
 class WeightReader {
  public:
   /// `rms_norm`: norms have no bias.
@@ -56,10 +57,11 @@ class WeightReader {
     return has(name + ".weight") ? norm(name, width) : NormWeights{};
   }
 
-  LinearWeights linear(const std::string& name, std::int64_t rows, std::int64_t width) {
-    LinearWeights linear = {read(name + ".weight", rows, width, true), nullptr, 0, width};
+  LinearWeights linear(const std::string& name, std::int64_t rows, std::int64_t width,
+                       bool is_packed = true) {
+    LinearWeights linear = {read(name + ".weight", rows, width, is_packed), nullptr, 0, width};
     linear.rows = last_rows_;
-    if (has(name + ".bias")) linear.bias = read(name + ".bias", linear.rows, 0, true);
+    if (has(name + ".bias")) linear.bias = read(name + ".bias", linear.rows, 0, is_packed);
     return linear;
   }
 
@@ -210,10 +212,10 @@ HeldTransformer make(const py::dict& arrays, const std::string& dtype, std::int6
   for (std::size_t i = 0; i < windows.size(); ++i) weights.decoder[i].self.window = windows[i];
   weights.encoder_norm = reader.optional_norm("encoder.norm", weights.d_model);
   weights.decoder_norm = reader.optional_norm("decoder.norm", weights.d_model);
-  weights.head = reader.linear("head", 0, weights.d_model);
+  const Precision precision = precision_of(dtype);
+  weights.head = reader.linear("head", 0, weights.d_model, precision != Precision::kInt8);
   HeldTransformer held;
   held.arrays = reader.take();
-  const Precision precision = precision_of(dtype);
   const CpuIsa isa = active_isa();
   const ReleaseGil release;
   held.model = std::make_unique<Transformer>(weights, precision, isa, num_threads);

@@ -30,14 +30,13 @@ struct FromFloat16 {
 }  // namespace pycat
 
 #include "cross_entropy/logits_loop.h"
-#include "simd/avx2_short_dot.h"
+#include "simd/seven_bit_dot.h"
 
 namespace pycat {
 
 // A tile of 4 rows by 24 tokens: 12 sums, 3 vectors of tokens and 1 of a row fill the 16 registers.
 constexpr LinearKernel kLinear = {4, 24, false, score_linear<FloatTile<FloatDot>, 4, 3>};
 const CrossEntropyKernels kAvx2Kernels = {kLinear, kLinear, score_logits};
-const LinearKernel kAvx2Int16Kernel = {4, 24, false,
-                                       score_linear<WholeNumbers<Avx2ShortDot>, 4, 3>};
+const LinearKernel kAvx2Int8Kernel = {4, 24, false, score_linear<WholeNumbers<SevenBitDot>, 4, 3>};
 
 }  // namespace pycat

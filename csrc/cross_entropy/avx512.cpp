@@ -31,14 +31,14 @@ struct FromFloat16 {
 }  // namespace pycat
 
 #include "cross_entropy/logits_loop.h"
-#include "simd/whole_numbers.h"
+#include "simd/seven_bit_dot.h"
 
 namespace pycat {
 
 // The same tile as for pairs of bfloat16: see avx512_bf16.cpp.
 constexpr LinearKernel kLinear = {12, 32, false, score_linear<FloatTile<FloatDot>, 12, 2>};
 const CrossEntropyKernels kAvx512Kernels = {kLinear, kLinear, score_logits};
-const LinearKernel kAvx512Int16Kernel = {12, 32, false,
-                                         score_linear<WholeNumbers<ShortDot>, 12, 2>};
+const LinearKernel kAvx512Int8Kernel = {12, 32, false,
+                                        score_linear<WholeNumbers<SevenBitDot>, 12, 2>};
 
 }  // namespace pycat

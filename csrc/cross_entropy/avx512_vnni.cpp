@@ -4,7 +4,7 @@
 
 namespace pycat {
 
-const LinearKernel kAvx512VnniInt16Kernel = {12, 32, false,
-                                             score_linear<WholeNumbers<VnniShortDot>, 12, 2>};
+const LinearKernel kAvx512VnniInt8Kernel = {12, 32, false,
+                                            score_linear<WholeNumbers<VnniByteDot>, 12, 2>};
 
 }  // namespace pycat

@@ -4,7 +4,7 @@
 
 namespace pycat {
 
-const LinearKernel kAvxVnniInt16Kernel = {4, 24, false,
-                                          score_linear<WholeNumbers<VnniShortDot>, 4, 3>};
+const LinearKernel kAvxVnniInt8Kernel = {4, 24, false,
+                                         score_linear<WholeNumbers<VnniByteDot>, 4, 3>};
 
 }  // namespace pycat

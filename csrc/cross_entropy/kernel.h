@@ -82,15 +82,18 @@ extern const CrossEntropyKernels kPortableKernels;
 extern const CrossEntropyKernels kAvx2Kernels;
 extern const CrossEntropyKernels kAvx512Kernels;
 extern const LinearKernel kAvx512Bf16Kernel;
-// Of hidden states and rows that the forward pass has rounded to 16-bit numbers.
-extern const LinearKernel kAvx2Int16Kernel;
-extern const LinearKernel kAvxVnniInt16Kernel;
-extern const LinearKernel kAvx512Int16Kernel;
-extern const LinearKernel kAvx512VnniInt16Kernel;
+// Of hidden states and rows that the forward pass has rounded to bytes.
+extern const LinearKernel kAvx2Int8Kernel;
+extern const LinearKernel kAvxVnniInt8Kernel;
+extern const LinearKernel kAvx512Int8Kernel;
+extern const LinearKernel kAvx512VnniInt8Kernel;
 #endif
 #ifdef PYCAT_ARM64
 extern const CrossEntropyKernels kNeonKernels;
-extern const LinearKernel kNeonInt16Kernel;
+extern const LinearKernel kNeonDotInt8Kernel;
+// Of hidden states that the forward pass has laid out for these two.
+extern const LinearKernel kNeonBf16Kernel;
+extern const LinearKernel kNeonI8mmInt8Kernel;
 #endif
 
 }  // namespace pycat

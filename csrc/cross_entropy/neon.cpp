@@ -29,13 +29,11 @@ struct FromFloat16 {
 }  // namespace pycat
 
 #include "cross_entropy/logits_loop.h"
-#include "simd/whole_numbers.h"
 
 namespace pycat {
 
 // A tile of 4 rows by 16 tokens: 16 sums, 4 vectors of tokens and 1 of a row in 32 registers.
 constexpr LinearKernel kLinear = {4, 16, false, score_linear<FloatTile<FloatDot>, 4, 4>};
 const CrossEntropyKernels kNeonKernels = {kLinear, kLinear, score_logits};
-const LinearKernel kNeonInt16Kernel = {4, 16, false, score_linear<WholeNumbers<ShortDot>, 4, 4>};
 
 }  // namespace pycat

@@ -67,6 +67,9 @@ PYCAT_SIMD Ints add_shorts(Ints a, Ints b) {
   return (Ints)_mm256_add_epi16((__m256i)a, (__m256i)b);
 }
 
+/// Nothing, but the compiler must have `a` in a register here.
+PYCAT_SIMD void pin(Ints& a) { asm("" : "+x"(a)); }
+
 /// Products of words that are float32.
 struct FloatDot {
   using Words = Floats;

@@ -60,6 +60,9 @@ PYCAT_SIMD Ints add_shorts(Ints a, Ints b) {
   return (Ints)_mm512_add_epi16((__m512i)a, (__m512i)b);
 }
 
+/// Nothing, but the compiler must have `a` in a register here.
+PYCAT_SIMD void pin(Ints& a) { asm("" : "+v"(a)); }
+
 /// Products of words that are float32.
 struct FloatDot {
   using Words = Floats;

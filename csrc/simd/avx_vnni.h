@@ -12,16 +12,9 @@
 namespace pycat {
 namespace {
 
-struct VnniByteDot : ByteWords, WordByWord<VnniByteDot> {
+struct VnniByteDot : UnsignedTokens, WordByWord<VnniByteDot> {
   static PYCAT_SIMD Ints add(Ints sum, Ints tokens, Ints rows) {
     asm(PYCAT_VEX "vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(tokens), "x"(rows));
-    return sum;
-  }
-};
-
-struct VnniShortDot : ShortWords, WordByWord<VnniShortDot> {
-  static PYCAT_SIMD Ints add(Ints sum, Ints tokens, Ints rows) {
-    asm(PYCAT_VEX "vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(tokens), "x"(rows));
     return sum;
   }
 };

@@ -1,5 +1,6 @@
 #include "simd/cpu_isa.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <stdexcept>
@@ -9,6 +10,8 @@
 #if defined(PYCAT_ARM64) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#elif defined(PYCAT_ARM64)
+#include <sys/sysctl.h>
 #endif
 
 namespace pycat {
@@ -20,6 +23,21 @@ bool has_dot_products() {
   return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
 #else
   return true;  // Apple's 64-bit processors for computers all have them
+#endif
+}
+
+/// Products of two rows and two tokens, of bfloat16 and of bytes: Armv8.6 has both.
+bool has_matrix_products() {
+#ifdef __linux__
+  constexpr unsigned long kBoth = HWCAP2_BF16 | HWCAP2_I8MM;
+  return (getauxval(AT_HWCAP2) & kBoth) == kBoth;
+#else
+  const auto has = [](const char* name) {
+    int value = 0;
+    std::size_t size = sizeof(value);
+    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+  };
+  return has("hw.optional.arm.FEAT_BF16") && has("hw.optional.arm.FEAT_I8MM");
 #endif
 }
 #endif
@@ -79,7 +97,10 @@ std::vector<CpuIsa> detect() {
 #endif
 #ifdef PYCAT_ARM64
   isas.push_back(CpuIsa::kNeon);  // every 64-bit Arm processor has it
-  if (has_dot_products()) isas.push_back(CpuIsa::kNeonDot);
+  if (has_dot_products()) {
+    isas.push_back(CpuIsa::kNeonDot);
+    if (has_matrix_products()) isas.push_back(CpuIsa::kNeonBf16);
+  }
 #endif
   return isas;
 }
@@ -110,6 +131,8 @@ const char* isa_name(CpuIsa isa) {
       return "neon";
     case CpuIsa::kNeonDot:
       return "neon_dot";
+    case CpuIsa::kNeonBf16:
+      return "neon_bf16";
     case CpuIsa::kPortable:
       break;
   }

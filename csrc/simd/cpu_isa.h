@@ -7,7 +7,8 @@ namespace pycat {
 
 /// Instruction sets that the compute loops are compiled for, weakest first on each kind of
 /// processor. AVX-VNNI differs from AVX2, and NEON with dot products from NEON, in int8 alone.
-enum class CpuIsa { kPortable, kAvx2, kAvxVnni, kAvx512, kAvx512Bf16, kNeon, kNeonDot };
+/// kNeonBf16 has the products of two rows and two tokens, of bfloat16 and of bytes.
+enum class CpuIsa { kPortable, kAvx2, kAvxVnni, kAvx512, kAvx512Bf16, kNeon, kNeonDot, kNeonBf16 };
 
 /// The name of an instruction set in PYCAT_CPU_ISA.
 const char* isa_name(CpuIsa isa);

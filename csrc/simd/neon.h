@@ -48,13 +48,6 @@ PYCAT_SIMD void store_ints(std::uint32_t* at, Ints a) { vst1q_u32(at, vreinterpr
 PYCAT_SIMD Ints broadcast_int(std::uint32_t a) { return vreinterpretq_s32_u32(vdupq_n_u32(a)); }
 PYCAT_SIMD Floats to_floats(Ints a) { return vcvtq_f32_s32(a); }
 PYCAT_SIMD Ints round_to_ints(Floats a) { return vcvtnq_s32_f32(a); }
-/// Products of 16-bit numbers, added in pairs.
-PYCAT_SIMD Ints multiply_pairs(Ints a, Ints b) {
-  const int16x8_t x = vreinterpretq_s16_s32(a);
-  const int16x8_t y = vreinterpretq_s16_s32(b);
-  return vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y));
-}
-
 /// Products of words that are float32.
 struct FloatDot {
   using Words = Floats;

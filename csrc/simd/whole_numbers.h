@@ -9,12 +9,12 @@
 //   broadcast_int(word)              the same number in every lane
 //   to_floats(Ints)                  the same numbers
 //   round_to_ints(Floats)            the nearest whole numbers
-//   multiply_pairs(a, b)             products of 16-bit numbers, added in pairs
 //
-// What a word holds, and how it is multiplied, is said by a Dot:
-//   kElements                        numbers in a word, the first in its lowest bits
+// A word holds four bytes, the first in its lowest bits. How words are multiplied is said by a Dot:
 //   kTokenOffset                     added to a token's numbers where these are unsigned
-//   max_magnitude(width)             of a row's and of a token's numbers
+//   kMaxMagnitude                    of a token's numbers
+//   max_row_magnitude(row, width, max_abs)
+//                                    of the numbers of a row, whose largest magnitude is max_abs
 //   accumulate(rows, word_stride, lanes, num_words, sums)
 //                                    adds the products of rows that lie side by side
 
@@ -39,33 +39,24 @@ struct WordByWord {
   }
 };
 
-/// Four bytes a word, signed in rows and unsigned in tokens.
-struct ByteWords {
-  static constexpr int kElements = 4;
-  static constexpr std::uint32_t kTokenOffset = 128;
-  static PYCAT_SIMD float max_magnitude(std::int64_t /*width*/) { return 127.0F; }
-};
-
-/// Two 16-bit numbers a word. They take as many values as leave every sum of `width` products
-/// exact: up to 2,896 at a width of 256, and 1,023 at 2,048.
-struct ShortWords {
-  static constexpr int kElements = 2;
-  static constexpr std::uint32_t kTokenOffset = 0;
-  static PYCAT_SIMD float max_magnitude(std::int64_t width) {
-    const double limit = __builtin_sqrt(2147483647.0 / static_cast<double>(width));
-    return limit < 32767.0 ? static_cast<float>(static_cast<std::int32_t>(limit)) : 32767.0F;
+/// Bytes whose products are summed in 32 bits: no row needs smaller ones.
+struct FullBytes {
+  static constexpr float kMaxMagnitude = 127.0F;
+  static float max_row_magnitude(const float* /*row*/, std::int64_t /*width*/, float /*max_abs*/) {
+    return kMaxMagnitude;
   }
 };
 
-struct ShortDot : ShortWords, WordByWord<ShortDot> {
-  static PYCAT_SIMD Ints add(Ints sum, Ints a, Ints b) { return sum + multiply_pairs(a, b); }
+/// Bytes that are signed in rows and unsigned in tokens.
+struct UnsignedTokens : FullBytes {
+  static constexpr std::uint32_t kTokenOffset = 128;
 };
 
 /// A format of whole numbers, as transformer/linear.h asks for it.
 template <class Dot>
 struct WholeNumbers {
   static constexpr std::int64_t kHeaderWords = 3;
-  static constexpr std::int64_t kElements = Dot::kElements;
+  static constexpr std::int64_t kElements = 4;
 
   template <int R, int C>
   static PYCAT_INLINE void multiply(const std::uint32_t* tile, const std::uint32_t* words,
@@ -93,9 +84,6 @@ struct WholeNumbers {
   template <int C>
   static void to_words(const float* rows, std::int64_t row_stride, std::int64_t width,
                        std::uint32_t* words, float* scales) {
-    constexpr int kBits = 32 / Dot::kElements;
-    constexpr std::uint32_t kMask = (1U << kBits) - 1U;
-    const float largest = Dot::max_magnitude(width);
     Floats inverse[C];
     for (int c = 0; c < C; ++c) {
       Floats max_abs = broadcast(1e-30F);
@@ -105,19 +93,20 @@ struct WholeNumbers {
         max_abs = max(max_abs, max(x, broadcast(0.0F) - x));
         nan_or_zero = multiply_add(x, broadcast(0.0F), nan_or_zero);
       }
-      store(scales + c * kLanes, multiply_add(max_abs, broadcast(1.0F / largest), nan_or_zero));
-      inverse[c] = broadcast(largest) / max_abs;
+      store(scales + c * kLanes,
+            multiply_add(max_abs, broadcast(1.0F / Dot::kMaxMagnitude), nan_or_zero));
+      inverse[c] = broadcast(Dot::kMaxMagnitude) / max_abs;
     }
-    for (std::int64_t row = 0; row < width; row += Dot::kElements) {
+    for (std::int64_t row = 0; row < width; row += kElements) {
       for (int c = 0; c < C; ++c) {
         Ints word = broadcast_int(0);
 #pragma GCC unroll 4
-        for (int i = 0; i < Dot::kElements; ++i) {
+        for (int i = 0; i < kElements; ++i) {
           const Floats x = load(rows + (row + i) * row_stride + c * kLanes) * inverse[c];
           const Ints number = round_to_ints(x) + broadcast_int(Dot::kTokenOffset);
-          word = word | (number & broadcast_int(kMask)) << (kBits * i);
+          word = word | (number & broadcast_int(0xFFU)) << (8 * i);
         }
-        store_ints(words + (row / Dot::kElements * C + c) * kLanes, word);
+        store_ints(words + (row / kElements * C + c) * kLanes, word);
       }
     }
   }
@@ -132,25 +121,16 @@ struct WholeNumbers {
       const std::uint32_t magnitude = bits_of(row[i]) & 0x7FFFFFFFU;
       max_abs_bits = magnitude > max_abs_bits ? magnitude : max_abs_bits;
     }
-    const float largest = Dot::max_magnitude(width);
     const float max_abs = float_of(max_abs_bits);
+    const float largest = Dot::max_row_magnitude(row, width, max_abs);
     const float inverse = largest / max_abs;
     constexpr float kRound = 12582912.0F;
     std::uint32_t sum = 0;
-    // A word's numbers lie in memory as an array of them would.
-    if (Dot::kElements == 4) {
-      auto* numbers = reinterpret_cast<std::int8_t*>(words);
-      for (std::int64_t i = 0; i < width; ++i) {
-        const std::uint32_t number = bits_of(row[i] * inverse + kRound) - bits_of(kRound);
-        numbers[i] = static_cast<std::int8_t>(number);
-        sum += number;
-      }
-    } else {
-      auto* numbers = reinterpret_cast<std::int16_t*>(words);
-      for (std::int64_t i = 0; i < width; ++i) {
-        const std::uint32_t number = bits_of(row[i] * inverse + kRound) - bits_of(kRound);
-        numbers[i] = static_cast<std::int16_t>(number);
-      }
+    auto* numbers = reinterpret_cast<std::int8_t*>(words);  // lie as the bytes of a word do
+    for (std::int64_t i = 0; i < width; ++i) {
+      const std::uint32_t number = bits_of(row[i] * inverse + kRound) - bits_of(kRound);
+      numbers[i] = static_cast<std::int8_t>(number);
+      sum += number;
     }
     *scale = max_abs / largest;
     *offset = 0U - Dot::kTokenOffset * sum;

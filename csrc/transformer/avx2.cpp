@@ -1,4 +1,4 @@
-#include "simd/avx2_short_dot.h"
+#include "simd/avx2.h"
 
 #include "simd/seven_bit_dot.h"
 #include "transformer/linear.h"
@@ -9,7 +9,6 @@ namespace pycat {
 
 const PanelMath kAvx2Math = {24, kLanes, normalize<3>, rotate<3>, attend<3>};
 const PanelFormat kAvx2Float32 = panel_format<Float32Format, 4, 3>();
-const PanelFormat kAvx2Int16 = panel_format<WholeNumberFormat<Avx2ShortDot>, 4, 3>();
 const PanelFormat kAvx2Int8 = panel_format<WholeNumberFormat<SevenBitDot>, 4, 3>();
 
 }  // namespace pycat

@@ -9,7 +9,6 @@ namespace pycat {
 
 const PanelMath kAvx512Math = {32, kLanes, normalize<2>, rotate<2>, attend<2>};
 const PanelFormat kAvx512Float32 = panel_format<Float32Format, 12, 2>();
-const PanelFormat kAvx512Int16 = panel_format<WholeNumberFormat<ShortDot>, 12, 2>();
 const PanelFormat kAvx512Int8 = panel_format<WholeNumberFormat<SevenBitDot>, 12, 2>();
 
 }  // namespace pycat

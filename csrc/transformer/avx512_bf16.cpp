@@ -1,12 +1,12 @@
 #include "simd/avx512_bf16.h"
 
+#include "transformer/bfloat16_rows.h"
 #include "transformer/linear.h"
 
 namespace pycat {
 namespace {
 
-struct BFloat16Format : FloatTile<PairDot> {
-  static constexpr std::int64_t kElements = 2;
+struct BFloat16Format : FloatTile<PairDot>, BFloat16Rows {
   static constexpr bool kActivatesToWords = true;
 
   template <int C>
@@ -24,18 +24,6 @@ struct BFloat16Format : FloatTile<PairDot> {
   static void to_words(const float* rows, std::int64_t row_stride, std::int64_t width,
                        std::uint32_t* words, float* /*scales*/) {
     put_rows<BFloat16Format, C>(rows, row_stride, width, words);
-  }
-
-  static void pack_row(const float* row, std::int64_t width, std::uint32_t* words, float* /*scale*/,
-                       std::uint32_t* /*offset*/) {
-    auto* halves = reinterpret_cast<std::uint16_t*>(words);  // lie as the pairs of a word do
-    for (std::int64_t i = 0; i < width; ++i) {
-      std::uint32_t bits;
-      __builtin_memcpy(&bits, row + i, sizeof(bits));
-      const bool is_nan = (bits & 0x7FFFFFFFU) > 0x7F800000U;
-      const std::uint32_t rounded = bits + 0x7FFFU + ((bits >> 16) & 1U);
-      halves[i] = static_cast<std::uint16_t>((is_nan ? bits | 0x400000U : rounded) >> 16);
-    }
   }
 };
 

@@ -209,6 +209,7 @@ class Transformer::Pass {
           kernel.score({tiles, count, model_.head_.row_words, tile * kernel.tile_rows}, scored[p],
                        all_stats);
         });
+    if (model_.exact_targets_) recompute_target_logits(x, targets, places, num_counted, scored);
 
     SequenceSums sums(targets, results);
     std::int64_t i = 0;  // the tokens of all ranges are those of `places`, in their order
@@ -221,6 +222,32 @@ class Transformer::Pass {
       sums.add_range();
     }
     sums.finish();
+  }
+
+  /// Computes the targets' logits in float32, from the states and weights before they were rounded
+  /// to bytes. The rounding errors of all other logits nearly cancel in their sum of exponentials;
+  /// the target's would remain.
+  void recompute_target_logits(const Panels& x, const TokenTargets& targets,
+                               const std::int64_t* places, std::int64_t num_counted,
+                               const LinearPanel* scored) const {
+    const LinearWeights& head = weights_.head;
+    for (std::int64_t i = 0; i < num_counted; ++i) {
+      const std::int64_t row = targets.targets[places[i]];
+      const float* weight = head.weight + row * width_;                     // (D,)
+      const float* state = x.panel(i / panel_tokens_) + i % panel_tokens_;  // D, a row apart
+      float sums[4] = {};  // of every fourth feature; the width is a multiple of 4
+      for (std::int64_t f = 0; f < width_; f += 4) {
+        for (std::int64_t j = 0; j < 4; ++j) {
+          sums[j] += state[(f + j) * x.row_stride] * weight[f + j];
+        }
+      }
+      float logit = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+      if (head.bias != nullptr) logit += head.bias[row];
+      const float cap = weights_.head_softcap;
+      if (cap > 0.0F) logit = cap * std::tanh(logit / cap);
+      float* fields = scored[i / panel_tokens_].fields;
+      fields[kTargetLogit * panel_tokens_ + i % panel_tokens_] = logit;
+    }
   }
 
   /// Writes the tokens whose target is neither ignored nor out of range to `places`.

@@ -110,12 +110,10 @@ extern const PanelFormat kPortableFloat32;
 #ifdef PYCAT_X86
 extern const PanelMath kAvx2Math;
 extern const PanelFormat kAvx2Float32;
-extern const PanelFormat kAvx2Int16;
 extern const PanelFormat kAvx2Int8;
 extern const PanelFormat kAvxVnniInt8;
 extern const PanelMath kAvx512Math;
 extern const PanelFormat kAvx512Float32;
-extern const PanelFormat kAvx512Int16;
 extern const PanelFormat kAvx512Int8;
 extern const PanelFormat kAvx512BFloat16;
 extern const PanelFormat kAvx512VnniInt8;
@@ -123,8 +121,9 @@ extern const PanelFormat kAvx512VnniInt8;
 #ifdef PYCAT_ARM64
 extern const PanelMath kNeonMath;
 extern const PanelFormat kNeonFloat32;
-extern const PanelFormat kNeonInt16;
 extern const PanelFormat kNeonDotInt8;
+extern const PanelFormat kNeonBFloat16;
+extern const PanelFormat kNeonI8mmInt8;
 #endif
 
 }  // namespace pycat

@@ -21,8 +21,7 @@ const PanelMath& math_of(CpuIsa isa) {
   return kPortableMath;
 }
 
-/// How layers are multiplied, and how the output layer is. Bytes would lose too much precision in
-/// that one, because a logit is an exponent: int8 has 16-bit numbers there.
+/// How layers are multiplied, and how the output layer is.
 struct Formats {
   const PanelFormat* layers;
   const PanelFormat* head;
@@ -40,15 +39,15 @@ Formats formats_of(CpuIsa isa, Precision precision) {
   }
   if (precision == Precision::kInt8 && is_avx512) {
     if (has_avx512_vnni()) {
-      return {&kAvx512VnniInt8, &kAvx512Int16, &kAvx512VnniInt16Kernel};
+      return {&kAvx512VnniInt8, &kAvx512VnniInt8, &kAvx512VnniInt8Kernel};
     }
-    return {&kAvx512Int8, &kAvx512Int16, &kAvx512Int16Kernel};
+    return {&kAvx512Int8, &kAvx512Int8, &kAvx512Int8Kernel};
   }
   if (precision == Precision::kInt8 && isa == CpuIsa::kAvxVnni) {
-    return {&kAvxVnniInt8, &kAvx2Int16, &kAvxVnniInt16Kernel};
+    return {&kAvxVnniInt8, &kAvxVnniInt8, &kAvxVnniInt8Kernel};
   }
   if (precision == Precision::kInt8 && is_avx2) {
-    return {&kAvx2Int8, &kAvx2Int16, &kAvx2Int16Kernel};
+    return {&kAvx2Int8, &kAvx2Int8, &kAvx2Int8Kernel};
   }
   if (precision == Precision::kFloat32 && is_avx512) {
     return {&kAvx512Float32, &kAvx512Float32, float32};
@@ -58,8 +57,14 @@ Formats formats_of(CpuIsa isa, Precision precision) {
   }
 #endif
 #ifdef PYCAT_ARM64
+  if (precision == Precision::kBFloat16 && isa == CpuIsa::kNeonBf16) {
+    return {&kNeonBFloat16, &kNeonBFloat16, &kNeonBf16Kernel};
+  }
+  if (precision == Precision::kInt8 && isa == CpuIsa::kNeonBf16) {
+    return {&kNeonI8mmInt8, &kNeonI8mmInt8, &kNeonI8mmInt8Kernel};
+  }
   if (precision == Precision::kInt8 && isa == CpuIsa::kNeonDot) {
-    return {&kNeonDotInt8, &kNeonInt16, &kNeonInt16Kernel};
+    return {&kNeonDotInt8, &kNeonDotInt8, &kNeonDotInt8Kernel};
   }
   if (precision == Precision::kFloat32 && isa != CpuIsa::kPortable) {
     return {&kNeonFloat32, &kNeonFloat32, float32};
@@ -100,6 +105,7 @@ Transformer::Transformer(const TransformerWeights& weights, Precision precision,
   format_ = formats.layers;
   head_format_ = formats.head;
   head_kernel_ = formats.head_kernel;
+  exact_targets_ = precision == Precision::kInt8;
   check_sizes(weights);
   LinearPacker packer;
   for (const LayerWeights& layer : weights.encoder) {

@@ -101,8 +101,9 @@ struct PackedTokens {
 
 /// The forward pass of one checkpoint on packed tokens, from token ids to the statistics of the
 /// targets. The constructor packs the weights of linear layers. Embeddings, positions and norms are
-/// not copied: they must outlive this object. Calls of score() may run at the same time; each runs
-/// on the calling thread, and keeps that thread's memory for the next call.
+/// not copied: they must outlive this object, and so must the output layer of Precision::kInt8.
+/// Calls of score() may run at the same time; each runs on the calling thread, and keeps that
+/// thread's memory for the next call.
 class Transformer {
  public:
   /// Packs on `num_threads`. Throws std::invalid_argument for sizes that are not supported, and for
@@ -140,6 +141,7 @@ class Transformer {
   const PanelFormat* format_;
   const PanelFormat* head_format_;
   const LinearKernel* head_kernel_;
+  bool exact_targets_;  // the targets' logits are computed again, in float32
   std::vector<Layer> encoder_;
   std::vector<Layer> decoder_;
   PackedLinear head_;

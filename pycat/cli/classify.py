@@ -24,7 +24,7 @@ class Classify:
 
     scores: Path = option("Take the scores in this folder, made by score.", metavar="FOLDER")
     by: str | None = option(
-        "Score by this criterion; without it, by that of select: learnability.",
+        "Score by this criterion; without it, by learnability.",
         None,
         metavar="CRITERION",
     )

@@ -115,7 +115,10 @@ class Clusters:
 
     scores: Path = option("Add to the table in this folder, made by score.", metavar="FOLDER")
     checkpoint: Path = option("Take the states of this checkpoint's encoder.")
-    num_clusters: int = option("Make so many clusters.", 16)
+    num_clusters: int | None = option(
+        "Make so many clusters; by default 16, fewer where they would hold less than 100 pairs.",
+        None,
+    )
     name: str = option("Give the column this name.", "cluster", metavar="NAME")
     seed: int = option("Draw the sample and the first centres with this number.", 0)
     device: str = device_option()

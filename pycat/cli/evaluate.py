@@ -15,6 +15,7 @@ from pycat.cli.options import (
     option,
     out_option,
     overwrite_option,
+    stage_option,
     tests_option,
 )
 from pycat.cli.run_file import run_study
@@ -51,6 +52,7 @@ class Evaluate:
     seed: int = option("Begin the seeds of weights, batches and random arms with this number.", 0)
     device: str = device_option()
     on: str = on_option()
+    stage: Path | None = stage_option("the corpus")
 
     def run(self) -> None:
         """Evaluate, print the tables, and write the page."""
@@ -71,6 +73,7 @@ class Evaluate:
             seed=self.seed,
             device=self.device,
             on=self.on,
+            stage=self.stage,
         )
 
     def _study(self, file: Path) -> "Evaluation":
@@ -92,4 +95,11 @@ class Evaluate:
             raise PycatError(
                 f"evaluate: --run says what to make; put {', '.join(given)} into {file}"
             )
-        return run_study(file, self.out, device=self.device, on=self.on, overwrite=self.overwrite)
+        return run_study(
+            file,
+            self.out,
+            device=self.device,
+            on=self.on,
+            stage=self.stage,
+            overwrite=self.overwrite,
+        )

@@ -39,7 +39,7 @@ class Prune:
     """Tokenize, measure, train, score and select; write pruned text and a report.
 
     Rules and a guard drop likely noise first. Plain CAT-VAR, the paper's method, is
-    --rules none --guard 0.
+    --by cat_var --rules none --guard 0.
     """
 
     out: Path = out_option("Make this folder. Finished stages in it are not made again.")
@@ -49,12 +49,19 @@ class Prune:
         "Keep this fraction of the pairs, above 0 and at most 1.", 0.5, type=fraction
     )
     by: str | None = option(
-        f"{CRITERION_HELP} Without it: learnability; --fast: noise; --trusted: its columns.",
+        f"{CRITERION_HELP} Without it: learnability+noise, within clusters of the proxy's "
+        "states; --fast: noise; --trusted: its columns.",
         None,
         metavar="CRITERION",
     )
     rules: str = option(RULES_HELP, "default", metavar="default|none|FILE")
     guard: float | str = guard_option()
+    strata: str | None = option(
+        "Keep the same share of each cluster of the proxy's states, or of each length, or of each "
+        "combination of both (cluster,length).",
+        None,
+        metavar="cluster|length[,…]",
+    )
     trusted: Mapping[str, TestFiles] | None = trusted_option(None)
     fast: bool = option(
         "Train and score no proxy: a minute or two in place of hours, for a criterion that needs "
@@ -106,6 +113,7 @@ class Prune:
             by=self.by,
             rules=self.rules,
             guard=self.guard,
+            strata=self.strata,
             fast=self.fast,
             check=self.check,
             trusted=self.trusted,

@@ -68,7 +68,13 @@ _TABLES = ("text", "tests", "tokenize", "train", "score", "select", "arms", "eva
 
 
 def run_study(
-    file: Path, out: Path, *, device: str, on: str = "local", overwrite: bool
+    file: Path,
+    out: Path,
+    *,
+    device: str,
+    on: str = "local",
+    stage: Path | None = None,
+    overwrite: bool,
 ) -> "Evaluation":
     """Make all that the run file says, in folders inside of `out`; finished stages stay.
 
@@ -93,13 +99,26 @@ def run_study(
     def place(name: str) -> dict[str, Any]:
         return {"out": out / name, "overwrite": overwrite}
 
-    corpus = pycat.tokenize(**vars(text), **place("corpus"), **vars(tokenize))
+    corpus = pycat.tokenize(**vars(text), **place("corpus"), **vars(tokenize), on=on)
     measures = None
     if any(own["rules"] != "none" or own["guard"] for own in (select, *more.values())):
-        measures = pycat.measure(corpus, **place("measures"))
-    run = pycat.train(corpus, **place("proxy"), **vars(train.how), seed=train.seed, device=device)
+        measures = pycat.measure(corpus, **place("measures"), on=on, stage=stage)
+    run = pycat.train(
+        corpus,
+        **place("proxy"),
+        **vars(train.how),
+        seed=train.seed,
+        device=device,
+        stage=stage,
+    )
     scores = pycat.score(
-        corpus, run.checkpoints, **place("scores"), **vars(scoring), device=device, on=on
+        corpus,
+        run.checkpoints,
+        **place("scores"),
+        **vars(scoring),
+        device=device,
+        on=on,
+        stage=stage,
     )
     selection = pycat.select(scores, measures=measures, **place("selection"), **select)
     for name, own in more.items():
@@ -116,6 +135,7 @@ def run_study(
         seed=evaluate.seed,
         device=device,
         on=on,
+        stage=stage,
     )
 
 

@@ -51,7 +51,7 @@ class Select:
     """Keep the pairs that a criterion ranks highest.
 
     Rules and a guard drop likely noise first, by what measure measured. Plain CAT-VAR, the paper's
-    method, is --rules none --guard 0.
+    method, is --by cat_var --rules none --guard 0.
     """
 
     out: Path | None = out_option(
@@ -76,7 +76,8 @@ class Select:
         metavar="X[:X]",
     )
     by: str | None = option(
-        f"{CRITERION_HELP} Without it: learnability, or noise of a --corpus.",
+        f"{CRITERION_HELP} Without it: learnability+noise within clusters, where the "
+        "table has them, or noise of a --corpus.",
         None,
         metavar="CRITERION",
     )

@@ -193,6 +193,7 @@ class Measure:
     corpus: list[Path] = option(CORPUS_HELP, metavar="FOLDER")
     on: str = on_option()
     num_workers: int | None = num_workers_option()
+    stage: Path | None = stage_option("the tokens")
     opening: OpenOptions = open_group()
 
     def run(self) -> None:
@@ -206,6 +207,7 @@ class Measure:
             overwrite=self.overwrite,
             on=self.on,
             num_workers=self.num_workers,
+            stage=self.stage,
         )
         kept, hits = measures.apply()
         without = measures.manifest["without"]

@@ -10,9 +10,8 @@ import copy
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -20,15 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat import _core
-from pycat.data import fairseq, megatron
+from pycat.data import megatron
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer, Template
 from pycat.data.packed_pairs import PackedPairs
 from pycat.data.parallel_text import FileFingerprint, ParallelText
 from pycat.data.row_files import RowFile
 from pycat.data.tokenizer import Tokenizer
 from pycat.data.vocabularies import VOCABULARIES_FILE, AnyTokenizer, VocabularyTokenizer
-from pycat.errors import CorpusError, PycatError, TextError
-from pycat.runtime.manifest import check_file, problem_with, read_manifest
+from pycat.errors import CorpusError, TextError
+from pycat.runtime.manifest import check_file, problem_with
 from pycat.runtime.output import digest, file_sha256
 
 if TYPE_CHECKING:
@@ -43,9 +42,7 @@ INDEX_FILES = ("src.idx", "src.bin", "tgt.idx", "tgt.bin")
 CHECKSUM_FILES = ("src.sums", "tgt.sums")
 
 # What a damaged corpus needs.
-_REMEDY = "run 'pycat tokenize' again with --overwrite"
-
-_PREFIX_OPTIONS = ("languages", "vocab_size", "eos_id", "pad_id", "tokenizer", "layout")
+REMEDY = "run 'pycat tokenize' again with --overwrite"
 
 
 class Corpus:
@@ -63,6 +60,7 @@ class Corpus:
         eos_id: the token that ends every sequence.
         pad_id: the token that pads batches.
         options: arguments of `open_corpus`, beside `path`, that open data of other tools again.
+        stage: the folder in which the tokens are read from a copy; None where they are read here.
     """
 
     def __init__(
@@ -84,6 +82,7 @@ class Corpus:
         self.eos_id: int = manifest["eos_id"]
         self.pad_id: int = manifest.get("pad_id", self.eos_id)
         self.options: dict[str, Any] = manifest.get("options", {})
+        self.stage: Path | None = None
         self._src, self._tgt = src, tgt
         self._view: NDArray[np.int64] | None = None
         if not len(src) == len(tgt) == manifest["num_pairs"]:
@@ -213,7 +212,7 @@ class Corpus:
             raise CorpusError(
                 f"{found.path}: this tokenizer has SHA-256 {found.sha256[:12]}…, expected "
                 f"{self._manifest['tokenizer_sha256'][:12]}…, that of the tokens; put the "
-                f"tokenizer back, or {_REMEDY}"
+                f"tokenizer back, or {REMEDY}"
             )
         return found
 
@@ -236,12 +235,12 @@ class Corpus:
         view._view = self._view if len(wanted) == len(self) else wanted
         return view
 
-    def with_files(self, src: _core.IndexedFile, tgt: _core.IndexedFile) -> "Corpus":
-        """The same corpus, whose tokens are read from files of the same content elsewhere."""
+    def with_files(self, src: _core.IndexedFile, tgt: _core.IndexedFile, stage: Path) -> "Corpus":
+        """The same corpus, whose tokens are read from files of the same content in `stage`."""
         moved = copy.copy(self)
         for name in ("lengths", "_order"):
             moved.__dict__.pop(name, None)
-        moved._src, moved._tgt = src, tgt
+        moved._src, moved._tgt, moved.stage = src, tgt, stage
         return moved
 
     def batches(
@@ -342,11 +341,11 @@ class Corpus:
                 if found != recorded:
                     raise CorpusError(
                         f"{self.path / name}: SHA-256 is {found}, expected {recorded}, as recorded "
-                        f"in corpus.json; the file is damaged: {_REMEDY}"
+                        f"in corpus.json; the file is damaged: {REMEDY}"
                     )
         for name, listed in self._manifest.get("files", {}).items():
             if problem := problem_with(self.path, name, listed, full=True):
-                raise CorpusError(f"{self.path / name}: {problem}; {_REMEDY}")
+                raise CorpusError(f"{self.path / name}: {problem}; {REMEDY}")
 
     def write_megatron_index(self) -> tuple[Path, Path]:
         """Write `src.mcore.idx` and `tgt.mcore.idx`, with which Megatron opens this corpus.
@@ -406,17 +405,17 @@ class Corpus:
                         raise ValueError(f"line {line} of a text of {num_lines:,}")
                     kept[line - 1] = False
         except (OSError, ValueError) as error:
-            raise CorpusError(f"{path}: cannot be read ({error}); {_REMEDY}") from None
+            raise CorpusError(f"{path}: cannot be read ({error}); {REMEDY}") from None
         if kept.sum() != self.manifest["num_pairs"]:
             raise CorpusError(
                 f"{path}: leaves {kept.sum():,} lines, expected "
-                f"{self.manifest['num_pairs']:,}; it is damaged: {_REMEDY}"
+                f"{self.manifest['num_pairs']:,}; it is damaged: {REMEDY}"
             )
         return kept
 
     def _check_file(self, name: str) -> None:
         """Refuse a file of the folder that is not the one that its manifest lists."""
-        check_file(self.path, self._manifest, name, _REMEDY, CorpusError)
+        check_file(self.path, self._manifest, name, REMEDY, CorpusError)
 
     def text(self) -> ParallelText:
         """The parallel text this corpus was made from.
@@ -501,127 +500,3 @@ class Corpus:
                 f"with ids {first:,} to {last:,}; pass ids of its pair_ids"
             )
         return rows
-
-
-def open_corpus(
-    path: str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]],
-    *,
-    split: str | None = None,
-    languages: tuple[str, str] | None = None,
-    vocab_size: int | None = None,
-    eos_id: int | None = None,
-    pad_id: int | None = None,
-    tokenizer: str | PathLike[str] | None = None,
-    layout: str | None = None,
-) -> Corpus:
-    """Open a corpus folder, or data that fairseq or Megatron binarised.
-
-    Opening takes no longer for a large corpus: a small index is verified here, a large one before
-    the first pair is read. Data of other tools hold tokens only: pair ids count their sequences,
-    and whatever needs text refuses them.
-
-    Where fairseq's dictionaries of source and target differ, each side is checked against its own,
-    and a proxy trained on the corpus has an embedding for each side. All other corpora share one
-    vocabulary and one embedding.
-
-    Args:
-        path: a folder made by `tokenize`; a folder made by `fairseq-preprocess`; or the prefixes
-            (files without `.idx` and `.bin`) of source and target.
-        split: for fairseq's folder; "train" by default. Shards such as "train1" are splits.
-        languages: source and target. For fairseq's folder the direction to open, either way round,
-            needed only where there are several; for prefixes their names.
-        vocab_size, eos_id: for prefixes: the bound on token ids of both sides, and the id that
-            ends each sequence.
-        pad_id: for prefixes: the id that pads batches; `eos_id` by default.
-        tokenizer: for prefixes, instead of `vocab_size` and `eos_id`: the SentencePiece model they
-            were made with.
-        layout: for prefixes: "fairseq" or "megatron"; by default the size of the index tells.
-
-    Raises:
-        CorpusError: not a complete corpus folder, or a file of it is damaged.
-        PycatError: an option does not belong to this kind of corpus, or is missing.
-    """
-    given: dict[str, Any] = {
-        "split": split,
-        "languages": None if languages is None else tuple(languages),
-        "vocab_size": vocab_size,
-        "eos_id": eos_id,
-        "pad_id": pad_id,
-        "tokenizer": None if tokenizer is None else Path(tokenizer),
-        "layout": layout,
-    }
-    if languages is not None and len(set(languages)) != 2:
-        raise PycatError(f"languages are {tuple(languages)}; expected two different names")
-    if isinstance(path, tuple):
-        src, tgt = map(Path, path)
-        _refuse_options(f"{src}, {tgt}", "two prefixes", given, _PREFIX_OPTIONS)
-        del given["split"]
-        return Corpus(*megatron.open_prefixes(src, tgt, **given))
-    folder = Path(path)
-    if not (folder / "corpus.json").exists() and fairseq.is_data_bin(folder):
-        _refuse_options(folder, "a folder of fairseq's", given, ("split", "languages"))
-        split = "train" if split is None else split
-        return Corpus(folder, *fairseq.open_data_bin(folder, split, given["languages"]))
-    _refuse_options(folder, "a folder of pycat's", given, ())
-    manifest = read_manifest(folder, "corpus", CorpusError)
-    _check_manifest(folder, manifest)
-    # Corpora from before there were block checksums open without.
-    has_checksums = "block_bytes" in manifest
-    vocab_sizes = manifest.get("src_vocab_size", manifest["vocab_size"]), manifest["vocab_size"]
-    sides = (
-        _core.IndexedFile(
-            str(folder / side),
-            vocab_size=vocab_size,
-            checksums=folder / f"{side}.sums" if has_checksums else None,
-        )
-        for side, vocab_size in zip(("src", "tgt"), vocab_sizes, strict=True)
-    )
-    return Corpus(folder, manifest, *sides)
-
-
-def _check_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuse the manifest of a pycat that made blocks of another size, and impossible numbers."""
-    path, block_bytes = folder / "corpus.json", manifest.get("block_bytes", _core.BLOCK_BYTES)
-    if block_bytes != _core.BLOCK_BYTES:
-        raise CorpusError(
-            f"{path}: block_bytes is {block_bytes:,}, expected {_core.BLOCK_BYTES:,}; use the "
-            "pycat that wrote it"
-        )
-    for name, low in (("vocab_size", 1), ("num_pairs", 1), ("num_lines", manifest["num_pairs"])):
-        if manifest[name] < low:
-            raise CorpusError(
-                f"{path}: {name} is {manifest[name]:,}, expected at least {low:,}; {_REMEDY}"
-            )
-    if manifest["eos_id"] >= manifest["vocab_size"]:
-        raise CorpusError(
-            f"{path}: eos_id is {manifest['eos_id']:,}, expected below vocab_size, "
-            f"{manifest['vocab_size']:,}; {_REMEDY}"
-        )
-
-
-def as_corpus(corpus: Corpus | str | PathLike[str]) -> Corpus:
-    """The corpus itself, or opened by its path."""
-    return corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
-
-
-def reopen_corpus(folder: Path, options: Mapping[str, Any]) -> Corpus:
-    """Open a corpus again by its recorded folder and `Corpus.options`."""
-    given = dict(options)
-    if "tokenizer" in given:
-        given["tokenizer"] = folder / given["tokenizer"]
-    if "prefixes" not in given:
-        return open_corpus(folder, **given)
-    src, tgt = given.pop("prefixes")
-    return open_corpus((folder / src, folder / tgt), **given)
-
-
-def _refuse_options(
-    path: object, kind: str, given: Mapping[str, Any], allowed: Sequence[str]
-) -> None:
-    """Refuse options that do not belong to this kind of corpus."""
-    refused = [name for name, value in given.items() if value is not None and name not in allowed]
-    if refused:
-        raise PycatError(
-            f"{path}: {', '.join(refused)} given to open {kind}, expected "
-            f"{', '.join(allowed) or 'no options'}; leave the others out"
-        )

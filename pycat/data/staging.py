@@ -105,7 +105,7 @@ def staged_corpus(corpus: Corpus, stage: str | PathLike[str]) -> Corpus:
         )
         for side, vocab_size in zip(("src", "tgt"), vocab_sizes, strict=True)
     )
-    return corpus.with_files(src, tgt)
+    return corpus.with_files(src, tgt, _folder(stage))
 
 
 def staged_checkpoints(checkpoints: Any, stage: str | PathLike[str]) -> Any:

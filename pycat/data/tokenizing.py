@@ -18,9 +18,9 @@ from pycat.data.corpus import (
     TOKENIZER_FILE,
     TOKENIZER_FOLDER,
     Corpus,
-    open_corpus,
 )
 from pycat.data.hf_tokenizer import HuggingFaceTokenizer
+from pycat.data.opening import open_corpus
 from pycat.data.parallel_text import FileFingerprint, ParallelText
 from pycat.data.row_files import KINDS, Columns, RowFile, kind_of
 from pycat.data.several_files import SeveralFiles, open_texts

@@ -25,7 +25,7 @@ from pycat.evaluation.results import Evaluation
 from pycat.pruning import Pruned, prune
 from pycat.runtime.output import replacing
 from pycat.selection.recipe import Recipe
-from pycat.selection.selection import choose_measured
+from pycat.selection.selecting import choose_measured
 
 _WITH_OWN_TEXT = """\
 pycat demo: prune {src} and {tgt} to half.
@@ -35,7 +35,8 @@ pycat demo: prune {src} and {tgt} to half.
   3. train      a small translation model, keeping 5 early checkpoints
   4. score      every pair's perplexity under each checkpoint
   5. select     drop pairs that break rules or that the noise filter suspects, then keep the pairs
-                that the model learns most of while it trains (learnability): half of all
+                that look least like noise and that the model learns most of while it trains, as
+                many of each cluster of alike sentences: half of all
   report        {out}/own/report.html
 """
 
@@ -49,7 +50,8 @@ pycat demo: prune real English-German text to half, and see what the half is wor
   3. train      a small translation model, keeping 5 early checkpoints
   4. score      every pair's perplexity under each checkpoint
   5. select     drop pairs that break rules or that the noise filter suspects, then keep the pairs
-                that the model learns most of while it trains (learnability): half of all
+                that look least like noise and that the model learns most of while it trains, as
+                many of each cluster of alike sentences: half of all
   6. evaluate   train new models on all pairs, on a random half and on that half, each for the same
                 number of updates, and measure their loss on 500 clean messages held out
   report        {work}/report.html

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pycat.data.corpus import Corpus
 from pycat.data.same_tokenizer import FurtherText, text_beside, tokenize_alike
+from pycat.data.staging import names_copies, staged_corpus
 from pycat.errors import CorpusError, PycatError
 from pycat.evaluation.arms import (
     FRACTIONS,
@@ -59,6 +60,7 @@ _HELD_OUT = "held-out"
 TestSet = FurtherText
 
 
+@names_copies
 def evaluate(
     selection: Selection | str | PathLike[str],
     *,
@@ -82,6 +84,7 @@ def evaluate(
     dtype: str = "auto",
     num_workers: int | None = None,
     on: str = "local",
+    stage: str | PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> Evaluation:
     """Train models from scratch on each arm, and compare their loss on held-out text.
@@ -118,6 +121,8 @@ def evaluate(
         num_workers: on a CPU, processes of one thread each; by default as many as cores.
         on: where the models are trained: "local", on this machine; or on Ray, as in `score`, where
             each worker takes an arm and a seed at a time.
+        stage: a folder on the own disk of this machine, and of each that has workers; the corpus is
+            copied into it first, unless it has it already, and read there.
         overwrite: replace an evaluation made with other options.
 
     Returns:
@@ -133,6 +138,8 @@ def evaluate(
     # What to train on, for how long, and what to measure on.
     selection = _open_selection(selection)
     corpus = selection.corpus()
+    if stage is not None:
+        corpus = staged_corpus(corpus, stage)
     tests = tests or {}
     _check(
         [*tests, *([] if held_out is None else [_HELD_OUT])], arms, translate, seeds, passes, beam
@@ -229,6 +236,7 @@ def evaluate(
             warnings=[
                 *_known_sentences(test_corpora, corpus),
                 *_warnings(passes, seeds, results, curves),
+                *_does_not_pay(results),
             ],
             translations=[asdict(row) for row in translations],
             ledger=ledger(
@@ -412,6 +420,31 @@ def _warnings(
             found.append(
                 f"{test}: clean text at random is no better than text at random; this experiment "
                 "cannot tell good pairs from bad ones"
+            )
+    return found
+
+
+def _does_not_pay(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Whether the selection is no better than a random part, or worse than all, over the tests.
+
+    The tests are other sentences, so that the errors of their gains are taken as independent.
+    """
+    found = []
+    for other, sentence in (
+        ("random", "no better than a random part of the text"),
+        ("full", "worse than all of the text"),
+    ):
+        tests = [arm["tests"] for name, arm in arms.items() if name == "selected"]
+        gains = [test.get(f"gain_on_{other}") for of_arm in tests for test in of_arm.values()]
+        if not gains or other not in arms or None in gains:
+            continue
+        gain = sum(value for value, _, _ in gains) / len(gains)
+        error = math.hypot(*((high - low) / 2 for _, low, high in gains)) / len(gains)
+        if gain <= (error if other == "random" else -error):
+            found.append(
+                f"the selection is {sentence}: it gains {gain:+.3f} nats [{gain - error:+.3f}, "
+                f"{gain + error:+.3f}] on that in the mean of the tests, so pruning so much of "
+                "this text does not pay at this budget; keep more, or all where it is clean"
             )
     return found
 

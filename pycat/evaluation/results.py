@@ -38,7 +38,7 @@ class Evaluation:
             `nll`, `nll_by_seed`, `nll_by_updates`, `effective_data`, `verdict` and more, as
             docs/format.md describes them.
         rows: BLEU and chrF of each arm and test set that were translated.
-        warnings: what the experiment cannot show, in sentences.
+        warnings: what the experiment cannot show, and that pruning does not pay, in sentences.
         manifest: all of `evaluation.json`.
     """
 

@@ -112,7 +112,7 @@ class LanguageModel:
                 exponents[row] = min(share, 1)
         if titles := [row for row in unlikely if _is_title(lines[row])]:
             lower = [lines[row].decode("utf-8", "ignore").lower().encode() for row in titles]
-            found[titles] = np.maximum(found[titles], self._tables.probability(lower, columns))
+            found[titles] = np.maximum(found[titles], self._tables.probability(lower, [*columns]))
             for row in titles:
                 exponents[row] /= 2
         for row, exponent in exponents.items():

@@ -19,6 +19,7 @@ from pycat.data.parallel_text import ParallelText
 from pycat.data.reopening import CorpusAddress
 from pycat.data.text_parts import text_parts
 from pycat.errors import OutputError
+from pycat.filters.duplicates import Copies, LoadCopies, hash_ranges, read_copies
 from pycat.filters.fluency import FluencyModel, fluency
 from pycat.filters.lexical import LexicalModel, lexical_scores
 from pycat.filters.rule_measures import LoadLines, measure_file_options, measure_text
@@ -75,7 +76,7 @@ def measure_steps(
     """
 
     def rules(path: Path) -> None:
-        elsewhere = None if place is None else partial(_text_elsewhere, corpus, folder, place)
+        elsewhere = None if place is None else _TextElsewhere(corpus, folder, place)
         measure_text(corpus, path, num_threads=num_threads, elsewhere=elsewhere)
 
     def lexical(path: Path) -> None:
@@ -107,19 +108,43 @@ def measure_steps(
     return Steps(paths)
 
 
-def _text_elsewhere(
-    corpus: Corpus, folder: OutputFolder, place: Mapping[str, Any], text: ParallelText
-) -> list[Path]:
-    """Let workers measure the text; returns their files."""
-    base = folder.path.absolute()
-    with progress("rules", text.file_bytes / 1e6, "MB") as advance:
-        return map_to_files(
-            LoadLines(CorpusAddress.of(corpus)),
-            ((base / f"step-rules-{part.index:05}.npz", part) for part in text_parts(text)),
-            lambda part: advance(part.file_bytes / 1e6),
-            resumes=folder.resumes,
-            **place,
-        )
+@dataclass(frozen=True)
+class _TextElsewhere:
+    """Workers that measure the text of a corpus, part by part, and then find duplicates in it."""
+
+    corpus: Corpus
+    folder: OutputFolder
+    place: Mapping[str, Any]
+
+    def measured(self, text: ParallelText) -> list[Path]:
+        """Measure; returns the workers' files."""
+        base = self.folder.path.absolute()
+        with progress("rules", text.file_bytes / 1e6, "MB") as advance:
+            return map_to_files(
+                LoadLines(CorpusAddress.of(self.corpus)),
+                ((base / f"step-rules-{part.index:05}.npz", part) for part in text_parts(text)),
+                lambda part: advance(part.file_bytes / 1e6),
+                resumes=self.folder.resumes,
+                **self.place,
+            )
+
+    def copies(self, parts: list[tuple[Path, int]], num_rows: int) -> Callable[[str], Copies]:
+        """Find copies in all columns; returns what reads those of one."""
+        base, ranges = self.folder.path.absolute(), hash_ranges(num_rows)
+        with progress("duplicates", len(ranges), "parts") as advance:
+            paths = map_to_files(
+                LoadCopies(tuple(parts)),
+                [(base / f"step-rules-{each.column}-{each.number}.npz", each) for each in ranges],
+                lambda _: advance(1),
+                resumes=self.folder.resumes,
+                **self.place,
+            )
+
+        def read(column: str) -> Copies:
+            own = [path for path, each in zip(paths, ranges, strict=True) if each.column == column]
+            return read_copies(own)
+
+        return read
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pycat._core import copies_before
-from pycat.data.corpus import Corpus, as_corpus, reopen_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import as_corpus, reopen_corpus
+from pycat.data.staging import names_copies, staged_corpus
 from pycat.errors import CorpusError, OutputError, PycatError
 from pycat.filters.loud_rules import LoudRule, loud_rules
 from pycat.filters.measure_steps import (
@@ -68,6 +70,7 @@ _MANIFEST = "measures.json"
 _FILES = ("part-*.parquet", STEP_FILES, PART_FILES)
 
 
+@names_copies
 def measure(
     corpus: Corpus | str | PathLike[str],
     *,
@@ -75,6 +78,7 @@ def measure(
     num_threads: int | None = None,
     on: str = "local",
     num_workers: int | None = None,
+    stage: str | PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> "Measures":
     """Measure what rules and noise filter read of each pair: its text, and its tokens.
@@ -93,7 +97,10 @@ def measure(
         on, num_workers: where parts of 65,536 lines or pairs are measured, as in `score`: by
             threads of this process, by local worker processes, or on Ray. Each worker counts the
             same samples anew, of 500,000 pairs for the lexical and 1,000,000 for the fluency
-            scores. Groups of duplicates are found where the call is made.
+            scores. They find the duplicates too, by ranges of hashes.
+        stage: a folder on the own disk of this machine, and of each that has workers; the tokens
+            are copied into it first, unless it has them already, and read there. Text is read
+            where it lies.
         overwrite: replace measures of another corpus, or of an older pycat.
 
     Returns:
@@ -116,6 +123,8 @@ def measure(
     place = None if is_here(on, num_workers) else {"on": on, "num_workers": num_workers}
     if corpus.files[2] is not None:
         corpus = reopen_corpus(corpus.path, corpus.options)
+    if stage is not None:
+        corpus = staged_corpus(corpus, stage)
     recipe = {"corpus": corpus.id, "definitions": _DEFINITIONS}
     with OutputFolder(
         Path(out), "measures", recipe, _FILES, overwrite, working=(STEP_FILES, PART_FILES)

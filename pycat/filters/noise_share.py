@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycat._core import IndexedWriter
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import open_corpus
 from pycat.data.token_chunks import token_chunks
 from pycat.errors import PycatError
 from pycat.filters.fluency import fluency

@@ -7,12 +7,12 @@ into one Parquet file.
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -26,11 +26,12 @@ from pycat.data.reopening import CorpusAddress
 from pycat.data.text_parts import TextPart
 from pycat.errors import CorpusError
 from pycat.filters.code_points import code_points, plain_form
+from pycat.filters.duplicates import HASHES, Copies, copies_of, group_column, joined
 from pycat.filters.foreign import foreign_shares
 from pycat.filters.language import COMPOSITION, SURE_BYTES, language_model
 from pycat.filters.language_names import identifier_codes, identifier_scripts, main_script
 from pycat.runtime.output import replacing
-from pycat.runtime.part_files import Arrays, read_arrays
+from pycat.runtime.part_files import Arrays, array_names, read_arrays
 from pycat.runtime.progress import progress
 from pycat.runtime.workers import on_workers
 from pycat.scores.parts import PART_PAIRS
@@ -47,24 +48,37 @@ _FIXED_VARIANCE, _SQUARED_VARIANCE = 20.0, 0.015
 # it unless they are so large a share of the side.
 _MIN_UNKNOWN_SCRIPT = 0.2
 
+_HASHES = frozenset(column for columns in HASHES.values() for column in columns)
+
+
+class Elsewhere(Protocol):
+    """Workers that measure a text."""
+
+    def measured(self, text: ParallelText) -> list[Path]:
+        """Files of parts in order, made by `LoadLines`."""
+
+    def copies(self, parts: list[tuple[Path, int]], num_rows: int) -> Callable[[str], Copies]:
+        """What finds the copies in a column of hashes of those files, each with its first row."""
+
 
 def measure_text(
     corpus: Corpus,
     path: Path,
     *,
     num_threads: int | None = None,
-    elsewhere: Callable[[ParallelText], list[Path]] | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> None:
     """Measure what the rules compare, and write it to a Parquet file of 65,536 pairs a row group.
 
     The columns are those of docs/format.md, without `pair`. Memory holds 22 bytes a pair (measured
-    on 10 million), and the folder of `path` 92 in scratch files without a name.
+    on 10 million), or 16 where workers find the duplicates, and the folder of `path` 92 in scratch
+    files without a name.
 
     Args:
         corpus: all pairs of a corpus that was made from text.
         path: the file to write; it appears complete or not at all.
         num_threads: cores to use, None for all this process may use; the file is the same.
-        elsewhere: has workers measure the lines by `LoadLines`, and returns their files in order.
+        elsewhere: has workers measure the lines and find the duplicates.
 
     Raises:
         CorpusError: the corpus was not made from text by pycat, or is damaged.
@@ -75,8 +89,11 @@ def measure_text(
     codes, _ = language_codes(corpus)
     with replacing(path) as temporary, _Scratch(path.parent) as scratch:
         if elsewhere is not None:
-            for part in elsewhere(text):
-                scratch.append(read_arrays(part))
+            parts = []
+            for part in elsewhere.measured(text):
+                names = [name for name in array_names(part) if name not in _HASHES]
+                parts.append((part, scratch.num_rows))
+                scratch.append(read_arrays(part, names))
         else:
             with progress("rules", text.file_bytes / 1e6, "MB") as advance:
                 for columns in on_workers(
@@ -90,16 +107,21 @@ def measure_text(
                 f"{corpus.path}: the text gives {scratch.num_rows:,} pairs, expected "
                 f"{len(corpus):,}; run 'pycat tokenize' again"
             )
-        _group(scratch)
-        for side, names in zip(("src", "tgt"), codes, strict=True):
-            if names:
+        find = scratch.copies if elsewhere is None else elsewhere.copies(parts, len(corpus))
+        for name, hashed in HASHES.items():
+            found = [find(column) for column in hashed]
+            groups = found[0] if len(found) == 1 else joined(found)
+            scratch.write(name, group_column(groups, len(corpus)))
+        del found, groups
+        for side, known in zip(("src", "tgt"), codes, strict=True):
+            if known:
                 _spare_unknown_script(scratch, side)
         shares = foreign_shares(corpus)
         for name, values in zip(("src_foreign", "tgt_foreign"), shares, strict=True):
             # In a line of another script, names in Latin letters are no text in the other language.
-            names = scratch.take(name.replace("foreign", "names"))
-            scratch.replace(name, np.maximum(values - names, np.float32(0)))
-        del shares, names
+            in_latin = scratch.take(name.replace("foreign", "names"))
+            scratch.replace(name, np.maximum(values - in_latin, np.float32(0)))
+        del shares, in_latin
         copied = scratch.take("num_grams").astype(np.float32)
         copied = scratch.read("overlap") * copied / (copied + _EXTRA_GRAMS)
         scratch.replace("copied", copied * _copied_scale(copied))
@@ -313,11 +335,22 @@ class _Scratch:
         self._files[name] = file, values.dtype
         file.write(values.data)
 
+    def write(self, name: str, parts: Iterable[NDArray[Any]]) -> None:
+        """Make a column of consecutive parts."""
+        for index, part in enumerate(parts):
+            if index == 0:
+                self.replace(name, part[:0])
+            self._files[name][0].write(part.data)
+
     def take(self, name: str) -> NDArray[Any]:
         """Remove a column, and return it."""
         values = self.read(name)
         self._files.pop(name)[0].close()
         return values
+
+    def copies(self, name: str) -> Copies:
+        """Remove a column of hashes, and return the copies in it."""
+        return copies_of(self.take(name))
 
     def read(self, name: str, first: int = 0, end: int | None = None) -> NDArray[Any]:
         """Rows of a column, by default all."""
@@ -331,16 +364,6 @@ class _Scratch:
     def names(self) -> list[str]:
         """Of the columns."""
         return list(self._files)
-
-
-def _group(scratch: _Scratch) -> None:
-    """Replace hashes by the lowest pair id of each group, one column at a time."""
-    for side in ("pair", "src", "tgt"):
-        scratch.replace(f"{side}_group", _core.first_duplicates(scratch.take(f"{side}_hash")))
-    near = np.arange(scratch.num_rows)
-    for band in range(2):
-        _core.join_duplicates(scratch.take(f"band_{band}"), near)
-    scratch.replace("near_group", near)
 
 
 def _write(scratch: _Scratch, usual: tuple[float, float], path: Path) -> None:

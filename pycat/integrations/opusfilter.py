@@ -57,7 +57,7 @@ class PycatFilter(opusfilter.FilterABC):  # type: ignore[misc]
 
         Args:
             scores: folder of the table.
-            by: the criterion, as in `pycat.select`, which has the same default.
+            by: the criterion, as in `pycat.select`, by default "learnability".
             threshold: pairs of at least this score are accepted.
             rules: "none", "default", or a JSON file of thresholds, as in `pycat.select`.
             **kwargs: OpusFilter's own: `name`, `workdir`.

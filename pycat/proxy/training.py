@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pycat.data.corpus import Corpus, as_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import as_corpus
 from pycat.data.staging import names_copies, staged_corpus
 from pycat.errors import CorpusError, PycatError
 from pycat.proxy.dynamic_pruning import DYNAMIC_BY, DYNAMIC_UNITS

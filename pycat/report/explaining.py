@@ -22,7 +22,8 @@ from pycat.scores.score_table import ScoreTable, as_table
 from pycat.scores.unscored import unscored
 from pycat.selection.choice import Choice, recorded_scores
 from pycat.selection.recipe import Recipe
-from pycat.selection.selection import Selection, choose_measured
+from pycat.selection.selecting import choose_measured
+from pycat.selection.selection import Selection
 
 # Percentiles are taken among at most so many pairs, evenly drawn. They are then right to about 0.1.
 _MAX_PAIRS = 250_000

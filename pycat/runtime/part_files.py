@@ -1,7 +1,7 @@
 """Arrays that workers make of parts, in files of their own until a stage puts them together."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,15 +58,31 @@ def map_to_files(
     return paths
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a part.
+def array_names(path: Path) -> list[str]:
+    """Names of the arrays of a part.
 
     Raises:
         OutputError: the file is gone or damaged.
     """
+    with _opened(path) as arrays:
+        return list(arrays.files)
+
+
+def read_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    """The arrays of a part, or those of these names.
+
+    Raises:
+        OutputError: the file is gone or damaged.
+    """
+    with _opened(path) as arrays:
+        return {name: arrays[name] for name in (arrays.files if names is None else names)}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays.items())
+            yield arrays
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise OutputError(
             f"{path}: this part cannot be read ({error}); delete it and run the same command again"

@@ -21,6 +21,7 @@ from typing import Any
 from pycat import _core
 from pycat.errors import PycatError
 from pycat.runtime.locks import scratch_folder
+from pycat.runtime.ray_address import reached_address
 
 # How often Ray starts a worker again, whose part is then repeated.
 _MAX_RESTARTS = 5
@@ -59,10 +60,11 @@ def connected(on: str) -> Iterator[None]:
 
 def _connect(ray: Any, on: str, folder: Path, quiet: dict[str, Any]) -> None:
     """Go to a cluster, or start one whose own files lie in `folder`."""
+    address = "local" if on == "ray" else reached_address(on)
     try:
         if on == "ray":
             ray.init(
-                "local",
+                address,
                 include_dashboard=False,
                 num_cpus=len(os.sched_getaffinity(0)),
                 object_store_memory=_OBJECT_STORE_BYTES,
@@ -70,7 +72,6 @@ def _connect(ray: Any, on: str, folder: Path, quiet: dict[str, Any]) -> None:
                 **quiet,
             )
         else:
-            address = os.environ.get("RAY_ADDRESS", on) if on == "auto" else on
             with warnings.catch_warnings():  # one of them says less than the error that follows it
                 warnings.simplefilter("ignore", UserWarning)
                 ray.init(address, **quiet)

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from pycat.data.corpus import Corpus, reopen_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import reopen_corpus
 from pycat.errors import OutputError, PycatError
 from pycat.kernels.stat_names import STAT_NAMES
 from pycat.runtime.locks import Lock

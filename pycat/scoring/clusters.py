@@ -23,6 +23,8 @@ from pycat.runtime.numbers import check_number
 from pycat.runtime.progress import progress
 from pycat.scores.score_table import ScoreTable, as_table
 
+_NUM_CLUSTERS = 16
+_PAIRS_OF_A_CLUSTER = 100
 _SAMPLE = 20_000
 _ROUNDS = 50
 _BATCH_TOKENS = 8192
@@ -32,7 +34,7 @@ def add_clusters(
     scores: ScoreTable | str | PathLike[str],
     checkpoint: str | PathLike[str],
     *,
-    num_clusters: int = 16,
+    num_clusters: int | None = None,
     name: str = "cluster",
     seed: int = 0,
     device: str = "auto",
@@ -44,7 +46,8 @@ def add_clusters(
     Args:
         scores: an open ScoreTable, or the path of one.
         checkpoint: file of a checkpoint of pycat's; a late one knows more.
-        num_clusters: 2 to 1,000; clusters that end empty are left out of the numbering.
+        num_clusters: 2 to 1,000; clusters that end empty are left out of the numbering. By default
+            16, and fewer where they would hold less than 100 pairs each: one of below 200 pairs.
         name: of the column.
         seed: of the sample and the first centres.
         device: "cpu", "cuda" or "auto".
@@ -57,10 +60,13 @@ def add_clusters(
             not allowed.
         CheckpointError: the checkpoint is missing, damaged, or of another tokenizer.
     """
-    check_number("num_clusters", num_clusters, low=2, high=1000)
+    if num_clusters is not None:
+        check_number("num_clusters", num_clusters, low=2, high=1000)
     table = as_table(scores)
     table.check_name(name)
     corpus = table.view_of(table.corpus())
+    if num_clusters is None:
+        num_clusters = max(1, min(_NUM_CLUSTERS, len(corpus) // _PAIRS_OF_A_CLUSTER))
     if len(corpus) < num_clusters:
         raise PycatError(
             f"{corpus.path}: holds {len(corpus):,} pairs, expected at least one for each of the "
@@ -72,13 +78,19 @@ def add_clusters(
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.permutation(len(corpus))[:_SAMPLE])
     states = np.empty((len(sample), model.config.d_model), dtype=np.float32)
-    for rows, means in _means(corpus.subset(corpus.pair_ids[sample]), model, chosen, "sample"):
+    is_whole = len(sample) == len(corpus)
+    sampled = corpus if is_whole else corpus.subset(corpus.pair_ids[sample])
+    for rows, means in _means(sampled, model, chosen, "cluster" if is_whole else "sample"):
         states[rows] = means
     centre = states.mean(axis=0)
-    centres = spherical_k_means(_directions(states, centre), num_clusters, rng)
+    directions = _directions(states, centre)
+    centres = spherical_k_means(directions, num_clusters, rng)
     clusters = np.empty(len(corpus), dtype=np.int32)
-    for rows, means in _means(corpus, model, chosen, "cluster"):
-        clusters[rows] = (_directions(means, centre) @ centres.T).argmax(axis=1)
+    if is_whole:
+        clusters[:] = (directions @ centres.T).argmax(axis=1)
+    else:
+        for rows, means in _means(corpus, model, chosen, "cluster"):
+            clusters[rows] = (_directions(means, centre) @ centres.T).argmax(axis=1)
     table.add(name, clusters)
     return name
 

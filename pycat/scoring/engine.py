@@ -2,13 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from pycat import _core
-from pycat.data.batches import Batch
-from pycat.data.corpus import Corpus, as_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import as_corpus
 from pycat.data.reopening import CorpusAddress
 from pycat.data.staging import names_copies, staged_checkpoints, staged_corpus
 from pycat.errors import CheckpointError, OutputError, PycatError
@@ -42,16 +42,14 @@ from pycat.scores.parts import (
     write_part,
 )
 from pycat.scores.score_table import ScoreTable, as_table
-from pycat.scoring.adapter import Adapter, ProxyAdapter
-from pycat.scoring.cpu_forward import CpuForward
+from pycat.scoring.adapter import Adapter
 from pycat.scoring.flops import model_flops, product_rate
-from pycat.scoring.forward import BatchSums, Forward
+from pycat.scoring.forward import Forward
 from pycat.scoring.loading import Checkpoint, absolute, load_adapters
 from pycat.scoring.reduced_precision import EXACT_FILE, reduced_precision
 from pycat.scoring.reuse import WORKING_FILES, Earlier, ReusedSums, SumsFile
-from pycat.scoring.stacked_forward import StackedForward
-from pycat.scoring.torch_forward import TorchForward
-from pycat.scoring.truncation import KeptLengths, cut_packed, cut_padded
+from pycat.scoring.sums import corpus_sums, make_forward
+from pycat.scoring.truncation import KeptLengths
 
 # A shorter run of so many seconds says little of how well the device is used.
 _MIN_UTILIZATION_S = 5.0
@@ -463,7 +461,7 @@ class _Scorer:
         self, corpus: Corpus, lengths: KeptLengths, advance: Callable[[int], None]
     ) -> NDArray[np.float64]:
         assert self._forward is not None
-        return _sums(corpus, self.models, lengths, self._forward, self.batch_tokens, advance)
+        return corpus_sums(corpus, self.models, lengths, self._forward, self.batch_tokens, advance)
 
 
 @dataclass(frozen=True)
@@ -473,7 +471,7 @@ class _LoadScorer:
     Attributes:
         corpus, checkpoints, sha256s: of the driver; what the worker finds must be the same.
         device, dtype: of the forward pass.
-        stats, batch_tokens, too_long, stage: as for `score`.
+        stats, batch_tokens, too_long, stage: as for `score`; the corpus knows of its own copy.
         taken: sums that need not be scored, in a file of the driver's.
     """
 
@@ -492,7 +490,6 @@ class _LoadScorer:
         torch.set_num_threads(num_threads)
         corpus, checkpoints = self.corpus.open(), self.checkpoints
         if self.stage is not None:
-            corpus = staged_corpus(corpus, self.stage)
             checkpoints = staged_checkpoints(checkpoints, self.stage)
         device = choose_device(self.device)
         if device.type == "cuda":
@@ -523,68 +520,6 @@ def _auto_without_bfloat16(model: Adapter, exact_keep: float | None) -> torch.dt
     return torch.float32
 
 
-def _can_stack(models: Sequence[Adapter], device: torch.device) -> bool:
-    """Whether these models run as one: proxies, on CUDA."""
-    return device.type == "cuda" and all(isinstance(model, ProxyAdapter) for model in models)
-
-
-def make_forward(
-    models: Sequence[Adapter],
-    lengths: KeptLengths,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    stats: Stats = "nll",
-    per_token: bool = False,
-) -> Forward:
-    """Build the fastest forward pass of these models, on `device`, for pairs of these lengths.
-
-    Raises:
-        PycatError: `dtype` is beyond the device or the models.
-    """
-    if _can_stack(models, device) and dtype != torch.int8:
-        proxies = [cast(ProxyAdapter, model) for model in models]
-        return StackedForward(proxies, device, dtype, stats=stats, per_token=per_token)
-    if device.type == "cpu":
-        longest = int(max(lengths.src.max(), lengths.tgt.max()))
-        weights = [model.transformer_weights(longest) for model in models]
-        known = [checkpoint for checkpoint in weights if checkpoint is not None]
-        has_dtype = dtype != torch.bfloat16 or _core.cpu_isa() == "avx512_bf16"
-        if len(known) == len(models) and has_dtype:
-            return CpuForward(
-                known,
-                str(dtype).removeprefix("torch."),
-                stats=stats,
-                per_token=per_token,
-                num_workers=torch.get_num_threads(),
-            )
-    if dtype == torch.int8:
-        raise PycatError(
-            "dtype 'int8' is for models that the extension runs on the CPU "
-            f"(docs/forward.md), and {models[0].name} is none on {device.type}; use 'auto'"
-        )
-    return TorchForward(models, device, dtype, stats=stats, per_token=per_token)
-
-
-def _sums(
-    corpus: Corpus,
-    models: Sequence[Adapter],
-    lengths: KeptLengths,
-    forward: Forward,
-    batch_tokens: int | None,
-    advance: Callable[[int], None],
-) -> NDArray[np.float64]:
-    """Sums (S, K, N) of the N pairs of a corpus, in their order."""
-    sums: NDArray[np.float64] | None = None
-    batches = batch_sums(corpus, models, lengths, forward, batch_tokens, advance)
-    for rows, batch in batches:
-        if sums is None:
-            sums = np.empty((*batch.sums.shape[:2], len(corpus)))
-        sums[:, :, rows] = batch.sums
-    assert sums is not None
-    return sums
-
-
 def _columns(
     corpus: Corpus, lengths: KeptLengths, sums: NDArray[np.float64]
 ) -> dict[str, NDArray[Any]]:
@@ -595,46 +530,3 @@ def _columns(
         "num_tokens": lengths.tgt,
         **statistic_columns(sums),
     }
-
-
-def batch_sums(
-    corpus: Corpus,
-    models: Sequence[Adapter],
-    lengths: KeptLengths,
-    forward: Forward,
-    batch_tokens: int | None,
-    advance: Callable[[int], None],
-) -> Iterator[tuple[NDArray[np.int64], BatchSums]]:
-    """Yield rows int64 (B,) of the corpus and their sums, batch by batch, in no particular order.
-
-    Raises:
-        CheckpointError: an nll is not finite; names the checkpoint of `models`.
-    """
-    for scored in forward.run(_batches(corpus, lengths, forward, batch_tokens)):
-        for model, nll in zip(models, scored.sums[0], strict=True):  # nll (B,)
-            if not np.isfinite(nll).all():
-                at = int(np.flatnonzero(~np.isfinite(nll))[0])
-                raise CheckpointError(
-                    f"{model.name}: the nll of pair {int(scored.pair_ids[at]):,} is not a finite "
-                    "number; the weights are damaged or the training diverged: leave this "
-                    "checkpoint out"
-                )
-        yield np.searchsorted(corpus.pair_ids, scored.pair_ids), scored
-        advance(int(scored.tgt_cu_seqlens[-1]) * len(models))
-
-
-def _batches(
-    corpus: Corpus, lengths: KeptLengths, forward: Forward, batch_tokens: int | None
-) -> Iterator[Batch]:
-    """Batches in the layout that the forward pass reads, truncated to the models' positions."""
-    tail = corpus.template.src_tail
-    for batch in corpus.batches(
-        forward.batch_tokens if batch_tokens is None else batch_tokens,
-        padded=forward.padded,
-        pin_memory=forward.pinned,
-    ):
-        if lengths.num_cut:
-            rows = np.searchsorted(corpus.pair_ids, batch.pair_ids.numpy())
-            src, tgt = (torch.from_numpy(side[rows]) for side in (lengths.src, lengths.tgt))
-            batch = (cut_padded if forward.padded else cut_packed)(batch, src, tgt, tail)
-        yield batch

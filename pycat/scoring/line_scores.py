@@ -28,16 +28,18 @@ from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pycat.data.corpus import SKIPPED_FILE, Corpus, as_corpus
+from pycat.data.corpus import SKIPPED_FILE, Corpus
+from pycat.data.opening import as_corpus
 from pycat.errors import CorpusError, OutputError, PycatError, TokenizerError
 from pycat.runtime.device import SCORING_DTYPES, choose_device, choose_dtype
 from pycat.runtime.named_files import is_standard_output, is_stream, refuse_existing, writing
 from pycat.runtime.numbers import check_number
 from pycat.runtime.progress import progress
 from pycat.scoring.adapter import Adapter
-from pycat.scoring.engine import batch_sums, check_too_long, make_forward
+from pycat.scoring.engine import check_too_long
 from pycat.scoring.forward import Forward
 from pycat.scoring.loading import Checkpoint, load_adapters
+from pycat.scoring.sums import batch_sums, make_forward
 from pycat.scoring.truncation import KeptLengths
 
 FORMATS = ("fairseq", "marian", "jsonl")

@@ -52,7 +52,7 @@ class ScoredText:
 
         Args:
             scores: the table, or the path of one, of a corpus that was made from text.
-            by: the criterion, as in `select`, which has the same default.
+            by: the criterion, as in `select`; "learnability" unless given, and "noise" of a corpus.
             rules: thresholds of rules about the text, as in `select`; None for none.
             seed: of the criterion "random".
 
@@ -62,7 +62,7 @@ class ScoredText:
             PycatError: the criterion cannot be evaluated.
         """
         table = as_table(scores)
-        by = by or default_criterion(table)
+        by = by or default_criterion(table.num_checkpoints > 0, is_measured=False)
         self.criterion = by if isinstance(by, str) else getattr(by, "__name__", "criterion")
         corpus = table.corpus()
         view = table.view_of(corpus)

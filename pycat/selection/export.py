@@ -14,7 +14,8 @@ from pycat.runtime.output import digest, replacing
 from pycat.scores.score_table import ScoreTable, as_table
 from pycat.scores.unscored import unscored
 from pycat.selection.recipe import Recipe
-from pycat.selection.selection import Selection, choose_measured
+from pycat.selection.selecting import choose_measured
+from pycat.selection.selection import Selection
 
 _FILES = ("kept.tsv.gz", "rest.tsv.gz", "opustrainer.yml", "weights.txt")
 _CONFIG = """\

@@ -19,17 +19,27 @@ from pycat.selection import strata
 PARTS = ("top", "middle", "bottom")
 UNITS = ("pairs", "tokens")
 
-# Of `select`, and of a `prune` that trains no proxy. docs/evidence.md has why the first is not
-# cat_var, the paper's: after rules and noise filter its half trained worse than a random one.
-DEFAULT_CRITERION = "learnability"
+# Criteria of `select` and `prune` where none is given: by the proxy and by what was measured of the
+# text, ranked within clusters of the proxy's states where the table has them; by the proxy alone;
+# and without a proxy. docs/evidence.md has why none is cat_var, the paper's.
+DEFAULT_CRITERION = "learnability+noise"
+PROXY_CRITERION = "learnability"
 FAST_CRITERION = "noise"
+DEFAULT_STRATA = "cluster"
 
 NUM_STRATA = {"score": 50, "length": 10}
 
 
-def default_criterion(table: ScoreTable) -> str:
-    """The criterion by which the pairs of a table are chosen where none is named."""
-    return DEFAULT_CRITERION if table.num_checkpoints else FAST_CRITERION
+def default_criterion(has_proxy: bool, is_measured: bool) -> str:
+    """The criterion where none is given.
+
+    Args:
+        has_proxy: whether the table has checkpoints.
+        is_measured: whether a step reads what was measured of the text.
+    """
+    if not has_proxy:
+        return FAST_CRITERION
+    return DEFAULT_CRITERION if is_measured else PROXY_CRITERION
 
 
 @dataclass(frozen=True)

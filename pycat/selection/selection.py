@@ -1,10 +1,7 @@
-"""The selection stage: which pairs of a score table are kept, and their text."""
+"""Selections: the pairs that are kept of a corpus, and their text."""
 
-import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,27 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pycat.data.corpus import Corpus, reopen_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import reopen_corpus
 from pycat.data.parallel_text import ParallelText, write_rows
 from pycat.data.row_files import kind_of, write_kept
-from pycat.data.tab_columns import wrong_column
 from pycat.errors import OutputError, PycatError, TextError
-from pycat.filters.loud_rules import LOUD_SHARE
-from pycat.filters.measures import WITHOUT_TEXT, Measures, find_measures, no_measures
-from pycat.filters.rules import complete_rules, hits_in_words, read_rules, recorded_rules
-from pycat.ranking.criteria import Criterion
-from pycat.runtime.manifest import check_file, list_files, problem_with, read_manifest
+from pycat.runtime.manifest import check_file, problem_with, read_manifest
 from pycat.runtime.notebook import html_table, new_axes
-from pycat.runtime.output import OutputFolder, digest, replacing
-from pycat.scores.parts import PART_PAIRS, file_options, read_part, write_part
-from pycat.scores.score_table import ScoreTable, as_table
-from pycat.scores.unscored import unscored
-from pycat.selection.choice import Choice, choose
-from pycat.selection.recipe import Recipe, default_criterion
+from pycat.scores.parts import PART_PAIRS, read_part
 
-_KEPT_FILE = "kept.parquet"
+KEPT_FILE = "kept.parquet"
 # Scores by criteria in SQL, where there are such: whoever reads the folder later runs no SQL.
-_SQL_FILE = "sql-scores.parquet"
+SQL_FILE = "sql-scores.parquet"
 _REMEDY = "run 'pycat select' again with --overwrite"
 
 Paths = str | PathLike[str] | tuple[str | PathLike[str], str | PathLike[str]]
@@ -73,15 +61,15 @@ class Selection:
         """
         folder = Path(path)
         manifest = read_manifest(folder, "selection")
-        check_file(folder, manifest, _KEPT_FILE, _REMEDY)
+        check_file(folder, manifest, KEPT_FILE, _REMEDY)
         try:
-            columns = _read_kept(folder / _KEPT_FILE)
+            columns = _read_kept(folder / KEPT_FILE)
             pair_ids = columns["pair"]
             lines = columns.get("line", pair_ids)
             _check_kept(pair_ids, lines, manifest)
         except (OSError, ValueError, KeyError, NotImplementedError, pa.ArrowException) as error:
             raise OutputError(
-                f"{folder / _KEPT_FILE}: cannot be read ({error}); {_REMEDY}"
+                f"{folder / KEPT_FILE}: cannot be read ({error}); {_REMEDY}"
             ) from None
         return cls(pair_ids, lines, manifest, (folder / manifest["corpus_path"]).resolve(), folder)
 
@@ -135,10 +123,10 @@ class Selection:
         """
         if self._sql_scores is not None:
             return self._sql_scores
-        if self.path is None or not (self.path / _SQL_FILE).is_file():
+        if self.path is None or not (self.path / SQL_FILE).is_file():
             return {}
-        check_file(self.path, self.manifest, _SQL_FILE, _REMEDY)
-        table = read_part(self.path / _SQL_FILE)
+        check_file(self.path, self.manifest, SQL_FILE, _REMEDY)
+        table = read_part(self.path / SQL_FILE)
         return {name: table[name].to_numpy() for name in table.column_names}
 
     def verify(self) -> None:
@@ -344,233 +332,6 @@ class Selection:
             )
 
 
-def select(
-    scores: ScoreTable | Corpus | str | PathLike[str],
-    *,
-    keep: float | tuple[float, float] = 0.5,
-    by: str | Criterion | None = None,
-    rules: str | PathLike[str] | Mapping[str, float | None] | None = "default",
-    guard: float | str = 0.5,
-    measures: Measures | str | PathLike[str] | None = None,
-    part: str = "top",
-    unit: str = "pairs",
-    drop: Mapping[str | Criterion, float] | None = None,
-    strata: str | None = None,
-    num_strata: int | None = None,
-    cap: tuple[str, int] | None = None,
-    tails: tuple[float, float] | None = None,
-    mix: float = 0.0,
-    seed: int = 0,
-    out: str | PathLike[str] | None = None,
-    overwrite: bool = False,
-) -> Selection:
-    """Rank the pairs by a criterion, and keep a part of the ranking.
-
-    The default recipe is that of `prune`: it drops what the rules say of the text, then the
-    likeliest noise, and keeps the highest `cat_var` of the rest. `rules="none", guard=0` is the
-    paper's plain method, which needs no measures.
-
-    The ranking goes from the highest score to the lowest. Equal scores rank by a hash of the pair's
-    tokens and the seed, so that the order of the text does not matter. Fractions count the whole
-    table, whatever was dropped before.
-
-    Args:
-        scores: an open ScoreTable of N pairs, or the path of one. For a criterion that needs no
-            proxy ("noise", "fitted_noise", "coverage", "length", "rarity", "random") an open Corpus
-            does.
-        keep: fraction to keep, in (0, 1], or the two ends of a range of the ranking: (0.2, 0.7)
-            keeps half of all, after the first fifth. Where the rules leave less than 0.7, all that
-            comes after 0.2 is kept.
-        by: the criterion, as in `evaluate_criterion`: a name such as "cat_var"; "-ppl", which ranks
-            the lowest first; a column of the table; "sql: …"; several with "+" between them, the
-            mean of their ranks; or a function from the table to (N,). Unless given,
-            "learnability", and "noise" of a corpus.
-        rules: first of all, which pairs to leave out for their text alone: "default", "none", or
-            thresholds that differ from `DEFAULT_RULES`, as a mapping or a JSON file. Others' data
-            have no text and so no rules, which the manifest says. Where rules leave fewer pairs
-            than `keep` asks for, all of those are kept.
-        guard: then, the share of what has to go that goes for being the likeliest noise, by
-            `Measures.noise_score`; 0 is none. "auto" estimates which share of the pairs that the
-            rules leave is noise (`pycat.filters.noise_share`), and drops that share; the manifest
-            has the estimate as `noise_share`.
-        measures: what `pycat.measure` measured of the corpus, which rules and guard read; or the
-            path of its folder. By default the folder `measures` beside that of the scores, or
-            else beside that of the corpus, if it is of the same corpus.
-        part: part of the ranking to keep: "top", "middle" or "bottom".
-        unit: what fractions count. "pairs" keeps round(keep * N), at least one, and fewer only
-            where `drop` was rounded up and no more are left. "tokens" keeps as many pairs, from the
-            begin of the part, as fit into round(keep * target tokens): the next pair would be too
-            long. With strata this holds for each stratum.
-        drop: criteria, and the fraction of highest scores by each to leave out, one after the
-            other, before the cut: {"-aum": 0.2}.
-        strata: "length" or the name of a column with few values, such as a domain, or several of
-            these with commas between them, which make a stratum of each combination: each stratum
-            keeps its highest scores, the same share of all strata. "score": strata of equal width
-            in score keep equal numbers of pairs, drawn at random, and `drop` leaves out the hardest
-            (coverage-centric selection, Zheng et al. 2023, ICLR).
-        num_strata: number of strata by score (50 by default) or by length (10).
-        cap: name of a column of group ids, and how many pairs of a group may stay: the highest of
-            those that `drop` left. Negative ids are in no group.
-        tails: before the cut, the fractions of each stratum, or of all, to leave out for having
-            the highest perplexity at the last checkpoint, and the lowest: (0.1, 0.05).
-        mix: the share of what is kept that is drawn at random from all that is left before the
-            cut; the ranking chooses the rest (Ayed and Hayou 2023, arXiv:2302.06960).
-        seed: seed of the criterion "random", of what is drawn, and of the order of equal scores.
-        out: the folder to make; without one, the selection stays in memory.
-        overwrite: replace a selection made with other options.
-
-    Returns:
-        The selection.
-
-    Raises:
-        PycatError: an option is out of range, a criterion or rule is unknown, a criterion lacks
-            columns, a score is not a number, or rules leave no pair, drop and cap fewer than asked
-            for.
-        OutputError: rules or guard need measures, and there are none of this corpus, which the
-            message has the command for; or `out` holds something else, or a selection made with
-            other options.
-    """
-    started = time.perf_counter()
-    changed = read_rules(rules)
-    thresholds = None if changed is None else complete_rules(changed)
-    table = unscored(scores) if isinstance(scores, Corpus) else as_table(scores)
-    by = by or default_criterion(table)
-    recipe = Recipe(
-        keep=keep,
-        by=by,
-        part=part,
-        unit=unit,
-        drop=drop,
-        strata=strata,
-        num_strata=num_strata,
-        cap=cap,
-        seed=seed,
-        rules=thresholds,
-        guard=guard,
-        tails=tails,
-        mix=mix,
-    )
-    recipe.check(table)
-    corpus = table.corpus()
-    choice, of_rules = choose_measured(table, table.view_of(corpus), recipe, measures)
-    made_by = {"scores": digest(table.manifest["recipe"]), **choice.recipe}
-    facts = {
-        "corpus": corpus.manifest["id"],
-        **choice.facts,
-        **of_rules,
-        "num_lines": corpus.manifest["num_lines"] if corpus.has_text else len(corpus),
-        "corpus_options": corpus.options,
-    }
-    batches = _kept_pairs(table, choice.kept, corpus)
-    if out is None:
-        kept = pa.Table.from_batches(batches)
-        pair_ids = kept["pair"].to_numpy()
-        lines = kept["line"].to_numpy() - 1 if corpus.has_text else pair_ids
-        manifest = {"recipe": made_by, **facts}
-        return Selection(
-            pair_ids, lines, manifest, corpus.path.resolve(), _sql_scores=choice.sql_scores
-        )
-    path = Path(out)
-    owned = (_KEPT_FILE, _SQL_FILE)
-    with OutputFolder(path, "selection", made_by, owned, overwrite, started) as folder:
-        if folder.manifest is None:
-            _write_kept(batches, path / _KEPT_FILE)
-            names = [_KEPT_FILE]
-            if choice.sql_scores:
-                write_part(pa.table(choice.sql_scores), path / _SQL_FILE)
-                names.append(_SQL_FILE)
-            files = list_files(path, names)
-            corpus_path = os.path.relpath(corpus.path.resolve(), path.resolve())
-            folder.finish(**facts, files=files, corpus_path=corpus_path)
-    return Selection.open(path)
-
-
-def choose_measured(
-    table: ScoreTable,
-    corpus: Corpus,
-    recipe: Recipe,
-    measures: Measures | str | PathLike[str] | None = None,
-    sql_scores: Mapping[str, NDArray[np.float64]] | None = None,
-) -> tuple[Choice, dict[str, Any]]:
-    """Follow a recipe by what was measured of the table's pairs, where a step needs that.
-
-    Args:
-        table: N pairs.
-        corpus: of those N pairs.
-        recipe: `Recipe.check` took it for this table.
-        measures: as in `select`.
-        sql_scores: as in `choose`.
-
-    Returns:
-        The choice, and what the manifest says of the rules: `rule_hits`, `loud_rules`, `without`.
-
-    Raises:
-        OutputError: measures are needed, and there are none of this corpus.
-        PycatError: the recipe cannot be followed on this table.
-    """
-    rules, of_rules = recipe.rules, {}
-    if rules is not None and not corpus.has_text:
-        rules, of_rules = None, {"without": {"rules": WITHOUT_TEXT}}
-    if (rules is not None or recipe.needs_noise) and corpus.is_monolingual:
-        raise PycatError(
-            f"{corpus.path}: is of monolingual text, and rules and guard compare two sides; pass "
-            "--rules none --guard 0 (rules='none', guard=0)"
-        )
-    if rules is None and not recipe.needs_noise:
-        return choose(table, recipe, corpus=corpus, sql_scores=sql_scores), of_rules
-    measured = find_measures(table, corpus, measures)
-    if measured is None:
-        raise no_measures(table, corpus)
-    kept_by_rules = None
-    if rules is not None:
-        kept_by_rules, of_rules = _apply_rules(measured, rules, corpus)
-    noise = partial(measured.noise_score, table)
-    choice = choose(
-        table, recipe, kept_by_rules, noise, corpus, measured.column, sql_scores=sql_scores
-    )
-    return choice, of_rules
-
-
-def _apply_rules(
-    measures: Measures, thresholds: Mapping[str, float | None], corpus: Corpus
-) -> tuple[NDArray[np.bool_], dict[str, Any]]:
-    """The pairs (N,) that the rules leave, and what the manifest says of the rules."""
-    kept, hits = measures.apply(recorded_rules(thresholds))
-    if not kept.any():
-        raise PycatError(
-            f"the rules leave none of {len(kept):,} pairs (hits: {hits_in_words(hits)}); "
-            f"{wrong_column(corpus)}loosen their thresholds, or pass --rules none (rules='none')"
-        )
-    without = {
-        rule: why
-        for rule, why in measures.manifest["without"].items()
-        if thresholds.get(rule) is not None
-    }
-    examples = {rule: said["examples"] for rule, said in measures.manifest["loud_rules"].items()}
-    loud = {
-        rule: {"hits": count, "examples": examples.get(rule, [])}
-        for rule, count in hits.items()
-        if count > LOUD_SHARE * len(kept)
-    }
-    return kept, {
-        "rule_hits": hits,
-        **({"loud_rules": loud} if loud else {}),
-        **({"without": without} if without else {}),
-    }
-
-
-def _write_kept(batches: Iterator[pa.RecordBatch], path: Path) -> None:
-    """Write a file of kept pairs, a batch at a time."""
-    first = next(batches)
-    with (
-        replacing(path) as temporary,
-        pq.ParquetWriter(temporary, first.schema, **file_options(first.schema)) as writer,
-    ):
-        writer.write_batch(first)
-        for batch in batches:
-            writer.write_batch(batch)
-
-
 def _read_kept(path: Path) -> dict[str, NDArray[np.int64]]:
     """Columns of a file of kept pairs, read in pieces: Arrow would hold whole columns besides."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -603,22 +364,6 @@ def _check_kept(
             raise ValueError(f"its column {name} does not ascend from 0")
         if end is not None and values[-1] >= end:
             raise ValueError(f"its column {name} reaches {values[-1]:,}, expected below {end:,}")
-
-
-def _kept_pairs(
-    table: ScoreTable, kept: NDArray[np.bool_], corpus: Corpus
-) -> Iterator[pa.RecordBatch]:
-    """Ids of the kept pairs and, of a text, their lines from 1, a chunk of the table at a time."""
-    lines = corpus.lines if corpus.has_text else None
-
-    def kept_of(rows: slice, chunk: ScoreTable) -> pa.RecordBatch:
-        pair_ids = chunk.pair_ids[kept[rows]]
-        columns = {"pair": pair_ids}
-        if lines is not None:
-            columns["line"] = lines[pair_ids] + 1
-        return pa.RecordBatch.from_pydict(columns)
-
-    return table.on_chunks(kept_of)
 
 
 def _write(

@@ -11,7 +11,7 @@ from pycat.errors import PycatError
 from pycat.ranking.criteria import Criterion, criterion_name, evaluate_criterion, is_known
 from pycat.ranking.top_k import top_k_within_budget
 from pycat.scores.score_table import ScoreTable, as_table
-from pycat.selection.recipe import DEFAULT_CRITERION
+from pycat.selection.recipe import PROXY_CRITERION
 from pycat.selection.selection import Selection
 
 
@@ -38,7 +38,7 @@ def stability(
     scores: ScoreTable | str | PathLike[str],
     *,
     keep: float = 0.5,
-    by: str | Criterion = DEFAULT_CRITERION,
+    by: str | Criterion = PROXY_CRITERION,
     criteria: Sequence[str | Criterion] = (),
     tables: Sequence[ScoreTable | str | PathLike[str]] = (),
     seed: int = 0,

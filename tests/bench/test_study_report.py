@@ -5,14 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_report import BEGIN, END, mean_gain, table, verdict, write_report
+from study_report import BEGIN, END, in_short, mean_gain, table, verdict, write_report
 
 
 def arm(pairs: int, **tests: tuple[float, list[float], str]) -> dict[str, Any]:
     return {
         "pairs": pairs,
         "tests": {
-            name: {"nll": nll, "gain_on_random": gain, "verdict": of_test}
+            name: {
+                "nll": nll,
+                "nll_by_updates": {"10": nll + 2, "20": nll + 1, "40": nll},
+                "gain_on_full": [value - 0.1 for value in gain],
+                "gain_on_random": gain,
+                "verdict": of_test,
+            }
             for name, (nll, gain, of_test) in tests.items()
         },
     }
@@ -30,6 +36,7 @@ RESULT: dict[str, Any] = {
         "cat_var": arm(300, a=(4.5, [-0.5, -0.7, -0.3], "worse"), b=(2, [0, -0.1, 0.1], "tie")),
         "random": arm(500, a=(4, [0, 0, 0], "tie"), b=(2, [0, 0, 0], "tie")),
         "full": arm(1000, a=(3.8, [0.2, 0.1, 0.3], "better"), b=(1, [1, 0.8, 1.2], "better")),
+        "selected": arm(450, a=(3.9, [0.1, 0.1, 0.1], "better"), b=(1.8, [0.2, 0, 0.4], "tie")),
     },
 }
 
@@ -48,8 +55,18 @@ def test_the_table_has_the_arms_in_order() -> None:
     assert lines[0] == "| arm | pairs | a | b | mean | gain on a random half |"
     assert lines[2].startswith("| everything | 1,000 | 3.800 ↑ | 1.000 ↑ | 2.400 | +0.600 [")
     assert lines[3] == "| random half | 500 | 4.000 | 2.000 | 3.000 |  |"
-    assert "| 4.500 ↓ | 2.000 | 3.250 | -0.250 [" in lines[4]
+    assert lines[4].startswith("| **`pycat prune`: rules, noise filter")
+    assert "| 4.500 ↓ | 2.000 | 3.250 | -0.250 [" in lines[5]
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_row_for_each_budget_says_what_the_default_gains() -> None:
+    rows = [line.split(" | ") for line in in_short([RESULT]).splitlines()[2:]]
+    assert [row[1] for row in rows] == ["2", "4", "8"]
+    assert rows[0][2:7] == ["4.400", "5.000", "4.850", "-0.450", "+0.150"]
+    # Means over two tests, the second of which has an error of 0.2.
+    assert rows[2][2:5] == ["2.400", "3.000", "2.850"]
+    assert rows[2][5:] == ["+0.050 [-0.050, +0.150]", "+0.150 [+0.050, +0.250]", "1, 1, 0 |"]
 
 
 def test_the_page_is_written_between_its_marks_and_again(tmp_path: Path) -> None:

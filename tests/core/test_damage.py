@@ -16,7 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pycat._core import BatchPlan, BatchStream, IndexedFile, IndexedWriter, PairOrder, read_batch
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import open_corpus
 from pycat.errors import CorpusError
 
 NUM_SEQUENCES = 5000  # several pages of each file

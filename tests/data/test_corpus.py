@@ -10,7 +10,8 @@ import torch
 
 import pycat.data.tokenizing
 from pycat._core import IndexedWriter
-from pycat.data.corpus import INDEX_FILES, Corpus, open_corpus
+from pycat.data.corpus import INDEX_FILES, Corpus
+from pycat.data.opening import open_corpus
 from pycat.errors import CorpusError
 from pycat.runtime.output import write_manifest
 

@@ -13,8 +13,9 @@ from helpers import plain_select
 from indexed_files import CODES, DE, DICT, EN, rows_of, write_indexed, write_split
 
 import pycat
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus
 from pycat.data.fairseq import is_data_bin
+from pycat.data.opening import open_corpus
 from pycat.errors import CorpusError, PycatError
 from pycat.proxy.checkpoint import load_model, read_info
 

@@ -15,7 +15,8 @@ from indexed_files import DE, EN, rows_of, write_indexed, write_split
 
 import pycat
 from pycat.cli import main as cli
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import open_corpus
 from pycat.errors import CorpusError, OutputError, PycatError
 
 VOCABULARY: dict[str, Any] = {"vocab_size": 12, "eos_id": 2}

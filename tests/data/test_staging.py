@@ -2,21 +2,26 @@
 
 import json
 import os
+import pickle
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from helpers import FileSizeLimit, SmallDisk
+from helpers import FileSizeLimit, MakeScores, SmallDisk, ToyText, plain_select
 
 import pycat
 from pycat.cli.main import main
 from pycat.data import staging
+from pycat.data.reopening import CorpusAddress
 from pycat.data.staging import staged_checkpoints, staged_corpus
 from pycat.errors import CorpusError, OutputError, PycatError
+from pycat.evaluation import evaluation
 from pycat.proxy.run import Run
+from pycat.proxy.trainer import Arm
 
 FAST: dict[str, Any] = {
     "preset": "mini",
@@ -96,6 +101,56 @@ def test_a_subset_is_read_from_the_copy_of_the_whole(
         assert ours.tolist() == theirs.tolist()
     again = staged.subset(subset.pair_ids[:3])
     assert again.files[0].prefix == staged.files[0].prefix
+
+
+def test_another_process_reads_a_copy_too(tmp_path: Path, toy_corpus: pycat.Corpus) -> None:
+    subset = staged_corpus(toy_corpus, tmp_path / "here").subset(toy_corpus.pair_ids[::2])
+    address = pickle.loads(pickle.dumps(CorpusAddress.of(subset)))
+    assert address.path == toy_corpus.path.resolve()
+    there = address.open()
+    assert there.files[0].prefix == str(copy_of(tmp_path / "here", "corpus") / "src")
+    assert there.id == subset.id and there.path == toy_corpus.path.resolve()
+    # The copy is made anew where there is none, as on another machine.
+    shutil.rmtree(tmp_path / "here")
+    assert address.open().files[0].prefix == there.files[0].prefix
+
+
+def test_measures_of_a_copy_are_the_same(tmp_path: Path, toy_corpus: pycat.Corpus) -> None:
+    plain = pycat.measure(toy_corpus, out=tmp_path / "plain")
+    words = ["--corpus", str(toy_corpus.path), "--out", str(tmp_path / "copied")]
+    assert main(["measure", *words, "--stage", str(tmp_path / "disk")]) == 0
+    assert {path.name for path in copy_of(tmp_path / "disk", "corpus").iterdir()} >= {"src.bin"}
+    part = "part-00000.parquet"
+    assert (tmp_path / "copied" / part).read_bytes() == (plain.path / part).read_bytes()
+
+
+def test_arms_are_trained_on_the_copy(
+    tmp_path: Path,
+    toy_corpus: pycat.Corpus,
+    make_scores: MakeScores,
+    toy_text: ToyText,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Trained(Exception):
+        pass
+
+    def retrain(arms: Sequence[Arm], **_: Any) -> None:
+        prefixes = {arm.corpus.files[0].prefix for arm in arms}
+        assert prefixes == {str(copy_of(tmp_path / "disk", "corpus") / "src")}
+        raise Trained
+
+    monkeypatch.setattr(evaluation, "retrain", retrain)
+    nll = np.random.default_rng(0).random((len(toy_corpus), 3)) + 1
+    selection = plain_select(make_scores(toy_corpus, nll), out=tmp_path / "half")
+    with pytest.raises(Trained):
+        pycat.evaluate(
+            selection,
+            tests={"toy": toy_text(20, seed=1)},
+            out=tmp_path / "evaluation",
+            batch_tokens=64,
+            device="cpu",
+            stage=tmp_path / "disk",
+        )
 
 
 def test_processes_that_come_together_copy_once(

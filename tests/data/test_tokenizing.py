@@ -18,7 +18,8 @@ from helpers import FileSizeLimit, SmallDisk, ToyText, toy_pairs
 
 import pycat.data.parallel_text
 import pycat.data.tokenizing
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import open_corpus
 from pycat.data.tokenizer import Tokenizer
 from pycat.data.tokenizing import tokenize
 from pycat.errors import CorpusError, OutputError, PycatError, TextError, TokenizerError

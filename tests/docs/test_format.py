@@ -12,7 +12,8 @@ from indexed_files import write_indexed
 from pycat.kernels.stat_names import Stats
 
 from pycat._core import IndexedWriter
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import open_corpus
 from pycat.filters.measures import measure
 from pycat.proxy.checkpoint import save_checkpoint
 from pycat.proxy.training import train

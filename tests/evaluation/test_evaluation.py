@@ -322,6 +322,26 @@ def test_without_a_curve_gains_are_told(toy_corpus: Corpus) -> None:
     assert "verdict" not in results["selected"] and "gain_on_full" in results["selected"]
 
 
+def test_it_is_said_when_pruning_does_not_pay() -> None:
+    def selected(on_random: list[float], on_full: list[float]) -> dict[str, Any]:
+        still = {"gain_on_random": [0.0, -0.3, 0.3], "gain_on_full": [0.0, -0.3, 0.3]}
+        tests = {"one": {"gain_on_random": on_random, "gain_on_full": on_full}, "two": still}
+        return {"full": {}, "random": {}, "selected": {"tests": tests}}
+
+    # The error of the mean is half of hypot(0.4, 0.3): 0.25.
+    good = selected([0.52, 0.12, 0.92], [-0.48, -0.88, -0.08])
+    assert evaluation._does_not_pay(good) == []
+    [told] = evaluation._does_not_pay(selected([0.48, 0.08, 0.88], [0.1, -0.3, 0.5]))
+    assert told.startswith(
+        "the selection is no better than a random part of the text: it gains +0.240 nats [-0.010, "
+        "+0.490] on that in the mean of the tests, so pruning so much of this text does not pay"
+    )
+    [told] = evaluation._does_not_pay(selected([0.9, 0.5, 1.3], [-0.52, -0.92, -0.12]))
+    assert told.startswith("the selection is worse than all of the text: it gains -0.260 nats")
+    del good["selected"]
+    assert evaluation._does_not_pay(good) == []
+
+
 def test_what_the_experiment_cannot_show_is_said() -> None:
     def arm(nll: float, verdict: str = "better") -> dict[str, Any]:
         return {"tests": {"toy": {"nll": nll, "verdict": verdict}}}

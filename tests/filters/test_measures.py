@@ -19,8 +19,9 @@ from helpers import (
 )
 
 import pycat
+from pycat.data import text_parts
 from pycat.errors import OutputError, PycatError, TextError
-from pycat.filters import measure_steps
+from pycat.filters import duplicates, measure_steps
 from pycat.filters import measures as stage
 from pycat.filters.fluency import fluency
 from pycat.filters.lexical import lexical_scores
@@ -46,6 +47,26 @@ def use_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stamps(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
+
+
+def test_workers_measure_the_same_and_find_the_same_duplicates(
+    tmp_path: Path, toy_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = toy_pairs(60)
+    pairs = [*pairs, *pairs[:20], *((src.upper() + ".", tgt) for src, tgt in pairs[30:50])]
+    corpus = corpus_of(tmp_path, pairs, toy_tokenizer)
+    here = measure(corpus, out=tmp_path / "here")
+    # Three parts of text; and each column of hashes in three ranges.
+    monkeypatch.setattr(text_parts, "PART_LINES", 40)
+    monkeypatch.setattr(duplicates, "_RANGE_PAIRS", 40)
+    there = measure(corpus, out=tmp_path / "there", num_workers=2)
+    shouted = {"pair_group": 80, "src_group": 80, "tgt_group": 30, "near_group": 30}
+    for name, first in shouted.items():
+        expected = [*range(60), *range(20), *range(first, first + 20)]
+        np.testing.assert_array_equal(there.column(name), expected)
+    part = "part-00000.parquet"
+    assert (there.path / part).read_bytes() == (here.path / part).read_bytes()
+    assert sorted(path.name for path in there.path.iterdir()) == ["measures.json", part]
 
 
 def tokens_of(corpus: pycat.Corpus) -> pycat.Corpus:

@@ -19,7 +19,16 @@ from torch import Tensor
 from pycat import _core
 from pycat.errors import PycatError
 
-ISAS = ("portable", "avx2", "avx_vnni", "avx512", "avx512_bf16", "neon", "neon_dot")
+ISAS = (
+    "portable",
+    "avx2",
+    "avx_vnni",
+    "avx512",
+    "avx512_bf16",
+    "neon",
+    "neon_dot",
+    "neon_bf16",
+)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Absolute, a token; p_target, correct and EL2N are of order 1, grad_norm_bound of ||hidden||.
 TOLERANCE = {

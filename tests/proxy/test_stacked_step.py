@@ -163,7 +163,7 @@ def test_the_loss_of_a_gpu_and_its_gradients(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_gradients_of_the_loss(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_loss, "_CPU_BLOCK_LOGITS", 4 * 11)  # blocks of four tokens
+    monkeypatch.setattr(training_loss, "_CPU_BLOCK_TOKENS", 4)
     generator = torch.Generator().manual_seed(0)
     hidden, weight = (
         torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
@@ -189,11 +189,30 @@ def test_gradients_of_the_loss(smoothing: float, monkeypatch: pytest.MonkeyPatch
     assert torch.autograd.gradcheck(loss, (hidden, weight))
 
 
+def test_a_second_backward_pass() -> None:
+    hidden, weight = torch.randn(1, 3, 5).requires_grad_(), torch.randn(1, 4, 5).requires_grad_()
+    targets, weights = torch.tensor([[0, 3, 1]]), torch.ones(1, 3)
+    sums, _ = linear_smoothed_cross_entropy(
+        hidden, weight, targets, weights, smoothing=0.1, dtype=torch.float32
+    )
+    first, second = (
+        torch.autograd.grad(scale * sums.sum(), (hidden, weight), retain_graph=True)
+        for scale in (1.0, -3.0)
+    )
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(-3 * one, other)
+    # With a scale of 1 the gradients are those that the forward pass made.
+    first[1].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        sums.sum().backward()  # type: ignore[no-untyped-call]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_loss_in_each_dtype_and_its_gradients(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_loss, "_CPU_BLOCK_LOGITS", 5 * 301)  # blocks of five tokens
+    monkeypatch.setattr(training_loss, "_CPU_BLOCK_TOKENS", 5)
+    monkeypatch.setattr(training_loss, "_CPU_PRODUCT_SIZE", 16 * 100)  # 100 rows of the weight
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(2, 37, 16, generator=generator).to(dtype)
     weight = torch.randn(2, 301, 16, generator=generator).to(dtype)

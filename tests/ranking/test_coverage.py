@@ -9,7 +9,7 @@ import pytest
 
 import pycat
 from pycat import _core
-from pycat.data.corpus import open_corpus
+from pycat.data.opening import open_corpus
 from pycat.ranking.coverage import coverage
 from pycat.scores.unscored import unscored
 from pycat.selection.choice import choose

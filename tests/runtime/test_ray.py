@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import ToyText
+from ray_settings import SETTINGS
 
 from pycat.errors import CorpusError, PycatError
 from pycat.runtime import parts_on_ray
 from pycat.runtime.parts import connected, map_parts
 from pycat.runtime.publishing import NewFile
+from pycat.runtime.ray_address import reached_address
 
 pytestmark = [
     pytest.mark.ray,
@@ -66,9 +69,8 @@ class ThreeNodes:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreeNodes]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # loopback alone
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", "0" * 32 + "1" * 32)
+        for name, value in SETTINGS.items():
+            patch.setenv(name, value)
         import tempfile
 
         with tempfile.TemporaryDirectory(prefix="r") as folder:
@@ -112,6 +114,22 @@ def parts_until_three(nodes: set[str]) -> Iterator[int]:
         if len(nodes) == 3 or time.monotonic() > deadline:
             return
         yield part
+
+
+def test_a_client_at_the_port_of_the_store_is_told(cluster: ThreeNodes) -> None:
+    with pytest.raises(PycatError, match="something else; a cluster may also be at HOST:6379"):
+        reached_address(f"ray://{cluster.address}")
+
+
+def test_a_wrong_token_is_an_error(cluster: ThreeNodes) -> None:
+    code = "from pycat.runtime.ray_address import reached_address; reached_address('auto')"
+    refused = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env=os.environ | {"RAY_AUTH_TOKEN": "2" * 64},
+        capture_output=True,
+        text=True,
+    )
+    assert "the cluster refuses the token of this process" in refused.stderr.splitlines()[-1]
 
 
 def test_all_nodes_work_and_an_error_reaches_the_driver(
@@ -163,6 +181,54 @@ def test_a_killed_node_costs_only_time(cluster: ThreeNodes, tmp_path: Path) -> N
         cluster.kill(cluster.nodes.pop())
         assert len(dict(results)) == len(_PARTS) - 1
     assert_complete(tmp_path)
+
+
+def test_text_is_tokenized_and_measured_alike_though_nodes_die(
+    cluster: ThreeNodes, toy_text: ToyText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pycat
+    from pycat.data import text_parts
+    from pycat.filters import measure_steps, measures, rule_measures
+    from pycat.runtime import part_files
+
+    src, tgt = toy_text(300)
+    monkeypatch.setattr(text_parts, "PART_LINES", 60)
+    for module in (measure_steps, measures, rule_measures):
+        monkeypatch.setattr(module, "PART_PAIRS", 60)
+    deaths = ["tokenize", "measure"]
+
+    def with_a_death(*given: Any, **place: Any) -> Iterator[tuple[Any, Any]]:
+        """Parts, of which the first is followed by the death of a node, while others are made."""
+        with closing(map_parts(*given, **place)) as results:
+            yield next(results)
+            if deaths and place["on"] == "auto":
+                deaths.pop()
+                cluster.kill(cluster.nodes.pop())
+                cluster.nodes.append(cluster.add())
+            yield from results
+
+    monkeypatch.setattr(part_files, "map_parts", with_a_death)
+    corpora = [pycat.tokenize(src, tgt, out=tmp_path / "here", vocab_size=340)]
+    tokenizer = corpora[0].path / "tokenizer.model"
+    corpora += [
+        pycat.tokenize(
+            src, tgt, out=tmp_path / "there", tokenizer=tokenizer, on="auto", num_workers=2
+        )
+    ]
+    assert deaths == ["tokenize"]
+    for name in ("src.bin", "src.idx", "tgt.bin", "tgt.idx", "src.sums", "skipped.tsv"):
+        first, second = ((corpus.path / name).read_bytes() for corpus in corpora)
+        assert first == second, name
+    places: list[dict[str, Any]] = [{}, {"on": "auto", "num_workers": 2, "stage": tmp_path}]
+    here, there = (
+        pycat.measure(corpora[0], out=tmp_path / f"measures-{place.get('on')}", **place)
+        for place in places
+    )
+    assert not deaths
+    assert here.manifest["num_parts"] == 5
+    assert list(here.manifest["files"]) == list(there.manifest["files"])
+    for name in here.manifest["files"]:
+        assert (here.path / name).read_bytes() == (there.path / name).read_bytes(), name
 
 
 def test_a_node_that_joins_late_works_too(cluster: ThreeNodes, tmp_path: Path) -> None:

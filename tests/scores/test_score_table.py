@@ -17,7 +17,8 @@ from helpers import MakeScores, SmallDisk
 from numpy.typing import NDArray
 from pycat.kernels.stat_names import STAT_NAMES
 
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import open_corpus
 from pycat.errors import OutputError, PycatError
 from pycat.ranking.criteria import evaluate_criterion
 from pycat.runtime.output import OutputFolder, write_manifest

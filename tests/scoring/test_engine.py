@@ -18,7 +18,8 @@ from tolerances import assert_nll, assert_within, statistic_errors
 
 from pycat._core import IndexedWriter
 from pycat.data.batches import Batch
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import open_corpus
 from pycat.errors import CheckpointError, OutputError, PycatError
 from pycat.proxy.checkpoint import load_model, read_info
 from pycat.proxy.run import Run
@@ -165,7 +166,7 @@ def test_an_interrupted_table_goes_on_part_by_part(
 ) -> None:
     monkeypatch.setattr(engine, "PART_PAIRS", 100)
     whole = score(toy_corpus, run.checkpoints, out=tmp_path / "whole", device="cpu")
-    compute, calls = engine._sums, []
+    compute, calls = engine.corpus_sums, []
 
     def stop_in_the_second(corpus: Corpus, *rest: Any) -> NDArray[np.float64]:
         calls.append(corpus.pair_ids[0])
@@ -173,7 +174,7 @@ def test_an_interrupted_table_goes_on_part_by_part(
             raise KeyboardInterrupt
         return compute(corpus, *rest)
 
-    monkeypatch.setattr(engine, "_sums", stop_in_the_second)
+    monkeypatch.setattr(engine, "corpus_sums", stop_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         score(toy_corpus, run.checkpoints, out=tmp_path / "cut", device="cpu")
     with pytest.raises(OutputError, match="incomplete"):

@@ -27,9 +27,9 @@ import pycat
 from pycat.errors import CheckpointError, CorpusError
 from pycat.scoring import huggingface
 from pycat.scoring.cpu_forward import CpuForward
-from pycat.scoring.engine import batch_sums, make_forward
 from pycat.scoring.flops import model_flops
 from pycat.scoring.loading import load_adapters
+from pycat.scoring.sums import batch_sums, make_forward
 from pycat.scoring.torch_forward import TorchForward
 from pycat.scoring.truncation import KeptLengths
 

@@ -22,7 +22,8 @@ from pycat.proxy import packed_attention
 from pycat.proxy.packed_attention import Side, has_varlen
 from pycat.proxy.training import train
 from pycat.proxy.transformer import PRESETS, ModelConfig, Transformer
-from pycat.scoring import engine, stacked_forward
+from pycat.scoring import stacked_forward
+from pycat.scoring import sums as scoring_sums
 from pycat.scoring.adapter import ProxyAdapter
 from pycat.scoring.loading import load_adapters
 from pycat.scoring.stacked_forward import StackedForward, copied_ahead, sides
@@ -204,7 +205,7 @@ def test_scores_are_those_of_one_checkpoint_at_a_time(
 ) -> None:
     some = toy_corpus.subset(np.arange(0, 300, 3))
     expected = pycat.score(some, checkpoints, device="cpu", dtype="float32").nll
-    monkeypatch.setattr(engine, "_can_stack", lambda models, device: True)
+    monkeypatch.setattr(scoring_sums, "_can_stack", lambda models, device: True)
     monkeypatch.setattr(ProxyAdapter, "hidden", None)  # one at a time would call it
     found = pycat.score(
         some, checkpoints, device="cpu", dtype="float32", batch_tokens=batch_tokens

@@ -16,10 +16,11 @@ from helpers import FileSizeLimit, MakeScores, SmallDisk, ToyText, plain_select
 from numpy.typing import NDArray
 
 import pycat
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import open_corpus
 from pycat.data.tokenizing import tokenize
 from pycat.errors import OutputError, PycatError, TextError
-from pycat.ranking.criteria import random
+from pycat.ranking.criteria import mean_of_ranks, random
 from pycat.ranking.tie_keys import tie_keys
 from pycat.ranking.top_k import highest
 from pycat.report.page import write_report
@@ -535,7 +536,7 @@ def test_the_default_recipe_reads_measures_and_writes_nothing_into_its_input(
     found = pycat.select(tmp_path / "scores", keep=0.3, out=tmp_path / "selection")
     given = pycat.select(table, keep=0.3, measures=measures)
     by_path = pycat.select(make_scores(toy_corpus, table.nll), keep=0.3, measures=measures.path)
-    # By hand: the rules, then half of the 210 that go by noise, then the highest learnability.
+    # By hand: the rules, then half of the 210 that go by noise, then the highest mean of ranks.
     left, hits = measures.apply()
     suspect = np.flatnonzero(left)[np.argsort(-measures.noise_score()[left], kind="stable")]
     dropped = found.manifest["dropped"]
@@ -543,7 +544,8 @@ def test_the_default_recipe_reads_measures_and_writes_nothing_into_its_input(
     left[suspect[: dropped["guard"]]] = False
     rows = np.flatnonzero(left)
     fall = (table.nll[:, 0] - table.nll[:, 1]) / table.num_tokens
-    best = rows[np.argsort(-fall[rows], kind="stable")[:90]]
+    mean_rank = mean_of_ranks([fall, -measures.noise_score()])
+    best = rows[np.argsort(-mean_rank[rows], kind="stable")[:90]]
     for selection in (found, given, by_path):
         assert selection.pair_ids.tolist() == sorted(best.tolist())
         assert selection.manifest["rule_hits"] == hits
@@ -553,6 +555,31 @@ def test_the_default_recipe_reads_measures_and_writes_nothing_into_its_input(
     assert explained.decision is not None and explained.decision.step == "guard"
     write_report(tmp_path / "report.html", found, table, timings={})
     assert contents(*inputs) == before
+
+
+def test_without_a_criterion_each_cluster_keeps_its_share(
+    toy_corpus: Corpus, make_scores: MakeScores, tmp_path: Path
+) -> None:
+    table = make_scores(toy_corpus, nll_of(toy_corpus))
+    measures = pycat.measure(toy_corpus, out=tmp_path / "measures")
+    clusters = np.arange(300) % 3
+    table.add("cluster", clusters)
+    plain = {"measures": measures, "rules": "none"}
+    kept = pycat.select(table, **plain)
+    assert kept.manifest["recipe"]["strata"] == "cluster"
+    # The noise filter takes 75 pairs, and of the rest each cluster keeps the same share.
+    noise = measures.noise_score()
+    left = np.ones(300, bool)
+    left[np.argsort(-noise, kind="stable")[:75]] = False
+    sizes = np.bincount(clusters[left])
+    of_clusters = np.bincount(clusters[kept.pair_ids])
+    assert np.abs(of_clusters - sizes * 150 / 225).max() < 1
+    for other in ({"by": "noise"}, {"part": "bottom"}, {"keep": (0.2, 0.7)}):
+        assert "strata" not in pycat.select(table, **plain, **other).manifest["recipe"]
+    by_length = pycat.select(table, strata="length", **plain).manifest["recipe"]
+    assert by_length["strata"] == "length" and by_length["criterion"] == "learnability+noise"
+    unmeasured = pycat.select(table, rules="none", guard=0).manifest["recipe"]
+    assert unmeasured["strata"] == "cluster" and unmeasured["criterion"] == "learnability"
 
 
 def test_missing_measures_are_named_with_the_command(

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from pycat._core import IndexedWriter
-from pycat.data.corpus import Corpus, open_corpus
+from pycat.data.corpus import Corpus
+from pycat.data.opening import open_corpus
 from pycat.runtime.output import write_manifest
 
 transformers = pytest.importorskip("transformers", reason="needs transformers (pycat-nmt[hf])")
