@@ -54,11 +54,12 @@ def test_grown_text_is_pruned_as_if_all_were_scored_anew(before: Pruned, tmp_pat
     for name in anew.names:
         np.testing.assert_array_equal(pruned.scores.column(name), anew.column(name))
     pycat.measure(corpus, out=tmp_path / "measures")
+    pycat.add_clusters(anew, before.run.checkpoints[-1], device="cpu")
     kept = pycat.select(anew)
     assert pruned.selection.pair_ids.tolist() == kept.pair_ids.tolist()
     assert len(kept) == 105
     # The time of the proxy was spent earlier.
-    assert list(pruned.timings) == ["tokenize", "measure", "score", "select"]
+    assert list(pruned.timings) == ["tokenize", "measure", "score", "select", "cluster"]
     assert pruned.report.is_file()
     assert all(not row.problems for row in pycat.check(tmp_path / "work"))
     # A second call repeats nothing, and the work after that builds on this one.

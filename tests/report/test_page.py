@@ -589,7 +589,8 @@ def test_what_else_would_be_kept(tmp_path: Path, make: Callable[..., Made]) -> N
 
 
 def test_rules_where_they_were_measured(tmp_path: Path, make: Callable[..., Made]) -> None:
-    corpus, scores = make([("this line was copied", "this line was copied"), *invented(30)])
+    line = "this line was copied as it stands, word for word, and nobody has translated it"
+    corpus, scores = make([(line, line), *invented(30)])
     selection = plain_select(scores, keep=0.5)
     hit = pycat.measure(corpus, out=corpus.path.parent / "measures").hits()["copied"]
     page = Page(write(tmp_path, selection, scores))
