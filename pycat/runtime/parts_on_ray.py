@@ -128,7 +128,9 @@ def map_parts(
                     actor, done = calls.pop(call)
                     result = _result(ray, call, done)
                     if following := list(islice(todo, 1)):
-                        calls[actor.run.remote(begun_with, *following)] = actor, following
+                        # Pickled twice too: an actor that Ray started again has not loaded yet.
+                        given = dumps(following[0])
+                        calls[actor.run.remote(begun_with, given)] = actor, following
                         if not done and num_workers is None:
                             start()
                     else:
@@ -209,10 +211,12 @@ def _worker_class() -> type:
             module = importlib.import_module("pycat.runtime.parts_on_ray")
             self._work = module.begin(*pickle.loads(content))
 
-        def run(self, begun_with: tuple[bytes, str], part: Any) -> Any:
+        def run(self, begun_with: tuple[bytes, str], part: bytes) -> Any:
+            import pickle
+
             if self._work is None:  # Ray started this actor again
                 self.load(begun_with)
-            return self._work(part)
+            return self._work(pickle.loads(part))
 
     return Worker
 
