@@ -168,7 +168,7 @@ def _preloaded(argv: Sequence[str], options: argparse.Namespace) -> int:
 
 
 def _import_everything() -> None:
-    """Import what the verbs import late, so that each trial begins with its work."""
+    """Import the modules that verbs import late, so that no trial spends its time on imports."""
     import importlib
 
     import pycat

@@ -445,7 +445,7 @@ def _steady(value: Any) -> Any:
 
 
 def _same_but_hashes(made: dict[str, bytes], clean: dict[str, bytes]) -> bool:
-    """Whether all but the manifests is alike: those name the inputs and their hashes."""
+    """Whether two folders are alike but for their manifests, which name inputs and their hashes."""
     return all(
         made.get(path) == content for path, content in clean.items() if not path.endswith(".json")
     )

@@ -102,7 +102,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def mean_loss(arm: dict[str, Any], updates: int) -> float:
-    """Held-out loss after so many updates, mean over the tests."""
+    """The held-out loss of an arm after so many updates, nats a token, mean over its tests."""
     losses: list[float] = [test["nll_by_updates"][str(updates)] for test in arm["tests"].values()]
     return sum(losses) / len(losses)
 

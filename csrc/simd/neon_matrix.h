@@ -1,8 +1,8 @@
 #pragma once
 
-// Products by the instructions that multiply two rows by two tokens, over two words of each. Words
-// 2 u and 2 u + 1 of two tokens lie side by side for them, [t0 w0, t0 w1, t1 w0, t1 w1], as
-// pair_words() leaves a panel.
+// Matrix products by Armv8.6's instructions bfmmla and smmla. One instruction multiplies two rows
+// of the weights by two tokens, and sums over two 32-bit words of each. So words 2 u and 2 u + 1 of
+// two tokens must lie side by side, [t0 w0, t0 w1, t1 w0, t1 w1]; pair_words() orders a panel so.
 
 #include "simd/neon_dot.h"
 

@@ -36,9 +36,9 @@ Rows = NDArray[np.int64]
 
 
 class Copies(NamedTuple):
-    """Rows that are not the first of their group: int64 (M,) ascending, and the first one of each.
+    """Rows that repeat an earlier one, int64 (M,) ascending, and the first row of each one's group.
 
-    All other rows are alone, or the first of their group.
+    A row that is not among them is alone, or the first of its group.
     """
 
     rows: Rows
@@ -46,7 +46,7 @@ class Copies(NamedTuple):
 
 
 class HashRange(NamedTuple):
-    """Range `number`, from 0 on, of the `num_ranges` that the hashes of a column are cut into."""
+    """A column whose hashes are cut into `num_ranges` ranges, and the number of one, from 0 on."""
 
     column: str
     number: int
@@ -71,7 +71,7 @@ def hash_ranges(num_rows: int) -> list[HashRange]:
 
 
 def copies_of(hashes: Hashes) -> Copies:
-    """The rows of (N,) that have the hash of an earlier one."""
+    """Find the rows of `hashes` (N,) whose hash an earlier row has too."""
     firsts = _core.first_duplicates(hashes)
     found = [np.empty(0, np.int64)]
     for begin in range(0, len(firsts), PART_PAIRS):

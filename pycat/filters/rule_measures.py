@@ -337,7 +337,7 @@ class _Scratch:
         file.write(values.data)
 
     def write(self, name: str, parts: Iterable[NDArray[Any]]) -> None:
-        """Make a column of consecutive parts."""
+        """Write a column whose values come in parts, in the order of the rows."""
         for index, part in enumerate(parts):
             if index == 0:
                 self.replace(name, part[:0])
