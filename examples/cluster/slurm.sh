@@ -17,8 +17,10 @@ set -euo pipefail
 src=$1 tgt=$2 folder=$3
 mkdir -p "$folder"
 
-# The first node is head of Ray, and where the ranks meet.
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# The first node is head of Ray, and where the ranks meet. The list is read to its end: a reader that
+# stops after one line may end scontrol by SIGPIPE, and this script with it.
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes%%$'\n'*}
 
 # Only who has the token runs code on the nodes. It is made for this job, and readable by its user.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/.ray-token-$SLURM_JOB_ID
