@@ -124,7 +124,7 @@ def run_study(
         own["by"] is None if own["strata"] is None else "cluster" in own["strata"].split(",")
         for own in (select, *more.values())
     ):
-        pycat.add_clusters(scores, run.checkpoints[-1], device=device)
+        pycat.add_clusters(scores, run.checkpoints[-1], device=device, on=on)
     selection = pycat.select(scores, measures=measures, **place("selection"), **select)
     for name, own in more.items():
         pycat.select(scores, measures=measures, **place(f"arms/{name}"), **own)

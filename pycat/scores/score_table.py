@@ -27,11 +27,13 @@ from pycat.runtime.locks import Lock
 from pycat.runtime.manifest import check_file, list_files, problem_with, read_manifest
 from pycat.runtime.notebook import html_table, new_axes
 from pycat.runtime.output import write_manifest
+from pycat.runtime.publishing import remove_left_files
 from pycat.runtime.workers import on_workers
 from pycat.scores.criterion_names import CRITERION_NAMES
 from pycat.scores.parts import (
     PAIR_COLUMNS,
     PART_PAIRS,
+    SCORE_FILES,
     Part,
     column_names,
     column_path,
@@ -342,6 +344,8 @@ class ScoreTable:
                 )
             with Lock.of_folder(self.path):
                 manifest = self.check_name(name)
+                for pattern in ("scores.json", *SCORE_FILES):
+                    remove_left_files(self.path, pattern)
                 self.manifest = self._write_column(
                     name, values, {**manifest, **_with(manifest, how)}
                 )
