@@ -188,11 +188,17 @@ def _import_everything() -> None:
 
 
 @contextmanager
-def _small_proxies() -> Iterator[None]:
+def _small_work() -> Iterator[None]:
+    """Small parts of all verbs, and small proxies."""
     from pycat.proxy.transformer import PRESETS
+    from pycat.scoring import clusters
 
     shape = {"d_model": 32, "num_heads": 2, "d_ff": 64, "num_layers": 1}
-    with patch.dict(PRESETS, mini=shape):
+    with (
+        small_parts(PART_PAIRS),
+        patch.multiple(clusters, _SAMPLE=200, _BATCH_TOKENS=512, _PART_BATCHES=2),
+        patch.dict(PRESETS, mini=shape),
+    ):
         yield
 
 
@@ -208,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     end_with_parent(os.getppid())
     began = time.monotonic()
     log = Log(work / "trials.jsonl")
-    with small_parts(PART_PAIRS), _small_proxies():
+    with _small_work():
         trials = Trials(work, options.threads, options.seed, log.states)
         trials.make_base()
         plan = planned(trials, options)

@@ -71,6 +71,10 @@ _TOKENIZE = (
 )
 _MEASURE = "measure --corpus {base}/corpus --out {out}/measures"
 _SCORE = "score --corpus {base}/corpus --checkpoints {base}/proxy --out {out}/scores --device cpu"
+_CLUSTERS = (
+    "clusters --scores {out}/scores --checkpoint {base}/proxy/step-0000004.safetensors "
+    "--num-clusters 3 --device cpu"
+)
 _SMALL = "--preset mini --batch-tokens 256 --device cpu --dtype float32"
 
 VERBS = {
@@ -100,12 +104,8 @@ VERBS = {
         ("scores",),
         begins=("scores", "corpus"),
     ),
-    "clusters": Verb(
-        "clusters --scores {out}/scores --checkpoint {base}/proxy/step-0000004.safetensors "
-        "--num-clusters 3 --device cpu",
-        ("corpus", "proxy"),
-        begins=("scores", "corpus"),
-    ),
+    "clusters": Verb(_CLUSTERS, ("corpus", "proxy"), begins=("scores", "corpus")),
+    "clusters-2": Verb(f"{_CLUSTERS} --num-workers 2", begins=("scores", "corpus")),
     "cld": Verb(
         "cld --scores {out}/scores --checkpoints {base}/proxy "
         "--dev dev={base}/test.en,{base}/test.de --out {out}/cld --device cpu",

@@ -10,6 +10,7 @@ without pycat.
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -23,7 +24,7 @@ from pycat.data.corpus import Corpus
 from pycat.data.opening import reopen_corpus
 from pycat.errors import OutputError, PycatError
 from pycat.kernels.stat_names import STAT_NAMES
-from pycat.runtime.locks import Lock
+from pycat.runtime.locks import LOCK_FILE, Lock
 from pycat.runtime.manifest import check_file, list_files, problem_with, read_manifest
 from pycat.runtime.notebook import html_table, new_axes
 from pycat.runtime.output import write_manifest
@@ -327,7 +328,7 @@ class ScoreTable:
                 f"column {name}: found shape {column.shape}, expected ({len(self)},), one value a "
                 "pair of the table"
             )
-        manifest = self.check_name(name)
+        manifest = self._checked(name)
         values = _arrow(name, column)
         how = {} if made_by is None else {"made_by": {name: dict(made_by)}}
         if self.path is None:
@@ -343,20 +344,36 @@ class ScoreTable:
                     "ScoreTable.open returns it"
                 )
             with Lock.of_folder(self.path):
-                manifest = self.check_name(name)
-                for pattern in ("scores.json", *SCORE_FILES):
-                    remove_left_files(self.path, pattern)
+                manifest = self._checked(name)
+                self._remove_left_files()
                 self.manifest = self._write_column(
                     name, values, {**manifest, **_with(manifest, how)}
                 )
         return int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0
 
-    def check_name(self, name: str) -> dict[str, Any]:
-        """Refuse a name that `add` refuses; return the manifest as it is now.
+    def check_name(self, name: str) -> None:
+        """Refuse a name that `add` refuses.
 
         Raises:
             PycatError: the name is taken or not allowed.
         """
+        self.sweep()
+        self._checked(name)
+
+    def sweep(self) -> None:
+        """Delete what a process left beside the table that was killed while it added a column."""
+        if self.path is not None and (self.path / LOCK_FILE).exists():
+            # A running process deletes its own.
+            with suppress(OutputError, OSError), Lock.of_folder(self.path):
+                self._remove_left_files()
+
+    def _remove_left_files(self) -> None:
+        assert self.path is not None
+        for pattern in ("scores.json", *SCORE_FILES):
+            remove_left_files(self.path, pattern)
+
+    def _checked(self, name: str) -> dict[str, Any]:
+        """The manifest as it is now, in which the name is free."""
         if not _NAME.fullmatch(name):
             raise PycatError(f"column {name!r}: expected a letter, then letters, digits and '_'")
         # Another process may have added a column since the table was opened.

@@ -103,6 +103,7 @@ def add_clusters(
         )
     [info] = read_infos([checkpoint], corpus)
     recipe = {"checkpoint": info.sha256, "num_clusters": num_clusters, "seed": seed}
+    table.sweep()
     if _has(table, name, recipe):
         _remove_states(table)
         return name

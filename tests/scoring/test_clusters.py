@@ -232,6 +232,15 @@ def test_a_killed_writer_of_a_column_leaves_nothing(
     (tables[0] / ".column-cluster-00000.parquet.123.tmp").touch()
     add_clusters(tables[0], run.checkpoints[-1], num_clusters=2, device="cpu")
     assert not [*tables[0].glob(".*")]
+    # Nor one that was killed after it had written the manifest.
+    (tables[0] / ".pycat.lock").touch()
+    (tables[0] / ".scores.json.123.tmp").touch()
+    add_clusters(tables[0], run.checkpoints[-1], num_clusters=2, device="cpu")
+    assert not [*tables[0].glob(".*")]
+    (tables[0] / ".pycat.lock").touch()
+    with pytest.raises(PycatError, match="the table has or keeps this name"):
+        pycat.add_average(tables[0], tables[1:], by="nll_0", name="cluster")
+    assert not [*tables[0].glob(".*")]
 
 
 def test_states_are_means_over_source_tokens(
