@@ -189,6 +189,8 @@ def _write_utf8() -> None:
 
 
 def _failed(message: str, status: int) -> int:
+    # In one line, and without orders to the terminal, whatever a file's name or content is.
+    message = message.translate({code: repr(chr(code))[1:-1] for code in (*range(32), 127)})
     with suppress(OSError):  # standard error may be full or closed
         print(message, file=sys.stderr, flush=True)
     return status

@@ -405,3 +405,14 @@ def test_evaluate_takes_a_folder_of_prune_or_a_selection(
         assert "either the folder of prune, or --selection" in capsys.readouterr().err
     assert run("evaluate", tmp_path / "none", "--test", "a.tsv", "--out", tmp_path / "out") == 1
     assert "expected the manifest of a pycat selection folder" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_without_orders_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "two\nlines\x1b[2J"
+    folder.mkdir()
+    assert run("check", folder) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"pycat: error: {tmp_path}/two\\nlines\\x1b[2J: found nothing that pyc")
+    assert said.count("\n") == 1 and said.endswith("\n")
