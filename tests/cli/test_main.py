@@ -416,3 +416,13 @@ def test_an_error_is_one_line_without_orders_to_the_terminal(
     said = capsys.readouterr().err
     assert said.startswith(f"pycat: error: {tmp_path}/two\\nlines\\x1b[2J: found nothing that pyc")
     assert said.count("\n") == 1 and said.endswith("\n")
+
+
+def test_a_command_in_a_folder_that_is_gone_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run("check", ".") == 1
+    assert "the folder that this command runs in is gone; change to" in capsys.readouterr().err

@@ -410,3 +410,12 @@ def test_a_folder_that_is_not_on_the_disk_is_named(
     with pytest.raises(OSError, match="No space left on device") as caught:
         sync_folder(tmp_path)
     assert caught.value.filename == str(tmp_path)
+
+
+@pytest.mark.parametrize("to", ["gone", "link"])
+def test_a_link_that_leads_nowhere_is_no_folder(tmp_path: Path, to: str) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(to)
+    with pytest.raises(OutputError, match=f"found a link to {to}, which is not there; make that"):
+        opened(link)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
