@@ -80,7 +80,8 @@ static void name_changes(const char* path) {
 // How many of so many bytes of a file fit on the disk; -1, and ENOSPC, if none does.
 static long fitting(int fd, long bytes) {
   struct stat about;
-  if (fd <= STDERR_FILENO || bytes == 0) return bytes;  // what a verb says goes to a file in a trial
+  if (fd <= STDERR_FILENO || bytes == 0)
+    return bytes;  // what a verb says goes to a file in a trial
   if (fstat(fd, &about) != 0 || !S_ISREG(about.st_mode)) return bytes;
   changes();
   const long before = atomic_fetch_add(&num_bytes, bytes);
