@@ -310,7 +310,7 @@ def prune(
         if by_cluster:
             assert run is not None
             device = options["score"].get("device", "auto")
-            add_clusters(scores, run.checkpoints[-1], device=device)
+            add_clusters(scores, run.checkpoints[-1], device=device, on=on)
         selection = select(scores, measures=measures, **where("select"), **options["select"])
         evaluation = None
         if "evaluate" in options:

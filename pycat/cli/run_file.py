@@ -172,7 +172,7 @@ def run_study(
             **place(f"trusted/{name}"),
         )
     if any(DEFAULT_STRATA in recipe.strata_names for recipe in recipes):
-        pycat.add_clusters(scores, run.checkpoints[-1], device=device)
+        pycat.add_clusters(scores, run.checkpoints[-1], device=device, on=on)
     selection = pycat.select(scores, measures=measures, **place("selection"), **select)
     for name, own in more.items():
         pycat.select(scores, measures=measures, **place(f"arms/{name}"), **own)

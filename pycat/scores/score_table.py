@@ -10,6 +10,7 @@ without pycat.
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -23,15 +24,17 @@ from pycat.data.corpus import Corpus
 from pycat.data.opening import reopen_corpus
 from pycat.errors import OutputError, PycatError
 from pycat.kernels.stat_names import STAT_NAMES
-from pycat.runtime.locks import Lock
+from pycat.runtime.locks import LOCK_FILE, Lock
 from pycat.runtime.manifest import check_file, list_files, problem_with, read_manifest
 from pycat.runtime.notebook import html_table, new_axes
 from pycat.runtime.output import write_manifest
+from pycat.runtime.publishing import remove_left_files
 from pycat.runtime.workers import on_workers
 from pycat.scores.criterion_names import CRITERION_NAMES
 from pycat.scores.parts import (
     PAIR_COLUMNS,
     PART_PAIRS,
+    SCORE_FILES,
     Part,
     column_names,
     column_path,
@@ -327,7 +330,7 @@ class ScoreTable:
                 f"column {name}: found shape {column.shape}, expected ({len(self)},), one value a "
                 "pair of the table"
             )
-        manifest = self.check_name(name)
+        manifest = self._checked(name)
         values = _arrow(name, column)
         how = {} if made_by is None else {"made_by": {name: dict(made_by)}}
         if self.path is None:
@@ -343,7 +346,8 @@ class ScoreTable:
                     "ScoreTable.open returns it"
                 )
             with Lock.of_folder(self.path):
-                manifest = self.check_name(name)
+                manifest = self._checked(name)
+                self._remove_left_files()
                 self.manifest = self._write_column(
                     name, values, {**manifest, **_with(manifest, how)}
                 )
@@ -375,12 +379,29 @@ class ScoreTable:
             for file in files:
                 file.unlink(missing_ok=True)
 
-    def check_name(self, name: str) -> dict[str, Any]:
-        """Refuse a name that `add` refuses; return the manifest as it is now.
+    def check_name(self, name: str) -> None:
+        """Refuse a name that `add` refuses.
 
         Raises:
             PycatError: the name is taken or not allowed.
         """
+        self.sweep()
+        self._checked(name)
+
+    def sweep(self) -> None:
+        """Delete what a process left beside the table that was killed while it added a column."""
+        if self.path is not None and (self.path / LOCK_FILE).exists():
+            # A running process deletes its own.
+            with suppress(OutputError, OSError), Lock.of_folder(self.path):
+                self._remove_left_files()
+
+    def _remove_left_files(self) -> None:
+        assert self.path is not None
+        for pattern in ("scores.json", *SCORE_FILES):
+            remove_left_files(self.path, pattern)
+
+    def _checked(self, name: str) -> dict[str, Any]:
+        """The manifest as it is now, in which the name is free."""
         # Another process may have added a column since the table was opened.
         manifest = dict(self.manifest if self.path is None else read_manifest(self.path, "scores"))
         check_column_name(name, (*self._base_names, *manifest.get("columns", ())))
