@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_scoring import TOLERANCE, TUNED, relative
 from harness import (
     processor_flags,
     processor_name,
@@ -33,6 +32,7 @@ from harness import (
 )
 from numpy.typing import NDArray
 from proxies import EOS_ID, PAD_ID, translation_lengths, write_corpus
+from scoring_variants import TOLERANCE, TUNED, relative
 from torch.nn.utils.rnn import pad_sequence
 
 from pycat import _core
