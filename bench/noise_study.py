@@ -56,6 +56,7 @@ def main() -> None:
         help="a text of the same form: held-out noise has its targets as sources too",
     )
     parser.add_argument("--pairs", type=int, default=24_000)
+    parser.add_argument("--vocab-size", type=int, default=8000)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1], help="of the proxy")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="checkpoints after")
     parser.add_argument(
@@ -81,6 +82,7 @@ def main() -> None:
                 "without_domains": options.without_domains,
                 "pairs": options.pairs,
                 "seeds": options.seeds,
+                "vocab_size": options.vocab_size,
                 "steps": options.steps,
                 "keep": KEEP,
                 "machine": processor_name(),
@@ -136,7 +138,7 @@ def study(
             known = rest[count : count + GLOSSARY_PAIRS]
             ways = held_out_kinds(known, [pair.tgt for pair in third])
         pairs = spoil(rest, count, 0.3, kinds=ways)
-    corpus = _corpus(pairs, work, options.languages)
+    corpus = _corpus(pairs, work, options.languages, options.vocab_size)
     measures = pycat.measure(corpus, out=work / "measures")
     labels = _labels(pairs, corpus, measures)
     tables, signals = [], []
@@ -170,14 +172,16 @@ def study(
     return {"any rule": rules, **_print_recipes(tables, labels, kinds, corpus)}
 
 
-def _corpus(pairs: list[Pair], work: Path, languages: tuple[str, str]) -> pycat.Corpus:
+def _corpus(
+    pairs: list[Pair], work: Path, languages: tuple[str, str], vocab_size: int
+) -> pycat.Corpus:
     work.mkdir(parents=True, exist_ok=True)
     text = "".join(f"{pair.src}\t{pair.tgt}\t{pair.label}\n" for pair in pairs)
     tsv = work / "pairs.tsv"
     if not tsv.is_file() or tsv.read_bytes() != text.encode():
         with replacing(tsv) as temporary:
             temporary.write_bytes(text.encode())
-    return pycat.tokenize(tsv=tsv, out=work / "corpus", languages=languages)
+    return pycat.tokenize(tsv=tsv, out=work / "corpus", languages=languages, vocab_size=vocab_size)
 
 
 def _labels(pairs: list[Pair], corpus: pycat.Corpus, measures: pycat.Measures) -> NDArray[np.str_]:
