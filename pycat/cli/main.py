@@ -138,8 +138,15 @@ def _message(error: Exception) -> str | None:
             return f"standard output: {error.strerror}; direct it to another place"
         remedy = _REMEDIES.get(error.errno or 0, "mend that")
         return f"{error}; {remedy}, and run the same command again: finished work is kept"
-    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
-        return f"{error.object!r}: this name is not UTF-8, which is needed here; rename it"
+    if isinstance(error, UnicodeEncodeError):
+        encoding = sys.getfilesystemencoding()
+        if encoding != "utf-8":
+            return (
+                f"{error.object!r}: names of files are {encoding} in this locale, and UTF-8 is "
+                "needed; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+            )
+        if error.reason == "surrogates not allowed":
+            return f"{error.object!r}: this name is not UTF-8, which is needed here; rename it"
     return None
 
 

@@ -219,13 +219,35 @@ SCRIPTS = {
 }
 
 
+ASCII = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize("given", ["command line", "run file"])
+def test_names_that_the_locale_cannot_write_have_a_remedy(given: str, tmp_path: Path) -> None:
+    (tmp_path / "größe.en").write_text("one\ntwo\n")
+    words = ["prune", "--src", "größe.en", "--tgt", "größe.en", "--out", "work"]
+    if given == "run file":
+        run = '[text]\nsrc = "größe.en"\ntgt = "größe.en"\n[tests]\nx = ["größe.en", "größe.en"]\n'
+        (tmp_path / "run.toml").write_text(run, "utf-8")
+        words = ["evaluate", "--run", "run.toml", "--out", "work"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pycat", *words],
+        env=ASCII,
+        capture_output=True,
+        cwd=tmp_path,
+    )
+    said = done.stderr.decode("utf-8")
+    assert "Traceback" not in said
+    assert "names of files are ascii in this locale, and UTF-8 is needed; set LC_ALL" in said
+
+
 @pytest.mark.parametrize("verb", SCRIPTS)
 def test_output_is_utf_8_in_any_locale(verb: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(f"from pycat.cli import main as cli\n{SCRIPTS[verb]}\n", "utf-8")
     done = subprocess.run(
         [sys.executable, "-P", script],
-        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        env=ASCII,
         capture_output=True,
         cwd=tmp_path,
     )
