@@ -180,7 +180,11 @@ def argument_parser() -> ArgumentParser:
 
 def parse(words: Sequence[str]) -> Verb:
     """The verb named by the words, with its options; exits with status 2 on wrong usage."""
-    found = argument_parser().parse_args(joined_criteria(words))
+    parser = argument_parser()
+    found, unknown = parser.parse_known_args(joined_criteria(words))
+    if unknown:
+        name = f"pycat {found.verb}"
+        parser.error(f"{name}: unrecognized arguments: {' '.join(unknown)}; see {name} --help")
     verb: Verb = read(VERBS[found.verb], found)
     return verb
 
