@@ -156,6 +156,18 @@ def _tree(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
+def test_text_grows_in_place(before: Pruned, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    prune(*write_lines(tmp_path, PAIRS, "text"), out=work, base=_work(before), **FAST)
+    grown = write_lines(tmp_path, [*NEW, *PAIRS], "grown")
+    elsewhere = prune(*grown, out=tmp_path / "elsewhere", base=work, **FAST)
+    pruned = prune(*grown, out=work, base=work, **FAST)
+    assert pruned.scores.manifest["reused"]["num_pairs"] == len(PAIRS)
+    assert pruned.selection.pair_ids.tolist() == elsewhere.selection.pair_ids.tolist()
+    assert _tree(work) == _tree(tmp_path / "elsewhere")
+    assert all(not row.problems for row in pycat.check(work))
+
+
 def test_text_grows_within_one_work_folder(
     before: Pruned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
