@@ -3,7 +3,8 @@
 python bench/study_report.py [--results DIR] [--page FILE] [--charts DIR]
 
 The page holds what stands between the lines `<!-- study -->` and `<!-- /study -->`; it is replaced.
-A chart of each text shows what each arm gains on a random half, in the mean over its tests.
+The first table has all results. A text's table and chart of all arms come from the result that has
+the most of them: what each arm gains on a random half, in the mean over the tests.
 """
 
 import argparse
@@ -58,13 +59,15 @@ _COLOURS = {"better": "#2a9d5c", "tie": "#8a8a8a", "worse": "#d1495b"}
 def mean_gain(arm: dict[str, Any], on: str = "random") -> tuple[float, float, float]:
     """Nats gained on a random half (or on "full"), mean over tests, with a 95 % interval.
 
-    The tests are other sentences, so that their errors are taken as independent.
+    With one seed an interval is over sentences, which are others in each test: the errors are taken
+    as independent. With several it is over seeds too, and all tests are scored by the same models:
+    the errors are taken as one and the same, which makes the interval rather too wide.
     """
     gains = [test[f"gain_on_{on}"] for test in arm["tests"].values()]
     value = sum(gain[0] for gain in gains) / len(gains)
     halves = [(gain[2] - gain[1]) / 2 for gain in gains]
-    half = math.sqrt(sum(width**2 for width in halves)) / len(gains)
-    return value, value - half, value + half
+    total = sum(halves) if arm["seeds"] > 1 else math.sqrt(sum(width**2 for width in halves))
+    return value, value - total / len(gains), value + total / len(gains)
 
 
 def verdict(gain: tuple[float, float, float]) -> str:
@@ -82,8 +85,8 @@ def table(result: dict[str, Any]) -> str:
     arms = result["arms"]
     tests = list(next(iter(arms.values()))["tests"])
     lines = [
-        f"| arm | pairs | {' | '.join(tests)} | mean | gain on a random half |",
-        "|---" * (len(tests) + 4) + "|",
+        f"| arm | pairs | seeds | {' | '.join(tests)} | mean | gain on a random half |",
+        "|---" * (len(tests) + 5) + "|",
     ]
     for name in ordered(arms):
         arm = arms[name]
@@ -96,7 +99,8 @@ def table(result: dict[str, Any]) -> str:
         value, low, high = mean_gain(arm)
         gain = "" if name == "random" else f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
         lines.append(
-            f"| {NAMES[name]} | {arm['pairs']:,.0f} | {' | '.join(cells)} | {mean:.3f} | {gain} |"
+            f"| {NAMES[name]} | {arm['pairs']:,.0f} | {arm['seeds']} | {' | '.join(cells)} "
+            f"| {mean:.3f} | {gain} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -110,9 +114,9 @@ def mean_loss(arm: dict[str, Any], updates: int) -> float:
 def in_short(results: list[dict[str, Any]]) -> str:
     """Everything, a random half and pycat's half of each text, at each budget."""
     lines = [
-        "| text | passes | everything | random half | pycat's half | gain on everything "
+        "| text | keep | passes | everything | random half | pycat's half | gain on everything "
         "| gain on a random half | tests where it is better, as good, worse than a random half |",
-        "|---" * 8 + "|",
+        "|---" * 9 + "|",
     ]
     for result in results:
         arms = {name: result["arms"][name] for name in ("full", "random", "selected")}
@@ -129,7 +133,7 @@ def in_short(results: list[dict[str, Any]]) -> str:
                 verdicts = ", ".join(str(found.count(name)) for name in ("better", "tie", "worse"))
             passes = result["passes"] * updates / last
             cells = (f"{passes:g}", *(f"{loss:.3f}" for loss in losses), *gains, verdicts)
-            lines.append(f"| {result['text']} | {' | '.join(cells)} |")
+            lines.append(f"| {result['text']} | {result['keep']:g} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -156,11 +160,10 @@ def chart(result: dict[str, Any]) -> Figure:
 
 def section(result: dict[str, Any], chart_path: str) -> str:
     """What the page says of a text."""
-    seeds = "one seed" if result["seeds"] == 1 else f"{result['seeds']} seeds"
     return (
         f"### {result['text']}\n\n"
         f"{result['pairs']:,} pairs, keep {result['keep']:g}, {result['passes']:g} passes over a "
-        f"half in {result['updates'][-1]:,} updates, preset `{result['preset']}`, {seeds}.\n\n"
+        f"half in {result['updates'][-1]:,} updates, preset `{result['preset']}`.\n\n"
         f"{table(result)}\n"
         f"![What each arm of {result['text']} gains on a random half]({chart_path})\n"
     )
@@ -171,8 +174,13 @@ def write_report(results: Path, page: Path, charts: Path) -> int:
     matplotlib.rcParams["svg.hashsalt"] = "study"
     found = [json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))]
     charts.mkdir(parents=True, exist_ok=True)
-    sections = []
+    largest: dict[str, dict[str, Any]] = {}
     for result in found:
+        earlier = largest.setdefault(result["text"], result)
+        if len(result["arms"]) > len(earlier["arms"]):
+            largest[result["text"]] = result
+    sections = []
+    for result in largest.values():
         path = charts / f"{result['text']}.svg"
         chart(result).savefig(path, format="svg", metadata={"Date": None})
         sections.append(section(result, path.relative_to(page.parent).as_posix()))
@@ -192,7 +200,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "evidence.md")
     parser.add_argument("--charts", type=Path, default=ROOT / "docs" / "study")
     options = parser.parse_args()
-    print(f"{write_report(options.results, options.page, options.charts)} texts")
+    print(f"{write_report(options.results, options.page, options.charts)} results")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,14 @@
 #include <cstring>
 #include <exception>
 #include <limits>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "base/hash.h"
 #include "base/int_math.h"
@@ -21,6 +26,21 @@ constexpr std::size_t kMaxOrder = 3;
 constexpr std::size_t kTaskPairs = 256;
 // Pairs that are read and kept together: their cells take some 2 MB.
 constexpr std::size_t kBatchPairs = 4096;
+constexpr std::size_t kHugePage = std::size_t{1} << 21;
+
+/// Zeroed cells, on huge pages where the system has them: nearly each read is of another page, and
+/// 512 MB of small ones do not fit in the tables that find pages.
+std::atomic<std::uint32_t>* make_cells(std::size_t count) {
+  const std::size_t size = (count * sizeof(std::uint32_t) + kHugePage - 1) / kHugePage * kHugePage;
+  void* memory = std::aligned_alloc(kHugePage, size);
+  if (memory == nullptr) throw std::bad_alloc{};
+#if defined(__linux__)
+  madvise(memory, size, MADV_HUGEPAGE);  // advice: without it, the cells are slower
+#endif
+  auto* cells = static_cast<std::atomic<std::uint32_t>*>(memory);
+  for (std::size_t i = 0; i < count; ++i) new (cells + i) std::atomic<std::uint32_t>{0};
+  return cells;
+}
 
 std::uint32_t bits_of(float value) {
   std::uint32_t bits;
@@ -32,6 +52,24 @@ float float_of(std::uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
+}
+
+/// Sorts cells, which are evenly spread over 2^bits: by their first eight bits, after which hardly
+/// any is out of place.
+void sort_cells(std::vector<std::uint32_t>& cells, int bits, std::vector<std::uint32_t>& scratch) {
+  const int shift = std::max(0, bits - 8);
+  std::array<std::uint32_t, 257> begins{};
+  for (const std::uint32_t cell : cells) ++begins[(cell >> shift) + 1];
+  for (std::size_t i = 1; i < begins.size(); ++i) begins[i] += begins[i - 1];
+  scratch.resize(cells.size());
+  for (const std::uint32_t cell : cells) scratch[begins[cell >> shift]++] = cell;
+  for (std::size_t i = 1; i < scratch.size(); ++i) {
+    const std::uint32_t cell = scratch[i];
+    std::size_t place = i;
+    for (; place > 0 && scratch[place - 1] > cell; --place) scratch[place] = scratch[place - 1];
+    scratch[place] = cell;
+  }
+  cells.swap(scratch);
 }
 
 /// Whether `a` comes after `b`: lower gains come later, and of equal gains the higher row.
@@ -51,6 +89,8 @@ struct NgramCoverage::Workspace {
   std::array<std::vector<std::int32_t>, 2> tokens;
   std::array<std::vector<std::int32_t>, 2> begins;
   Features features;
+  Features next;
+  std::vector<std::uint32_t> scratch;
 };
 
 NgramCoverage::NgramCoverage(std::shared_ptr<const IndexedFile> src,
@@ -89,7 +129,7 @@ NgramCoverage::NgramCoverage(std::shared_ptr<const IndexedFile> src,
     side->require_verified();
     side->require_ids(ids, static_cast<std::size_t>(num_pairs));
   }
-  cells_.reset(new std::atomic<std::uint32_t>[static_cast<std::size_t>(options.num_cells)]());
+  cells_.reset(make_cells(static_cast<std::size_t>(options.num_cells)));
   gains_.assign(static_cast<std::size_t>(num_pairs), -1.0f);
 }
 
@@ -215,9 +255,15 @@ void NgramCoverage::for_each_pair(const std::vector<std::uint32_t>& rows, const 
       const std::size_t begin = static_cast<std::size_t>(task) * kTaskPairs;
       const std::size_t end = std::min(rows.size(), begin + kTaskPairs);
       read(rows, begin, end, workspace);
+      // The cells of a pair are on their way from memory while those of the one before are used.
+      find_cells(workspace, 0, workspace.features);
       for (std::size_t i = begin; i < end; ++i) {
-        find_cells(workspace, i - begin, workspace.features);
+        if (i + 1 < end) {
+          find_cells(workspace, i + 1 - begin, workspace.next);
+          prefetch(workspace.next);
+        }
         work(i, workspace.features);
+        std::swap(workspace.features, workspace.next);
       }
     } catch (...) {
       failures[static_cast<std::size_t>(task)] = std::current_exception();
@@ -251,8 +297,7 @@ void NgramCoverage::read(const std::vector<std::uint32_t>& rows, std::size_t beg
 
 /// The distinct cells of the n-grams of pair `i` of the workspace. Sides and lengths of n-grams
 /// have hashes of their own.
-void NgramCoverage::find_cells(const Workspace& workspace, std::size_t i,
-                               Features& features) const {
+void NgramCoverage::find_cells(Workspace& workspace, std::size_t i, Features& features) const {
   features.cells.clear();
   features.num_tokens = 0;
   for (std::size_t side = 0; side < 2; ++side) {
@@ -269,9 +314,13 @@ void NgramCoverage::find_cells(const Workspace& workspace, std::size_t i,
       }
     }
   }
-  std::sort(features.cells.begin(), features.cells.end());
+  sort_cells(features.cells, cell_bits_, workspace.scratch);
   features.cells.erase(std::unique(features.cells.begin(), features.cells.end()),
                        features.cells.end());
+}
+
+void NgramCoverage::prefetch(const Features& features) const noexcept {
+  for (const std::uint32_t cell : features.cells) __builtin_prefetch(&cells_[cell], 1);
 }
 
 float NgramCoverage::gain(const Features& features) const noexcept {

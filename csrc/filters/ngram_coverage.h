@@ -3,6 +3,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
@@ -62,12 +63,16 @@ class NgramCoverage {
     std::int32_t num_tokens = 0;
   };
   struct Workspace;
+  struct Free {
+    void operator()(void* memory) const noexcept { std::free(memory); }
+  };
 
   template <typename Work>
   void for_each_pair(const std::vector<std::uint32_t>& rows, const Work& work);
   void read(const std::vector<std::uint32_t>& rows, std::size_t begin, std::size_t end,
             Workspace& workspace) const;
-  void find_cells(const Workspace& workspace, std::size_t i, Features& features) const;
+  void find_cells(Workspace& workspace, std::size_t i, Features& features) const;
+  void prefetch(const Features& features) const noexcept;
   float gain(const Features& features) const noexcept;
   void decay(const Features& features) noexcept;
   bool is_beaten(const Place& place, const Candidate& bound) const noexcept;
@@ -82,7 +87,7 @@ class NgramCoverage {
   float least_share_;  // 1 - tolerance
   int cell_bits_;
   // For each n-gram, addressed by hash: first in how many pairs it is, then the bits of its weight.
-  std::unique_ptr<std::atomic<std::uint32_t>[]> cells_;
+  std::unique_ptr<std::atomic<std::uint32_t>[], Free> cells_;
   std::vector<Candidate> bounds_;  // heap of the pairs that are not in the batch
   std::vector<float> gains_;       // (num_pairs,) at the time of choice; negative before
   std::int64_t num_chosen_ = 0;

@@ -11,6 +11,7 @@ from study_report import BEGIN, END, in_short, mean_gain, table, verdict, write_
 def arm(pairs: int, **tests: tuple[float, list[float], str]) -> dict[str, Any]:
     return {
         "pairs": pairs,
+        "seeds": 1,
         "tests": {
             name: {
                 "nll": nll,
@@ -45,6 +46,8 @@ def test_the_mean_gain_has_the_error_of_independent_tests() -> None:
     value, low, high = mean_gain(RESULT["arms"]["full"])
     half = (0.1**2 + 0.2**2) ** 0.5 / 2
     assert (value, low, high) == pytest.approx((0.6, 0.6 - half, 0.6 + half))
+    # Models of several seeds err alike on all tests: 0.1 and 0.2 in the mean.
+    assert mean_gain({**RESULT["arms"]["full"], "seeds": 2}) == pytest.approx((0.6, 0.45, 0.75))
     assert verdict((0.1, -0.1, 0.3)) == "tie"
     assert verdict((-0.1, -0.2, -0.01)) == "worse"
     assert verdict((0.1, 0.01, 0.3)) == "better"
@@ -52,9 +55,9 @@ def test_the_mean_gain_has_the_error_of_independent_tests() -> None:
 
 def test_the_table_has_the_arms_in_order() -> None:
     lines = table(RESULT).splitlines()
-    assert lines[0] == "| arm | pairs | a | b | mean | gain on a random half |"
-    assert lines[2].startswith("| everything | 1,000 | 3.800 ↑ | 1.000 ↑ | 2.400 | +0.600 [")
-    assert lines[3] == "| random half | 500 | 4.000 | 2.000 | 3.000 |  |"
+    assert lines[0] == "| arm | pairs | seeds | a | b | mean | gain on a random half |"
+    assert lines[2].startswith("| everything | 1,000 | 1 | 3.800 ↑ | 1.000 ↑ | 2.400 | +0.600 [")
+    assert lines[3] == "| random half | 500 | 1 | 4.000 | 2.000 | 3.000 |  |"
     assert lines[4].startswith("| **`pycat prune`: rules, noise filter")
     assert "| 4.500 ↓ | 2.000 | 3.250 | -0.250 [" in lines[5]
     assert len({line.count("|") for line in lines}) == 1
@@ -62,11 +65,11 @@ def test_the_table_has_the_arms_in_order() -> None:
 
 def test_a_row_for_each_budget_says_what_the_default_gains() -> None:
     rows = [line.split(" | ") for line in in_short([RESULT]).splitlines()[2:]]
-    assert [row[1] for row in rows] == ["2", "4", "8"]
-    assert rows[0][2:7] == ["4.400", "5.000", "4.850", "-0.450", "+0.150"]
+    assert [row[1:3] for row in rows] == [["0.5", "2"], ["0.5", "4"], ["0.5", "8"]]
+    assert rows[0][3:8] == ["4.400", "5.000", "4.850", "-0.450", "+0.150"]
     # Means over two tests, the second of which has an error of 0.2.
-    assert rows[2][2:5] == ["2.400", "3.000", "2.850"]
-    assert rows[2][5:] == ["+0.050 [-0.050, +0.150]", "+0.150 [+0.050, +0.250]", "1, 1, 0 |"]
+    assert rows[2][3:6] == ["2.400", "3.000", "2.850"]
+    assert rows[2][6:] == ["+0.050 [-0.050, +0.150]", "+0.150 [+0.050, +0.250]", "1, 1, 0 |"]
 
 
 def test_the_page_is_written_between_its_marks_and_again(tmp_path: Path) -> None:
@@ -75,9 +78,14 @@ def test_the_page_is_written_between_its_marks_and_again(tmp_path: Path) -> None
     results.mkdir()
     page.write_text(f"before\n{BEGIN}old\n{END}after\n", "utf-8")
     (results / "en-xx.json").write_text(json.dumps(RESULT), "utf-8")
-    assert write_report(results, page, tmp_path / "docs" / "study") == 1
+    few = {name: RESULT["arms"][name] for name in ("full", "random", "selected")}
+    third = {**RESULT, "keep": 0.3, "arms": few}
+    (results / "en-xx-keep-0.3.json").write_text(json.dumps(third), "utf-8")
+    assert write_report(results, page, tmp_path / "docs" / "study") == 2
     text = page.read_text("utf-8")
     assert text.startswith(f"before\n{BEGIN}") and text.endswith(f"{END}after\n")
+    # One section, of the result with all arms.
+    assert "| en-xx | 0.3 | 8 |" in text and text.count("### en-xx") == text.count("keep 0.5,") == 1
     assert "old" not in text and "](study/en-xx.svg)" in text
     drawn = (tmp_path / "docs" / "study" / "en-xx.svg").read_bytes()
     write_report(results, page, tmp_path / "docs" / "study")
