@@ -14,13 +14,15 @@ _ADDRESS = re.compile(rb"\s*(https?://|www\.|file:|s3://)\S*\s*")
 _DATE = re.compile(rb"\s*\d{4}-\d\d?-\d\d?([T ][\d:.+Z-]*)?\s*")
 _LABEL = re.compile(rb"\s*[^\s]{1,40}\s*")
 _MIN_SHARE = 0.9
+# Of fewer lines, most may be the same by chance, such as names.
+_MIN_SAME = 100
 # Labels, such as domains, are words of which so many lines share each.
 _LINES_OF_A_LABEL = 50
 _SAMPLE = 200
 
 
 def check_first_columns(text: ParallelText) -> None:
-    """Refuse a TSV file whose first or second column holds no sentences.
+    """Refuse a TSV file whose first or second column holds no sentences, or both hold the same.
 
     Raises:
         TextError: names the columns that seem to hold sentences.
@@ -35,6 +37,13 @@ def check_first_columns(text: ParallelText) -> None:
     kinds = [kind_of([row[place] for row in rows]) for place in range(num_columns)]
     wrong = next((place for place in (0, 1) if kinds[place] is not None), None)
     if wrong is None:
+        num_same = sum(row[0].strip() == row[1].strip() for row in rows)
+        if len(rows) >= _MIN_SAME and num_same >= _MIN_SHARE * len(rows):
+            raise TextError(
+                f"{text.paths[0]}: columns 1 and 2 hold the same text in {num_same:,} of the first "
+                f"{len(rows):,} lines; expected source and target: name theirs with --columns "
+                "SRC,TGT (columns), or with --columns 1,2 if this is right"
+            )
         return
     sentences = [place + 1 for place, kind in enumerate(kinds) if kind is None]
     advice = ",".join(map(str, sentences[:2])) if len(sentences) > 1 else "SRC,TGT"

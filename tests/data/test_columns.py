@@ -173,6 +173,18 @@ def test_two_columns_may_hold_none_either(address: str, tmp_path: Path) -> None:
     assert len(pycat.tokenize(tsv=tsv, out=tmp_path / "c", columns=(1, 2), vocab_size=300)) == 300
 
 
+def test_two_columns_of_the_same_text_are_no_pairs(tmp_path: Path) -> None:
+    rows = [(src, src if i % 20 else tgt, "x") for i, (src, tgt) in enumerate(PAIRS)]
+    tsv = write_tsv(tmp_path / "t.tsv", rows)
+    message = r"columns 1 and 2 hold the same text in 285 of the first 300 lines.*--columns SRC,TGT"
+    with pytest.raises(TextError, match=message):
+        pycat.tokenize(tsv=tsv, out=tmp_path / "corpus", vocab_size=300)
+    assert len(pycat.tokenize(tsv=tsv, out=tmp_path / "c", columns=(1, 2), vocab_size=300)) == 300
+    few = write_tsv(tmp_path / "few.tsv", rows[:99])
+    tokenizer = tmp_path / "c" / "tokenizer.model"
+    assert len(pycat.tokenize(tsv=few, out=tmp_path / "few", tokenizer=tokenizer)) == 99
+
+
 def test_more_columns_after_the_sentences_are_fine(tmp_path: Path) -> None:
     tsv = write_tsv(tmp_path / "text.tsv", [(*pair, "0.5", "http://x") for pair in PAIRS])
     assert len(pycat.tokenize(tsv=tsv, out=tmp_path / "corpus", vocab_size=300)) == 300
