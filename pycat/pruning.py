@@ -258,6 +258,8 @@ def prune(
         if grows and earlier is not None:
             earlier = earlier.set_aside(work, recipe, _FOLDERS)
             taken = None if taken is None else earlier
+            # The tokenizer's file was moved with the rest.
+            options["tokenize"] = earlier.tokenize_options(options["tokenize"])
         folder = _open_work(work, recipe, overwrite, lock)
 
         def where(stage: str) -> dict[str, Any]:

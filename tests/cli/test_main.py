@@ -407,6 +407,7 @@ def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "--test", "a,b,c"], "expected [NAME=]SOURCE,REFERENCE"),
         (["tokenize", "--languages", "en", "--out", "o"], "expected two names, such as en,de"),
         (["evaluate", "--test", "x/t.en,x/t.de", "--test", "y/t.tsv"], "two sets are named 't'"),
+        (["check", "c", "--all", "a"], "check: unrecognized arguments: --all a; see pycat check -"),
     ):
         with pytest.raises(SystemExit, match="2"):
             run(*words)
