@@ -144,8 +144,15 @@ def _message(error: Exception) -> str | None:
             )
         remedy = _REMEDIES.get(error.errno or 0, "mend that")
         return f"{error}; {remedy}, and run the same command again: finished work is kept"
-    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
-        return f"{error.object!r}: this name is not UTF-8, which is needed here; rename it"
+    if isinstance(error, UnicodeEncodeError):
+        encoding = sys.getfilesystemencoding()
+        if encoding != "utf-8":
+            return (
+                f"{error.object!r}: names of files are {encoding} in this locale, and UTF-8 is "
+                "needed; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+            )
+        if error.reason == "surrogates not allowed":
+            return f"{error.object!r}: this name is not UTF-8, which is needed here; rename it"
     return None
 
 
@@ -179,7 +186,11 @@ def argument_parser() -> ArgumentParser:
 
 def parse(words: Sequence[str]) -> Verb:
     """The verb named by the words, with its options; exits with status 2 on wrong usage."""
-    found = argument_parser().parse_args(joined_criteria(words))
+    parser = argument_parser()
+    found, unknown = parser.parse_known_args(joined_criteria(words))
+    if unknown:
+        name = f"pycat {found.verb}"
+        parser.error(f"{name}: unrecognized arguments: {' '.join(unknown)}; see {name} --help")
     verb: Verb = read(VERBS[found.verb], found)
     return verb
 

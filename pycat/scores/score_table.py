@@ -50,6 +50,8 @@ _MAX_WORKERS = 8
 _REMEDY = "delete the table's folder and run 'pycat score' again"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# Names that no text given by a user takes: those of every table, and what strata are made by.
+RESERVED_COLUMNS = (*PAIR_COLUMNS, "cluster", "score")
 _Result = TypeVar("_Result")
 
 
@@ -351,6 +353,32 @@ class ScoreTable:
                 )
         return int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0
 
+    def remove(self, name: str) -> None:
+        """Remove a column that was added.
+
+        Raises:
+            PycatError: the table has no such column, or it is none that was added.
+        """
+        if self.path is None:
+            raise PycatError(f"column {name}: only a table on the disk removes columns")
+        with Lock.of_folder(self.path):
+            manifest = dict(read_manifest(self.path, "scores"))
+            if name not in manifest.get("columns", ()):
+                added = ", ".join(manifest.get("columns", ())) or "none"
+                raise PycatError(
+                    f"column {name}: {self.path} has none of this name that was added ({added})"
+                )
+            files = [column_path(part.path, name) for part in self._parts if part.path is not None]
+            gone = {file.name for file in files}
+            manifest["columns"] = [other for other in manifest["columns"] if other != name]
+            for key, without in (("made_by", {name}), ("files", gone)):
+                if key in manifest:
+                    manifest[key] = {k: v for k, v in manifest[key].items() if k not in without}
+            write_manifest(self.path / "scores.json", manifest)
+            self.manifest = manifest
+            for file in files:
+                file.unlink(missing_ok=True)
+
     def check_name(self, name: str) -> None:
         """Refuse a name that `add` refuses.
 
@@ -374,17 +402,9 @@ class ScoreTable:
 
     def _checked(self, name: str) -> dict[str, Any]:
         """The manifest as it is now, in which the name is free."""
-        if not _NAME.fullmatch(name):
-            raise PycatError(f"column {name!r}: expected a letter, then letters, digits and '_'")
         # Another process may have added a column since the table was opened.
         manifest = dict(self.manifest if self.path is None else read_manifest(self.path, "scores"))
-        if (
-            name in (*self._base_names, *manifest.get("columns", ()))
-            or (name in CRITERION_NAMES and name != "rarity")
-            or name in STAT_NAMES
-            or any(_is_of(name, stat) for stat in STAT_NAMES)
-        ):
-            raise PycatError(f"column {name}: the table has or keeps this name; choose another")
+        check_column_name(name, (*self._base_names, *manifest.get("columns", ())))
         return manifest
 
     @property
@@ -457,6 +477,23 @@ class ScoreTable:
                 if part.num_rows and columns[name].to_numpy().min() < 1:
                     raise OutputError(f"{part.path}: {name} is below 1; {_REMEDY}")
             last = int(pairs[-1]) if part.num_rows else last
+
+
+def check_column_name(name: str, taken: Sequence[str] = ()) -> None:
+    """Refuse a name that no added column can have, or one of those that are taken.
+
+    Raises:
+        PycatError: the name is taken or not allowed.
+    """
+    if not _NAME.fullmatch(name):
+        raise PycatError(f"column {name!r}: expected a letter, then letters, digits and '_'")
+    if (
+        name in taken
+        or (name in CRITERION_NAMES and name != "rarity")
+        or name in STAT_NAMES
+        or any(_is_of(name, stat) for stat in STAT_NAMES)
+    ):
+        raise PycatError(f"column {name}: the table has or keeps this name; choose another")
 
 
 def _with(manifest: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, Any]:
