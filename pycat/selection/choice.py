@@ -110,6 +110,8 @@ def choose(
     facts = _facts(table, scores, kept, ranked, pairs.num_tokens)
     if recipe.mix:
         facts["num_random"] = int(np.count_nonzero(pairs.drawn))
+        if recipe.quotas == "exact":
+            facts["quotas"] = recipe.quotas
     pairs.dropped["criterion"] = len(kept) - facts["num_kept"] - sum(pairs.dropped.values())
     facts["dropped"] = pairs.dropped
     if pairs.noise_share is not None:
@@ -359,31 +361,45 @@ class _Candidates:
 
     def _keep_and_draw(self, scores: Scores, size: int) -> NDArray[np.bool_]:
         """The top of the ranking, and a share of the size drawn from the rest of what is left."""
-        kept = self._keep_of_strata(scores, size - round(self._recipe.mix * size))
-        rest = np.where(kept, np.int16(-1), self._codes)
-        spent = np.where(kept, self._codes, np.int16(-1))
-        # What is drawn makes up for what the ranking left of each stratum's share.
+        ranking = self._ranking_by_strata(scores)
         sizes = strata.sizes(self._codes, self._num_strata, self._weights)
-        quotas = strata.proportional(sizes, size)
-        quotas -= strata.sizes(spent, self._num_strata, self._weights)
+        by_rank = size - round(self._recipe.mix * size)
+        if self._recipe.quotas == "exact":
+            quotas = self._quotas(sizes, size)
+            # No part of a quota is larger than the quota, so both parts add up to the size.
+            top = strata.proportional(quotas, by_rank)
+        else:
+            quotas = strata.proportional(sizes, size)
+            top = self._quotas(sizes, by_rank)
+        kept = self._cut(ranking, top, "criterion")
+        del ranking
+        # What is drawn makes up for what the ranking left of each stratum's share.
+        spent = np.where(kept, self._codes, np.int16(-1))
+        quotas = quotas - strata.sizes(spent, self._num_strata, self._weights)
+        rest = np.where(kept, np.int16(-1), self._codes)
         drawn = strata.Drawn(self._table, self._recipe.seed)
-        quotas = np.maximum(quotas, 0)
-        self.drawn = cut_within_budget(drawn, quotas, rest, self._weights).selected
+        self.drawn = cut_within_budget(drawn, np.maximum(quotas, 0), rest, self._weights).selected
         return kept | self.drawn
 
     def _keep_of_strata(self, scores: Scores, budget: int) -> NDArray[np.bool_]:
         """The share of each stratum: its highest scores or, in strata by score, drawn at random."""
-        recipe, codes = self._recipe, self._codes
-        if recipe.strata != "score":
-            sizes = strata.sizes(codes, self._num_strata, self._weights)
-            quotas = strata.proportional(sizes, budget)
-            return self._cut(scores, quotas, "criterion")
-        self._num_strata = recipe.num_strata or NUM_STRATA["score"]
-        strata.by_score(scores, codes, self._num_strata)
-        sizes = strata.sizes(codes, self._num_strata, self._weights)
-        quotas = strata.coverage_centric(sizes, budget)
-        drawn = strata.Drawn(self._table, recipe.seed)
-        return self._cut(drawn, quotas, "criterion")
+        ranking = self._ranking_by_strata(scores)
+        sizes = strata.sizes(self._codes, self._num_strata, self._weights)
+        return self._cut(ranking, self._quotas(sizes, budget), "criterion")
+
+    def _ranking_by_strata(self, scores: Scores) -> Column:
+        """What ranks the pairs within strata; makes the strata by score."""
+        if self._recipe.strata != "score":
+            return scores
+        self._num_strata = self._recipe.num_strata or NUM_STRATA["score"]
+        strata.by_score(scores, self._codes, self._num_strata)
+        return strata.Drawn(self._table, self._recipe.seed)
+
+    def _quotas(self, sizes: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
+        """The budgets (G,) of strata of sizes (G,), which sum to the whole budget."""
+        if self._recipe.strata == "score":
+            return strata.coverage_centric(sizes, budget)
+        return strata.proportional(sizes, budget)
 
     def _leave_out(self, rows: NDArray[np.bool_] | NDArray[np.int64], step: str) -> None:
         self.steps.append(step)
