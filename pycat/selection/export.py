@@ -152,8 +152,9 @@ def export_opustrainer(
                 line = b"\t".join(side.translate(_BLANKS) for side in sides)
                 pairs[file_of[number]].write(line + b"\n")
         num_kept, num_rest = (int(np.count_nonzero(file_of == i)) for i in (0, 1))
-        names = (folder.resolve() / name for name in _FILES[:2])
-        config_file.write(config(*names, num_kept, num_rest, 2 - first_side).encode())
+        kept_file, rest_file = (folder.resolve() / name for name in _FILES[:2])
+        told = config(kept_file, rest_file, num_kept, num_rest, 2 - first_side)
+        config_file.write(told.encode())
         for some in chunked(len(weights)):
             weights_file.write("".join(f"{w:.10g}\n" for w in weights[some].tolist()).encode())
     return folder / "opustrainer.yml"
