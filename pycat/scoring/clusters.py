@@ -159,7 +159,8 @@ def _clusters(
     directions = _directions(states, centre)
     centres = spherical_k_means(directions, num_clusters, rng)
     if is_whole:
-        return (directions @ centres.T).argmax(axis=1).astype(np.int32)
+        nearest: NDArray[np.int32] = (directions @ centres.T).argmax(axis=1).astype(np.int32)
+        return nearest
     clusters = np.empty(len(corpus), dtype=np.int32)
     for part in encoding.run("cluster", corpus, _Centres(centre, centres)):
         clusters[part["rows"]] = part["clusters"]
@@ -374,7 +375,8 @@ def _encode(model: Transformer, src: Tensor, lengths: Tensor) -> Tensor:
             *padded(attention.key_value(normed)).chunk(2, -1),
         )
         queries, keys, values = (
-            each.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for each in projected
+            each.view(*each.shape[:2], attention.num_heads, -1).transpose(1, 2)
+            for each in projected
         )
         heads = F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=is_token[:, None, None]

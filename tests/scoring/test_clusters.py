@@ -127,7 +127,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def column_of(scores: Path) -> list[int]:
-    return np.asarray(pycat.ScoreTable.open(scores).column("cluster")).tolist()
+    return [int(cluster) for cluster in pycat.ScoreTable.open(scores).column("cluster")]
 
 
 @pytest.fixture
