@@ -155,7 +155,7 @@ def test_opustrainer_goes_through_all_stages(
     written = pycat.export_opustrainer(selection, table, out=tmp_path / "out")
     curriculum = trainer.CurriculumLoader().load(written.read_text(), basepath=str(written.parent))
 
-    class Unshuffled(trainer.DatasetReader):  # type: ignore[misc]
+    class Unshuffled(trainer.DatasetReader):  # type: ignore[misc, name-defined]
         """Reads without a process that shuffles."""
 
         def _open(self) -> None:
