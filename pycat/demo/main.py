@@ -24,8 +24,7 @@ from pycat.evaluation.arms import CLEAN, read_labels
 from pycat.evaluation.results import Evaluation
 from pycat.pruning import Pruned, prune
 from pycat.runtime.output import replacing
-from pycat.selection.recipe import Recipe
-from pycat.selection.selecting import choose_measured
+from pycat.selection.replaying import choose_again
 
 _WITH_OWN_TEXT = """\
 pycat demo: prune {src} and {tgt} to half.
@@ -187,8 +186,7 @@ def dropped_by_kind(pruned: Pruned, labels: Path) -> dict[str, Counter[str]]:
     Returns:
         For each label, pairs by "rules", "guard", "criterion" and "kept".
     """
-    recipe = Recipe.of_manifest(pruned.selection.manifest)
-    choice, _ = choose_measured(pruned.scores, pruned.corpus, recipe, pruned.measures)
+    choice = choose_again(pruned.selection, pruned.scores, pruned.corpus, pruned.measures)
     counts: dict[str, Counter[str]] = {}
     label_of = read_labels(labels, pruned.corpus).tolist()
     for label, step, kept in zip(

@@ -429,6 +429,11 @@ def check_criterion(by: str | Criterion, table: ScoreTable | None = None) -> Non
         return
     if len(members := members_of(by)) > 1:
         for member in members:
+            if is_sql(member):
+                raise PycatError(
+                    f"criterion {by!r}: {member!r} is an expression, and a mean of ranks takes "
+                    "none; add its values to the table as a column (ScoreTable.add), and name that"
+                )
             check_criterion(member, table)
         return
     name, checkpoint = _parsed(by)

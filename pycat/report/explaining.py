@@ -16,12 +16,12 @@ from pycat.ranking.criteria import Given, Scores, evaluate_criterion, is_of, is_
 from pycat.ranking.ranks import perplexity
 from pycat.report.examples import texts_of
 from pycat.report.formatting import number
-from pycat.runtime.output import digest
 from pycat.scores.sampling import evenly, take
 from pycat.scores.score_table import ScoreTable, as_table
 from pycat.scores.unscored import unscored
 from pycat.selection.choice import Choice, recorded_scores
 from pycat.selection.recipe import Recipe
+from pycat.selection.replaying import check_made_from, choose_again
 from pycat.selection.selecting import choose_measured
 from pycat.selection.selection import Selection
 
@@ -304,25 +304,17 @@ def _decision(
 ) -> Decision:
     """What the selection did with the pair, and the step of its recipe that decided."""
     check_made_from(selection, table)
-    recorded = selection.manifest["recipe"]
     recipe = Recipe.of_manifest(selection.manifest)
     kept = bool(np.isin(pair, selection.pair_ids))
     state = "kept" if kept else "dropped"
     try:
-        recipe.check(table)
         corpus = selection.corpus()
         view = table.view_of(corpus)
-        choice, _ = choose_measured(table, view, recipe, measures, selection.sql_scores())
+        choice = choose_again(selection, table, view, measures)
     except PycatError as error:
         if isinstance(error, OutputError) and measures is not None:
             raise  # a damaged file
         return Decision(kept, "not known", f"{state}; the selection cannot be made again: {error}")
-    if choice.recipe != {name: value for name, value in recorded.items() if name != "scores"}:
-        return Decision(
-            kept,
-            "not known",
-            f"{state}; a column that the selection used holds other values now",
-        )
     left_out = int(choice.left_out[row])
     if left_out and choice.steps[left_out - 1] != "range":
         given = _noise_of(table, view, measures)
@@ -403,19 +395,6 @@ def _at_the_cut(
     else:
         ranked = f", and it was ranked among the pairs of its {recipe.strata}"
     return "cut", f"its {by} is {value}{ranked}; {span}"
-
-
-def check_made_from(selection: Selection, table: ScoreTable) -> None:
-    """Refuse a selection that was made from another table.
-
-    Raises:
-        PycatError: the message names both.
-    """
-    if selection.manifest["recipe"]["scores"] != digest(table.manifest["recipe"]):
-        raise PycatError(
-            f"{selection.path or 'selection'}: made from another score table than "
-            f"{table.path or 'the one given'}; select from that table again"
-        )
 
 
 def _finite(value: Any) -> Any:

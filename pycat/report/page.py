@@ -22,7 +22,7 @@ from pycat.report import provenance
 from pycat.report.audit import Agreement, DataMap, Part, agreement, by_domain, by_rule, data_map
 from pycat.report.evaluation_page import evaluation_variables
 from pycat.report.examples import MAX_CHARS, examples
-from pycat.report.explaining import check_made_from, ranking_scores, readable_measures
+from pycat.report.explaining import ranking_scores, readable_measures
 from pycat.report.formatting import percent
 from pycat.report.histograms import (
     Histogram,
@@ -35,6 +35,7 @@ from pycat.report.template import template
 from pycat.runtime.named_files import is_stream, writing
 from pycat.scores.sampling import evenly, take
 from pycat.scores.score_table import ScoreTable
+from pycat.selection.replaying import check_made_from
 from pycat.selection.selection import Selection
 
 # Sizes of the charts. They keep the page below a megabyte for a corpus of any size.

@@ -68,7 +68,7 @@ def choose(
     """Follow a recipe.
 
     Holds the scores, 8 bytes a pair, and 7 bytes a pair beside them; strata by score 8 more, for
-    pair ids. A cap holds 24 bytes a pair before the scores are there, and with them some 60 for
+    pair ids. A cap holds 24 bytes a pair before the scores are there, and with them some 90 for
     each pair of a group that is larger.
 
     Args:
@@ -110,6 +110,8 @@ def choose(
     facts = _facts(table, scores, kept, ranked, pairs.num_tokens)
     if recipe.mix:
         facts["num_random"] = int(np.count_nonzero(pairs.drawn))
+        if recipe.quotas == "exact":
+            facts["quotas"] = recipe.quotas
     pairs.dropped["criterion"] = len(kept) - facts["num_kept"] - sum(pairs.dropped.values())
     facts["dropped"] = pairs.dropped
     if pairs.noise_share is not None:
@@ -287,17 +289,21 @@ class _Candidates:
         """Leave out the rows of crowded groups that are not among their group's best."""
         assert self._recipe.cap is not None
         rows, ids = crowded
-        values = scores[rows]
-        keys = np.zeros(len(rows), dtype=np.uint64)
-        if self._tie_keys is not None and len(rows):
-            order = np.lexsort((values, ids))
-            next_equal = (np.diff(values[order]) == 0) & (np.diff(ids[order]) == 0)
-            tied = order[np.append(next_equal, False) | np.append(False, next_equal)]
-            keys[tied] = self._tie_keys(rows[tied])
-        order = np.lexsort((rows, keys, -values, ids))
-        ids = ids[order]
-        place = np.arange(len(ids)) - np.searchsorted(ids, ids)
-        self._leave_out(rows[order[place >= self._recipe.cap[1]]], "cap")
+        if not len(rows):
+            self._leave_out(rows, "cap")
+            return
+        values, max_pairs = scores[rows], self._recipe.cap[1]
+        order = np.lexsort((rows, -values, ids))
+        place, is_tied = _at_the_cap(ids[order], values[order], max_pairs)
+        if is_tied.any():
+            tied = order[is_tied]
+            if self._tie_keys is not None:
+                keys = np.zeros(len(rows), dtype=np.uint64)
+                keys[tied] = self._tie_keys(rows[tied])
+                order = np.lexsort((rows, keys, -values, ids))
+            num_before = int(np.count_nonzero(place[is_tied] < max_pairs))
+            self._count_ties("cap", len(tied), num_before)
+        self._leave_out(rows[order[place >= max_pairs]], "cap")
 
     def stratify(self) -> None:
         """Make the codes of pairs that are left their strata, but for strata by score."""
@@ -316,10 +322,11 @@ class _Candidates:
         sizes = strata.sizes(self._codes, self._num_strata, None)
         for share, sign in ((hardest, 1), (easiest, -1)):
             budgets = (share * sizes).astype(np.int64)
-            tail = cut_within_budget(
+            cut = cut_within_budget(
                 sign * perplexity, budgets, self._codes, tie_keys=self._tie_keys
-            ).selected
-            self._leave_out(tail, "tails")
+            )
+            self._count_ties("tails", cut.num_tied, cut.num_tied_selected)
+            self._leave_out(cut.selected, "tails")
 
     def keep(self, scores: Scores) -> NDArray[np.bool_]:
         """The part of the ranking (N,) to keep of what is left."""
@@ -359,31 +366,45 @@ class _Candidates:
 
     def _keep_and_draw(self, scores: Scores, size: int) -> NDArray[np.bool_]:
         """The top of the ranking, and a share of the size drawn from the rest of what is left."""
-        kept = self._keep_of_strata(scores, size - round(self._recipe.mix * size))
-        rest = np.where(kept, np.int16(-1), self._codes)
-        spent = np.where(kept, self._codes, np.int16(-1))
-        # What is drawn makes up for what the ranking left of each stratum's share.
+        ranking = self._ranking_by_strata(scores)
         sizes = strata.sizes(self._codes, self._num_strata, self._weights)
-        quotas = strata.proportional(sizes, size)
-        quotas -= strata.sizes(spent, self._num_strata, self._weights)
+        by_rank = size - round(self._recipe.mix * size)
+        if self._recipe.quotas == "exact":
+            quotas = self._quotas(sizes, size)
+            # No part of a quota is larger than the quota, so both parts add up to the size.
+            top = strata.proportional(quotas, by_rank)
+        else:
+            quotas = strata.proportional(sizes, size)
+            top = self._quotas(sizes, by_rank)
+        kept = self._cut(ranking, top, "criterion")
+        del ranking
+        # What is drawn makes up for what the ranking left of each stratum's share.
+        spent = np.where(kept, self._codes, np.int16(-1))
+        quotas = quotas - strata.sizes(spent, self._num_strata, self._weights)
+        rest = np.where(kept, np.int16(-1), self._codes)
         drawn = strata.Drawn(self._table, self._recipe.seed)
-        quotas = np.maximum(quotas, 0)
-        self.drawn = cut_within_budget(drawn, quotas, rest, self._weights).selected
+        self.drawn = cut_within_budget(drawn, np.maximum(quotas, 0), rest, self._weights).selected
         return kept | self.drawn
 
     def _keep_of_strata(self, scores: Scores, budget: int) -> NDArray[np.bool_]:
         """The share of each stratum: its highest scores or, in strata by score, drawn at random."""
-        recipe, codes = self._recipe, self._codes
-        if recipe.strata != "score":
-            sizes = strata.sizes(codes, self._num_strata, self._weights)
-            quotas = strata.proportional(sizes, budget)
-            return self._cut(scores, quotas, "criterion")
-        self._num_strata = recipe.num_strata or NUM_STRATA["score"]
-        strata.by_score(scores, codes, self._num_strata)
-        sizes = strata.sizes(codes, self._num_strata, self._weights)
-        quotas = strata.coverage_centric(sizes, budget)
-        drawn = strata.Drawn(self._table, recipe.seed)
-        return self._cut(drawn, quotas, "criterion")
+        ranking = self._ranking_by_strata(scores)
+        sizes = strata.sizes(self._codes, self._num_strata, self._weights)
+        return self._cut(ranking, self._quotas(sizes, budget), "criterion")
+
+    def _ranking_by_strata(self, scores: Scores) -> Column:
+        """What ranks the pairs within strata; makes the strata by score."""
+        if self._recipe.strata != "score":
+            return scores
+        self._num_strata = self._recipe.num_strata or NUM_STRATA["score"]
+        strata.by_score(scores, self._codes, self._num_strata)
+        return strata.Drawn(self._table, self._recipe.seed)
+
+    def _quotas(self, sizes: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
+        """The budgets (G,) of strata of sizes (G,), which sum to the whole budget."""
+        if self._recipe.strata == "score":
+            return strata.coverage_centric(sizes, budget)
+        return strata.proportional(sizes, budget)
 
     def _leave_out(self, rows: NDArray[np.bool_] | NDArray[np.int64], step: str) -> None:
         self.steps.append(step)
@@ -399,11 +420,15 @@ class _Candidates:
     def _cut(self, scores: Column, budgets: NDArray[np.int64], step: str) -> NDArray[np.bool_]:
         """The highest scores (N,) of each stratum that is left; counts ties under `step`."""
         cut = cut_within_budget(scores, budgets, self._codes, self._weights, self._tie_keys)
-        if cut.num_tied:
-            counts = self.ties.setdefault(step, {"num_pairs": 0, "num_before": 0})
-            counts["num_pairs"] += cut.num_tied
-            counts["num_before"] += cut.num_tied_selected
+        self._count_ties(step, cut.num_tied, cut.num_tied_selected)
         return cut.selected
+
+    def _count_ties(self, step: str, num_pairs: int, num_before: int) -> None:
+        """Count pairs whose order at a cut their scores did not decide."""
+        if num_pairs:
+            counts = self.ties.setdefault(step, {"num_pairs": 0, "num_before": 0})
+            counts["num_pairs"] += num_pairs
+            counts["num_before"] += num_before
 
     def _left(self) -> int:
         """Size of what is left."""
@@ -428,6 +453,26 @@ def recorded_scores(
             "scores were not recorded; run 'pycat select' again"
         )
     return scores
+
+
+def _at_the_cap(
+    ids: NDArray[Any], values: Scores, max_pairs: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Place (n,) of each row in its group, and whether the cap goes through rows of its score.
+
+    Args:
+        ids: group of each row (n,), ascending.
+        values: scores (n,), falling within each group.
+        max_pairs: the cap.
+    """
+    first = np.searchsorted(ids, ids)
+    place = np.arange(len(ids)) - first
+    # The rows on both sides of the cap; beyond the last group's end any row will do.
+    last_in = np.minimum(first + max_pairs - 1, len(ids) - 1)
+    first_out = np.minimum(first + max_pairs, len(ids) - 1)
+    is_full = (first + max_pairs < len(ids)) & (ids[first_out] == ids)
+    is_split = is_full & (values[last_in] == values[first_out])
+    return place, is_split & (values == values[last_in])
 
 
 def _facts(

@@ -51,6 +51,9 @@ class Recipe:
     Attributes:
         ties: what ranks equal scores: "text", a hash of the pair's tokens and the seed; or "row",
             the lower row first, as selections of earlier versions have it.
+        quotas: with `mix`, how strata share what the ranking keeps and what is drawn: "exact",
+            where both add up to what was asked for; or "clipped", as selections of earlier versions
+            have it, which could keep more.
     """
 
     keep: float | tuple[float, float] = 0.5
@@ -67,6 +70,7 @@ class Recipe:
     tails: tuple[float, float] | None = None
     mix: float = 0.0
     ties: str = "text"
+    quotas: str = "exact"
 
     @property
     def needs_noise(self) -> bool:
@@ -195,6 +199,7 @@ class Recipe:
             tails=None if recipe.get("tails") is None else tuple(recipe["tails"]),
             mix=recipe.get("mix", 0.0),
             ties="text" if "ties" in manifest else "row",
+            quotas=manifest.get("quotas", "clipped"),
         )
 
     def json(self, hashes: Mapping[str, str], *, broke_ties: bool = False) -> dict[str, Any]:

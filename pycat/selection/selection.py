@@ -1,6 +1,6 @@
 """Selections: the pairs that are kept of a corpus, and their text."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -238,7 +238,7 @@ class Selection:
                     "(write_text, --text SRC TGT)"
                 )
             source = file.path
-        _refuse_own_text((source,), (path,))
+        refuse_own_text((source,), (path,))
         kept = np.zeros(self.manifest["num_lines"], dtype=bool)
         kept[self.lines] = True
         write_kept(source, kept, path, overwrite=overwrite)
@@ -370,11 +370,16 @@ def _write(
     text: ParallelText, rows: Iterator[tuple[bytes, ...]], outs: tuple[Path, ...], overwrite: bool
 ) -> None:
     """Write rows of a text to files that are not the text itself."""
-    _refuse_own_text(text.paths, outs)
+    refuse_own_text(text.paths, outs)
     write_rows(rows, outs, overwrite=overwrite)
 
 
-def _refuse_own_text(paths: tuple[Path, ...], outs: tuple[Path, ...]) -> None:
+def refuse_own_text(paths: Sequence[Path], outs: Sequence[Path]) -> None:
+    """Refuse to write to files of a text.
+
+    Raises:
+        OutputError: one of `outs` is one of `paths`.
+    """
     for out in outs:
         if out.exists() and any(out.samefile(path) for path in paths if path.exists()):
             raise OutputError(f"{out}: this is the text being pruned; write to another file")

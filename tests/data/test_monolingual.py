@@ -56,6 +56,10 @@ def test_a_line_is_a_target(corpus: pycat.Corpus, folder: Path) -> None:
     assert encoded[1][0] == corpus[1][1].tolist()
     scores = pycat.score(corpus, folder / "lm", device="cpu", out=folder / "scores")
     kept = pycat.select(scores, keep=1.0, by="cat_var", rules="none", guard=0)
+    written = pycat.export_opustrainer(kept, scores, out=folder / "export")
+    exported = gzip.decompress((folder / "export" / "kept.tsv.gz").read_bytes())
+    assert exported.decode().splitlines() == [f"{LINES[0]} {LINES[1]}", *LINES[2:]]
+    assert "num_fields: 1\n" in written.read_text()
     kept.write_one(folder / "all.en")
     assert (folder / "all.en").read_bytes() == (folder / "text.en").read_bytes()
     with pytest.raises(PycatError, match="the text has one side; name one file"):

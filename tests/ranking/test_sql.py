@@ -93,6 +93,7 @@ def test_report_and_explain_run_no_sql_of_a_file(
     opened = pycat.Selection.open(tmp_path / "selection")
     for found in (selection, in_memory, opened):
         write_report(tmp_path / "page.html", found, table, timings={})
+        pycat.export_opustrainer(found, table, out=tmp_path / "export")
         steps = [explain.step for pair in (0, 1, 2) if (explain := decision(table, pair, found))]
         assert set(steps) <= {"cut", f"drop {drop}"}
     # A recipe that someone else wrote.
@@ -105,6 +106,56 @@ def test_report_and_explain_run_no_sql_of_a_file(
     with pytest.raises(PycatError, match="is SQL that a file holds, which is not run"):
         write_report(tmp_path / "page.html", forged, table, timings={})
     assert "not known" in str(decision(table, 1, forged))
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"criterion": "sql: nll_0"},
+        {"criterion": "-sql: nll_0"},
+        {"criterion": "learnability+sql: nll_0"},
+        {"criterion": "sql: nll_0+learnability"},
+        {"criterion": "coverage+-sql: nll_0"},
+        {"drop": [["sql: nll_0", 0.2]]},
+        {"drop": [["length+sql: nll_0", 0.2]]},
+        {"drop": [["sql: nll_0", 0.2]], "criterion": "coverage"},
+    ],
+    ids=str,
+)
+def test_nothing_runs_sql_that_was_written_into_a_manifest(
+    table: pycat.ScoreTable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    forged: dict[str, Any],
+) -> None:
+    run: list[str] = []
+    monkeypatch.setattr("pycat.ranking.sql.evaluate", lambda _, expression: run.append(expression))
+    pycat.select(table, by="length", rules="none", guard=0, out=tmp_path / "selection")
+    file = tmp_path / "selection" / "selection.json"
+    manifest = pycat.Selection.open(tmp_path / "selection").manifest
+    write_manifest(file, {**manifest, "recipe": {**manifest["recipe"], **forged}})
+    found = pycat.Selection.open(tmp_path / "selection")
+    with pytest.raises(PycatError, match=r"SQL that a file holds|a mean of ranks takes none"):
+        pycat.export_opustrainer(found, table, out=tmp_path / "export")
+    assert decision(table, 1, found).step == "not known"
+    if forged.get("criterion", "length") == "length":
+        write_report(tmp_path / "page.html", found, table, timings={})
+    else:
+        with pytest.raises(PycatError, match=r"SQL that a file holds|a mean of ranks takes none"):
+            write_report(tmp_path / "page.html", found, table, timings={})
+    assert not run
+
+
+def test_a_mean_of_ranks_takes_no_expression(table: pycat.ScoreTable) -> None:
+    for by in ("learnability+sql: nll_0", "length+-sql: nll_0 - 1"):
+        with pytest.raises(PycatError) as caught:
+            pycat.select(table, by=by, rules="none", guard=0)
+        assert str(caught.value) == (
+            f"criterion {by!r}: {by.split('+')[1]!r} is an expression, and a mean of ranks takes "
+            "none; add its values to the table as a column (ScoreTable.add), and name that"
+        )
+    # An expression may have a sum in it.
+    assert len(pycat.select(table, by="sql: nll_0 + nll_1", rules="none", guard=0)) == 150
 
 
 def decision(table: pycat.ScoreTable, pair: int, selection: pycat.Selection) -> Any:

@@ -261,7 +261,8 @@ def test_what_cannot_be_chosen_again_says_so(table: pycat.ScoreTable) -> None:
     other.add("quality", np.zeros(300))
     decision = explain(other, 3, selection=selection).decision
     assert decision is not None
-    assert decision.reason == "dropped; a column that the selection used holds other values now"
+    assert "dropped; the selection cannot be made again: " in decision.reason
+    assert "a column that the selection used holds other values now (by)" in decision.reason
 
 
 def test_rules_that_a_pair_breaks(tmp_path: Path, make_scores: MakeScores) -> None:

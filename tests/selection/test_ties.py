@@ -1,5 +1,6 @@
 """Equal scores at a cut are decided by the text of the pairs, not by their place in the file."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from pycat.cli.select import summary
 from pycat.data.corpus import Corpus
 from pycat.ranking.tie_keys import tie_keys
 from pycat.ranking.top_k import cut_within_budget
+from pycat.runtime.output import digest
 from pycat.selection.choice import choose
 from pycat.selection.recipe import Recipe
+from pycat.selection.replaying import choose_again
+from pycat.selection.selection import Selection
 
 DOMAINS = [toy_pairs(300)[:150], toy_pairs(300)[150:]]
 
@@ -137,6 +141,74 @@ def test_ties_are_counted_printed_and_seeded(
         selection = plain_select(table, keep=keep, by=by, seed=3)
         assert "ties" not in selection.manifest and selection.manifest["recipe"]["seed"] is None
         assert "equal scores" not in summary(selection)
+
+
+def test_ties_at_a_cap_and_at_tails_are_counted_and_seeded(
+    orders: list[tuple[Corpus, list[tuple[str, str]]]], make_scores: MakeScores
+) -> None:
+    corpus, _ = orders[0]
+    nll = np.ones((300, 2))
+    nll[:, 1] = corpus.num_tokens  # the last perplexity is e for all
+    table = make_scores(corpus, nll)
+    # Groups of 6, 4 and 2 pairs. In the first the cap of 3 goes through three of score 5, of which
+    # one stays; in the second through four, of which three stay; in the third it drops nothing.
+    group, score = np.full(300, -1), np.arange(300.0)
+    group[[0, 1, 2, 3, 4, 5]], score[[0, 1, 2, 3, 4, 5]] = 7, [9, 8, 5, 5, 5, 1]
+    group[[10, 20, 30, 40]], score[[10, 20, 30, 40]] = 2, 6
+    group[[50, 60]], score[[50, 60]] = 4, 6
+    table.add("group", group)
+    table.add("score", score)
+    options: dict[str, Any] = {"by": "score", "cap": ("group", 3), "keep": 296 / 300}
+    kept = plain_select(table, **options)
+    assert kept.manifest["ties"] == {"cap": {"num_pairs": 7, "num_before": 4}}
+    keys = tie_keys(corpus)(np.arange(300)).tolist()
+    dropped = [*sorted([2, 3, 4], key=keys.__getitem__)[1:], 5]
+    dropped.append(max([10, 20, 30, 40], key=keys.__getitem__))
+    assert sorted({*range(300)} - {*kept.pair_ids.tolist()}) == sorted(dropped)
+    assert (
+        plain_select(table, **{**options, "cap": ("group", 4)}, seed=3).manifest["recipe"]["seed"]
+        == 3
+    )
+    # A cap that scores alone decide breaks no tie: above the pairs of score 5, and below them.
+    for max_pairs in (2, 5):
+        table.add(f"group_{max_pairs}", np.where(group == 7, 7, -1))
+        selection = plain_select(table, by="score", cap=(f"group_{max_pairs}", max_pairs), keep=0.9)
+        assert "cap" not in selection.manifest.get("ties", {})
+    tails = plain_select(table, by="score", tails=(0.1, 0.0), keep=0.9)
+    assert tails.manifest["ties"] == {"tails": {"num_pairs": 300, "num_before": 30}}
+
+
+@pytest.mark.parametrize(
+    "options", [{"cap": ("group", 3)}, {"tails": (0.1, 0.1)}, {"cap": ("group", 3), "keep": 0.1}]
+)
+def test_a_cap_of_any_version_is_made_again_as_it_was(
+    orders: list[tuple[Corpus, list[tuple[str, str]]]],
+    make_scores: MakeScores,
+    options: dict[str, Any],
+) -> None:
+    corpus, _ = orders[0]
+    nll = np.ones((300, 2))
+    nll[:, 1] = corpus.num_tokens
+    table = make_scores(corpus, nll)
+    table.add("group", np.arange(300) % 20)  # 15 pairs each, by lot: all scores are equal
+    table.add("score", np.zeros(300))
+    table.add("own", np.random.default_rng(0).permutation(300).astype(float))
+    by = "score" if "cap" in options else "own"
+    keep = 60 / 300 if "cap" in options else 0.8
+    recipe = Recipe(**{"by": by, "keep": keep, **options})
+    kept = {}
+    for ties in ("row", "text"):
+        choice = choose(table, replace(recipe, ties=ties), corpus=corpus)
+        kept[ties] = choice.kept
+        facts = {name: value for name, value in choice.facts.items() if name != "ties"}
+        ids = np.flatnonzero(choice.kept)
+        scores = digest(table.manifest["recipe"])
+        manifest = {"recipe": {"scores": scores, **choice.recipe}, **facts}
+        # Earlier versions did not count these ties.
+        earlier = Selection(ids, ids, manifest, corpus.path)
+        again = choose_again(earlier, table, corpus)
+        assert again.kept.tolist() == choice.kept.tolist()
+    assert kept["row"].tolist() != kept["text"].tolist()
 
 
 def test_keys_are_those_of_the_tokens(orders: list[tuple[Corpus, list[tuple[str, str]]]]) -> None:
