@@ -62,6 +62,8 @@ _REMEDIES = {
     errno.EACCES: "see that you may read or write there, or choose another place",
     errno.EPERM: "see that you may read or write there, or choose another place",
     errno.EROFS: "choose an --out you may write to",
+    errno.ENOENT: "see that the name is right, and that its folder is there",
+    errno.ENAMETOOLONG: "choose a shorter name: temporary files have 20 bytes more",
 }
 
 
@@ -136,6 +138,10 @@ def _message(error: Exception) -> str | None:
         # Whatever else is written is named in its errors.
         if _is_output_lost() or (error.filename is None and error.errno == errno.ENOSPC):
             return f"standard output: {error.strerror}; direct it to another place"
+        if error.filename is None and error.errno == errno.ENOENT:
+            return (
+                "the folder that this command runs in is gone; change to another and run it again"
+            )
         remedy = _REMEDIES.get(error.errno or 0, "mend that")
         return f"{error}; {remedy}, and run the same command again: finished work is kept"
     if isinstance(error, UnicodeEncodeError):
@@ -200,6 +206,8 @@ def _write_utf8() -> None:
 
 
 def _failed(message: str, status: int) -> int:
+    # In one line, and without orders to the terminal, whatever a file's name or content is.
+    message = message.translate({code: repr(chr(code))[1:-1] for code in (*range(32), 127)})
     with suppress(OSError):  # standard error may be full or closed
         print(message, file=sys.stderr, flush=True)
     return status

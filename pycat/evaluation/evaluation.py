@@ -51,6 +51,7 @@ _MIN_UPDATES = 12
 # Translations, and the page and charts that `write_evaluation_page` adds.
 _OWNED = ("*/*.hyp.txt", "evaluation.html", "*.loss.svg", "*.worth.svg")
 
+DEFAULT_PASSES = 8.0
 # Below so many passes over a half even a random one repeats too little to lose to the whole.
 _FEW_PASSES = 8
 
@@ -69,7 +70,7 @@ def evaluate(
     out: str | PathLike[str],
     arms: Sequence[str] = DEFAULT_ARMS,
     seeds: int = 2,
-    passes: float = 8.0,
+    passes: float | None = None,
     curve: bool = True,
     labels: str | PathLike[str] | None = None,
     preset: str = "auto",
@@ -105,7 +106,7 @@ def evaluate(
         arms: names as `arm_views` has them: "full", "random", "random-lengths", "selected",
             "oracle", or folders of other selections of the same corpus.
         seeds: models of each arm; in random arms each has pairs of its own.
-        passes: over the selection's target tokens.
+        passes: over the selection's target tokens; 8 by default.
         curve: train on random eighths and quarters too, and say what each arm is worth as a share
             of random text (`effective_data`). Without it gains on the arms "full" and "random" are
             told where these are among the arms.
@@ -136,6 +137,7 @@ def evaluate(
     """
     # One function, longer than most: it is the order of its steps.
     # What to train on, for how long, and what to measure on.
+    passes = DEFAULT_PASSES if passes is None else passes
     selection = _open_selection(selection)
     corpus = selection.corpus()
     if stage is not None:
@@ -147,7 +149,7 @@ def evaluate(
     is_here(on, num_workers)  # an error, if it names no place
     _ = corpus.tokenizer  # an error, if there is none, before anything is trained
     texts = {name: text_beside(test, corpus) for name, test in tests.items()}
-    own_test = None
+    kept, own_test = selection.kept_corpus().id, None
     if held_out is not None:
         own_test = corpus.subset(held_out)
         corpus = corpus.subset(np.setdiff1d(corpus.pair_ids, held_out))
@@ -231,6 +233,7 @@ def evaluate(
             **search,
         )
         folder.finish(
+            selection=kept,
             arms=results,
             random_curve=curves,
             warnings=[
