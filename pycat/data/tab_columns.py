@@ -35,6 +35,8 @@ def check_first_columns(text: ParallelText) -> None:
     if num_columns < 2:
         return
     kinds = [kind_of([row[place] for row in rows]) for place in range(num_columns)]
+    if num_columns == 2:  # then few words are those of a small text, not labels beside sentences
+        kinds = [None if kind == "labels" else kind for kind in kinds]
     wrong = next((place for place in (0, 1) if kinds[place] is not None), None)
     if wrong is None:
         num_same = sum(row[0].strip() == row[1].strip() for row in rows)

@@ -5,7 +5,6 @@ file is called, and written by the file's suffix. Archives, UTF-16 and pipes are
 """
 
 import bz2
-import codecs
 import io
 import lzma
 import stat
@@ -226,14 +225,4 @@ def _compression(path: Path, head: bytes) -> str | None:
     for magic, kind in _MAGIC.items():
         if head.startswith(magic):
             return kind
-    # Programs that download a file may unpack it and leave its name.
-    return None if _is_text(head) else COMPRESSED.get(path.suffix.lower())
-
-
-def _is_text(head: bytes) -> bool:
-    """Whether a file that begins like this is text: UTF-8 without other controls than blanks."""
-    try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError:
-        return False
-    return all(letter >= " " or letter in "\t\n\v\f\r" for letter in text)
+    return COMPRESSED.get(path.suffix.lower())

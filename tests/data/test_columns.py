@@ -171,6 +171,9 @@ def test_two_columns_may_hold_none_either(address: str, tmp_path: Path) -> None:
         pycat.tokenize(tsv=tsv, out=tmp_path / "corpus", vocab_size=300)
     shutil.rmtree(tmp_path / "corpus", ignore_errors=True)
     assert len(pycat.tokenize(tsv=tsv, out=tmp_path / "c", columns=(1, 2), vocab_size=300)) == 300
+    few = write_tsv(tmp_path / "few.tsv", [("yes", "ja"), ("no", "nein")] * 200)
+    tokenizer = tmp_path / "c" / "tokenizer.model"
+    assert len(pycat.tokenize(tsv=few, out=tmp_path / "few", tokenizer=tokenizer)) == 400
 
 
 def test_two_columns_of_the_same_text_are_no_pairs(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from helpers import toy_pairs, write_lines
 
 import pycat
 from pycat.data.parallel_text import ParallelText, write_rows
-from pycat.data.text_files import is_compressed
 from pycat.errors import OutputError, TextError
 
 LINES = [f"line {i} — ü\n".encode() for i in range(5000)]
@@ -58,19 +57,6 @@ def test_any_name_will_do(kind: str, name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(COMPRESS[kind](WHOLE))
     assert rows_of(path) == LINES
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_text_that_was_unpacked_may_keep_its_name(name: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    for lines in (LINES, ["ä".encode() * 500 + b"\n"], [b"a\tb \x0b\r\n"]):
-        path.write_bytes(b"".join(lines))
-        assert rows_of(path) == lines
-        assert not is_compressed(path)
-    path.write_bytes(b"\x1f\x8c" + gzip.compress(WHOLE)[2:])
-    if path.suffix.lower() == ".gz":
-        with pytest.raises(TextError, match=r"reading failed after line 0 \(.*damaged"):
-            rows_of(path)
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
