@@ -1,9 +1,10 @@
 """Time causal models in `pycat.score`'s forward pass against Hugging Face and CTranslate2.
 
 python bench/bench_causal.py [--shape gpt2|llama] [--lines N] [--checkpoints K] [--rounds N]
-                             [--layers N] [--json FILE]
+                             [--layers N] [--prompt N] [--ours] [--json FILE]
 
-One thread, processor time, in turns. Each line follows one token, as monolingual text does.
+One thread, processor time, in turns. Each line follows one token, as monolingual text does, or with
+--prompt so many tokens that all lines share.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from copy import copy
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_scoring import TOLERANCE, TUNED, relative
 from harness import (
     processor_flags,
     processor_name,
@@ -31,6 +32,7 @@ from harness import (
 )
 from numpy.typing import NDArray
 from proxies import EOS_ID, PAD_ID, translation_lengths, write_corpus
+from scoring_variants import TOLERANCE, TUNED, relative
 from torch.nn.utils.rnn import pad_sequence
 
 from pycat import _core
@@ -64,6 +66,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 BUDGETS = (512, 1024, 2048)  # tokens of a batch, of which each rival gets its best
 SQUARE = 2048
+UNSHARED = ", nothing shared"
 
 Nll = NDArray[np.float64]
 
@@ -94,9 +97,12 @@ def make_checkpoints(folder: Path, shape: str, count: int, layers: int | None) -
     return paths
 
 
-def forward_flops(model: Any, tgt: NDArray[Any], vocab_size: int) -> float:
-    """Operations in the matrix products of one pass: two a weight and token, and attention."""
-    config, t = model.config, tgt.astype(np.float64)
+def forward_flops(model: Any, tgt: NDArray[Any], prompt: int, vocab_size: int) -> float:
+    """Operations in the matrix products of one pass: two a weight and token, and attention.
+
+    A prompt of so many tokens is computed for each line; it takes no part in the output layer.
+    """
+    config, t = model.config, tgt.astype(np.float64) + prompt - 1
     embeddings = {
         id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)
     }
@@ -106,7 +112,7 @@ def forward_flops(model: Any, tgt: NDArray[Any], vocab_size: int) -> float:
         if value.dim() == 2 and id(value) not in embeddings
     )
     attention = config.num_hidden_layers * config.hidden_size * t * (t + 1)
-    return float(2 * ((weights + vocab_size * config.hidden_size) * t + attention).sum())
+    return float(2 * (weights * t + vocab_size * config.hidden_size * tgt + attention).sum())
 
 
 class Ours:
@@ -121,6 +127,12 @@ class Ours:
         )
         self.prepare_s = time.process_time() - start
         assert isinstance(self._forward, CpuForward)
+
+    def of(self, corpus: Corpus) -> "Ours":
+        """The same checkpoints on other lines of the same lengths."""
+        other = copy(self)
+        other._corpus = corpus
+        return other
 
     def __call__(self) -> Nll:
         """Nll (N, K)."""
@@ -138,21 +150,22 @@ class HuggingFace:
     def __init__(self, corpus: Corpus, model: Any, budget: int) -> None:
         self._model, self._budget = model, budget
         self._rows = [torch.from_numpy(corpus[i][1].astype(np.int64)) for i in range(len(corpus))]
+        self._prompt = torch.from_numpy(corpus[0][0].astype(np.int64))
 
     @torch.inference_mode()
     def __call__(self) -> Nll:
         """Nll (N,)."""
         nll = np.empty(len(self._rows))
         order = np.argsort([len(row) for row in self._rows], kind="stable")
-        first = 0
+        first, before = 0, len(self._prompt) - 1
         for i in range(1, len(order) + 1):
-            full = i < len(order) and len(self._rows[order[i]]) * (i + 1 - first) > self._budget
-            if i < len(order) and not full:
+            longest = before + len(self._rows[order[min(i, len(order) - 1)]])
+            if i < len(order) and longest * (i + 1 - first) <= self._budget:
                 continue
             rows, first = order[first:i], i
             tgt = pad_sequence([self._rows[row] for row in rows], True, PAD_ID)
-            ids = F.pad(tgt[:, :-1], (1, 0), value=EOS_ID)
-            logits = self._model(input_ids=ids, use_cache=False).logits
+            ids = torch.cat([self._prompt.expand(len(tgt), -1), tgt[:, :-1]], dim=1)
+            logits = self._model(input_ids=ids, use_cache=False).logits[:, before:]
             tokens = F.cross_entropy(
                 logits.float().flatten(0, 1), tgt.flatten(), reduction="none", ignore_index=PAD_ID
             )
@@ -170,14 +183,16 @@ class CTranslate2:
             str(folder), compute_type=dtype, inter_threads=1, intra_threads=1
         )
         self._budget = budget
-        self._tokens = [[str(EOS_ID), *map(str, corpus[i][1].tolist())] for i in range(len(corpus))]
+        pairs = [corpus[i] for i in range(len(corpus))]
+        self._tokens = [[str(token) for side in pair for token in side] for pair in pairs]
+        self._before = len(pairs[0][0]) - 1
 
     def __call__(self) -> Nll:
         """Nll (N,)."""
         found = self._generator.score_batch(
             self._tokens, max_batch_size=self._budget, batch_type="tokens"
         )
-        return np.array([-sum(result.log_probs) for result in found])
+        return np.array([-sum(result.log_probs[self._before :]) for result in found])
 
 
 def converted(path: Path, out: Path) -> Path | None:
@@ -215,6 +230,8 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, help="of the model, in place of 12")
+    parser.add_argument("--prompt", type=int, default=1, help="tokens that all lines share")
+    parser.add_argument("--ours", action="store_true", help="without rivals")
     parser.add_argument("--json", type=Path, help="the result, as on the last line")
     parser.add_argument("--quick", action="store_true", help="16 lines, 1 layer, 1 round")
     options = parser.parse_args()
@@ -235,9 +252,11 @@ def main() -> None:
 def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     paths = make_checkpoints(folder, options.shape, options.checkpoints, options.layers)
     lengths = translation_lengths(options.lines)
-    lengths[0] = 1
     vocab_size = SHAPES[options.shape][1]["vocab_size"]
-    corpus = write_corpus(folder, lengths, vocab_size)
+    prompt = np.random.default_rng(1).choice(vocab_size, options.prompt)
+    prompt[-1] = EOS_ID
+    prompts = np.tile(prompt.astype(np.int32), (options.lines, 1))
+    corpus = write_corpus(folder / "text", lengths, vocab_size, src=prompts)
     adapters = load_adapters(paths, corpus)
     model: Any = adapters[0].module
 
@@ -247,17 +266,26 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     if _core.cpu_isa() not in ("portable", "neon"):
         dtypes.append("int8")
     ours = {f"pycat {dtype}": Ours(corpus, adapters, dtype) for dtype in dtypes}
+    # Prompts that differ in their first token, which leaves nothing to share.
+    unshared = {}
+    if options.prompt > 1:
+        prompts[:, 0] = np.arange(options.lines)
+        unlike = write_corpus(folder / "unlike", lengths, vocab_size, src=prompts)
+        unshared = {f"{name}{UNSHARED}": work.of(unlike) for name, work in ours.items()}
     # Rivals do the same for each checkpoint, and are timed on one.
     rivals: dict[str, tuple[Callable[[], Nll], int]] = {}
-    rivals["Hugging Face sorted float32"] = best(lambda n: HuggingFace(corpus, model, n))
+    if not options.ours:
+        rivals["Hugging Face sorted float32"] = best(lambda n: HuggingFace(corpus, model, n))
     products = {"float32": product("float32")}
-    if torch_multiplies_bfloat16("cpu"):
+    has_bfloat16 = torch_multiplies_bfloat16("cpu")
+    if has_bfloat16:
+        products["bfloat16"] = product("bfloat16")
+    if has_bfloat16 and not options.ours:
         small = type(model)(model.config).eval()
         small.load_state_dict(model.state_dict())
         small = small.to(torch.bfloat16)
         rivals["Hugging Face sorted bfloat16"] = best(lambda n: HuggingFace(corpus, small, n))
-        products["bfloat16"] = product("bfloat16")
-    if (theirs := converted(paths[0], folder / "ct2")) is not None:
+    if not options.ours and (theirs := converted(paths[0], folder / "ct2")) is not None:
         for dtype in ("float32", "int8"):
             rivals[f"CTranslate2 {dtype}"] = best(
                 lambda n, dtype=dtype: CTranslate2(corpus, theirs, dtype, n)  # type: ignore[misc]
@@ -271,6 +299,7 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     works: dict[str, Callable[[], object]] = {
         **ours,
+        **unshared,
         **{name: work for name, (work, _) in rivals.items()},
         **{f"product {dtype}": work for dtype, work in products.items()},
     }
@@ -292,7 +321,9 @@ def report(
     """Print the table, and return what the last line says."""
     tokens = int(corpus.num_tokens.sum()) * options.checkpoints
     vocab_size = SHAPES[options.shape][1]["vocab_size"]
-    flops = options.checkpoints * forward_flops(model, corpus.num_tokens, vocab_size)
+    flops = options.checkpoints * forward_flops(
+        model, corpus.num_tokens, options.prompt, vocab_size
+    )
     rates = {
         name.removeprefix("product "): 2 * SQUARE**3 / float(np.median(spent))
         for name, spent in seconds.items()
@@ -301,8 +332,9 @@ def report(
     floors = {dtype: flops / rate for dtype, rate in rates.items()}
     print(
         f"{processor_name()}, one thread, processor time; {options.shape}, "
-        f"{model.config.num_hidden_layers} layers; {options.lines} lines, {options.checkpoints} "
-        f"checkpoints, {tokens:,} tokens in all; medians of {options.rounds} rounds\n"
+        f"{model.config.num_hidden_layers} layers; {options.lines} lines behind {options.prompt} "
+        f"tokens, {options.checkpoints} checkpoints, {tokens:,} tokens in all; "
+        f"medians of {options.rounds} rounds\n"
         + "large products at "
         + ", ".join(f"{rate / 1e9:.0f} GFLOP/s ({dtype})" for dtype, rate in rates.items())
         + f"; the forward's are {flops / 1e9:.0f} GFLOP\n"
@@ -310,7 +342,7 @@ def report(
         + "".join(f"{f'of {dtype}':>12}" for dtype in floors)
         + f"{'max off':>9}"
     )
-    base = seconds["Hugging Face sorted float32"]
+    base = seconds.get("Hugging Face sorted float32", np.array(np.nan))
     medians = {name: float(np.median(seconds[name])) for name in off}
     for name, errors in off.items():
         p10, median, p90 = spread(seconds[name])
@@ -321,15 +353,28 @@ def report(
             + "".join(f"{floor / median:12.3f}" for floor in floors.values())
             + f"{errors.max():9.1e}{budget}"
         )
+    over_unshared = {
+        name: ratio(seconds[name + UNSHARED], seconds[name])
+        for name in ours
+        if name + UNSHARED in seconds
+    }
+    for name, over in over_unshared.items():
+        median = float(np.median(seconds[name + UNSHARED]))
+        print(
+            f"{name} of prompts that share nothing: {median:.3f} s, {tokens / median:,.0f} "
+            f"tokens/s, {over} times as long"
+        )
     prepared = {name: round(work.prepare_s, 3) for name, work in ours.items()}
     print(f"before that, converting, verifying and packing weights: {prepared} s")
     return {
         "bench": "causal",
         "shape": options.shape,
         "lines": options.lines,
+        "prompt": options.prompt,
         "checkpoints": options.checkpoints,
         "seconds": {name: round(median, 4) for name, median in medians.items()},
-        "over_hf_sorted": {name: ratio(base, seconds[name]) for name in ours},
+        "over_hf_sorted": {name: ratio(base, seconds[name]) for name in ours if not options.ours},
+        "over_unshared": over_unshared,
         **{
             f"over_ct2_{dtype}": ratio(seconds[f"CTranslate2 {dtype}"], seconds[f"pycat {dtype}"])
             for dtype in ("float32", "int8")

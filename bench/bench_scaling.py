@@ -6,7 +6,7 @@ first parts of all workers and the last part, of all steps of a verb together, o
 between. The files of all variants, and of this process by itself, are compared. On a machine whose
 cores are busy with other work `speedup` says nothing.
 
-python bench/bench_scaling.py [--quick] [--without-ray]
+python bench/bench_scaling.py [--quick | --short] [--without-ray]
 """
 
 import argparse
@@ -52,6 +52,11 @@ SIZES = {
     "tokenize": Size(24, 16_384),
     "measure": Size(24, 16_384),
     "score": Size(24, 2_048),
+}
+SHORT = {
+    "tokenize": Size(16, 8_192),
+    "measure": Size(16, 8_192),
+    "score": Size(16, 512),
 }
 QUICK = {"tokenize": Size(4, 1024), "measure": Size(4, 1024), "score": Size(4, 128)}
 
@@ -175,9 +180,10 @@ def verbs_on(work: Path, sizes: dict[str, Size], *, quick: bool) -> dict[str, Ca
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="only see that everything works")
+    parser.add_argument("--short", action="store_true", help="time less work, in some minutes")
     parser.add_argument("--without-ray", action="store_true")
     options = parser.parse_args()
-    sizes = QUICK if options.quick else SIZES
+    sizes = QUICK if options.quick else SHORT if options.short else SIZES
     found: dict[str, dict[str, Any]] = {verb: {} for verb in sizes}
     costs: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -2,9 +2,10 @@
 
 python bench/bench_scoring.py [--device cpu|cuda] [--preset tiny|base] [--pairs N]
                               [--checkpoints K] [--threads N] [--rounds N] [--quick] [--json FILE]
-                              [--only float32|int8]
+                              [--only float32|int8|ours]
 
-With --only, ours against tuned CTranslate2 in that type, and nothing else: minutes less.
+With --only TYPE, ours against tuned CTranslate2 in that type, and nothing else: minutes less. With
+--only ours, the speed of threads and of batch sizes alone.
 On CUDA without CTranslate2; scores of the first pairs must then be those of the CPU.
 """
 
@@ -12,10 +13,8 @@ import argparse
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,27 +22,14 @@ from typing import Any
 import numpy as np
 from harness import (
     device_name,
-    processor_flags,
-    ratio,
     spread,
-    torch_multiplies_bfloat16,
     turns,
 )
 from numpy.typing import NDArray
 from proxies import random_proxy, save_ctranslate2, translation_lengths, write_corpus
-from scorers import (
-    NAIVE_BATCH,
-    Answer,
-    CTranslate2,
-    HuggingFace,
-    Process,
-    Product,
-    Pycat,
-)
+from scoring_variants import CUDA_PAIRS, DEFAULT_BATCH, ONE_THREAD, OUR_BUDGETS, Bench, relative
 
 from pycat import _core
-from pycat.data.corpus import Corpus
-from pycat.errors import PycatError
 from pycat.proxy.checkpoint import save_checkpoint
 from pycat.proxy.transformer import PRESETS, ModelConfig
 from pycat.ranking.criteria import cat_var
@@ -54,25 +40,6 @@ NUM_PAIRS = {
     "cuda": {"tiny": 98_304, "base": 32_768},
 }
 ROUNDS = {"tiny": 3, "base": 2}
-# Tokens of a batch, from which each rival gets its best, and which are tried on ours.
-BUDGETS = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 16_384, 65_536)}
-OUR_BUDGETS = {"cpu": (1024, 2048, 8192, 16_384), "cuda": (4096, 8192, 32_768, 65_536)}
-SQUARES = {"cpu": (2048, 4096), "cuda": (8192,)}  # sides of the large products
-# On CUDA in float32, and for rivals, so many of the pairs are enough; and of those that are held
-# against the CPU.
-CUDA_PAIRS, CUDA_CPU_PAIRS = 4096, 96
-DEFAULT_BATCH, ONE_THREAD = "default batch", "one thread"
-TOLERANCE = 1e-4  # relative, of a sentence's nll in float32
-
-# By default glibc gives large blocks back at once, and the arenas of its threads hold none above
-# 64 MB: the kernel then takes up to 0.45 of CTranslate2's time (base, int8) to map them again. Nor
-# does it choose AVX-512 by itself.
-TUNED = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
-}
-
 # Keys of the result.
 RIVALS = {
     "hf_naive": "Hugging Face naive",
@@ -83,26 +50,6 @@ RIVALS = {
     "ct2_float32_untuned": "CTranslate2 float32",
     "ct2_int8_untuned": "CTranslate2 int8",
 }
-
-
-@dataclass
-class Variant:
-    """One way to score: by which process, how, what share of the pairs, and what it took."""
-
-    process: Process
-    options: dict[str, Any]
-    pairs: int
-    checkpoints: int
-    scale: float = 1.0  # from its pairs to all of them, by target tokens
-    answers: list[Answer] = field(default_factory=list)
-
-    def ask(self, pairs: int, checkpoints: int) -> Answer:
-        return self.process.ask(pairs=pairs, checkpoints=checkpoints, **self.options)
-
-    @property
-    def seconds(self) -> NDArray[np.float64]:
-        """Of each round, for all pairs."""
-        return self.scale * np.array([answer.elapsed_s for answer in self.answers])
 
 
 def forward_flops(config: ModelConfig, src: NDArray[Any], tgt: NDArray[Any]) -> float:
@@ -118,198 +65,9 @@ def forward_flops(config: ModelConfig, src: NDArray[Any], tgt: NDArray[Any]) -> 
     return float(2 * (layers * (encoder + decoder) + d * config.vocab_size * t).sum())
 
 
-def relative(nll: NDArray[np.float64], exact: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each error over the exact value, of the pairs and checkpoints that both have."""
-    pairs, checkpoints = np.minimum(nll.shape, exact.shape)
-    ratio = nll[:pairs, :checkpoints] / exact[:pairs, :checkpoints]
-    found: NDArray[np.float64] = np.abs(ratio - 1)
-    return found
-
-
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     ranks = np.stack([x.argsort().argsort() for x in (a, b)])
     return float(np.corrcoef(*ranks)[0, 1])
-
-
-class Bench:
-    """The processes of one run, and what they are asked."""
-
-    def __init__(
-        self,
-        folder: Path,
-        config: ModelConfig,
-        corpus: Corpus,
-        checkpoints: int,
-        threads: int,
-        device: str,
-        only: str | None = None,
-    ) -> None:
-        self.corpus, self.checkpoints, self.threads = corpus, checkpoints, threads
-        self.device, self.pairs = device, len(corpus)
-        vocab_size = config.vocab_size
-        given = folder, checkpoints, vocab_size
-
-        self.ours = Process(Pycat, *given, device, threads=threads)
-        self.processes = {"ours": self.ours}
-        self.variants: dict[str, Variant] = {}
-        if only is not None:
-            self._add_ctranslate2(*given)
-            return
-        self.product = self.processes["product"] = Process(Product, device, threads=threads)
-        if device == "cuda":
-            # One checkpoint is enough: the loop does the same for each.
-            self.hugging_face = Process(
-                HuggingFace, folder, 1, vocab_size, device, CUDA_PAIRS, threads=threads
-            )
-            all_cores = len(os.sched_getaffinity(0))
-            self.processes["cpu"] = Process(Pycat, *given, threads=all_cores)
-        else:
-            self.hugging_face = Process(HuggingFace, *given, threads=threads)
-            self.processes["ours on one"] = Process(Pycat, *given, threads=1)
-            self.processes["ct2"] = Process(CTranslate2, *given, threads=threads)
-            self._add_ctranslate2(*given)
-        self.processes["hugging face"] = self.hugging_face
-        # Types that torch multiplies in; what it lacks is left out, by name.
-        self.torch_dtypes = ["float32"]
-        if torch_multiplies_bfloat16(device):
-            self.torch_dtypes.append("bfloat16")
-        else:
-            print("left out: Hugging Face bfloat16 and its floor (torch lacks the instructions)")
-
-    def _add_ctranslate2(self, *given: object) -> None:
-        """The tuned process. It has AVX-512 unless it is held to less from outside."""
-        is_free = "CT2_FORCE_CPU_ISA" not in os.environ and "avx512f" in processor_flags()
-        avx512 = {"CT2_FORCE_CPU_ISA": "AVX512"} if is_free else {}
-        self.processes["ct2 tuned"] = Process(
-            CTranslate2, *given, threads=self.threads, environment={**TUNED, **avx512}
-        )
-
-    def add_tuned(self, dtype: str) -> None:
-        """CTranslate2 with the batches and workers that it is fastest with."""
-        layouts = [{"workers": n} for n in {1, self.threads}]
-        tuned = self.processes["ct2 tuned"]
-        options = self.fastest(tuned, dtype, self.pairs, layouts)
-        self.add(f"CTranslate2 {dtype} tuned", tuned, **options)
-
-    def add(self, name: str, process: Process, pairs: int | None = None, **options: Any) -> None:
-        """A variant that scores all pairs, or the first ones."""
-        checkpoints = options.pop("checkpoints", self.checkpoints)
-        pairs = min(pairs or self.pairs, self.pairs)
-        tokens = self.corpus.num_tokens
-        scale = float(tokens.sum() / tokens[:pairs].sum())
-        if process is self.processes.get("hugging face"):
-            scale *= self.checkpoints / checkpoints
-        self.variants[name] = Variant(process, options, pairs, checkpoints, scale)
-
-    def takes(self, dtype: str) -> bool:
-        """Whether `pycat.score` computes in this type."""
-        try:
-            self.ours.ask(pairs=2, checkpoints=2, dtype=dtype)
-        except PycatError:
-            return False
-        return True
-
-    def fastest(
-        self, process: Process, dtype: str, pairs: int, layouts: list[dict[str, int]]
-    ) -> dict[str, Any]:
-        """Batch size and layout that a rival is fastest with, on one checkpoint."""
-        tried = []
-        for batch_tokens in BUDGETS[self.device]:
-            for layout in layouts:
-                options = {"dtype": dtype, "batch_tokens": batch_tokens, **layout}
-                process.ask(pairs=max(1, pairs // 4), checkpoints=1, **options)  # warms up
-                answer = process.ask(pairs=pairs, checkpoints=1, **options)
-                tried.append((answer.elapsed_s, options))
-        return min(tried, key=lambda pair: pair[0])[1]
-
-    def add_all(self, dtypes: list[str], best: str) -> None:
-        """Ours in all types; what is asked of our batches, in the best; the rivals."""
-        cuda = self.device == "cuda"
-        for dtype in dtypes:
-            slow = cuda and dtype == "float32"
-            self.add(f"pycat {dtype}", self.ours, CUDA_PAIRS if slow else None, dtype=dtype)
-        few: dict[str, Any] = {"checkpoints": self.checkpoints if cuda else 2, "dtype": best}
-        some = max(2, self.pairs // 4) if cuda else None
-        if self.has_one_thread:
-            self.add(ONE_THREAD, self.processes["ours on one"], **few)
-        self.add(DEFAULT_BATCH, self.ours, some, **few)
-        for batch_tokens in OUR_BUDGETS[self.device]:
-            self.add(f"{batch_tokens} tokens", self.ours, some, batch_tokens=batch_tokens, **few)
-        theirs, half = self.hugging_face, self.pairs // 2
-        # Whole batches: their padding is what makes this one slow.
-        few_batches = NAIVE_BATCH * max(2, round(self.pairs / 12 / NAIVE_BATCH))
-        one: dict[str, Any] = {}
-        if cuda:
-            half, few_batches = min(half, CUDA_PAIRS), min(few_batches, 512)
-            one = {"checkpoints": 1}
-        self.add(
-            "Hugging Face naive", theirs, few_batches, dtype="float32", batch_tokens=None, **one
-        )
-        for dtype in self.torch_dtypes:
-            options = self.fastest(theirs, dtype, half, [{}])
-            self.add(f"Hugging Face sorted {dtype}", theirs, half, **options, **one)
-        if cuda:
-            return
-        for dtype in ("float32", "int8"):
-            untuned = self.processes["ct2"]
-            self.add(f"CTranslate2 {dtype}", untuned, half, dtype=dtype, batch_tokens=None)
-            self.add_tuned(dtype)
-
-    @property
-    def has_one_thread(self) -> bool:
-        """Whether one thread is timed against several."""
-        return self.device == "cpu" and self.threads > 1
-
-    def check(self) -> None:
-        """Warm up, and refuse to time float32 scores that are not ours; on CUDA, the CPU's."""
-        if self.device == "cuda":
-            pairs = min(self.pairs, CUDA_CPU_PAIRS)
-            options = {"pairs": pairs, "checkpoints": self.checkpoints, "dtype": "float32"}
-            exact = self.processes["cpu"].ask(**options).nll
-        else:
-            pairs = max(2, self.pairs // 8)
-            exact = self.variants["pycat float32"].ask(pairs, self.checkpoints).nll
-        for name, variant in self.variants.items():
-            off = relative(variant.ask(pairs, variant.checkpoints).nll, exact).max()
-            dtype = variant.options["dtype"]
-            print(f"{name}: the nll of a sentence is at most {off:.1e} off", flush=True)
-            if not off <= (TOLERANCE if dtype == "float32" else 0.05):
-                sys.exit(f"{name}: the nll of a sentence is {off:.1e} from {dtype}")
-
-    def run(self, rounds: int) -> dict[str, float]:
-        """Time all in turn; operations a second of the large products, by type."""
-        rates: dict[str, list[float]] = {dtype: [] for dtype in self.torch_dtypes}
-        for round_, name in turns(self.variants, rounds):
-            if len(rates["float32"]) == round_:  # once a round
-                for dtype, found in rates.items():
-                    found.append(self.product_rate(dtype))
-            variant = self.variants[name]
-            # OpenMP's threads spin on for up to 0.2 s: they would hold the next one's cores.
-            time.sleep(0.25 if self.device == "cpu" else 0)
-            answer = variant.ask(variant.pairs, variant.checkpoints)
-            variant.answers.append(answer)
-            # What is known should the rest be cut off.
-            print(f"round {round_}, {name}: {answer.elapsed_s:.3f} s", flush=True)
-        return {dtype: float(np.median(found)) for dtype, found in rates.items()}
-
-    def product_rate(self, dtype: str) -> float:
-        """Operations a second of the fastest large product."""
-        return max(
-            2 * size**3 / self.product.ask(dtype=dtype, size=size).elapsed_s
-            for size in SQUARES[self.device] * 3
-        )
-
-    def peak_mb(self, dtype: str) -> float:
-        """Memory that scoring adds to a process with its checkpoints loaded, if asked first."""
-        return self.ours.ask(pairs=self.pairs, checkpoints=self.checkpoints, dtype=dtype).peak_mb
-
-    def over(self, name: str, ours: str) -> float:
-        """Their time over ours."""
-        return ratio(self.variants[name].seconds, self.variants[ours].seconds)
-
-    def close(self) -> None:
-        for process in self.processes.values():
-            process.close()
 
 
 def describe(options: dict[str, Any]) -> str:
@@ -327,7 +85,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="the result, as on the last line")
     parser.add_argument("--rounds", type=int, help="3 (tiny) or 2 (base) by default")
     parser.add_argument(
-        "--only", choices=("float32", "int8"), help="ours and tuned CTranslate2 in this type"
+        "--only",
+        choices=("float32", "int8", "ours"),
+        help="ours and tuned CTranslate2 in this type, or ours alone: threads and batches",
     )
     parser.add_argument("--quick", action="store_true", help="2 checkpoints, few pairs, 2 rounds")
     options = parser.parse_args()
@@ -347,12 +107,14 @@ def main() -> None:
             model = random_proxy(config, seed=k, learned=(k + 1) / checkpoints)
             path = folder / f"{k}.safetensors"
             save_checkpoint(path, model, step=k + 1, tokenizer_sha256="none")
-            if device == "cpu":
+            if device == "cpu" and options.only != "ours":
                 save_ctranslate2(model, folder / str(k))
         bench = Bench(folder, config, corpus, checkpoints, options.threads, device, options.only)
         try:
             facts = {"bench": "scoring", "preset": options.preset, "device": device}
-            if options.only is not None:
+            if options.only == "ours":
+                result = facts | compare_batches(bench, rounds)
+            elif options.only is not None:
                 result = facts | compare(bench, options.only, rounds)
             else:
                 result = facts | run(bench, config, rounds)
@@ -406,12 +168,60 @@ def compare(bench: Bench, dtype: str, rounds: int) -> dict[str, Any]:
     }
 
 
+def fastest_exact_dtype(device: str) -> str:
+    """What `pycat.score` takes by itself."""
+    if device == "cuda" or _core.cpu_isa().endswith("_bf16"):
+        return "bfloat16"
+    print(f"left out: pycat bfloat16 (the instruction set {_core.cpu_isa()} lacks it)")
+    return "float32"
+
+
+def compare_batches(bench: Bench, rounds: int) -> dict[str, Any]:
+    """Threads and batch sizes of ours, in turns."""
+    best = fastest_exact_dtype(bench.device)
+    bench.add_batches(best)
+    for variant in bench.variants.values():
+        variant.ask(bench.pairs, variant.checkpoints)  # warms up
+    for _, name in turns(bench.variants, rounds):
+        variant = bench.variants[name]
+        variant.answers.append(variant.ask(variant.pairs, variant.checkpoints))
+    result = batches_and_threads(bench, best)
+    print(f"default batch over the best {result['default_over_best_batch']}")
+    print(f"{bench.threads} threads over one {result['two_over_one_thread']}")
+    return result | {
+        "only": "ours",
+        "isa": _core.cpu_isa(),
+        "best_dtype": best,
+        "pairs": bench.pairs,
+        "threads": bench.threads,
+        "rounds": rounds,
+        "machine": device_name("cpu"),
+    }
+
+
+def batches_and_threads(bench: Bench, dtype: str) -> dict[str, Any]:
+    """Print what batches of several sizes take, and one thread; return the ratios."""
+    sizes = [DEFAULT_BATCH, *(f"{size} tokens" for size in OUR_BUDGETS[bench.device])]
+    tried = [*sizes, *([ONE_THREAD] if bench.has_one_thread else [])]
+    median_s = {name: float(np.median(bench.variants[name].seconds)) for name in tried}
+    print(
+        f"\npycat {dtype}, {bench.variants[DEFAULT_BATCH].checkpoints} checkpoints, seconds: "
+        + ", ".join(f"{name} {spent:.3f}" for name, spent in median_s.items())
+    )
+    fastest = min(sizes, key=lambda name: median_s[name])
+    return {
+        "default_over_best_batch": bench.over(fastest, DEFAULT_BATCH),
+        "two_over_one_thread": (
+            bench.over(ONE_THREAD, DEFAULT_BATCH) if bench.has_one_thread else None
+        ),
+        "batch_s": {name: round(median_s[name], 4) for name in sizes},
+    }
+
+
 def run(bench: Bench, config: ModelConfig, rounds: int) -> dict[str, Any]:
     machine = device_name(bench.device)
-    has_bfloat16 = bench.device == "cuda" or _core.cpu_isa().endswith("_bf16")
-    if not has_bfloat16:
-        print(f"left out: pycat bfloat16 (the instruction set {_core.cpu_isa()} lacks it)")
-    best = "bfloat16" if has_bfloat16 else "float32"
+    best = fastest_exact_dtype(bench.device)
+    has_bfloat16 = best == "bfloat16"
     peak_mb = bench.peak_mb(best) if bench.device == "cpu" else None
     has_int8 = bench.device == "cpu" and bench.takes("int8")
     dtypes = ["float32", *(["bfloat16"] if has_bfloat16 else []), *(["int8"] if has_int8 else [])]
@@ -450,18 +260,10 @@ def run(bench: Bench, config: ModelConfig, rounds: int) -> dict[str, Any]:
             + "".join(f"{seconds / median_s[name]:12.3f}" for seconds in floor_s.values())
             + f"{off.mean():10.1e}{off.max():9.1e}  {describe(variant.options)}"
         )
-    budgets = OUR_BUDGETS[bench.device]
-    tried = [DEFAULT_BATCH, *(f"{batch_tokens} tokens" for batch_tokens in budgets)]
-    fastest = min(tried, key=lambda name: median_s[name])
     ours = scored[f"pycat {best}"].answers
     faults_per_s = float(np.median([answer.faults_per_s for answer in ours]))
     system_share = float(np.median([answer.system_share for answer in ours]))
-    others = [*tried, *([ONE_THREAD] if bench.has_one_thread else [])]
-    of_batches = bench.variants[DEFAULT_BATCH].checkpoints
-    print(
-        f"\npycat {best}, {of_batches} checkpoints, seconds: "
-        + ", ".join(f"{name} {median_s[name]:.3f}" for name in others)
-    )
+    batches = batches_and_threads(bench, best)
     if peak_mb is not None:
         print(
             f"pycat {best} adds {peak_mb:.0f} MB to a process; {faults_per_s:,.0f} page faults a "
@@ -513,12 +315,8 @@ def run(bench: Bench, config: ModelConfig, rounds: int) -> dict[str, Any]:
             for short, dtype in (("bf16", "bfloat16"), ("int8", "int8"))
             if dtype in dtypes
         },
-        "default_over_best_batch": bench.over(fastest, DEFAULT_BATCH),
-        "two_over_one_thread": (
-            bench.over(ONE_THREAD, DEFAULT_BATCH) if bench.has_one_thread else None
-        ),
+        **batches,
         "peak_mb": None if peak_mb is None else round(peak_mb),
-        "batch_s": {name: round(median_s[name], 4) for name in tried},
         "tflop_per_s": {dtype: round(rate / 1e12, 2) for dtype, rate in rates.items()},
         "tokens_per_s": tokens_per_s,
         "faults_per_s": round(faults_per_s),

@@ -19,7 +19,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from harness import processor_name, ratio, resident_mb, restart_peak, spread, time_in_turn
+from harness import (
+    processor_name,
+    ratio,
+    resident_mb,
+    restart_peak,
+    spread,
+    time_in_turn,
+    torch_multiplies_bfloat16,
+)
 from pycat.kernels.training_loss import linear_smoothed_cross_entropy
 
 SMOOTHING = 0.1
@@ -111,6 +119,9 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     for dtype_name in DTYPES:
+        if dtype_name == "bfloat16" and not torch_multiplies_bfloat16("cpu"):
+            print("left out: bfloat16 (torch lacks the instructions)")
+            continue
         rows.append(measure(options, dtype_name))
         print(rows[-1], flush=True)
     result = {

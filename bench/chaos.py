@@ -6,14 +6,14 @@ Afterwards the same command has to end in the bytes of an undisturbed run, with 
 them, or in a clear refusal.
 
     kill at call    SIGKILL at each call that creates, renames or removes a name
-    kill at moment  SIGKILL at N random moments
-    full disk       the disk is full after so many bytes, for N sizes up to what the verb writes
+    kill at moment  SIGKILL at N random moments between the first and the last change
+    full disk       the disk is full in the midst of a write, for N of the verb's writes
     flipped bit     one bit of an input file is flipped, at N places of each file
     race            two processes, with other options or the same, begin at once, N times in all
 
-A process that has imported everything forks one for each trial, so that a trial takes as long as
-its work. A kill before anything is written, or which leaves a state of the output that was resumed
-before, is not followed by another run; the table counts such kills apart.
+A process that has imported everything forks one for each trial, and that one its workers, so that
+a trial takes as long as its work; the proxy is a small one. A kill which leaves a state of the
+output that was resumed before is not followed by another run; the table counts such kills apart.
 
 `--work` keeps a log of finished trials, `trials.jsonl`: the same command goes on with the others.
 With `--minutes`, it stops after a while; verbs get the same time each. The last line is one JSON
@@ -29,12 +29,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-from chaos_trials import GOOD, PART_PAIRS, VERBS, Outcome, Trial, Trials
+from chaos_trials import GOOD, PART_PAIRS, VERBS, Outcome, Trial, Trials, load_modules
 from small_parts import small_parts
 
 _SHIM = Path(__file__).with_name("faults.c")
@@ -110,11 +112,16 @@ def make_trials(
         if minutes is not None and time.monotonic() - began > 60 * minutes:
             return
         trial = left[min(names, key=lambda name: log.seconds[name])].pop()
-        at = time.monotonic()
+        before = _processor_time()
         outcome = trials.try_one(trial)
-        log.add(trial, outcome, time.monotonic() - at)
+        log.add(trial, outcome, _processor_time() - before)
         if outcome.found not in GOOD:
             print(f"{' '.join(trial)}: {outcome.found} {outcome.detail}"[:600], flush=True)
+
+
+def _processor_time() -> float:
+    """Seconds of this process, and of those that it has waited for."""
+    return sum(os.times()[:4])
 
 
 def table(plan: dict[str, list[Trial]], log: Log) -> list[str]:
@@ -168,15 +175,31 @@ def _preloaded(argv: Sequence[str], options: argparse.Namespace) -> int:
 
 
 def _import_everything() -> None:
-    """Import the modules that verbs import late, so that no trial spends its time on imports."""
-    import importlib
-
+    """Import what verbs import late, and make the tables that they keep."""
     import pycat
+    from pycat.filters.code_points import code_points
+    from pycat.filters.language import language_model
 
+    load_modules([f"pycat.{name}" for name in ("cli.main", "report.page", "cli.pair_view")])
     for name in pycat.__all__:
         getattr(pycat, name)
-    for module in ("pycat.cli.main", "pycat.report.page", "pycat.cli.pair_view", "multiprocessing"):
-        importlib.import_module(module)
+    code_points()
+    language_model()
+
+
+@contextmanager
+def _small_work() -> Iterator[None]:
+    """Small parts of all verbs, and small proxies."""
+    from pycat.proxy.transformer import PRESETS
+    from pycat.scoring import clusters
+
+    shape = {"d_model": 32, "num_heads": 2, "d_ff": 64, "num_layers": 1}
+    with (
+        small_parts(PART_PAIRS),
+        patch.multiple(clusters, _SAMPLE=200, _BATCH_TOKENS=512, _PART_BATCHES=2),
+        patch.dict(PRESETS, mini=shape),
+    ):
+        yield
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     end_with_parent(os.getppid())
     began = time.monotonic()
     log = Log(work / "trials.jsonl")
-    with small_parts(PART_PAIRS):
+    with _small_work():
         trials = Trials(work, options.threads, options.seed, log.states)
         trials.make_base()
         plan = planned(trials, options)

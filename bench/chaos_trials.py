@@ -5,7 +5,9 @@ Faults are injected by `faults.c`, which is preloaded and sees every library.
 
 import ctypes
 import hashlib
+import importlib
 import json
+import multiprocessing
 import os
 import pickle
 import random
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _TIMEOUT_S = 300.0
+_PROCESSOR_CLOCK = 2  # CLOCK_PROCESS_CPUTIME_ID: a kill is where it should be on a busy machine too
 # Pairs of a part: the text has 300 pairs, and so every verb several parts.
 PART_PAIRS = 120
 # What differs from one run to the next: times and rates, and hashes over manifests that hold them.
@@ -68,6 +71,10 @@ _TOKENIZE = (
 )
 _MEASURE = "measure --corpus {base}/corpus --out {out}/measures"
 _SCORE = "score --corpus {base}/corpus --checkpoints {base}/proxy --out {out}/scores --device cpu"
+_CLUSTERS = (
+    "clusters --scores {out}/scores --checkpoint {base}/proxy/step-0000004.safetensors "
+    "--num-clusters 3 --device cpu"
+)
 _SMALL = "--preset mini --batch-tokens 256 --device cpu --dtype float32"
 
 VERBS = {
@@ -97,12 +104,8 @@ VERBS = {
         ("scores",),
         begins=("scores", "corpus"),
     ),
-    "clusters": Verb(
-        "clusters --scores {out}/scores --checkpoint {base}/proxy/step-0000004.safetensors "
-        "--num-clusters 3 --device cpu",
-        ("corpus", "proxy"),
-        begins=("scores", "corpus"),
-    ),
+    "clusters": Verb(_CLUSTERS, ("corpus", "proxy"), begins=("scores", "corpus")),
+    "clusters-2": Verb(f"{_CLUSTERS} --num-workers 2", begins=("scores", "corpus")),
     "cld": Verb(
         "cld --scores {out}/scores --checkpoints {base}/proxy "
         "--dev dev={base}/test.en,{base}/test.de --out {out}/cld --device cpu",
@@ -171,12 +174,19 @@ class Run(NamedTuple):
 
 
 class Clean(NamedTuple):
-    """An undisturbed run: what it made, and its calls, bytes and seconds."""
+    """An undisturbed run.
+
+    Attributes:
+        made: the files.
+        calls: how many create, rename or remove a name.
+        sums: bytes written, up to and with each write.
+        span_ns: from the first change of a name or a file to the last.
+    """
 
     made: dict[str, bytes]
     calls: int
-    written: int
-    seconds: float
+    sums: list[int]
+    span_ns: int
 
 
 @dataclass
@@ -195,13 +205,29 @@ class Trials:
 
     def __post_init__(self) -> None:
         self.shim = ctypes.CDLL(None)
+        for name in ("faults_calls", "faults_writes", "faults_sum", "faults_span"):
+            getattr(self.shim, name).restype = ctypes.c_long
         self.base = self.work / "base"
         self._clean: dict[tuple[str, str], Clean] = {}
 
     # Running.
 
-    def start(self, words: Sequence[str], log: Path, at: int = -1, space: int = -1) -> int:
-        """Fork a process that runs a verb; returns its id, which is that of its group too."""
+    def _arm(self, *orders: int) -> None:
+        self.shim.faults_arm(*(ctypes.c_long(order) for order in orders[:3]), orders[3])
+
+    def start(
+        self, words: Sequence[str], log: Path, at: int = -1, space: int = -1, moment: int = -1
+    ) -> int:
+        """Fork a process that runs a verb; returns its id, which is that of its group too.
+
+        Args:
+            words: of the command line.
+            log: takes what it says. Beside it lie then its counts and the modules it loaded.
+            at: the call at which it is killed.
+            space: the bytes that fit on the disk.
+            moment: nanoseconds after its first change at which it is killed: of its processor time,
+                or of the day where other processes do the work.
+        """
         log.unlink(missing_ok=True)
         pid = os.fork()
         if pid:
@@ -213,19 +239,26 @@ class Trials:
 
             torch.set_num_threads(self.num_threads)
             os.environ["OMP_NUM_THREADS"] = str(self.num_threads)
+            # Workers are forked, since those that import everything take seconds to begin.
+            forked = multiprocessing.get_context("fork")
+            multiprocessing.get_context = lambda method=None: forked  # type: ignore[assignment]
             os.environ |= {"FAULTS_KILL_AT": str(at), "FAULTS_SPACE": str(space)}
             with log.open("w") as file:
                 for descriptor in (1, 2):
                     os.dup2(file.fileno(), descriptor)
             from pycat.cli.main import main
 
-            self.shim.faults_arm(ctypes.c_long(at), ctypes.c_long(space))
-            try:
-                status = main(words)
-            finally:
-                calls, written = self.shim.faults_calls(), self.shim.faults_bytes()
-                self.shim.faults_arm(ctypes.c_long(-1), ctypes.c_long(-1))
-            log.with_suffix(".counts").write_text(f"{calls} {written}")
+            clock = time.CLOCK_MONOTONIC if "--num-workers" in words else _PROCESSOR_CLOCK
+            self._arm(at, space, moment, clock)
+            status = main(words)
+            counts = {
+                "calls": self.shim.faults_calls(),
+                "sums": [self.shim.faults_sum(i) for i in range(self.shim.faults_writes())],
+                "span_ns": self.shim.faults_span(),
+                "modules": sorted(sys.modules),
+            }
+            self._arm(-1, -1, -1, clock)
+            log.with_suffix(".counts").write_text(json.dumps(counts))
         except BaseException:
             import traceback
 
@@ -233,19 +266,18 @@ class Trials:
         finally:
             os._exit(status)
 
-    def wait(self, pid: int, log: Path, kill_after: float | None = None) -> Run:
-        """Wait for a process; kill it after so many seconds."""
+    def wait(self, pid: int, log: Path) -> Run:
+        """Wait for a process; one that hangs is killed."""
         began = time.monotonic()
-        limit = _TIMEOUT_S if kill_after is None else kill_after
         hung = False
         while True:
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 break
-            if time.monotonic() - began > limit:
+            if time.monotonic() - began > _TIMEOUT_S:
                 os.kill(pid, signal.SIGKILL)
                 _, status = os.waitpid(pid, 0)
-                hung = kill_after is None
+                hung = True
                 break
             time.sleep(0.002)
         said = log.read_text("utf-8", "replace") if log.exists() else ""
@@ -293,14 +325,15 @@ class Trials:
         if kept.exists() and (name, more) not in self._clean:
             self._clean[name, more] = pickle.loads(kept.read_bytes())
         if (name, more) not in self._clean:
-            out = self.fresh(name, "clean")
-            began = time.monotonic()
-            run = self.run(self.words(name, out, more=more), "clean")
-            seconds = time.monotonic() - began
-            if run.status != 0:
-                raise RuntimeError(f"{name}: {run.said}")
-            calls, written = map(int, (self.work / "clean.counts").read_text().split())
-            self._clean[name, more] = Clean(tree(out), calls, written, seconds)
+            # Twice: modules that the first run loads would be loaded in each trial.
+            for _ in range(2):
+                out = self.fresh(name, "clean")
+                run = self.run(self.words(name, out, more=more), "clean")
+                if run.status != 0:
+                    raise RuntimeError(f"{name}: {run.said}")
+                counts = json.loads((self.work / "clean.counts").read_text())
+                load_modules(counts.pop("modules"))
+            self._clean[name, more] = Clean(tree(out), **counts)
             partial = kept.with_suffix(".tmp")
             partial.write_bytes(pickle.dumps(self._clean[name, more]))
             partial.rename(kept)
@@ -326,28 +359,32 @@ class Trials:
         return [file.relative_to(self.base) for file in sorted(files) if file.is_file()]
 
     def _kill_at_call(self, name: str, place: str, _: random.Random) -> Outcome:
-        return self._killed(name, int(place), None)
+        return self._killed(name, int(place), -1)
 
     def _kill_at_moment(self, name: str, _: str, rng: random.Random) -> Outcome:
-        return self._killed(name, -1, rng.uniform(0, self.clean(name).seconds))
+        return self._killed(name, -1, rng.randrange(self.clean(name).span_ns))
 
-    def _killed(self, name: str, at: int, moment: float | None) -> Outcome:
+    def _killed(self, name: str, at: int, moment: int) -> Outcome:
         self.clean(name)
         out, log = self.fresh(name), self.work / "killed.log"
         before = state_of(out)
-        self.wait(self.start(self.words(name, out), log, at), log, moment)
+        self.wait(self.start(self.words(name, out), log, at, moment=moment), log)
         state = state_of(out)
         if state == before:
             return Outcome("nothing written")
         if (name, state) in self.states:
             return Outcome("resumed before")
-        outcome = self._again(name, out, f"at {at if moment is None else moment}")
+        outcome = self._again(name, out, f"at {at if moment < 0 else f'{moment} ns'}")
         self.states.add((name, state))
         return outcome._replace(state=state)
 
-    def _full_disk(self, name: str, place: str, _: random.Random) -> Outcome:
+    def _full_disk(self, name: str, place: str, rng: random.Random) -> Outcome:
         step, num_sizes = map(int, place.split("/"))
-        size = self.clean(name).written * step // num_sizes
+        # So that any write may be the first that fails, large ones and small ones alike; the disk
+        # has room for a part of it.
+        sums = [0, *self.clean(name).sums]
+        write = step * (len(sums) - 1) // num_sizes
+        size = rng.randrange(sums[write], sums[write + 1])
         out = self.fresh(name)
         run = self.run(self.words(name, out), space=size)
         if not run.refused:
@@ -408,6 +445,14 @@ class Trials:
             return Outcome("other files", f"{detail}: {sorted(made.keys() ^ expected.keys())}")
         changed = [path for path in expected if made[path] != expected[path]]
         return Outcome("other bytes", f"{detail}: {changed}")
+
+
+def load_modules(names: Sequence[str]) -> None:
+    """Import what a trial imported, so that later ones need not."""
+    for name in names:
+        if name not in sys.modules:
+            with suppress(Exception):  # those that others make have no file
+                importlib.import_module(name)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -1,11 +1,13 @@
 // Faults for `chaos.py`, preloaded before libc (LD_PRELOAD): the process is killed at the n-th call
-// that creates, renames or removes a name, or finds the disk full after so many bytes. It sees the
-// calls of Python, of the extension and of every library. Children read the same orders from the
-// environment.
+// that creates, renames or removes a name, or so long after the first change of a name or a file,
+// or finds the disk full after so many bytes. It sees the calls of Python, of the extension and of
+// every library. Children that run a program read the same orders from the environment; those that
+// are forked go on with them, and count anew. A moment is that of the armed process alone.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -14,41 +16,80 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
-static atomic_long num_calls, num_bytes;
-static long kill_at = -1, space = -1;
+enum { kMaxWrites = 1 << 16, kSecond = 1000000000 };
 
-// Begins to count. -1 means no such fault.
-void faults_arm(long at, long bytes) {
+static atomic_long num_calls, num_bytes, num_writes, num_changes;
+static long sums[kMaxWrites];  // bytes written, up to and with each write
+static long kill_at = -1, space = -1, moment = -1;
+static int clock_used = CLOCK_MONOTONIC;
+static long first_change, last_change;
+
+static long now(void) {
+  struct timespec time;
+  clock_gettime((clockid_t)clock_used, &time);
+  return time.tv_sec * kSecond + time.tv_nsec;
+}
+
+// Begins to count. -1 means no such fault; `after` is in nanoseconds of the clock.
+void faults_arm(long at, long bytes, long after, int clock) {
   kill_at = at;
   space = bytes;
-  num_calls = num_bytes = 0;
+  moment = after;
+  clock_used = clock;
+  num_calls = num_bytes = num_writes = num_changes = first_change = last_change = 0;
 }
 long faults_calls(void) { return num_calls; }
-long faults_bytes(void) { return num_bytes; }
+long faults_writes(void) { return num_writes < kMaxWrites ? num_writes : kMaxWrites; }
+long faults_sum(long write) { return sums[write]; }
+// Nanoseconds from the first change to the last.
+long faults_span(void) { return last_change - first_change; }
+
+static void count_anew(void) { faults_arm(kill_at, space, -1, CLOCK_MONOTONIC); }
 
 __attribute__((constructor)) static void arm_child(void) {
   const char* at = getenv("FAULTS_KILL_AT");
   const char* bytes = getenv("FAULTS_SPACE");
-  faults_arm(at ? atol(at) : -1, bytes ? atol(bytes) : -1);
+  faults_arm(at ? atol(at) : -1, bytes ? atol(bytes) : -1, -1, CLOCK_MONOTONIC);
+  pthread_atfork(NULL, NULL, count_anew);
+}
+
+// Called at each change: the first one sets the clock by which the process is killed.
+static void changes(void) {
+  last_change = now();
+  if (atomic_fetch_add(&num_changes, 1) > 0) return;
+  first_change = last_change;
+  if (moment < 0) return;
+  struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
+  timer_t timer;
+  const struct itimerspec time = {.it_value = {moment / kSecond, moment % kSecond + 1}};
+  if (timer_create((clockid_t)clock_used, &event, &timer) != 0) abort();
+  if (timer_settime(timer, 0, &time, NULL) != 0) abort();
 }
 
 // Called before each call that changes names.
 static void name_changes(const char* path) {
-  if (strncmp(path, "/dev/", 5) == 0 || strncmp(path, "/proc/", 6) == 0) return;
+  if (strncmp(path, "/dev/", 5) == 0 && strncmp(path, "/dev/shm/", 9) != 0) return;
+  if (strncmp(path, "/proc/", 6) == 0) return;
+  changes();
   if (atomic_fetch_add(&num_calls, 1) + 1 == kill_at) kill(getpid(), SIGKILL);
 }
 
-// Whether so many more bytes of a file fit on the disk.
-static int fits(int fd, long bytes) {
+// How many of so many bytes of a file fit on the disk; -1, and ENOSPC, if none does.
+static long fitting(int fd, long bytes) {
   struct stat about;
-  if (fd <= STDERR_FILENO) return 1;  // what a verb says goes to a file in a trial
-  if (fstat(fd, &about) != 0 || !S_ISREG(about.st_mode)) return 1;
-  const long total = atomic_fetch_add(&num_bytes, bytes) + bytes;
-  if (space < 0 || total <= space) return 1;
+  if (fd <= STDERR_FILENO || bytes == 0) return bytes;  // what a verb says goes to a file in a trial
+  if (fstat(fd, &about) != 0 || !S_ISREG(about.st_mode)) return bytes;
+  changes();
+  const long before = atomic_fetch_add(&num_bytes, bytes);
+  const long write = atomic_fetch_add(&num_writes, 1);
+  if (write < kMaxWrites) sums[write] = before + bytes;
+  if (space < 0 || before + bytes <= space) return bytes;
+  if (before < space) return space - before;
   errno = ENOSPC;
-  return 0;
+  return -1;
 }
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
@@ -124,20 +165,26 @@ int rmdir(const char* path) {
   return REAL(rmdir)(path);
 }
 
+// As on a disk, the last bytes that fit are written, and the next call fails.
 ssize_t write(int fd, const void* bytes, size_t count) {
-  return fits(fd, (long)count) ? REAL(write)(fd, bytes, count) : -1;
+  const long fits = fitting(fd, (long)count);
+  return fits < 0 ? -1 : REAL(write)(fd, bytes, (size_t)fits);
 }
 ssize_t pwrite(int fd, const void* bytes, size_t count, off_t at) {
-  return fits(fd, (long)count) ? REAL(pwrite)(fd, bytes, count, at) : -1;
+  const long fits = fitting(fd, (long)count);
+  return fits < 0 ? -1 : REAL(pwrite)(fd, bytes, (size_t)fits, at);
 }
 ssize_t pwrite64(int fd, const void* bytes, size_t count, off64_t at) {
-  return fits(fd, (long)count) ? REAL(pwrite64)(fd, bytes, count, at) : -1;
+  const long fits = fitting(fd, (long)count);
+  return fits < 0 ? -1 : REAL(pwrite64)(fd, bytes, (size_t)fits, at);
 }
 ssize_t writev(int fd, const struct iovec* parts, int count) {
   long total = 0;
   for (int i = 0; i < count; ++i) total += (long)parts[i].iov_len;
-  return fits(fd, total) ? REAL(writev)(fd, parts, count) : -1;
+  if (fitting(fd, total) == total) return REAL(writev)(fd, parts, count);
+  errno = ENOSPC;
+  return -1;
 }
 int posix_fallocate(int fd, off_t at, off_t count) {
-  return fits(fd, count) ? REAL(posix_fallocate)(fd, at, count) : ENOSPC;
+  return fitting(fd, count) == count ? REAL(posix_fallocate)(fd, at, count) : ENOSPC;
 }

@@ -4,9 +4,10 @@
 
 TEXT has source, target, domain and label, "clean" or the kind of noise; without labels all counts
 as clean. With "given" its first pairs are taken as they are; with "other" and "held-out", clean
-pairs are spoilt in further ways. For each a small proxy is trained, twice, and every signal of the
-scoring pass is asked how well it tells noise from clean pairs. Finished work in the folder is not
-repeated. Last line: JSON.
+pairs are spoilt in further ways. For each a small proxy is trained, once a seed, and every signal
+of the scoring pass is asked how well it tells noise from clean pairs; `--seeds` without a value
+shows what the rules drop and trains nothing. Finished work in the folder is not repeated. Last
+line: JSON.
 """
 
 import argparse
@@ -55,7 +56,8 @@ def main() -> None:
         help="a text of the same form: held-out noise has its targets as sources too",
     )
     parser.add_argument("--pairs", type=int, default=24_000)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the proxy")
+    parser.add_argument("--vocab-size", type=int, default=8000)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1], help="of the proxy")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="checkpoints after")
     parser.add_argument(
         "--no-source-gain", action="store_true", help="leave out the scores beside another source"
@@ -80,6 +82,8 @@ def main() -> None:
                 "without_domains": options.without_domains,
                 "pairs": options.pairs,
                 "seeds": options.seeds,
+                "vocab_size": options.vocab_size,
+                "steps": options.steps,
                 "keep": KEEP,
                 "machine": processor_name(),
                 "torch": torch.__version__,
@@ -134,7 +138,7 @@ def study(
             known = rest[count : count + GLOSSARY_PAIRS]
             ways = held_out_kinds(known, [pair.tgt for pair in third])
         pairs = spoil(rest, count, 0.3, kinds=ways)
-    corpus = _corpus(pairs, work, options.languages)
+    corpus = _corpus(pairs, work, options.languages, options.vocab_size)
     measures = pycat.measure(corpus, out=work / "measures")
     labels = _labels(pairs, corpus, measures)
     tables, signals = [], []
@@ -150,6 +154,7 @@ def study(
             dtype="float32",
         )
         table = pycat.score(corpus, run.checkpoints, out=work / f"scores-{seed}")
+        pycat.add_clusters(table, run.checkpoints[-1])
         tables.append(table)
         shuffled = None if options.no_source_gain else _nll_shuffled(corpus, run, work, seed)
         signals.append(_signals(table, shuffled, measures))
@@ -159,20 +164,24 @@ def study(
         print(f"\n{options.tsv.name} has no labels: noise of its own counts as clean here.")
     counts = ", ".join(f"{kind} {(labels == kind).sum():,}" for kind in kinds)
     print(f"\nPairs ({'-'.join(options.languages)}) of each kind: {counts}.\n")
-    _print_rules(measures, labels, kinds)
+    rules = _print_rules(measures, labels, kinds)
+    if not tables:
+        return {"any rule": rules}
     _print_signals(signals, labels, kinds, corpus)
     _print_guard(signals, labels, kinds, measures)
-    return _print_recipes(tables, labels, kinds, corpus)
+    return {"any rule": rules, **_print_recipes(tables, labels, kinds, corpus)}
 
 
-def _corpus(pairs: list[Pair], work: Path, languages: tuple[str, str]) -> pycat.Corpus:
+def _corpus(
+    pairs: list[Pair], work: Path, languages: tuple[str, str], vocab_size: int
+) -> pycat.Corpus:
     work.mkdir(parents=True, exist_ok=True)
     text = "".join(f"{pair.src}\t{pair.tgt}\t{pair.label}\n" for pair in pairs)
     tsv = work / "pairs.tsv"
     if not tsv.is_file() or tsv.read_bytes() != text.encode():
         with replacing(tsv) as temporary:
             temporary.write_bytes(text.encode())
-    return pycat.tokenize(tsv=tsv, out=work / "corpus", languages=languages)
+    return pycat.tokenize(tsv=tsv, out=work / "corpus", languages=languages, vocab_size=vocab_size)
 
 
 def _labels(pairs: list[Pair], corpus: pycat.Corpus, measures: pycat.Measures) -> NDArray[np.str_]:
@@ -268,7 +277,10 @@ def _print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
     print()
 
 
-def _print_rules(measures: pycat.Measures, labels: NDArray[np.str_], kinds: list[str]) -> None:
+def _print_rules(
+    measures: pycat.Measures, labels: NDArray[np.str_], kinds: list[str]
+) -> dict[str, float]:
+    """Returns the share of each kind that all rules together drop."""
     hits = measures.hits()
     hits["any rule"] = ~measures.apply()[0]
     _print_table(
@@ -279,6 +291,7 @@ def _print_rules(measures: pycat.Measures, labels: NDArray[np.str_], kinds: list
             for name, hit in hits.items()
         ],
     )
+    return {kind: round(float(hits["any rule"][labels == kind].mean()), 4) for kind in kinds}
 
 
 def _print_signals(
@@ -356,24 +369,27 @@ def _print_recipes(
     groups = {kind: labels == kind for kind in kinds} | {"all noise": labels != "clean"}
     rows: list[list[str]] = []
     results: dict[str, dict[str, Any]] = {}
-    for name in ("random", "cat_var", "cat_var_log", "learnability"):
+    recipes: dict[str, dict[str, Any]] = {
+        how + name: {"by": name, "rules": rules, "guard": guard}
+        for name in ("random", "cat_var", "cat_var_log", "learnability", "learnability+noise")
         for how, rules, guard in (
             ("", "none", 0.0),
             ("rules, ", "default", 0.0),
             ("guard, ", "none", 0.5),
             ("rules, guard, ", "default", 0.5),
-        ):
-            chosen = []
-            for table in tables:
-                kept = pycat.select(table, keep=KEEP, by=name, rules=rules, guard=guard)
-                chosen.append(np.isin(corpus.pair_ids, kept.pair_ids))
-            rows.append([how + name, *_shares(chosen, groups, corpus)])
-            results[how + name] = {
-                "clean": round(float(np.mean([c[labels == "clean"].mean() for c in chosen])), 4),
-                "noise": round(float(np.mean([c[labels != "clean"].mean() for c in chosen])), 4),
-                "noise_by_seed": [round(float(c[labels != "clean"].mean()), 4) for c in chosen],
-                "length": float(rows[-1][-1]),
-            }
+        )
+    }
+    recipes["the default: rules, guard, learnability+noise in clusters"] = {}
+    for name, recipe in recipes.items():
+        kept = [pycat.select(table, keep=KEEP, **recipe) for table in tables]
+        chosen = [np.isin(corpus.pair_ids, some.pair_ids) for some in kept]
+        rows.append([name, *_shares(chosen, groups, corpus)])
+        results[name] = {
+            "clean": round(float(np.mean([c[labels == "clean"].mean() for c in chosen])), 4),
+            "noise": round(float(np.mean([c[labels != "clean"].mean() for c in chosen])), 4),
+            "noise_by_seed": [round(float(c[labels != "clean"].mean()), 4) for c in chosen],
+            "length": float(rows[-1][-1]),
+        }
     _print_table(
         f"Share of each kind kept at keep={KEEP} by whole recipes:",
         ["recipe", *groups, "length"],

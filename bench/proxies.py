@@ -33,14 +33,25 @@ def translation_lengths(num_pairs: int, *, seed: int = 0) -> NDArray[np.int32]:
 
 
 def write_corpus(
-    folder: Path, lengths: NDArray[np.int32], vocab_size: int, *, seed: int = 0
+    folder: Path,
+    lengths: NDArray[np.int32],
+    vocab_size: int,
+    *,
+    seed: int = 0,
+    src: NDArray[np.int32] | None = None,
 ) -> Corpus:
-    """So many tokens (2, N) on both sides, words as frequent as Zipf says, then EOS."""
+    """So many tokens (2, N) on both sides, words as frequent as Zipf says, then EOS.
+
+    Sources may be given: (N, tokens).
+    """
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(seed)
     shares = word_frequencies(vocab_size)
     for side, row in zip(("src", "tgt"), lengths, strict=True):
         tokens = rng.choice(vocab_size, row.sum(), p=shares).astype(np.int32)
         tokens[row.cumsum() - 1] = EOS_ID
+        if side == "src" and src is not None:
+            tokens, row = src.ravel(), np.full(len(src), src.shape[1], dtype=np.int32)
         with _core.IndexedWriter(str(folder / side), dtype="uint16") as writer:
             writer.append(tokens, row)
     return reopen(folder, vocab_size)

@@ -21,6 +21,7 @@ from pycat.proxy.training import train
 from pycat.runtime.manifest import load_manifest, read_manifest
 from pycat.runtime.output import changes, write_manifest
 from pycat.scores.score_table import ScoreTable
+from pycat.scoring.reuse import SET_ASIDE
 
 # Options of `tokenize` that make the tokenizer; its others choose the pairs.
 _TOKENIZER_OPTIONS = (
@@ -31,8 +32,8 @@ _TOKENIZER_OPTIONS = (
 _IN_TOKENIZER = ("tokenizer", "vocabs", "sentencepiece", "src_lang", "tgt_lang", "prompt")
 
 _MANIFEST = "prune.json"
-# Folders within a work folder: the earlier work, and what of it is set aside already.
-_BEFORE, _MOVING = "before", "before.tmp"
+# Folder within a work folder of what is set aside already.
+_MOVING = f"{SET_ASIDE}.tmp"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class EarlierWork:
         """
         work = Path(path)
         if work.resolve() == out.resolve() and not _is_finished(work):
-            work = work / _BEFORE if (work / _BEFORE).is_dir() else work
+            work = work / SET_ASIDE if (work / SET_ASIDE).is_dir() else work
         recipe = read_manifest(work, "prune")["recipe"]
         if "train" not in recipe:
             raise OutputError(
@@ -152,13 +153,13 @@ def finish_setting_aside(work: Path, folders: Mapping[str, str]) -> None:
     # An unfinished manifest says whose folder it is.
     manifest = load_manifest(moving / _MANIFEST)
     write_manifest(work / _MANIFEST, {**manifest, "complete": False, "recipe": {}})
-    moving.rename(work / _BEFORE)
+    moving.rename(work / SET_ASIDE)
 
 
 def delete_set_aside(work: Path) -> None:
     """Delete the earlier work within a folder, whose work is finished."""
-    if (work / _BEFORE).is_dir():
-        shutil.rmtree(work / _BEFORE)
+    if (work / SET_ASIDE).is_dir():
+        shutil.rmtree(work / SET_ASIDE)
 
 
 def _is_finished(work: Path) -> bool:

@@ -20,20 +20,22 @@ from pycat.data.text_files import compression_suffix
 from pycat.data.tokenizing import known_text, tokenize
 from pycat.earlier_work import EarlierWork, delete_set_aside, finish_setting_aside
 from pycat.errors import OutputError, PycatError
-from pycat.evaluation.evaluation import TestSet, evaluate
+from pycat.evaluation.evaluation import DEFAULT_PASSES, TestSet, evaluate
 from pycat.evaluation.results import Evaluation
 from pycat.filters.measures import MEASURES_FOLDER, Measures, measure
+from pycat.filters.noise_share import check_num_pairs
 from pycat.filters.rules import complete_rules, hits_in_words, read_rules
 from pycat.proxy.copying import copy_run
 from pycat.proxy.run import Run
 from pycat.proxy.training import train
-from pycat.ranking.criteria import members_of, needs_proxy
+from pycat.ranking.criteria import is_of, members_of, needs_proxy
 from pycat.report.page import write_report
+from pycat.runtime.device import choose_device
 from pycat.runtime.locks import Lock
 from pycat.runtime.manifest import list_files, load_manifest
 from pycat.runtime.output import OutputFolder, changes, digest, recorded_recipe
 from pycat.runtime.parts import connected, is_here
-from pycat.scores.score_table import ScoreTable
+from pycat.scores.score_table import RESERVED_COLUMNS, ScoreTable, check_column_name
 from pycat.scores.unscored import unscored
 from pycat.scoring.clusters import add_clusters
 from pycat.scoring.engine import score
@@ -41,6 +43,7 @@ from pycat.scoring.trusted import TrustedText, add_trusted
 from pycat.selection.recipe import (
     DEFAULT_STRATA,
     FAST_CRITERION,
+    KNOWN_STRATA,
     Recipe,
     default_criterion,
 )
@@ -66,6 +69,8 @@ _SMALL_TEXT = 1000
 _NUM_EXAMPLES = 3
 # Passes over the kept pairs in a check, and the pairs of the text itself that it measures on.
 _CHECK_PASSES = 4.0
+# Options that say how a stage uses the machine.
+_OF_THE_MACHINE = ("num_workers",)
 _MAX_HELD_OUT, _HELD_OUT_PART = 1000, 20
 _EXAMPLE_CHARS = 60
 
@@ -177,13 +182,16 @@ def prune(
     by = by or default_criterion(not fast, thresholds is not None or bool(guard))
     asked = Recipe(keep, by, strata=strata, rules=thresholds, guard=guard)
     by_cluster = DEFAULT_STRATA in asked.strata_names
-    if unknown := {*asked.strata_names} - {DEFAULT_STRATA, "length", "score", *(trusted or ())}:
+    for name in trusted or ():
+        check_column_name(name, RESERVED_COLUMNS)
+    if unknown := {*asked.strata_names} - {*KNOWN_STRATA, *(trusted or ())}:
         raise PycatError(
             f"prune: strata by {', '.join(sorted(unknown))} are not known; expected cluster, "
             "length, score, a name of trusted text, or several of the first two and the last"
         )
     # The columns of trusted text are not there yet; the rest of the criterion is checked.
-    known = [str(member) for member in members_of(by) if member not in (trusted or {})]
+    members = (str(member) for member in members_of(by))
+    known = [member for member in members if member.removeprefix("-") not in (trusted or {})]
     replace(asked, by="+".join(known) or FAST_CRITERION).check()
     if fast and (trusted or needs_proxy(by)):
         needing = "trusted text" if trusted else f"the criterion {by}"
@@ -250,6 +258,8 @@ def prune(
         if grows and earlier is not None:
             earlier = earlier.set_aside(work, recipe, _FOLDERS)
             taken = None if taken is None else earlier
+            # The tokenizer's file was moved with the rest.
+            options["tokenize"] = earlier.tokenize_options(options["tokenize"])
         folder = _open_work(work, recipe, overwrite, lock)
 
         def where(stage: str) -> dict[str, Any]:
@@ -263,6 +273,9 @@ def prune(
             measures = measure(corpus, on=on, **where("measure"), **options["measure"])
             if thresholds is not None:
                 _check_rules_leave_enough(measures, corpus, thresholds)
+            if guard == "auto" or is_of(by, "fitted_noise"):
+                left = len(corpus) if thresholds is None else measures.apply(thresholds)[0].sum()
+                check_num_pairs(corpus, int(left))
         run: Run | None = None
         if taken is not None:
             run = copy_run(taken.run, **where("train"))
@@ -299,11 +312,14 @@ def prune(
         if by_cluster:
             assert run is not None
             device = options["score"].get("device", "auto")
-            add_clusters(scores, run.checkpoints[-1], device=device)
+            add_clusters(scores, run.checkpoints[-1], device=device, on=on)
         selection = select(scores, measures=measures, **where("select"), **options["select"])
         evaluation = None
         if "evaluate" in options:
-            held_out = None if tests else _held_out(corpus, measures, thresholds, seed)
+            num_noise = selection.manifest["dropped"].get("guard", 0)
+            held_out = None
+            if not tests:
+                held_out = _held_out(corpus, measures, thresholds, scores, num_noise, seed)
             evaluation = evaluate(
                 selection, held_out=held_out, on=on, **where("evaluate"), **options["evaluate"]
             )
@@ -394,12 +410,20 @@ def _held_out(
     corpus: Corpus,
     measures: Measures | None,
     thresholds: Mapping[str, float | None] | None,
+    scores: ScoreTable,
+    num_noise: int,
     seed: int,
 ) -> NDArray[np.int64]:
-    """Ids of pairs to test on: drawn from what the rules leave, a twentieth but 1,000 at most."""
+    """Ids of pairs to test on: a twentieth, but at most 1,000, of what the rules leave.
+
+    The `num_noise` likeliest of those to be noise are left out first, as a selection does.
+    """
     rows = np.arange(len(corpus))
     if measures is not None and thresholds is not None:
         rows = np.flatnonzero(measures.apply(thresholds)[0])
+    if measures is not None and num_noise:
+        noise = measures.noise_score(scores)[rows]
+        rows = np.sort(rows[np.argsort(noise, kind="stable")[: max(1, len(rows) - num_noise)]])
     count = max(1, min(_MAX_HELD_OUT, len(rows) // _HELD_OUT_PART))
     drawn = np.random.default_rng((seed, 2)).choice(rows, count, replace=False)
     return np.sort(corpus.pair_ids[drawn])
@@ -416,8 +440,10 @@ def _earlier_evaluation(work: Path, selection: Selection) -> Evaluation | None:
     if not file.is_file() or not load_manifest(file).get("complete"):
         return None
     evaluation = Evaluation.open(file.parent)
-    kept = selection.kept_corpus().id
-    return evaluation if kept in evaluation.manifest["recipe"]["arms"].get("selected", ()) else None
+    made = evaluation.manifest
+    # Evaluations of earlier versions name no selection; without held-out pairs it is that arm.
+    of = [made["selection"]] if "selection" in made else made["recipe"]["arms"].get("selected", ())
+    return evaluation if selection.kept_corpus().id in of else None
 
 
 def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool, lock: Lock) -> OutputFolder:
@@ -430,12 +456,15 @@ def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool, lock: Lock) 
     before = recorded_recipe(work, "prune") or {}
     begun = [stage for stage in _STAGES if stage in before and (work / _FOLDERS[stage]).is_dir()]
     for first, stage in enumerate(begun):
-        if stage not in recipe or before[stage] == recipe[stage]:
+        if stage not in recipe:
+            continue
+        earlier, asked = (_meaning(stage, options) for options in (before[stage], recipe[stage]))
+        if earlier == asked:
             continue
         if overwrite:
             before = {}
             break
-        changed = "; ".join(changes(before[stage], recipe[stage]))
+        changed = "; ".join(changes(earlier, asked))
         again = ", ".join(begun[first:])
         stay = ", ".join(begun[:first]) or "nothing"
         raise OutputError(
@@ -444,6 +473,16 @@ def _open_work(work: Path, recipe: dict[str, Any], overwrite: bool, lock: Lock) 
         )
     # What differs was just allowed: each stage replaces its own folder if its input changed.
     return OutputFolder(work, "prune", {**before, **recipe}, (), overwrite=True, lock=lock)
+
+
+def _meaning(stage: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a stage without those that change no result, and what defaults stand for."""
+    meant = {name: value for name, value in options.items() if name not in _OF_THE_MACHINE}
+    if meant.get("device") == "auto":
+        meant["device"] = choose_device("auto").type
+    if stage == "evaluate":
+        meant.setdefault("passes", DEFAULT_PASSES)
+    return meant
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

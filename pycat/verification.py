@@ -48,11 +48,13 @@ def check(folder: str | PathLike[str]) -> list[Checked]:
 
     Raises:
         PycatError: there is no such folder, or it holds none that pycat made.
+        OSError: a folder cannot be read, so that nothing is known of what is in it.
     """
     path = Path(folder)
-    found = [_checked(inner, kind) for inner, kind in sorted(_folders(path))]
+    is_there = path.is_dir()
+    found = [_checked(inner, kind) for inner, kind in sorted(_folders(path))] if is_there else []
     if not found:
-        what = "nothing that pycat made" if path.is_dir() else "no such folder"
+        what = "nothing that pycat made" if is_there else "no such folder"
         raise PycatError(
             f"{path}: found {what}, expected a folder with one of "
             f"{', '.join(f'{kind}.json' for kind in MAKERS)}"
@@ -61,12 +63,26 @@ def check(folder: str | PathLike[str]) -> list[Checked]:
 
 
 def _folders(path: Path) -> Iterator[tuple[Path, str]]:
-    """Folders with a manifest at or below `path`, and their kinds; links are not followed."""
-    for folder, _, files in os.walk(path):
-        for kind in MAKERS:
-            # A tokenizer's folder may hold a file of such a name, which is no manifest.
-            if f"{kind}.json" in files and _is_ours(Path(folder) / f"{kind}.json", kind):
-                yield Path(folder), kind
+    """Folders with a manifest at or below `path`, and their kinds.
+
+    A link in the place of such a folder is followed, but not what else it leads to.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for name, inner, _ in os.walk(path, onerror=unreadable):
+        folder = Path(name)
+        for place in (folder, *(folder / each for each in inner if (folder / each).is_symlink())):
+            if (real := place.resolve()) in seen:
+                continue
+            seen.add(real)
+            for kind in MAKERS:
+                manifest = place / f"{kind}.json"
+                # A tokenizer's folder may hold a file of such a name, which is no manifest.
+                if not manifest.is_dir() and os.path.lexists(manifest) and _is_ours(manifest, kind):
+                    yield place, kind
 
 
 def _is_ours(manifest: Path, kind: str) -> bool:

@@ -132,6 +132,7 @@ def test_scores_by_trusted_text_are_taken_over_too(tmp_path: Path) -> None:
     pruned = prune(*text, out=tmp_path / "work", base=tmp_path / "before", **options)
     scores = pycat.ScoreTable.open(tmp_path / "work" / "trusted" / "trusted" / "scores")
     assert scores.manifest["reused"]["num_pairs"] == 200
+    assert scores.manifest["reused"]["path"] == "../../../../before/trusted/trusted/scores"
     assert pruned.run is not None
     tuned = pycat.Run.open(tmp_path / "work" / "trusted" / "trusted" / "tuned")
     both = [pruned.run.checkpoints[-1], *tuned.checkpoints]
@@ -153,6 +154,18 @@ def test_scores_by_trusted_text_are_taken_over_too(tmp_path: Path) -> None:
 
 def _tree(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_text_grows_in_place(before: Pruned, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    prune(*write_lines(tmp_path, PAIRS, "text"), out=work, base=_work(before), **FAST)
+    grown = write_lines(tmp_path, [*NEW, *PAIRS], "grown")
+    elsewhere = prune(*grown, out=tmp_path / "elsewhere", base=work, **FAST)
+    pruned = prune(*grown, out=work, base=work, **FAST)
+    assert pruned.scores.manifest["reused"]["num_pairs"] == len(PAIRS)
+    assert pruned.selection.pair_ids.tolist() == elsewhere.selection.pair_ids.tolist()
+    assert _tree(work) == _tree(tmp_path / "elsewhere")
+    assert all(not row.problems for row in pycat.check(work))
 
 
 def test_text_grows_within_one_work_folder(
@@ -187,7 +200,11 @@ def test_text_grows_within_one_work_folder(
         prune(*grown, out=work, base=work, **FAST)
     assert (work / "before" / "prune.json").is_file()
     pruned = prune(*grown, out=work, base=work, **FAST)
-    assert pruned.scores.manifest["reused"]["num_pairs"] == len(PAIRS)
+    reused, reused_elsewhere = (some.scores.manifest["reused"] for some in (pruned, elsewhere))
+    assert reused["num_pairs"] == len(PAIRS)
+    # The earlier table is gone, and nothing leads to it.
+    assert reused_elsewhere.pop("path") == "../../work/scores"
+    assert reused == reused_elsewhere
     assert _tree(work) == _tree(tmp_path / "elsewhere") | {"notes.txt"}
     for name in ("pruned.en", "pruned.de", "scores/part-00000.parquet"):
         assert (work / name).read_bytes() == (tmp_path / "elsewhere" / name).read_bytes()

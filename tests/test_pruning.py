@@ -437,9 +437,59 @@ def test_pruning_by_trusted_text_and_a_check(toy_text: ToyText, tmp_path: Path) 
     arms = pruned.evaluation.arms
     share = arms["selected"]["target_tokens"] / arms["full"]["target_tokens"]
     assert {*arms} == {"selected", *curve_arms(share)}
-    # A twentieth of the pairs is measured on, and in no arm.
-    assert arms["full"]["pairs"] == 190
+    # A twentieth of the pairs that the noise filter leaves is measured on, and in no arm.
+    num_noise = pruned.selection.manifest["dropped"]["guard"]
+    assert arms["full"]["pairs"] == 200 - (200 - num_noise) // 20 < 200
     assert [*arms["full"]["tests"]] == ["held-out"]
     assert 'id="evaluation"' in pruned.report.read_text("utf-8")
     with pytest.raises(PycatError, match="fast trains no proxy, which trusted text needs"):
         prune(src, tgt, out=tmp_path / "other", fast=True, trusted={"trusted": good})
+    # The check's result stays on the report, and the number of models at a time changes nothing.
+    again = prune(src, tgt, out=tmp_path / "work", **options)
+    assert 'id="evaluation"' in again.report.read_text("utf-8")
+    before = _stamps(tmp_path / "work" / "evaluation")
+    more = {**check, "num_workers": 2}
+    prune(src, tgt, out=tmp_path / "work", check=True, evaluate_options=more, **options)
+    assert _stamps(tmp_path / "work" / "evaluation") == before
+    # Other trusted text makes its own column, where that is asked for.
+    other = {**options, "trusted": {"trusted": toy_text(150, seed=8, name="other")}}
+    with pytest.raises(OutputError, match=r"This invalidates trusted, select, evaluate"):
+        prune(src, tgt, out=tmp_path / "work", **other)
+    column = pycat.ScoreTable.open(tmp_path / "work" / "scores").column("trusted")
+    prune(src, tgt, out=tmp_path / "work", overwrite=True, **other)
+    made = pycat.ScoreTable.open(tmp_path / "work" / "scores").column("trusted")
+    assert (made != column).any()
+
+
+def test_a_check_is_of_pairs_that_rules_and_filter_leave(toy_text: ToyText, tmp_path: Path) -> None:
+    src, tgt = toy_text(200)
+    check = {**EVALUATE, "arms": ["selected"]}
+    pruned = prune(src, tgt, out=tmp_path / "work", check=True, evaluate_options=check, **FAST)
+    assert pruned.evaluation is not None and pruned.measures is not None
+    num_noise = pruned.selection.manifest["dropped"]["guard"]
+    assert num_noise > 0
+    rows = np.flatnonzero(pruned.measures.apply()[0])
+    noise = pruned.measures.noise_score(pruned.scores)[rows]
+    clean = rows[np.argsort(noise, kind="stable")[: len(rows) - num_noise]]
+    drawn = np.random.default_rng((0, 2)).choice(np.sort(clean), len(clean) // 20, replace=False)
+    held_out = pruned.corpus.subset(np.sort(drawn))
+    assert pruned.evaluation.manifest["recipe"]["held_out"] == held_out.id
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"trusted": {"noise": ("a", "b")}}, "column noise: the table has or keeps this name"),
+        ({"trusted": {"cluster": ("a", "b")}}, "column cluster: the table has or keeps this name"),
+        ({"trusted": {"no name": ("a", "b")}}, "column 'no name': expected a letter"),
+        ({"guard": "auto"}, r"estimated among [\d,]+ pairs, expected at least 1,000"),
+        ({"by": "fitted_noise"}, r"estimated among [\d,]+ pairs, expected at least 1,000"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_training(
+    toy_text: ToyText, tmp_path: Path, asked: dict[str, Any], message: str
+) -> None:
+    src, tgt = toy_text(100)
+    with pytest.raises(PycatError, match=message):
+        prune(src, tgt, out=tmp_path / "work", **FAST, **asked)
+    assert not (tmp_path / "work" / "proxy").exists()

@@ -7,6 +7,7 @@
 #include "cross_entropy/linear_panels.h"
 #include "cross_entropy/token_stats.h"
 #include "transformer/panels.h"
+#include "transformer/shared_prefix.h"
 #include "transformer/transformer.h"
 
 namespace pycat {
@@ -21,6 +22,7 @@ constexpr std::int64_t kSlack = 64;
 struct Workspace {
   Buffer<float> source;         // hidden states of the encoder
   Buffer<float> target;         // hidden states of the decoder
+  SharedPrefix prefix;          // of a causal model
   Buffer<float> normed;         // one panel
   PackedBuffer input;           // of the layer that is computed
   PackedBuffer encoded;         // what the encoder returned
@@ -73,10 +75,13 @@ class Transformer::Pass {
         format_(*model.format_),
         panel_tokens_(math_.panel_tokens),
         width_(weights_.d_model),
+        workspace_(thread_workspace),
         source_(checked(source)),
         target_(checked(target)),
-        longest_(std::max(longest_sequence(source), longest_sequence(target))),
-        workspace_(thread_workspace) {}
+        longest_(std::max(longest_sequence(source), longest_sequence(target))) {
+    if (weights_.is_causal()) num_shared_ = num_shared_tokens(target_);
+    if (num_shared_ > 0) target_ = workspace_.prefix.split(target_, num_shared_);
+  }
 
   void run(const TokenTargets& targets, SequenceResults& results) {
     const PackedPanels encoded = weights_.is_causal() ? PackedPanels{} : encode();
@@ -107,20 +112,25 @@ class Transformer::Pass {
     return pack(format_, x, width_, workspace_.encoded);
   }
 
+  /// Tokens of a sequence that come before its first one here: the shared prefix of all but itself.
+  std::int64_t num_before(std::int64_t b) const { return b == 0 ? 0 : num_shared_; }
+
   /// Token plus position; zeros in the lanes behind the last token, so that they stay finite.
   Panels embed(const PackedTokens& side, const EmbeddingWeights& weights, Buffer<float>& buffer,
                const char* name) {
     const Panels x = panels(buffer, divide_up(side.num_tokens, panel_tokens_),
                             round_up(width_, format_.tile_rows));
+    std::int64_t shared_places = 0;
     for (std::int64_t b = 0; b < side.num_sequences; ++b) {
       const std::int64_t first = side.cu_seqlens[b];
       const std::int64_t last = side.cu_seqlens[b + 1];
-      if (last - first > weights.num_positions) {
-        throw std::invalid_argument(std::string("a ") + name + " has " +
-                                    std::to_string(last - first) + " tokens; the model has " +
+      const std::int64_t length = num_before(b) + last - first;
+      if (length > weights.num_positions) {
+        throw std::invalid_argument(std::string("a ") + name + " has " + std::to_string(length) +
+                                    " tokens; the model has " +
                                     std::to_string(weights.num_positions) + " positions");
       }
-      std::int64_t place = 0;
+      std::int64_t place = shared_places;
       for (std::int64_t t = first; t < last; ++t) {
         const std::int64_t id = side.tokens[t];
         if (id < 0 || id >= weights.vocab_size) {
@@ -141,6 +151,7 @@ class Transformer::Pass {
           out[f * panel_tokens_] = token[f] * weights_.embedding_scale + position[f];
         }
       }
+      if (b == 0 && num_shared_ > 0) shared_places = place;
     }
     for (std::int64_t t = side.num_tokens; t < x.count * panel_tokens_; ++t) {
       float* out = x.panel(t / panel_tokens_) + t % panel_tokens_;
@@ -192,7 +203,8 @@ class Transformer::Pass {
     const LinearKernel& kernel = *model_.head_kernel_;
     const std::int64_t* places = workspace_.places.at_least(targets.num_tokens);
     const std::int64_t num_counted = find_counted(targets);
-    const Panels x = num_counted == targets.num_tokens ? all : counted(all, num_counted);
+    const bool are_all = num_counted == targets.num_tokens && num_shared_ == 0;
+    const Panels x = are_all ? all : counted(all, num_counted);
     const bool all_stats = targets.num_stats > 1;
     if (weights_.head_scale != 1.0F) scale(x, weights_.head_scale);
     double* hidden_norms = workspace_.hidden_norms.at_least(x.count * panel_tokens_);
@@ -265,6 +277,7 @@ class Transformer::Pass {
   /// The tokens of `places` in panels of their own.
   Panels counted(const Panels& x, std::int64_t count) const {
     const std::int64_t* places = workspace_.places.at_least(count);
+    const std::int64_t* behind_prefix = workspace_.prefix.places();
     const Panels out = panels(workspace_.counted, divide_up(count, panel_tokens_), width_);
     for (std::int64_t i = 0; i < out.count * panel_tokens_; ++i) {
       float* to = out.panel(i / panel_tokens_) + i % panel_tokens_;
@@ -272,7 +285,7 @@ class Transformer::Pass {
         for (std::int64_t f = 0; f < width_; ++f) to[f * panel_tokens_] = 0.0F;
         continue;
       }
-      const std::int64_t t = places[i];
+      const std::int64_t t = num_shared_ > 0 ? behind_prefix[places[i]] : places[i];
       const float* from = x.panel(t / panel_tokens_) + t % panel_tokens_;
       for (std::int64_t f = 0; f < width_; ++f) to[f * panel_tokens_] = from[f * panel_tokens_];
     }
@@ -343,7 +356,7 @@ class Transformer::Pass {
     for (std::int64_t b = 0; b < side.num_sequences; ++b) {
       const std::int64_t first = side.cu_seqlens[b];
       for (std::int64_t t = first; t < side.cu_seqlens[b + 1]; ++t) {
-        const float* row = table + (t - first) * width;
+        const float* row = table + (num_before(b) + t - first) * width;
         float* to = out.panel(t / panel_tokens_) + t % panel_tokens_;
         for (std::int64_t f = 0; f < width; ++f) to[f * panel_tokens_] = row[f];
       }
@@ -389,6 +402,7 @@ class Transformer::Pass {
     for (std::int64_t b = 0; b < query_side.num_sequences; ++b) {
       head.first_query = query_side.cu_seqlens[b];
       head.num_queries = query_side.cu_seqlens[b + 1] - head.first_query;
+      head.num_shared = num_before(b);
       head.first_key = key_side.cu_seqlens[b];
       head.num_keys = key_side.cu_seqlens[b + 1] - head.first_key;
       for (std::int64_t h = 0; h < weights_.num_heads; ++h) {
@@ -398,7 +412,8 @@ class Transformer::Pass {
         if (weights.relative != nullptr) {
           const std::int64_t row_floats = 2 * weights_.target.num_positions - 1;
           head.relative =
-              relative_scores(weights.relative + h * row_floats, head.num_queries, head.num_keys);
+              relative_scores(weights.relative + h * row_floats, head.num_shared + head.num_queries,
+                              head.num_shared + head.num_keys);
         }
         math_.attend(head);
       }
@@ -526,11 +541,12 @@ class Transformer::Pass {
   const PanelFormat& format_;
   std::int64_t panel_tokens_;
   std::int64_t width_;
+  Workspace& workspace_;
   PackedTokens source_;
   PackedTokens target_;
   std::int64_t longest_;                                // tokens of the longest sequence
+  std::int64_t num_shared_ = 0;                         // tokens of the prefix, sequence 0
   const float* rotary_tables_[2] = {nullptr, nullptr};  // whose rows the workspace holds
-  Workspace& workspace_;
 };
 
 void Transformer::score(const PackedTokens& source, const std::int64_t* inputs,

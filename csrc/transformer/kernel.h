@@ -44,14 +44,16 @@ struct PanelRows {
 };
 
 /// One attention head of one sentence: softmax(scale * queries keys) values. A causal query sees
-/// the keys up to its own place.
+/// the keys up to its own place. The keys of a shared prefix come before the sentence's own, and
+/// its queries after them.
 struct AttentionHead {
   PanelRows queries;
   PanelRows keys;
   PanelRows values;
   std::int64_t first_query;  // the token's place in the panels
   std::int64_t num_queries;
-  std::int64_t first_key;  // the token's place in the panels
+  std::int64_t num_shared;  // keys of the prefix, which begin at place 0 of the panels
+  std::int64_t first_key;   // the token's place in the panels
   std::int64_t num_keys;
   std::int64_t width;  // rows of queries, keys and values
   float scale;

@@ -249,35 +249,42 @@ void attend(const AttentionHead& head) {
   // Not round_up() of base/int_math.h: code of one instruction set shares no inline function.
   const auto strided = [](std::int64_t count) { return (count + kBlock - 1) / kBlock * kBlock; };
   const std::int64_t query_stride = strided(head.num_queries + kLanes);
-  const std::int64_t key_stride = strided(head.num_keys + kLanes);
+  const std::int64_t num_keys = head.num_shared + head.num_keys;
+  const std::int64_t key_stride = strided(num_keys + kLanes);
   float* queries = head.scratch;
   float* keys = queries + head.width * query_stride;
   float* values = keys + head.width * key_stride;
   float* weights = values + head.width * key_stride;
   gather_tokens<C>(head.queries, head.first_query, head.num_queries, head.width, queries,
                    query_stride);
-  gather_tokens<C>(head.keys, head.first_key, head.num_keys, head.width, keys, key_stride);
-  gather_tokens<C>(head.values, head.first_key, head.num_keys, head.width, values, key_stride);
+  gather_tokens<C>(head.keys, 0, head.num_shared, head.width, keys, key_stride);
+  gather_tokens<C>(head.values, 0, head.num_shared, head.width, values, key_stride);
+  gather_tokens<C>(head.keys, head.first_key, head.num_keys, head.width, keys + head.num_shared,
+                   key_stride);
+  gather_tokens<C>(head.values, head.first_key, head.num_keys, head.width, values + head.num_shared,
+                   key_stride);
   for (std::int64_t i = 0; i < head.num_queries;) {
     const std::int64_t left = head.num_queries - i;
     const std::int64_t size = left > kLanes ? kBlock : kLanes;
     const std::int64_t end = i + (left < size ? left : size);
+    const std::int64_t place = head.num_shared + i;  // counted as those of the keys
     // Keys before the window of the block's first query are left out.
-    const std::int64_t first_key = head.window > 0 && i >= head.window ? i - head.window + 1 : 0;
+    const std::int64_t first_key =
+        head.window > 0 && place >= head.window ? place - head.window + 1 : 0;
     AttentionBlock block = {};
     block.queries = queries + i;
     block.query_stride = query_stride;
     block.keys = keys + first_key;
     block.values = values + first_key;
     block.key_stride = key_stride;
-    block.num_keys = (head.causal ? end : head.num_keys) - first_key;
+    block.num_keys = (head.causal ? head.num_shared + end : num_keys) - first_key;
     block.width = head.width;
     block.scale = head.scale;
     block.causal = head.causal;
     block.window = head.window;
     block.softcap = head.softcap;
-    block.relative = head.relative == nullptr ? nullptr : head.relative + i - first_key;
-    block.first_query = i - first_key;
+    block.relative = head.relative == nullptr ? nullptr : head.relative + place - first_key;
+    block.first_query = place - first_key;
     block.num_queries = end - i;
     // The block's result replaces its queries.
     (left > kLanes ? attend_block<2> : attend_block<1>)(block, weights, queries + i);

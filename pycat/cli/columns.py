@@ -8,6 +8,8 @@ import pycat
 from pycat.cli.options import (
     TestFiles,
     device_option,
+    num_workers_option,
+    on_option,
     option,
     out_option,
     overwrite_option,
@@ -122,6 +124,8 @@ class Clusters:
     name: str = option("Give the column this name.", "cluster", metavar="NAME")
     seed: int = option("Draw the sample and the first centres with this number.", 0)
     device: str = device_option()
+    on: str = on_option()
+    num_workers: int | None = num_workers_option()
 
     def run(self) -> None:
         """Add the column, and print its name."""
@@ -132,5 +136,7 @@ class Clusters:
             name=self.name,
             seed=self.seed,
             device=self.device,
+            on=self.on,
+            num_workers=self.num_workers,
         )
         print(f"{self.scores}: column {self.name}; the same share of each by --strata {self.name}")

@@ -62,6 +62,8 @@ _REMEDIES = {
     errno.EACCES: "see that you may read or write there, or choose another place",
     errno.EPERM: "see that you may read or write there, or choose another place",
     errno.EROFS: "choose an --out you may write to",
+    errno.ENOENT: "see that the name is right, and that its folder is there",
+    errno.ENAMETOOLONG: "choose a shorter name: temporary files have 20 bytes more",
 }
 
 
@@ -136,10 +138,21 @@ def _message(error: Exception) -> str | None:
         # Whatever else is written is named in its errors.
         if _is_output_lost() or (error.filename is None and error.errno == errno.ENOSPC):
             return f"standard output: {error.strerror}; direct it to another place"
+        if error.filename is None and error.errno == errno.ENOENT:
+            return (
+                "the folder that this command runs in is gone; change to another and run it again"
+            )
         remedy = _REMEDIES.get(error.errno or 0, "mend that")
         return f"{error}; {remedy}, and run the same command again: finished work is kept"
-    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
-        return f"{error.object!r}: this name is not UTF-8, which is needed here; rename it"
+    if isinstance(error, UnicodeEncodeError):
+        encoding = sys.getfilesystemencoding()
+        if encoding != "utf-8":
+            return (
+                f"{error.object!r}: names of files are {encoding} in this locale, and UTF-8 is "
+                "needed; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+            )
+        if error.reason == "surrogates not allowed":
+            return f"{error.object!r}: this name is not UTF-8, which is needed here; rename it"
     return None
 
 
@@ -173,7 +186,11 @@ def argument_parser() -> ArgumentParser:
 
 def parse(words: Sequence[str]) -> Verb:
     """The verb named by the words, with its options; exits with status 2 on wrong usage."""
-    found = argument_parser().parse_args(joined_criteria(words))
+    parser = argument_parser()
+    found, unknown = parser.parse_known_args(joined_criteria(words))
+    if unknown:
+        name = f"pycat {found.verb}"
+        parser.error(f"{name}: unrecognized arguments: {' '.join(unknown)}; see {name} --help")
     verb: Verb = read(VERBS[found.verb], found)
     return verb
 
@@ -189,6 +206,8 @@ def _write_utf8() -> None:
 
 
 def _failed(message: str, status: int) -> int:
+    # In one line, and without orders to the terminal, whatever a file's name or content is.
+    message = message.translate({code: repr(chr(code))[1:-1] for code in (*range(32), 127)})
     with suppress(OSError):  # standard error may be full or closed
         print(message, file=sys.stderr, flush=True)
     return status

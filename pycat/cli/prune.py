@@ -1,14 +1,15 @@
 """The verb `prune`: all stages with the options of each, prefixed by its name."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pycat
 from pycat.cli.options import (
     TestFiles,
     TextFiles,
+    dashed,
     device_option,
     fraction,
     group,
@@ -105,6 +106,7 @@ class Prune:
                 "prune: --evaluate and --test belong together: --test names the held-out text that "
                 "--evaluate measures on; pass both, or neither"
             )
+        self._refuse_options_of_no_stage()
         device = {"device": self.device}
         pruned = pycat.prune(
             **vars(self.text),
@@ -125,7 +127,7 @@ class Prune:
             tokenize_options=vars(self.tokenize_options),
             train_options=vars(self.train_options) | device,
             score_options=vars(self.score_options) | device,
-            evaluate_options=self._evaluate_options() | device,
+            evaluate_options=self.evaluate_options.arguments() | device,
             on=self.on,
         )
         print_left_out(pruned.corpus)
@@ -134,12 +136,23 @@ class Prune:
             print_evaluation(pruned.evaluation)
         print_places(pruned)
 
-    def _evaluate_options(self) -> dict[str, Any]:
-        """Options of the evaluation; a check has passes of its own where none are given."""
-        given = self.evaluate_options.arguments()
-        if self.check and given["passes"] == EvaluateOptions.passes:
-            del given["passes"]
-        return given
+    def _refuse_options_of_no_stage(self) -> None:
+        is_evaluated, has_proxy = self.evaluate or self.check, not self.fast
+        for stage, options, is_made, remedy in (
+            ("train", self.train_options, has_proxy, "leave out --fast"),
+            ("score", self.score_options, has_proxy, "leave out --fast"),
+            ("evaluate", self.evaluate_options, is_evaluated, "pass --check, or --evaluate"),
+        ):
+            given = [
+                f"--{stage}-{dashed(entry.name)}"
+                for entry in fields(options)
+                if getattr(options, entry.name) != entry.default
+            ]
+            if given and not is_made:
+                raise PycatError(
+                    f"prune: {', '.join(given)}: this command has no stage {stage}; {remedy}, or "
+                    "leave out these options"
+                )
 
 
 def print_places(pruned: "Pruned") -> None:

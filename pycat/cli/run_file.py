@@ -16,6 +16,9 @@ paths are relative to the file. Everything but `text` and `tests` may be left ou
     preset = "mini"
 
     [score]
+    [trusted]
+    talks = "talks.tsv"                 # a column to rank by, from text that is known to be good
+
     [select]
     keep = 0.5
 
@@ -30,7 +33,7 @@ paths are relative to the file. Everything but `text` and `tests` may be left ou
 import tomllib
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -39,7 +42,20 @@ from pycat.cli.options import TextFiles, add_options, dashed, group, option, rea
 from pycat.cli.score import ScoreOptions
 from pycat.cli.select import Select
 from pycat.cli.stages import EvaluateOptions, TokenizeOptions, TrainOptions
+from pycat.data.same_tokenizer import further_text
+from pycat.data.several_files import open_texts
 from pycat.errors import PycatError
+from pycat.evaluation.arms import ARMS, FRACTIONS
+from pycat.filters.rules import complete_rules, read_rules
+from pycat.ranking.criteria import members_of
+from pycat.scores.score_table import RESERVED_COLUMNS, check_column_name
+from pycat.selection.recipe import (
+    DEFAULT_STRATA,
+    FAST_CRITERION,
+    KNOWN_STRATA,
+    Recipe,
+    default_criterion,
+)
 
 if TYPE_CHECKING:
     from pycat.evaluation.results import Evaluation
@@ -63,8 +79,18 @@ class _TrainTable:
 
 # The options of `select` that say where things lie are those of the study.
 _NOT_IN_FILE = ("out", "overwrite", "scores", "corpus", "text", "measures", "export")
-_PATHS = ("src", "tgt", "tsv", "tokenizer", "labels", "rules")
-_TABLES = ("text", "tests", "tokenize", "train", "score", "select", "arms", "evaluate")
+_PATHS = ("src", "tgt", "tsv", "tokenizer", "vocabs", "sentencepiece", "labels", "rules")
+_TABLES = (
+    "text",
+    "tests",
+    "tokenize",
+    "train",
+    "score",
+    "trusted",
+    "select",
+    "arms",
+    "evaluate",
+)
 
 
 def run_study(
@@ -83,25 +109,40 @@ def run_study(
     """
     tables = _read(file)
     text = _options(file, "text", TextFiles, tables)
-    tests = _tests(file, tables)
+    tests = _texts(file, "tests", tables)
+    if not tests:
+        raise PycatError(f"{file}: no [tests]; expected one test set or more, NAME = [SRC, REF]")
+    trusted = _texts(file, "trusted", tables)
     tokenize = _options(file, "tokenize", TokenizeOptions, tables)
     train = _options(file, "train", _TrainTable, tables)
     scoring = _options(file, "score", ScoreOptions, tables)
     select = _selecting(file, "select", tables.get("select", {}))
     more = {name: _selecting(file, f"arms.{name}", own) for name, own in _arms(file, tables)}
     evaluate = _options(file, "evaluate", _EvaluateTable, tables)
-    for name in more:
-        if name not in evaluate.how.arms:
-            raise PycatError(
-                f"{file}: [arms.{name}] is made for nothing; name it in arms of [evaluate]"
-            )
+    for name in trusted:
+        try:
+            check_column_name(name, RESERVED_COLUMNS)
+        except PycatError as error:
+            raise PycatError(f"{file}: [trusted] {error}") from None
+    recipes = [
+        _recipe(file, table, own, trusted)
+        for table, own in (
+            ("select", select),
+            *((f"arms.{name}", own) for name, own in more.items()),
+        )
+    ]
+    arguments = evaluate.how.arguments()
+    arguments["arms"] = _placed_arms(file, evaluate.how.arms, more, out)
+    further = open_texts(text.src, text.tgt, text.tsv, text.columns, tokenize.languages)
+    for given in (*tests.values(), *trusted.values()):
+        further_text(given, tokenize.languages or further.languages, further.recipe.get("columns"))
 
     def place(name: str) -> dict[str, Any]:
         return {"out": out / name, "overwrite": overwrite}
 
     corpus = pycat.tokenize(**vars(text), **place("corpus"), **vars(tokenize), on=on)
     measures = None
-    if any(own["rules"] != "none" or own["guard"] for own in (select, *more.values())):
+    if any(recipe.rules is not None or recipe.needs_noise for recipe in recipes):
         measures = pycat.measure(corpus, **place("measures"), on=on, stage=stage)
     run = pycat.train(
         corpus,
@@ -120,18 +161,21 @@ def run_study(
         on=on,
         stage=stage,
     )
-    if any(
-        own["by"] is None if own["strata"] is None else "cluster" in own["strata"].split(",")
-        for own in (select, *more.values())
-    ):
-        pycat.add_clusters(scores, run.checkpoints[-1], device=device)
+    for name, good in trusted.items():
+        pycat.add_trusted(
+            scores,
+            good,
+            checkpoint=run.checkpoints[-1],
+            name=name,
+            seed=train.seed,
+            device=device,
+            **place(f"trusted/{name}"),
+        )
+    if any(DEFAULT_STRATA in recipe.strata_names for recipe in recipes):
+        pycat.add_clusters(scores, run.checkpoints[-1], device=device, on=on)
     selection = pycat.select(scores, measures=measures, **place("selection"), **select)
     for name, own in more.items():
         pycat.select(scores, measures=measures, **place(f"arms/{name}"), **own)
-    arguments = evaluate.how.arguments()
-    arguments["arms"] = [
-        str(out / "arms" / arm) if arm in more else arm for arm in arguments["arms"]
-    ]
     return pycat.evaluate(
         selection,
         tests=tests,
@@ -157,29 +201,79 @@ def _read(file: Path) -> dict[str, Any]:
     return tables
 
 
-def _tests(file: Path, tables: Mapping[str, Any]) -> dict[str, Any]:
-    tests: dict[str, Any] = {}
-    for name, files in tables.get("tests", {}).items():
+def _recipe(file: Path, table: str, own: Mapping[str, Any], trusted: Mapping[str, Any]) -> Recipe:
+    """What a table of options of `select` asks for, checked before anything is made."""
+    try:
+        changed = read_rules(own["rules"])
+        rules = None if changed is None else complete_rules(changed)
+        by, strata = own["by"], own["strata"]
+        if by is None:
+            by = default_criterion(True, rules is not None or bool(own["guard"]))
+            if strata is None and own["part"] == "top" and not isinstance(own["keep"], tuple):
+                strata = DEFAULT_STRATA
+        recipe = Recipe(**{**own, "by": by, "rules": rules, "strata": strata})
+        # Columns of trusted text are not there yet.
+        known = [str(m) for m in members_of(by) if str(m).removeprefix("-") not in trusted]
+        replace(recipe, by="+".join(known) or FAST_CRITERION).check()
+        if unknown := {*recipe.strata_names} - {*KNOWN_STRATA, *trusted}:
+            raise PycatError(
+                f"strata by {', '.join(sorted(unknown))} are not known; expected "
+                f"{', '.join((*KNOWN_STRATA, *trusted))}"
+            )
+    except PycatError as error:
+        raise PycatError(f"{file}: [{table}] {error}") from None
+    return recipe
+
+
+def _placed_arms(file: Path, arms: Sequence[str], made: Mapping[str, Any], out: Path) -> list[str]:
+    """Arms by name, or the folders of selections: those of the study, and others beside the file.
+
+    Raises:
+        PycatError: an arm is neither, or one of the study is not asked for.
+    """
+    placed = []
+    for arm in arms:
+        if arm in made:
+            placed.append(str(out / "arms" / arm))
+        elif arm in (*ARMS, *FRACTIONS):
+            placed.append(arm)
+        elif (file.parent / arm).is_dir():
+            placed.append(str(file.parent / arm))
+        else:
+            raise PycatError(
+                f"{file}: [evaluate] arms has {arm!r}; expected {', '.join((*ARMS, *FRACTIONS))}, "
+                f"the name of a table [arms.{arm}], or the folder of a selection"
+            )
+    for name in made:
+        if name not in arms:
+            raise PycatError(
+                f"{file}: [arms.{name}] is made for nothing; name it in arms of [evaluate]"
+            )
+    return placed
+
+
+def _texts(file: Path, table: str, tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Test sets or trusted texts, by name."""
+    texts: dict[str, Any] = {}
+    for name, files in tables.get(table, {}).items():
         paths = [files] if isinstance(files, str) else files
         columns = None
         if isinstance(paths, list) and len(paths) == 2 and isinstance(paths[1], list):
-            paths, columns = paths[:1], _columns(file, name, paths[1])
+            paths, columns = paths[:1], _columns(file, f"[{table}] {name}", paths[1])
         if (
             not isinstance(paths, list)
             or len(paths) not in (1, 2)
             or not all(isinstance(path, str) for path in paths)
         ):
             raise PycatError(
-                f"{file}: [tests] {name} is {files!r}; expected a source and a reference file in "
+                f"{file}: [{table}] {name} is {files!r}; expected a source and a reference file in "
                 "brackets, or one file of both, or one and its columns as [FILE, [SRC, TGT]]"
             )
         placed = [file.parent / path for path in paths]
-        tests[name] = placed[0] if len(placed) == 1 else (placed[0], placed[1])
+        texts[name] = placed[0] if len(placed) == 1 else (placed[0], placed[1])
         if columns is not None:
-            tests[name] = (placed[0], columns)
-    if not tests:
-        raise PycatError(f"{file}: no [tests]; expected one test set or more, NAME = [SRC, REF]")
-    return tests
+            texts[name] = (placed[0], columns)
+    return texts
 
 
 def _columns(file: Path, name: str, columns: list[Any]) -> tuple[Any, Any]:
@@ -187,7 +281,7 @@ def _columns(file: Path, name: str, columns: list[Any]) -> tuple[Any, Any]:
     kinds = [type(column) for column in columns]
     if kinds not in ([int, int], [str, str]):
         raise PycatError(
-            f"{file}: [tests] {name} has columns {columns!r}; expected two numbers or two names"
+            f"{file}: {name} has columns {columns!r}; expected two numbers or two names"
         )
     return columns[0], columns[1]
 

@@ -376,7 +376,11 @@ class EvaluateOptions:
         metavar="ARM",
     )
     seeds: int = option("Train so many models of each arm; random arms draw anew for each.", 2)
-    passes: float = option("Pass over the selection's target tokens this many times.", 8.0)
+    passes: float | None = option(
+        "Pass over the selection's target tokens this many times; without it, 8, or 4 for a check "
+        "of prune.",
+        None,
+    )
     no_curve: bool = option(
         "Do not train on smaller random parts, which effective data is read off.", False
     )
@@ -417,6 +421,8 @@ class EvaluateOptions:
         """Keyword arguments of `pycat.evaluate`."""
         given = dict(vars(self))
         given["curve"] = not given.pop("no_curve")
+        if given["passes"] is None:
+            del given["passes"]
         return given
 
 

@@ -56,9 +56,11 @@ def is_known_code(code: str) -> bool:
 def near_codes(wanted: str, known: Collection[str], count: int = 5) -> list[str]:
     """Known codes of the wanted language, else those that are spelt about alike."""
     language = language_of(wanted)
-    same = sorted(code for code in known if language_of(code) == language)
-    if same:
-        return same[:count]
+    spoken = {code: language_of(code) for code in sorted(known)}
+    for alike in ({language}, {"no", "nb", "nn"}):  # a code of Norwegian for that of a written form
+        same = [code for code, other in spoken.items() if other in alike and language in alike]
+        if same:
+            return same[:count]
     by_lower = {code.lower(): code for code in sorted(known, reverse=True)}
-    alike = difflib.get_close_matches(wanted.lower(), by_lower, count, cutoff=0.5)
-    return [by_lower[code] for code in alike]
+    spelt = difflib.get_close_matches(wanted.lower(), by_lower, count, cutoff=0.5)
+    return [by_lower[code] for code in spelt]

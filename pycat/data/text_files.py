@@ -5,6 +5,7 @@ file is called, and written by the file's suffix. Archives, UTF-16 and pipes are
 """
 
 import bz2
+import codecs
 import io
 import lzma
 import stat
@@ -20,7 +21,7 @@ from pycat.errors import OutputError, TextError
 
 _BLOCK_BYTES = 1 << 20
 
-# Suffixes of the files that are written compressed, and of those that are never plain.
+# Suffixes of the files that are written compressed, and of those that are never lines of text.
 COMPRESSED = {
     ".gz": "gzip",
     ".zst": "zstd",
@@ -29,7 +30,10 @@ COMPRESSED = {
     ".bz2": "bz2",
     ".lz4": "lz4",
 }
-_NOT_WRITTEN = (".zip", ".7z", ".rar", ".tar", ".tgz", ".z", ".br", ".sz", ".lz", ".lzma")
+_NOT_WRITTEN = (
+    *(".zip", ".7z", ".rar", ".tar", ".tgz", ".z", ".br", ".sz", ".lz", ".lzma"),
+    *(".parquet", ".arrow", ".feather", ".tmx", ".xlf", ".xliff", ".xlsx", ".ods"),
+)
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -44,6 +48,7 @@ _REFUSED = {
     b"Rar!": "a rar archive; unpack it (unrar x)",
     b"\x1f\x9d": "a file of compress; unpack it (uncompress)",
     b"LZIP": "a file of lzip; unpack it (lzip -d)",
+    b"\x5d\x00\x00": "a file of LZMA; unpack it (xz -d)",
     b"\xff\x06\x00\x00sNaPpY": "a file of snappy; unpack it (snzip -d)",
     b"PAR1": "a Parquet file; give it as --tsv, unpacked, with --columns (tsv, columns)",
     b"\xff\xfe\x00\x00": "UTF-32; convert it: iconv -f UTF-32 -t UTF-8",
@@ -125,12 +130,12 @@ def compressing(file: io.RawIOBase, out: Path) -> Any:
     """A stream that compresses into `file` as the suffix of `out` says; closing leaves `file` open.
 
     Raises:
-        OutputError: the suffix is that of a file that is never plain, and that pycat cannot write.
+        OutputError: the suffix is that of a file that never is lines of text.
     """
     suffix = out.suffix.lower()
     if suffix in _NOT_WRITTEN:
         raise OutputError(
-            f"{out}: {suffix} files are not written; name plain text, or one of "
+            f"{out}: {suffix} files are not written of lines of text; name plain text, or one of "
             f"{', '.join(COMPRESSED)}"
         )
     compression = COMPRESSED.get(suffix)
@@ -221,4 +226,14 @@ def _compression(path: Path, head: bytes) -> str | None:
     for magic, kind in _MAGIC.items():
         if head.startswith(magic):
             return kind
-    return COMPRESSED.get(path.suffix.lower())
+    # Programs that download a file may unpack it and leave its name.
+    return None if _is_text(head) else COMPRESSED.get(path.suffix.lower())
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether a file that begins like this is text: UTF-8 without other controls than blanks."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return all(letter >= " " or letter in "\t\n\v\f\r" for letter in text)

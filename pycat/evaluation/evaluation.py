@@ -54,6 +54,8 @@ _MIN_UPDATES = 12
 # Translations, and the page and charts that `write_evaluation_page` adds.
 _OWNED = ("*/*.hyp.txt", "evaluation.html", "*.loss.svg", "*.worth.svg")
 
+DEFAULT_PASSES = 8.0
+
 # The name of the test set of pairs of the corpus itself.
 _HELD_OUT = "held-out"
 
@@ -69,7 +71,7 @@ def evaluate(
     out: str | PathLike[str],
     arms: Sequence[str] = DEFAULT_ARMS,
     seeds: int = 2,
-    passes: float = 8.0,
+    passes: float | None = None,
     curve: bool = True,
     labels: str | PathLike[str] | None = None,
     preset: str = "auto",
@@ -105,7 +107,7 @@ def evaluate(
         arms: names as `arm_views` has them: "full", "random", "random-lengths", "selected",
             "oracle", or folders of other selections of the same corpus, by `select` or `prune`.
         seeds: models of each arm; in random arms each has pairs of its own.
-        passes: over the selection's target tokens.
+        passes: over the selection's target tokens; 8 by default.
         curve: train on random eighths and quarters too, and on halves where the selection is not
             about one, and say what each arm is worth as a share of random text
             (`effective_data`). Without it gains on the arms "full" and "random" are told where
@@ -137,6 +139,7 @@ def evaluate(
     """
     # One function, longer than most: it is the order of its steps.
     # What to train on, for how long, and what to measure on.
+    passes = DEFAULT_PASSES if passes is None else passes
     if not isinstance(selection, Selection):
         selection = open_selection(selection)
     corpus = selection.corpus()
@@ -149,7 +152,7 @@ def evaluate(
     is_here(on, num_workers)  # an error, if it names no place
     _ = corpus.tokenizer  # an error, if there is none, before anything is trained
     texts = {name: text_beside(test, corpus) for name, test in tests.items()}
-    own_test = None
+    kept, own_test = selection.kept_corpus().id, None
     if held_out is not None:
         own_test = corpus.subset(held_out)
         corpus = corpus.subset(np.setdiff1d(corpus.pair_ids, held_out))
@@ -237,6 +240,7 @@ def evaluate(
             **search,
         )
         folder.finish(
+            selection=kept,
             arms=results,
             tests=counts,
             random_curve=curves,

@@ -137,6 +137,20 @@ def fitted_noise(
     return share, likely
 
 
+def check_num_pairs(corpus: Corpus, num_pairs: int) -> None:
+    """Refuse to estimate among too few pairs.
+
+    Raises:
+        PycatError: there are below 1,000.
+    """
+    if num_pairs < _MIN_SAMPLE:
+        raise PycatError(
+            f"{corpus.path}: the share of noise is to be estimated among {num_pairs:,} pairs, "
+            f"expected at least {_MIN_SAMPLE:,}; give guard a fraction in place of auto, and rank "
+            "by noise in place of fitted_noise"
+        )
+
+
 def _fit(
     corpus: Corpus,
     rows: NDArray[np.int64] | None,
@@ -146,11 +160,7 @@ def _fit(
 ) -> tuple[NoiseShare, "list[_Regression]"]:
     """The estimate, and a regression for each kind."""
     rows = np.arange(len(corpus)) if rows is None else rows
-    if len(rows) < _MIN_SAMPLE:
-        raise PycatError(
-            f"{corpus.path}: the share of noise is to be estimated among {len(rows):,} pairs, "
-            f"expected at least {_MIN_SAMPLE:,}; pass a fraction instead of auto"
-        )
+    check_num_pairs(corpus, len(rows))
     rng = np.random.default_rng(seed)
     if len(rows) > max_sample:
         rows = np.sort(rng.choice(rows, max_sample, replace=False))

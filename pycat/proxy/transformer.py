@@ -251,7 +251,7 @@ class Transformer(nn.Module):
         """Encoder states (B, S, D) of the source, and a mask (B, 1, 1, S), True at tokens."""
         positions = torch.arange(src.shape[1], device=src.device)
         mask = (positions < src_lengths[:, None])[:, None, None, :]
-        x = self._embed(src, 0, self.src_embedding or self.embedding)
+        x = self.embed(src, 0, self.src_embedding or self.embedding)
         for layer in self.encoder:
             x = layer(x, mask)
         return self.encoder_norm(x), mask
@@ -263,13 +263,14 @@ class Transformer(nn.Module):
         return F.linear(hidden, self.output_weight)
 
     def _decode(self, tokens: Tensor, state: DecoderState) -> Tensor:
-        x = self._embed(tokens, state.position, self.embedding)
+        x = self.embed(tokens, state.position, self.embedding)
         for i, layer in enumerate(self.decoder):
             x, state.cache[i] = layer(x, state.memory[i], state.memory_mask, state.cache[i])
         hidden: Tensor = self.decoder_norm(x)
         return hidden
 
-    def _embed(self, tokens: Tensor, first_position: int, embedding: nn.Embedding) -> Tensor:
+    def embed(self, tokens: Tensor, first_position: int, embedding: nn.Embedding) -> Tensor:
+        """Embeddings (B, T, D) of tokens (B, T) and of their positions, from the first on."""
         d_model = self.config.d_model
         x = embedding(tokens) * math.sqrt(d_model)
         positions = torch.arange(first_position, first_position + tokens.shape[1], device=x.device)

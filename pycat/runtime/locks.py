@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -41,7 +42,8 @@ class Lock:
         held: what it protects, named in the error.
 
     Raises:
-        OutputError: another process, or another part of this one, holds it.
+        OutputError: another process, or another part of this one, holds it; or a link or something
+            else that is no file of its own stands in its place.
         OSError: the lock file cannot be made; it names `held`.
     """
 
@@ -92,9 +94,17 @@ class Lock:
     def _try(self) -> bool:
         """Take the lock if it is free."""
         try:
-            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # What a link leads to is not ours to write; a pipe is opened without waiting.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(self._file, flags, 0o666)
         except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise self._no_lock_file() from None
             raise OSError(error.errno, error.strerror, str(self._held)) from None
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            os.close(descriptor)
+            raise self._no_lock_file()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not _is_same_file(descriptor, self._file):  # its holder removed it just now
@@ -114,6 +124,12 @@ class Lock:
             os.ftruncate(descriptor, 0)
             os.write(descriptor, _owner())
         return True
+
+    def _no_lock_file(self) -> OutputError:
+        return OutputError(
+            f"{self._file}: expected a lock file of pycat, or none, found a link or another kind "
+            "of file; delete it, if nothing else needs it, and run the same command again"
+        )
 
     def _try_without_flock(self) -> bool:
         """Take the lock by making its file, or by making it anew where its process is gone."""
@@ -217,10 +233,10 @@ def _started(pid: int) -> str | None:
     Process ids are used again; an id with this moment is not.
     """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        facts = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return stat.rpartition(")")[2].split()[19]
+    return facts.rpartition(")")[2].split()[19]
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

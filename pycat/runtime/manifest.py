@@ -30,6 +30,9 @@ MAKERS = {
 
 _OWN_HASH = "manifest_sha256"
 
+# That of a table of a billion pairs, with two added columns, has 10 MB.
+_MAX_BYTES = 1 << 28
+
 # A Parquet file ends with its footer, the length of the footer in 4 bytes, and 4 bytes of magic.
 # The footer says where each column lies and how large it is, and each page has a checksum: a
 # footer that is as it was, with checked pages, is the file that was written.
@@ -128,7 +131,12 @@ def load_manifest(path: Path, error: type[PycatError] = OutputError) -> dict[str
     if maker := MAKERS.get(path.stem):
         again += f" with '{maker}'"
     try:
-        value = json.loads(path.read_text("utf-8"))
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is no regular file")
+        if status.st_size > _MAX_BYTES:
+            raise ValueError(f"it has {status.st_size:,} bytes, expected at most {_MAX_BYTES:,}")
+        value = json.loads(path.read_text("utf-8"), object_pairs_hook=_object)
     except (OSError, ValueError, RecursionError) as cause:
         raise error(f"{path}: cannot be read ({cause}); {again}") from None
     if not isinstance(value, dict):
@@ -143,6 +151,16 @@ def load_manifest(path: Path, error: type[PycatError] = OutputError) -> dict[str
     _check_fields(path, value, _ANY_FIELDS, error)
     for name in value.get("files") or ():
         _check_inside(path, name, error)
+    return value
+
+
+def _object(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two entries of one name, another reader might take the other one."""
+    value: dict[str, Any] = {}
+    for name, item in entries:
+        if name in value:
+            raise ValueError(f"it names {name!r} twice")
+        value[name] = item
     return value
 
 

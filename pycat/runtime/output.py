@@ -133,6 +133,11 @@ class OutputFolder:
         self._lock: Lock | None = None
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path}: expected a folder, found a file; choose another name")
+        if path.is_symlink() and not path.exists():
+            raise OutputError(
+                f"{path}: expected a folder or a new name, found a link to {path.readlink()}, "
+                "which is not there; make that folder, or choose another name"
+            )
         finished = self._finished()
         is_damaged = finished is not None and not is_whole(path, finished, overwrite=overwrite)
         if is_damaged:

@@ -28,6 +28,7 @@ def map_to_files(
     resumes: bool,
     on: str,
     num_workers: int | None,
+    uses_gpu: bool = False,
 ) -> list[Path]:
     """Let workers write the arrays of each part into its file.
 
@@ -36,7 +37,7 @@ def map_to_files(
         parts: each with the absolute path of its file.
         done: called with each part that is finished, here or by an earlier run.
         resumes: whether a file that is there is one of an earlier run, and stays.
-        on, num_workers: as for `map_parts`.
+        on, num_workers, uses_gpu: as for `map_parts`.
 
     Returns:
         The files, in the order of the parts.
@@ -52,7 +53,8 @@ def map_to_files(
                 yield path, part
 
     writing = _Writing(load)
-    with closing(map_parts(writing, unfinished(), on=on, num_workers=num_workers)) as written:
+    mapped = map_parts(writing, unfinished(), on=on, num_workers=num_workers, uses_gpu=uses_gpu)
+    with closing(mapped) as written:
         for (_, part), _ in written:
             done(part)
     return paths

@@ -103,13 +103,17 @@ def replace_link(path: Path, to: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until names made or removed in a folder are on the disk."""
+    """Wait until names made or removed in a folder are on the disk.
+
+    Raises:
+        OSError: they are not; it names the folder.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _NO_SYNC:
-            raise
+            raise OSError(error.errno, error.strerror, str(folder)) from None
     finally:
         os.close(descriptor)
 

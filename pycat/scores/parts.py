@@ -19,6 +19,8 @@ PART_PAIRS = 65_536
 
 # What a scores folder may hold beside its manifest.
 SCORE_FILES = ("part-*.parquet", "column-*.parquet", "exact.parquet")
+# A folder of the table that holds unfinished clusters.
+CLUSTERS_FOLDER = "clustering"
 
 # Types of statistics that are not float32.
 _STORED: dict[str, type] = {"nll": np.float64, "correct": np.int32}

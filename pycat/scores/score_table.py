@@ -10,6 +10,7 @@ without pycat.
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -23,15 +24,17 @@ from pycat.data.corpus import Corpus
 from pycat.data.opening import reopen_corpus
 from pycat.errors import OutputError, PycatError
 from pycat.kernels.stat_names import STAT_NAMES
-from pycat.runtime.locks import Lock
+from pycat.runtime.locks import LOCK_FILE, Lock
 from pycat.runtime.manifest import check_file, list_files, problem_with, read_manifest
 from pycat.runtime.notebook import html_table, new_axes
 from pycat.runtime.output import write_manifest
+from pycat.runtime.publishing import remove_left_files
 from pycat.runtime.workers import on_workers
 from pycat.scores.criterion_names import CRITERION_NAMES
 from pycat.scores.parts import (
     PAIR_COLUMNS,
     PART_PAIRS,
+    SCORE_FILES,
     Part,
     column_names,
     column_path,
@@ -47,6 +50,8 @@ _MAX_WORKERS = 8
 _REMEDY = "delete the table's folder and run 'pycat score' again"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# Names that no text given by a user takes: those of every table, and what strata are made by.
+RESERVED_COLUMNS = (*PAIR_COLUMNS, "cluster", "score")
 _Result = TypeVar("_Result")
 
 
@@ -325,7 +330,7 @@ class ScoreTable:
                 f"column {name}: found shape {column.shape}, expected ({len(self)},), one value a "
                 "pair of the table"
             )
-        manifest = self.check_name(name)
+        manifest = self._checked(name)
         values = _arrow(name, column)
         how = {} if made_by is None else {"made_by": {name: dict(made_by)}}
         if self.path is None:
@@ -341,29 +346,65 @@ class ScoreTable:
                     "ScoreTable.open returns it"
                 )
             with Lock.of_folder(self.path):
-                manifest = self.check_name(name)
+                manifest = self._checked(name)
+                self._remove_left_files()
                 self.manifest = self._write_column(
                     name, values, {**manifest, **_with(manifest, how)}
                 )
         return int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0
 
-    def check_name(self, name: str) -> dict[str, Any]:
-        """Refuse a name that `add` refuses; return the manifest as it is now.
+    def remove(self, name: str) -> None:
+        """Remove a column that was added.
+
+        Raises:
+            PycatError: the table has no such column, or it is none that was added.
+        """
+        if self.path is None:
+            raise PycatError(f"column {name}: only a table on the disk removes columns")
+        with Lock.of_folder(self.path):
+            manifest = dict(read_manifest(self.path, "scores"))
+            if name not in manifest.get("columns", ()):
+                added = ", ".join(manifest.get("columns", ())) or "none"
+                raise PycatError(
+                    f"column {name}: {self.path} has none of this name that was added ({added})"
+                )
+            files = [column_path(part.path, name) for part in self._parts if part.path is not None]
+            gone = {file.name for file in files}
+            manifest["columns"] = [other for other in manifest["columns"] if other != name]
+            for key, without in (("made_by", {name}), ("files", gone)):
+                if key in manifest:
+                    manifest[key] = {k: v for k, v in manifest[key].items() if k not in without}
+            write_manifest(self.path / "scores.json", manifest)
+            self.manifest = manifest
+            for file in files:
+                file.unlink(missing_ok=True)
+
+    def check_name(self, name: str) -> None:
+        """Refuse a name that `add` refuses.
 
         Raises:
             PycatError: the name is taken or not allowed.
         """
-        if not _NAME.fullmatch(name):
-            raise PycatError(f"column {name!r}: expected a letter, then letters, digits and '_'")
+        self.sweep()
+        self._checked(name)
+
+    def sweep(self) -> None:
+        """Delete what a process left beside the table that was killed while it added a column."""
+        if self.path is not None and (self.path / LOCK_FILE).exists():
+            # A running process deletes its own.
+            with suppress(OutputError, OSError), Lock.of_folder(self.path):
+                self._remove_left_files()
+
+    def _remove_left_files(self) -> None:
+        assert self.path is not None
+        for pattern in ("scores.json", *SCORE_FILES):
+            remove_left_files(self.path, pattern)
+
+    def _checked(self, name: str) -> dict[str, Any]:
+        """The manifest as it is now, in which the name is free."""
         # Another process may have added a column since the table was opened.
         manifest = dict(self.manifest if self.path is None else read_manifest(self.path, "scores"))
-        if (
-            name in (*self._base_names, *manifest.get("columns", ()))
-            or (name in CRITERION_NAMES and name != "rarity")
-            or name in STAT_NAMES
-            or any(_is_of(name, stat) for stat in STAT_NAMES)
-        ):
-            raise PycatError(f"column {name}: the table has or keeps this name; choose another")
+        check_column_name(name, (*self._base_names, *manifest.get("columns", ())))
         return manifest
 
     @property
@@ -436,6 +477,23 @@ class ScoreTable:
                 if part.num_rows and columns[name].to_numpy().min() < 1:
                     raise OutputError(f"{part.path}: {name} is below 1; {_REMEDY}")
             last = int(pairs[-1]) if part.num_rows else last
+
+
+def check_column_name(name: str, taken: Sequence[str] = ()) -> None:
+    """Refuse a name that no added column can have, or one of those that are taken.
+
+    Raises:
+        PycatError: the name is taken or not allowed.
+    """
+    if not _NAME.fullmatch(name):
+        raise PycatError(f"column {name!r}: expected a letter, then letters, digits and '_'")
+    if (
+        name in taken
+        or (name in CRITERION_NAMES and name != "rarity")
+        or name in STAT_NAMES
+        or any(_is_of(name, stat) for stat in STAT_NAMES)
+    ):
+        raise PycatError(f"column {name}: the table has or keeps this name; choose another")
 
 
 def _with(manifest: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, Any]:

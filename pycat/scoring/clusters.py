@@ -7,21 +7,34 @@ to the nearest one.
 Source: Aharoni and Goldberg 2020 (ACL), where mean states of pretrained encoders fall into domains.
 """
 
-import time
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pycat.data.corpus import Corpus
-from pycat.errors import PycatError
-from pycat.proxy.checkpoint import load_model, read_infos
-from pycat.proxy.transformer import Transformer
+from pycat.data.reopening import CorpusAddress
+from pycat.errors import CheckpointError, OutputError, PycatError
+from pycat.proxy.checkpoint import CheckpointInfo, load_model, read_infos
+from pycat.proxy.transformer import EncoderLayer, Transformer
 from pycat.runtime.device import choose_device
+from pycat.runtime.locks import Lock, scratch_folder
+from pycat.runtime.manifest import read_manifest
 from pycat.runtime.numbers import check_number
+from pycat.runtime.output import OutputFolder
+from pycat.runtime.part_files import Arrays, map_to_files, read_arrays
+from pycat.runtime.parts import is_here
 from pycat.runtime.progress import progress
+from pycat.scores.parts import CLUSTERS_FOLDER
 from pycat.scores.score_table import ScoreTable, as_table
 
 _NUM_CLUSTERS = 16
@@ -29,6 +42,9 @@ _PAIRS_OF_A_CLUSTER = 100
 _SAMPLE = 20_000
 _ROUNDS = 50
 _BATCH_TOKENS = 8192
+# A part is so many batches, or more where there would be too many files.
+_PART_BATCHES = 8
+_MAX_PARTS = 4096
 
 
 def add_clusters(
@@ -39,11 +55,15 @@ def add_clusters(
     name: str = "cluster",
     seed: int = 0,
     device: str = "auto",
+    on: str = "local",
+    num_workers: int | None = None,
 ) -> str:
     """Add a column: the cluster of each pair's source, 0 to `num_clusters` - 1, for strata.
 
-    A table that has the very column is left as it is. An interrupted call begins anew. Memory holds
-    the states of at most 20,000 pairs, 4 D bytes each, and 4 bytes of every pair.
+    A table that has the very column is left as it is. Memory holds the states of at most 20,000
+    pairs, 4 D bytes each, and 4 bytes of every pair. While they are made, states of the sample and
+    clusters of the pairs lie in a folder `clustering` of the table, 12 bytes a pair; the same call
+    goes on there after an interruption.
 
     Args:
         scores: an open ScoreTable, or the path of one.
@@ -53,19 +73,26 @@ def add_clusters(
         name: of the column.
         seed: of the sample and the first centres.
         device: "cpu", "cuda" or "auto".
+        on, num_workers: where sources are encoded, as for `score`; elsewhere than in this process,
+            the table is one on the disk. On CPUs of one kind the clusters are the same.
 
     Returns:
         The column's name; select by it with `strata`.
 
     Raises:
         PycatError: an option is out of range, fewer pairs than clusters, or the name is taken or
-            not allowed.
+            not allowed; Ray or a cluster is missing, or workers were lost.
         CheckpointError: the checkpoint is missing, damaged, or of another tokenizer.
+        OutputError: another process makes clusters of this table.
     """
     if num_clusters is not None:
         check_number("num_clusters", num_clusters, low=2, high=1000)
-    started = time.perf_counter()
-    table = as_table(scores)
+    here, table = is_here(on, num_workers), as_table(scores)
+    if not here and table.path is None:
+        raise PycatError(
+            f"on={on!r}, num_workers={num_workers}: workers write files; pass a table on the disk, "
+            "as pycat.score makes one with out"
+        )
     corpus = table.view_of(table.corpus())
     if num_clusters is None:
         num_clusters = max(1, min(_NUM_CLUSTERS, len(corpus) // _PAIRS_OF_A_CLUSTER))
@@ -76,33 +103,68 @@ def add_clusters(
         )
     [info] = read_infos([checkpoint], corpus)
     recipe = {"checkpoint": info.sha256, "num_clusters": num_clusters, "seed": seed}
-    if recipe.items() <= table.manifest.get("made_by", {}).get(name, {}).items():
+    table.sweep()
+    if _has(table, name, recipe):
+        _remove_states(table)
         return name
     table.check_name(name)
     if num_clusters == 1:
         table.add(name, np.zeros(len(corpus), np.int32), {**recipe, "elapsed_s": 0.0})
         return name
-    chosen = choose_device(device)
-    model = load_model(info, chosen)
+    # Workers look for the device themselves, and this machine need not have it.
+    is_cuda_elsewhere = not here and device.startswith("cuda")
+    chosen = torch.device("cuda") if is_cuda_elsewhere else choose_device(device)
+    with ExitStack() as stack:
+        place = stack.enter_context(scratch_folder()) if table.path is None else table.path
+        made_of = {**recipe, "pairs": corpus.id}
+        folder = stack.enter_context(
+            OutputFolder(place / CLUSTERS_FOLDER, "clustering", made_of, ("*.npz",), True)
+        )
+        encoding = _Encoding(info, chosen, folder, on, num_workers)
+        # Another process may have added the column before the folder was locked.
+        if not _has(table, name, recipe):
+            clusters = _clusters(corpus, encoding, num_clusters, seed)
+            table.add(name, clusters, {**recipe, "elapsed_s": round(folder.elapsed_s, 3)})
+        shutil.rmtree(folder.path, ignore_errors=True)
+    return name
+
+
+def _has(table: ScoreTable, name: str, recipe: Mapping[str, Any]) -> bool:
+    """Whether the table has this very column."""
+    manifest = table.manifest if table.path is None else read_manifest(table.path, "scores")
+    return bool(recipe.items() <= manifest.get("made_by", {}).get(name, {}).items())
+
+
+def _remove_states(table: ScoreTable) -> None:
+    """Delete the states that a call left which was killed when the column was written."""
+    folder = None if table.path is None else table.path / CLUSTERS_FOLDER
+    if folder is not None and folder.is_dir() and not folder.is_symlink():
+        # If the folder is locked, another process needs it, and will delete it.
+        with suppress(OutputError, OSError), Lock.of_folder(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clusters(
+    corpus: Corpus, encoding: "_Encoding", num_clusters: int, seed: int
+) -> NDArray[np.int32]:
+    """The cluster of each of N pairs, (N,)."""
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.permutation(len(corpus))[:_SAMPLE])
-    states = np.empty((len(sample), model.config.d_model), dtype=np.float32)
     is_whole = len(sample) == len(corpus)
     sampled = corpus if is_whole else corpus.subset(corpus.pair_ids[sample])
-    for rows, means in _means(sampled, model, chosen, "cluster" if is_whole else "sample"):
-        states[rows] = means
+    states = np.empty((len(sample), encoding.info.config.d_model), dtype=np.float32)
+    for part in encoding.run("cluster" if is_whole else "sample", sampled, None):
+        states[part["rows"]] = part["states"]
     centre = states.mean(axis=0)
     directions = _directions(states, centre)
     centres = spherical_k_means(directions, num_clusters, rng)
-    clusters = np.empty(len(corpus), dtype=np.int32)
     if is_whole:
-        clusters[:] = (directions @ centres.T).argmax(axis=1)
-    else:
-        for rows, means in _means(corpus, model, chosen, "cluster"):
-            clusters[rows] = (_directions(means, centre) @ centres.T).argmax(axis=1)
-    elapsed_s = round(time.perf_counter() - started, 3)
-    table.add(name, clusters, {**recipe, "elapsed_s": elapsed_s})
-    return name
+        nearest: NDArray[np.int32] = (directions @ centres.T).argmax(axis=1).astype(np.int32)
+        return nearest
+    clusters = np.empty(len(corpus), dtype=np.int32)
+    for part in encoding.run("cluster", corpus, _Centres(centre, centres)):
+        clusters[part["rows"]] = part["clusters"]
+    return clusters
 
 
 def spherical_k_means(
@@ -151,22 +213,174 @@ def _directions(states: NDArray[np.float32], centre: NDArray[np.float32]) -> NDA
     return directions
 
 
+class _Centres(NamedTuple):
+    """The mean (D,) of all states, and the centres (G, D) of clusters, less it."""
+
+    mean: NDArray[np.float32]
+    of_clusters: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """Encodes sources by one checkpoint, part by part: here, or by workers.
+
+    Attributes:
+        info, device: the checkpoint, and where it is loaded.
+        folder: takes a file of each part.
+        on, num_workers: as for `map_parts`.
+    """
+
+    info: CheckpointInfo
+    device: torch.device
+    folder: OutputFolder
+    on: str
+    num_workers: int | None
+
+    def run(self, title: str, corpus: Corpus, centres: _Centres | None) -> Iterator[Arrays]:
+        """Yield `rows` (n,) of the corpus, and their `states` (n, D), or `clusters` by centres.
+
+        Parts are cut from the batches of the whole corpus: what a batch holds decides how the sums
+        of its states are rounded.
+        """
+        load: Callable[[int], _Part] = _LoadPart(
+            CorpusAddress.of(corpus),
+            self.info.path.resolve(),
+            self.info.sha256,
+            self.device,
+            centres,
+        )
+        if is_here(self.on, self.num_workers):
+            part = _Part(corpus, load_model(self.info, self.device), self.device, centres)
+            load = lambda _: part  # noqa: E731 - in place of the loading of a worker
+        num_batches = corpus.num_batches(_BATCH_TOKENS, padded=True)
+        size = max(_PART_BATCHES, -(-num_batches // _MAX_PARTS))
+        ranges = [
+            _Batches(first, min(first + size, num_batches)) for first in range(0, num_batches, size)
+        ]
+        base = self.folder.path.absolute()
+        with progress(title, num_batches, "batches") as advance:
+
+            def done(part: _Batches) -> None:
+                advance(part.end - part.first)
+                self.folder.record()
+
+            paths = map_to_files(
+                load,
+                [(base / f"{title}-{i:05}.npz", part) for i, part in enumerate(ranges)],
+                done,
+                resumes=self.folder.resumes,
+                on=self.on,
+                num_workers=self.num_workers,
+                uses_gpu=self.device.type == "cuda",
+            )
+        return map(read_arrays, paths)
+
+
+class _Batches(NamedTuple):
+    """A part: batches `first` to `end` of a corpus."""
+
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _LoadPart:
+    """Loads, in a worker, what encodes parts of a corpus.
+
+    Attributes:
+        corpus, checkpoint, sha256: of the driver; what the worker finds must be the same.
+        device, centres: as for `_Part`.
+    """
+
+    corpus: CorpusAddress
+    checkpoint: Path
+    sha256: str
+    device: torch.device
+    centres: _Centres | None
+
+    def __call__(self, num_threads: int) -> "_Part":
+        torch.set_num_threads(num_threads)
+        corpus, device = self.corpus.open(), choose_device(self.device.type)
+        [info] = read_infos([self.checkpoint], corpus)
+        if info.sha256 != self.sha256:
+            raise CheckpointError(
+                f"{self.checkpoint}: found other weights than where the command runs; let every "
+                "node see the same files"
+            )
+        return _Part(corpus, load_model(info, device), device, self.centres)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Encodes parts of a corpus by a model on a device."""
+
+    corpus: Corpus
+    model: Transformer
+    device: torch.device
+    centres: _Centres | None
+
+    def __call__(self, part: _Batches) -> Arrays:
+        """`rows` (n,) of the corpus, and `states` (n, D), or `clusters` (n,) by the centres."""
+        all_rows, found = [], []
+        for rows, states in _means(self.corpus, self.model, self.device, part):
+            all_rows.append(rows)
+            if self.centres is not None:
+                directions = _directions(states, self.centres.mean)
+                states = (directions @ self.centres.of_clusters.T).argmax(axis=1).astype(np.int32)
+            found.append(states)
+        kind = "states" if self.centres is None else "clusters"
+        return {"rows": np.concatenate(all_rows), kind: np.concatenate(found)}
+
+
 def _means(
-    corpus: Corpus, model: Transformer, device: torch.device, what: str
+    corpus: Corpus, model: Transformer, device: torch.device, part: _Batches
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Rows of the corpus, and the mean encoder states of their sources (rows, D), by batches."""
     pair_ids = corpus.pair_ids
+    with corpus.batches(_BATCH_TOKENS, padded=True, num_threads=0) as batches:
+        state = {**batches.state, "step": part.first}
     with (
-        progress(what, len(corpus), "pairs") as advance,
-        corpus.batches(_BATCH_TOKENS, padded=True) as batches,
+        corpus.batches(_BATCH_TOKENS, padded=True, state=state) as batches,
         torch.inference_mode(),
     ):
-        for batch in batches:
-            src = batch.src_tokens.to(device)
+        for _ in range(part.first, part.end):
+            batch = next(batches)
             lengths = batch.src_cu_seqlens.diff().to(device)
-            states, mask = model.encode(src, lengths)
-            shown = mask[:, 0, 0, :, None]
-            means = (states * shown).sum(dim=1) / lengths[:, None]
+            states = _encode(model, batch.src_tokens.to(device), lengths)
+            means = states.sum(dim=1) / lengths[:, None]
             rows = np.searchsorted(pair_ids, batch.pair_ids.numpy())
             yield rows, means.float().cpu().numpy()
-            advance(len(rows))
+
+
+def _encode(model: Transformer, src: Tensor, lengths: Tensor) -> Tensor:
+    """The states (B, S, D) of `Transformer.encode`, bit for bit, but 0 at padding.
+
+    Batches are cut by the longer side, so that half of their source tokens may be padding: linear
+    layers and norms compute the others alone, in half the time. Attention is that of the padded
+    batch, whose sums are rounded as its shape has it.
+    """
+    is_token = torch.arange(src.shape[1], device=src.device) < lengths[:, None]
+
+    def padded(tokens: Tensor) -> Tensor:
+        whole = tokens.new_zeros(*src.shape, tokens.shape[1])
+        whole[is_token] = tokens
+        return whole
+
+    x = model.embed(src, 0, model.src_embedding or model.embedding)[is_token]  # (T, D)
+    for layer in model.encoder:
+        assert isinstance(layer, EncoderLayer)
+        attention, normed = layer.self_attention, layer.norms[0](x)
+        projected = (
+            padded(attention.query(normed)),
+            *padded(attention.key_value(normed)).chunk(2, -1),
+        )
+        queries, keys, values = (
+            each.view(*each.shape[:2], attention.num_heads, -1).transpose(1, 2)
+            for each in projected
+        )
+        heads = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=is_token[:, None, None]
+        )
+        x = x + attention.output(heads.transpose(1, 2).flatten(2)[is_token])
+        x = x + layer.feed_forward(layer.norms[1](x))
+    return padded(model.encoder_norm(x))

@@ -26,6 +26,11 @@ _IGNORED = -100
 
 # Activations of a layer stay in the cache: shares of 4,096 tokens take up to a tenth longer.
 _SHARE_TOKENS = 1024
+# Each share computes the prefix that all sequences of a batch have. A share has up to eight times
+# as many tokens of its own, if those are no more than this.
+_MAX_SHARE_TOKENS = 4096
+# The more pairs a batch has, the fewer times their prefix is computed.
+_CAUSAL_BATCH_TOKENS = 16_384
 # Where the last batches are cut finer, no share has fewer tokens: its last panel is half empty on
 # average, and an eighth of this.
 _MIN_SHARE_TOKENS = 128
@@ -41,6 +46,26 @@ class _Share(NamedTuple):
     inputs: NDArray[np.int64]
     targets: NDArray[np.int64]
     ends: NDArray[np.int32]
+
+    def cut(self, num_shares: int, num_shared: int) -> list["_Share"]:
+        """Up to `num_shares` shares of about as many tokens, without the first ones that all share.
+
+        Each sequence has more than `num_shared` tokens.
+        """
+        tokens = self.src_ends.astype(np.int64) + self.ends
+        tokens -= num_shared * np.arange(len(tokens))
+        cuts = np.searchsorted(tokens, tokens[-1] * np.arange(num_shares + 1) // num_shares)
+        return [
+            _Share(
+                self.src[self.src_ends[a] : self.src_ends[b]],
+                self.src_ends[a : b + 1] - self.src_ends[a],
+                self.inputs[self.ends[a] : self.ends[b]],
+                self.targets[self.ends[a] : self.ends[b]],
+                self.ends[a : b + 1] - self.ends[a],
+            )
+            for a, b in pairwise(cuts)
+            if a < b
+        ]
 
 
 class _Results(NamedTuple):
@@ -85,18 +110,15 @@ class CpuForward:
         self._is_causal = checkpoints[0].is_causal
         self._all_stats, self._per_token = stats == "all", per_token
         self._num_workers = num_workers
+        if self._is_causal:
+            self.batch_tokens = _CAUSAL_BATCH_TOKENS
 
     def run(self, batches: Iterable[Batch]) -> Iterator[BatchSums]:
         """Yield the sums of packed batches, in their order."""
         begun: deque[tuple[Batch, int]] = deque()  # batches, and how many shares each has
 
         def tasks() -> Iterator[tuple[_core.Transformer, _Share]]:
-            for batch, num_shares in self._with_num_shares(batches):
-                shares = (
-                    _causal_shares(batch, num_shares)
-                    if self._is_causal
-                    else _shares(batch, num_shares, self._prefix)
-                )
+            for batch, shares in self._shared(batches):
                 begun.append((batch, len(shares)))
                 for model in self._models:
                     for share in shares:
@@ -112,27 +134,33 @@ class CpuForward:
         """Sums of a packed batch."""
         return next(self.run([batch]))
 
-    def _with_num_shares(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, int]]:
-        """Yield each batch with the number of its shares.
+    def _shared(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[_Share]]]:
+        """Yield each batch with its shares.
 
         The last batches are cut finer, so that all workers finish at about the same time.
         """
-        at_the_end = -(-_LAST_SHARES * self._num_workers // len(self._models))
         ahead: deque[Batch] = deque()
         for batch in batches:
             ahead.append(batch)
             if len(ahead) > self._num_workers:
                 batch = ahead.popleft()
-                yield batch, -(-self._num_tokens(batch) // _SHARE_TOKENS)
+                yield batch, self._cut(batch, 1)
+        at_the_end = -(-_LAST_SHARES * self._num_workers // len(self._models))
         for batch in ahead:
-            num_tokens = self._num_tokens(batch)
-            finer = min(at_the_end, num_tokens // _MIN_SHARE_TOKENS) if self._num_workers > 1 else 1
-            yield batch, max(-(-num_tokens // _SHARE_TOKENS), finer)
+            yield batch, self._cut(batch, at_the_end if self._num_workers > 1 else 1)
 
-    def _num_tokens(self, batch: Batch) -> int:
-        """Tokens of the larger side; of both where they are one sequence."""
-        sides = len(batch.src_tokens), len(batch.tgt_tokens)
-        return sum(sides) if self._is_causal else max(sides)
+    def _cut(self, batch: Batch, min_shares: int) -> list[_Share]:
+        """The shares of a batch: at least `min_shares`, unless they would be too small."""
+        if self._is_causal:
+            whole = _joined_sides(batch)
+            num_shared = _num_shared_tokens(whole)
+            num_tokens = len(whole.inputs) - num_shared * len(batch.pair_ids)
+        else:
+            whole, num_shared = _two_sides(batch, self._prefix), 0
+            num_tokens = max(len(batch.src_tokens), len(batch.tgt_tokens))
+        most = min(max(_SHARE_TOKENS, 8 * num_shared), _MAX_SHARE_TOKENS)
+        finer = min(min_shares, num_tokens // max(_MIN_SHARE_TOKENS, num_shared))
+        return whole.cut(max(-(-num_tokens // most), finer), num_shared)
 
     def _score_share(self, task: tuple[_core.Transformer, _Share]) -> _Results:
         model, share = task
@@ -166,27 +194,14 @@ class CpuForward:
         return BatchSums(batch.pair_ids.numpy(), sums, nll_per_token, batch.tgt_cu_seqlens.numpy())
 
 
-def _shares(batch: Batch, num_shares: int, prefix: NDArray[np.int64]) -> list[_Share]:
-    """Cut a packed batch into up to `num_shares` shares of about as many tokens."""
+def _two_sides(batch: Batch, prefix: NDArray[np.int64]) -> _Share:
+    """A packed batch as a model with an encoder reads it."""
     src, src_ends, tgt, tgt_ends, _ = (tensor.numpy() for tensor in batch)
-    inputs, targets, ends = _decoder_tokens(tgt, tgt_ends, prefix)
-    tokens = src_ends.astype(np.int64) + ends
-    cuts = np.searchsorted(tokens, tokens[-1] * np.arange(num_shares + 1) // num_shares)
-    return [
-        _Share(
-            src[src_ends[a] : src_ends[b]],
-            src_ends[a : b + 1] - src_ends[a],
-            inputs[ends[a] : ends[b]],
-            targets[ends[a] : ends[b]],
-            ends[a : b + 1] - ends[a],
-        )
-        for a, b in pairwise(cuts)
-        if a < b
-    ]
+    return _Share(src, src_ends, *_decoder_tokens(tgt, tgt_ends, prefix))
 
 
-def _causal_shares(batch: Batch, num_shares: int) -> list[_Share]:
-    """Cut a packed batch into shares for a causal model, to which a pair is one sequence.
+def _joined_sides(batch: Batch) -> _Share:
+    """A packed batch as a causal model reads it, to which a pair is one sequence.
 
     The model does not read a pair's last token. Places before the last source token predict no
     target.
@@ -204,18 +219,16 @@ def _causal_shares(batch: Batch, num_shares: int) -> list[_Share]:
     inputs = np.empty_like(targets)
     inputs[1:] = targets[:-1]
     inputs[src_at] = src
-    cuts = np.searchsorted(ends, int(ends[-1]) * np.arange(num_shares + 1) // num_shares)
-    return [
-        _Share(
-            src[:0],
-            np.zeros(b - a + 1, dtype=np.int32),
-            inputs[ends[a] : ends[b]],
-            targets[ends[a] : ends[b]],
-            ends[a : b + 1] - ends[a],
-        )
-        for a, b in pairwise(cuts)
-        if a < b
-    ]
+    return _Share(src[:0], np.zeros_like(ends), inputs, targets, ends)
+
+
+def _num_shared_tokens(share: _Share) -> int:
+    """Tokens that all sequences begin with, but for the last of the shortest one."""
+    starts = share.ends[:-1].astype(np.int64)
+    most = int(np.diff(share.ends).min()) - 1
+    first = share.inputs[starts[:, None] + np.arange(most)]  # (B, most)
+    differs = (first != first[:1]).any(axis=0)
+    return int(differs.argmax()) if differs.any() else most
 
 
 def _pack(weights: TransformerWeights, dtype: str, num_threads: int) -> _core.Transformer:

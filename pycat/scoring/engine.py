@@ -31,6 +31,7 @@ from pycat.runtime.output import OutputFolder, recorded_recipe
 from pycat.runtime.parts import is_here, map_parts
 from pycat.runtime.progress import progress
 from pycat.scores.parts import (
+    CLUSTERS_FOLDER,
     PAIR_COLUMNS,
     PART_PAIRS,
     SCORE_FILES,
@@ -204,8 +205,10 @@ def score(
     source = None if earlier is None else earlier.table.path
     if source is not None and source.resolve() == Path(out).resolve():
         raise OutputError(f"{out}: is the table to take scores from; name another folder")
-    owned, working = (*SCORE_FILES, WORKING_FILES), (WORKING_FILES,)
-    with OutputFolder(Path(out), "scores", recipe, owned, overwrite, working=working) as folder:
+    owned = (*SCORE_FILES, WORKING_FILES, f"{CLUSTERS_FOLDER}/*")
+    with OutputFolder(
+        Path(out), "scores", recipe, owned, overwrite, working=(WORKING_FILES,)
+    ) as folder:
         if folder.manifest is not None:
             return ScoreTable.open(folder.path)
         workers = None

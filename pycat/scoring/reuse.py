@@ -30,6 +30,9 @@ from pycat.scores.score_table import ScoreTable
 from pycat.scoring.reduced_precision import EXACT_FILE
 from pycat.scoring.truncation import KeptLengths
 
+# Where `prune` sets its folders aside while it makes them anew; deleted when that is done.
+SET_ASIDE = "before"
+
 # What the join writes beside the parts of a table while it is made.
 WORKING_FILES = "reused-*.tmp"
 
@@ -233,16 +236,23 @@ class ReusedSums:
             self.num_tokens += int(lengths.tgt[rows].sum())
 
     def facts(self, folder: Path | None) -> dict[str, Any]:
-        """For the manifest of a table in `folder`: how many pairs, and of which table."""
+        """For the manifest of a table in `folder`: how many pairs, and of which table.
+
+        The path of a table that is only set aside is left out: it will lead nowhere.
+        """
         table = self.earlier.table
-        path = None if table.path is None else str(table.path.resolve())
-        if path is not None and folder is not None:
-            path = os.path.relpath(path, folder.resolve())
+        where: dict[str, str] = {}
+        if table.path is not None and folder is None:
+            where = {"path": str(table.path.resolve())}
+        elif table.path is not None and folder is not None:
+            path, own = table.path.resolve(), folder.resolve()
+            if not any(path == work / SET_ASIDE / own.relative_to(work) for work in own.parents):
+                where = {"path": os.path.relpath(path, own)}
         return {
             "num_pairs": self.num_pairs,
             "num_tokens": self.num_tokens,
             "scores": digest(dict(table.manifest["recipe"])),
-            **({} if path is None else {"path": path}),
+            **where,
             **({"torch": table.manifest["torch"]} if "torch" in table.manifest else {}),
         }
 

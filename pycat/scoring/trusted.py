@@ -72,7 +72,7 @@ def add_trusted(
         score_dtype: of matrix products while scoring, as for `score`.
         base: the table in `scores` of an earlier call. Its scores are taken over, as by `score`,
             if the same text tuned the same checkpoint.
-        overwrite: replace what was made of other text or with other options.
+        overwrite: replace what was made of other text or with other options, the column too.
 
     Returns:
         The column's name. A column of that name that holds these very values stays as it is.
@@ -94,6 +94,19 @@ def add_trusted(
     corpus = table.view_of(table.corpus())
     text = text_beside(trusted, corpus)
     good = tokenize_alike(text, corpus, folder / "corpus", overwrite=overwrite)
+    made_by = {
+        "checkpoint": info.sha256,
+        "trusted": good.id,
+        "updates": updates,
+        "batch_tokens": batch_tokens,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "dtype": dtype,
+        "score_dtype": score_dtype,
+    }
+    earlier = table.manifest.get("made_by", {}).get(name)
+    if earlier not in (None, made_by) and not overwrite:
+        raise PycatError(_taken(name, table))
     run = tune(
         good,
         info.path,
@@ -126,11 +139,17 @@ def add_trusted(
     before, after = both.nll.T
     gain = trusted_gain(before, after, both.num_tokens)
     if name in table.names:
-        if not np.array_equal(table.column(name), gain):
-            raise PycatError(
-                f"column {name}: {table.path or 'the table'} has it, of other trusted text or "
-                "options; pass another name"
-            )
-        return name
-    table.add(name, gain)
+        if np.array_equal(table.column(name), gain):
+            return name
+        if not overwrite:
+            raise PycatError(_taken(name, table))
+        table.remove(name)
+    table.add(name, gain, made_by)
     return name
+
+
+def _taken(name: str, table: ScoreTable) -> str:
+    return (
+        f"column {name}: {table.path or 'the table'} has it, of other trusted text or options; "
+        "give this one another name, or pass --overwrite (overwrite=True) to replace it"
+    )

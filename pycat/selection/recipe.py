@@ -26,6 +26,8 @@ DEFAULT_CRITERION = "learnability+noise"
 PROXY_CRITERION = "learnability"
 FAST_CRITERION = "noise"
 DEFAULT_STRATA = "cluster"
+# Strata of a table that nobody has added a column to.
+KNOWN_STRATA = (DEFAULT_STRATA, "length", "score")
 
 NUM_STRATA = {"score": 50, "length": 10}
 

@@ -42,6 +42,14 @@ def test_the_study_runs_end_to_end(tmp_path: Path) -> None:
         recipe, plain = (results[which][name] for name in ("rules, guard, cat_var", "cat_var"))
         assert recipe["noise"] < plain["noise"]
         assert 0 < plain["clean"] < 1
+        default = next(found for name, found in results[which].items() if "the default" in name)
+        assert default["noise"] < plain["noise"]
+    # Without a seed there is no proxy, and the rules drop the same.
+    done = run_study("--tsv", tsv, "--work", tmp_path / "work", "--pairs", "1300", "--seeds")
+    *tables, last = done.stdout.splitlines()
+    assert any(line.startswith("| any rule |") for line in tables)
+    rules = {which: {"any rule": found["any rule"]} for which, found in results.items()}
+    assert json.loads(last)["results"] == rules
 
 
 @pytest.mark.slow

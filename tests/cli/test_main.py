@@ -217,6 +217,30 @@ def test_prune_passes_every_group_of_options_on(
     }
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--evaluate-seeds", 7], "--evaluate-seeds: this command has no stage evaluate; pass --c"),
+        (
+            ["--fast", "--train-preset", "base", "--score-stats", "nll"],
+            "--train-preset: this command has no stage train; leave out --fast",
+        ),
+        (["--fast", "--score-stats", "nll"], "--score-stats: this command has no stage score"),
+    ],
+)
+def test_options_of_a_stage_that_is_not_made_are_refused(
+    toy_text: ToyText,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[object],
+    message: str,
+) -> None:
+    src, tgt = toy_text(20)
+    assert run("prune", "--src", src, "--tgt", tgt, "--out", tmp_path / "work", *words) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
 def test_rules_and_guard_say_what_they_dropped(
     toy_text: ToyText, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -383,6 +407,7 @@ def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "--test", "a,b,c"], "expected [NAME=]SOURCE,REFERENCE"),
         (["tokenize", "--languages", "en", "--out", "o"], "expected two names, such as en,de"),
         (["evaluate", "--test", "x/t.en,x/t.de", "--test", "y/t.tsv"], "two sets are named 't'"),
+        (["check", "c", "--all", "a"], "check: unrecognized arguments: --all a; see pycat check -"),
     ):
         with pytest.raises(SystemExit, match="2"):
             run(*words)
@@ -405,3 +430,24 @@ def test_evaluate_takes_a_folder_of_prune_or_a_selection(
         assert "either the folder of prune, or --selection" in capsys.readouterr().err
     assert run("evaluate", tmp_path / "none", "--test", "a.tsv", "--out", tmp_path / "out") == 1
     assert "expected the manifest of a pycat selection folder" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_without_orders_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "two\nlines\x1b[2J"
+    folder.mkdir()
+    assert run("check", folder) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"pycat: error: {tmp_path}/two\\nlines\\x1b[2J: found nothing that pyc")
+    assert said.count("\n") == 1 and said.endswith("\n")
+
+
+def test_a_command_in_a_folder_that_is_gone_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run("check", ".") == 1
+    assert "the folder that this command runs in is gone; change to" in capsys.readouterr().err

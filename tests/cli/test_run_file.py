@@ -101,6 +101,23 @@ def test_a_run_file_makes_a_study_once(
         ('"selected", "longest"', '"selected"', r"\[arms.longest\] is made for nothing; name it"),
         ("[select]", '[select]\nscores = "there"', r"\[select\] has no scores; leave it out"),
         ("keep = 0.4\nrules", "keep = []\nrules", r"\[select\] keep"),
+        ('by = "length"', 'by = "lenght"', r"\[arms.longest\] .*lenght"),
+        (
+            '"selected", "longest"',
+            '"selected", "longest", "halves"',
+            r"\[evaluate\] arms has 'halves'",
+        ),
+        (
+            "keep = 0.4\nrules",
+            'keep = 0.4\nstrata = "town"\nrules',
+            r"\[select\] strata by town are",
+        ),
+        ('"test.en", "test.de"', '"test.en", "gone.de"', r"gone\.de"),
+        (
+            "[select]",
+            '[trusted]\nnoise = "test.en"\n[select]',
+            r"\[trusted\] column noise: the table",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_run_file_is_named(
@@ -111,6 +128,21 @@ def test_what_is_wrong_in_a_run_file_is_named(
     with pytest.raises(PycatError, match=message):
         run_study(study, tmp_path / "out", device="cpu", overwrite=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_file_has_trusted_text_and_arms_by_noise(study: Path, tmp_path: Path) -> None:
+    text = STUDY.replace("[select]", '[trusted]\ngood = ["test.en", "test.de"]\n[select]')
+    text = text.replace('by = "length"', 'by = "noise"').replace(
+        "[select]\nkeep = 0.4", '[select]\nkeep = 0.4\nby = "learnability+good"'
+    )
+    study.write_text(text, "utf-8")
+    run_study(study, tmp_path / "out", device="cpu", overwrite=False)
+    selection = pycat.Selection.open(tmp_path / "out" / "selection")
+    assert selection.manifest["recipe"]["criterion"] == "learnability+good"
+    assert pycat.ScoreTable.open(tmp_path / "out" / "scores").names[-1] == "good"
+    arm = pycat.Selection.open(tmp_path / "out" / "arms" / "longest")
+    assert arm.manifest["recipe"]["criterion"] == "noise"
+    assert (tmp_path / "out" / "measures").is_dir()
 
 
 def test_a_run_file_that_is_missing_is_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cross_entropy/cross_entropy.h"
+#include "transformer/shared_prefix.h"
 #include "transformer/transformer.h"
 
 namespace pycat {
@@ -222,15 +223,13 @@ struct Model {
   }
 };
 
-/// Sums (7, B) over sentences of 1 to 50 tokens.
-std::vector<double> sums_of(const Model& model, Precision precision, CpuIsa isa) {
+/// Sums (7, B) over sequences of tokens that end at `ends`.
+std::vector<double> sums_of(const Model& model, Precision precision, CpuIsa isa,
+                            const std::vector<std::int64_t>& tokens,
+                            const std::vector<std::int64_t>& wanted,
+                            const std::vector<std::int32_t>& ends) {
   const Transformer transformer(model.weights, precision, isa, 2);
-  const std::vector<std::int32_t> ends = {0, 1, 51, 60, 95, 97, 140};
   const auto count = static_cast<std::int64_t>(ends.size()) - 1;
-  std::vector<std::int64_t> tokens;
-  for (std::int64_t i = 0; i < ends.back(); ++i) tokens.push_back((i * 37 + 11) % 101);
-  std::vector<std::int64_t> wanted = tokens;
-  for (std::size_t i = 3; i < 40; ++i) wanted[i] = -100;  // as a prompt is
   const TokenTargets targets = {wanted.data(), ends.back(), ends.data(), count, -100, 101, 1, 7};
   std::vector<double> sums(static_cast<std::size_t>(7 * count));
   std::vector<double> means(static_cast<std::size_t>(count));
@@ -243,6 +242,16 @@ std::vector<double> sums_of(const Model& model, Precision precision, CpuIsa isa)
   if (model.weights.is_causal()) source = {nullptr, 0, none.data(), count};
   transformer.score(source, tokens.data(), targets, results);
   return sums;
+}
+
+/// Sums over sentences of 1 to 50 tokens.
+std::vector<double> sums_of(const Model& model, Precision precision, CpuIsa isa) {
+  const std::vector<std::int32_t> ends = {0, 1, 51, 60, 95, 97, 140};
+  std::vector<std::int64_t> tokens;
+  for (std::int64_t i = 0; i < ends.back(); ++i) tokens.push_back((i * 37 + 11) % 101);
+  std::vector<std::int64_t> wanted = tokens;
+  for (std::size_t i = 3; i < 40; ++i) wanted[i] = -100;  // as a prompt is
+  return sums_of(model, precision, isa, tokens, wanted, ends);
 }
 
 void check_forward(const Model& model, Precision precision, const char* name, CpuIsa isa,
@@ -261,6 +270,63 @@ void check_forward(const Model& model, Precision precision, const char* name, Cp
   }
   std::printf("%s %s: largest difference %.1e\n", isa_name(isa), name, largest);
   if (!(largest <= tolerance)) fail("more than expected");
+}
+
+/// Tokens in which all sequences agree are split off, by hand.
+void check_prefix_split() {
+  const std::vector<std::int64_t> tokens = {7, 8, 9, 7, 8, 7, 8, 5, 6};
+  const std::vector<std::int32_t> ends = {0, 3, 5, 9};
+  const PackedTokens packed = {tokens.data(), 9, ends.data(), 3};
+  if (num_shared_tokens(packed) != 2) fail("7 8 is shared");
+  SharedPrefix prefix;
+  const PackedTokens split = prefix.split(packed, 2);
+  const std::vector<std::int64_t> expected_tokens = {7, 8, 9, 5, 6};
+  const std::vector<std::int32_t> expected_ends = {0, 2, 3, 3, 5};
+  const std::vector<std::int64_t> expected_places = {0, 1, 2, 0, 1, 0, 1, 3, 4};
+  if (split.num_tokens != 5 || split.num_sequences != 4 ||
+      !std::equal(expected_tokens.begin(), expected_tokens.end(), split.tokens) ||
+      !std::equal(expected_ends.begin(), expected_ends.end(), split.cu_seqlens) ||
+      !std::equal(expected_places.begin(), expected_places.end(), prefix.places())) {
+    fail("a prefix is not split off as expected");
+  }
+  const auto shared = [&](std::vector<std::int64_t> of, std::vector<std::int32_t> at) {
+    return num_shared_tokens(
+        {of.data(), at.back(), at.data(), static_cast<std::int64_t>(at.size()) - 1});
+  };
+  if (shared({1, 2, 3}, {0, 3}) != 0) fail("one sequence alone shares nothing");
+  if (shared({1, 2, 3, 2}, {0, 2, 4}) != 0) fail("the first tokens differ");
+  if (shared({1, 2, 1, 2}, {0, 2, 4}) != 2) fail("equal sequences share all");
+  if (shared({1, 2, 3, 1, 2, 4, 1}, {0, 3, 6, 7}) != 1) fail("the last sequence is the prefix");
+}
+
+/// Sequences of a causal model that begin with the same tokens have the sums of each one alone, bit
+/// for bit. One of them is the prefix; the prefix is longer than a panel and than a window.
+void check_shared_prefix(const Model& model, Precision precision, CpuIsa isa) {
+  const std::vector<std::int64_t> prefix = {3,  14, 15, 92, 65, 35, 8,  97, 93, 23, 84, 62,
+                                            64, 33, 83, 27, 95, 2,  88, 41, 97, 16, 93, 99,
+                                            37, 51, 5,  82, 9,  74, 94, 45, 92, 30, 78};
+  std::vector<std::int64_t> tokens;
+  std::vector<std::int32_t> ends = {0};
+  for (const std::int64_t num_more : {9, 0, 1, 25}) {
+    tokens.insert(tokens.end(), prefix.begin(), prefix.end());
+    for (std::int64_t i = 0; i < num_more; ++i) tokens.push_back((num_more * 31 + i * 17) % 101);
+    ends.push_back(static_cast<std::int32_t>(tokens.size()));
+  }
+  std::vector<std::int64_t> wanted(tokens.rbegin(), tokens.rend());
+  for (std::size_t b = 0; b < 4; ++b) {
+    for (std::size_t i = 0; i < 20; ++i) wanted[static_cast<std::size_t>(ends[b]) + i] = -100;
+  }
+  const std::vector<double> together = sums_of(model, precision, isa, tokens, wanted, ends);
+  for (std::size_t b = 0; b < 4; ++b) {
+    const auto part = [&](const std::vector<std::int64_t>& all) {
+      return std::vector<std::int64_t>(all.begin() + ends[b], all.begin() + ends[b + 1]);
+    };
+    const std::vector<double> alone =
+        sums_of(model, precision, isa, part(tokens), part(wanted), {0, ends[b + 1] - ends[b]});
+    for (std::size_t s = 0; s < 7; ++s) {
+      if (alone[s] != together[s * 4 + b]) fail("a shared prefix changes a sum");
+    }
+  }
 }
 
 void check() {
@@ -292,6 +358,18 @@ void check() {
       check_forward(*model, Precision::kBFloat16, "bfloat16", isa, 2e-2);
       check_forward(*model, Precision::kInt8, "int8", isa, 0.1);
     }
+  }
+  check_prefix_split();
+  for (const CpuIsa isa : isas) {
+    for (const Precision precision :
+         {Precision::kFloat32, Precision::kBFloat16, Precision::kInt8}) {
+      try {
+        check_shared_prefix(causal, precision, isa);
+      } catch (const std::invalid_argument&) {
+        continue;  // check_forward() has said that this type is missing
+      }
+    }
+    std::printf("%s: a shared prefix changes nothing\n", isa_name(isa));
   }
 }
 

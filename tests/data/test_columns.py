@@ -117,6 +117,19 @@ WRONG: dict[str, tuple[list[Any], str, int, str]] = {
         "1,3",
     ),
     "line numbers": ([(str(i), *pair) for i, pair in enumerate(PAIRS)], "numbers", 1, "2,3"),
+    "domain first": (
+        [(("news", "law", "it")[i % 3], *pair) for i, pair in enumerate(PAIRS)],
+        "labels",
+        1,
+        "2,3",
+    ),
+    "language between": ([(src, "de", tgt) for src, tgt in PAIRS], "labels", 2, "1,3"),
+    "date first": (
+        [(f"2024-{1 + i % 12:02}-{1 + i % 28:02}T10:00", *pair) for i, pair in enumerate(PAIRS)],
+        "dates",
+        1,
+        "2,3",
+    ),
     "scores with gaps": (
         [("" if i % 3 else "1e-5", *pair) for i, pair in enumerate(PAIRS)],
         "numbers",
@@ -144,6 +157,34 @@ def test_a_column_without_sentences_is_refused(name: str, tmp_path: Path) -> Non
     assert corpus.sentences([5]) == [PAIRS[5]]
 
 
+@pytest.mark.parametrize("address", ["source", "target"])
+def test_two_columns_may_hold_none_either(address: str, tmp_path: Path) -> None:
+    rows = [(src, f"www.a.de/{i}") for i, (src, _) in enumerate(PAIRS)]
+    tsv = write_tsv(
+        tmp_path / "t.tsv", rows if address == "target" else [row[::-1] for row in rows]
+    )
+    column = 1 if address == "source" else 2
+    message = (
+        f"column {column} holds addresses, such as 'www.a.de/0'.*give a file that has both, or"
+    )
+    with pytest.raises(TextError, match=message):
+        pycat.tokenize(tsv=tsv, out=tmp_path / "corpus", vocab_size=300)
+    shutil.rmtree(tmp_path / "corpus", ignore_errors=True)
+    assert len(pycat.tokenize(tsv=tsv, out=tmp_path / "c", columns=(1, 2), vocab_size=300)) == 300
+
+
+def test_two_columns_of_the_same_text_are_no_pairs(tmp_path: Path) -> None:
+    rows = [(src, src if i % 20 else tgt, "x") for i, (src, tgt) in enumerate(PAIRS)]
+    tsv = write_tsv(tmp_path / "t.tsv", rows)
+    message = r"columns 1 and 2 hold the same text in 285 of the first 300 lines.*--columns SRC,TGT"
+    with pytest.raises(TextError, match=message):
+        pycat.tokenize(tsv=tsv, out=tmp_path / "corpus", vocab_size=300)
+    assert len(pycat.tokenize(tsv=tsv, out=tmp_path / "c", columns=(1, 2), vocab_size=300)) == 300
+    few = write_tsv(tmp_path / "few.tsv", rows[:99])
+    tokenizer = tmp_path / "c" / "tokenizer.model"
+    assert len(pycat.tokenize(tsv=few, out=tmp_path / "few", tokenizer=tokenizer)) == 99
+
+
 def test_more_columns_after_the_sentences_are_fine(tmp_path: Path) -> None:
     tsv = write_tsv(tmp_path / "text.tsv", [(*pair, "0.5", "http://x") for pair in PAIRS])
     assert len(pycat.tokenize(tsv=tsv, out=tmp_path / "corpus", vocab_size=300)) == 300
@@ -158,10 +199,10 @@ def test_more_columns_after_the_sentences_are_fine(tmp_path: Path) -> None:
 
 
 def test_rules_name_the_wrong_column_before_anything_is_trained(tmp_path: Path) -> None:
-    tsv = write_tsv(tmp_path / "text.tsv", [(f"0.{i:03}", tgt) for i, (_, tgt) in enumerate(PAIRS)])
+    numbers = [(f"0.{i:03}", tgt) for i, (_, tgt) in enumerate(PAIRS)]
     with pytest.raises(PycatError) as caught:
         pycat.prune(
-            tsv=tsv,
+            *write_lines(tmp_path, numbers, "text"),
             out=tmp_path / "work",
             tokenize_options={"vocab_size": 300, "languages": ("en", "de")},
             rules={"letters": 0.9},
@@ -207,9 +248,19 @@ def test_columns_that_cannot_be_read(given: dict[str, Any], message: str, tmp_pa
         (b"www.a.de", "addresses"),
         (b"3 apples", None),
         (b"see https://a.b", None),
+        (b"2024-05-01", "dates"),
+        (b"2024-5-1 10:31:07.5", "dates"),
+        (b"2024-05-01 was wet", None),
         (b"", None),
         ("三".encode(), None),
     ],
 )
 def test_kinds_of_values(value: bytes, kind: str | None) -> None:
     assert kind_of([value] * 5) == kind
+
+
+def test_labels_are_words_that_many_lines_share() -> None:
+    assert kind_of([b"news"] * 99 + [b"law"]) == "labels"
+    assert kind_of([b"news"] * 98 + [b"law", b"it"]) is None  # three in a hundred lines
+    assert kind_of([b"news"] * 99) is None
+    assert kind_of([b"see it"] * 200) is None

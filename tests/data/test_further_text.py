@@ -17,7 +17,7 @@ from helpers import toy_pairs, write_lines
 import pycat
 from pycat.cli import main as cli
 from pycat.cli import options
-from pycat.cli.run_file import _tests
+from pycat.cli.run_file import _texts
 from pycat.data.same_tokenizer import further_text, text_beside, tokenize_alike
 from pycat.errors import PycatError, TextError
 from pycat.scores.unscored import unscored
@@ -133,12 +133,12 @@ def test_the_option_names_columns(tmp_path: Path) -> None:
 
 def test_a_run_file_names_columns(tmp_path: Path) -> None:
     given = {"tests": {"news": ["a.parquet", ["en", "de"]], "talks": ["b.tsv", [2, 3]]}}
-    assert _tests(tmp_path / "study.toml", given) == {
+    assert _texts(tmp_path / "study.toml", "tests", given) == {
         "news": (tmp_path / "a.parquet", ("en", "de")),
         "talks": (tmp_path / "b.tsv", (2, 3)),
     }
     with pytest.raises(PycatError, match=r"\[tests\] news has columns \['en', 3\]; expected two"):
-        _tests(tmp_path / "study.toml", {"tests": {"news": ["a.parquet", ["en", 3]]}})
+        _texts(tmp_path / "study.toml", "tests", {"tests": {"news": ["a.parquet", ["en", 3]]}})
 
 
 def test_evaluate_and_trusted_take_rows(toy_corpus: pycat.Corpus, tmp_path: Path) -> None:

@@ -237,6 +237,8 @@ def test_near_codes_are_of_the_same_language_first() -> None:
     assert near_codes("dan_latn", codes)[0] == "dan_Latn"
     assert near_codes("english", codes) == [] or near_codes("english", codes)[0] == "eng_Latn"
     assert near_codes("qqq", codes) == []
+    assert near_codes("no", ["nob_Latn", "nno_Latn", "noa_Latn"]) == ["nno_Latn", "nob_Latn"]
+    assert near_codes("nb", ["__no__", "__da__"]) == ["__no__"]
 
 
 def two_vocabularies(folder: Path, pairs: list[tuple[str, str]]) -> Any:

@@ -20,6 +20,7 @@ from helpers import toy_pairs, write_lines
 
 import pycat
 from pycat.data.parallel_text import ParallelText, write_rows
+from pycat.data.text_files import is_compressed
 from pycat.errors import OutputError, TextError
 
 LINES = [f"line {i} — ü\n".encode() for i in range(5000)]
@@ -57,6 +58,19 @@ def test_any_name_will_do(kind: str, name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(COMPRESS[kind](WHOLE))
     assert rows_of(path) == LINES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_text_that_was_unpacked_may_keep_its_name(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    for lines in (LINES, ["ä".encode() * 500 + b"\n"], [b"a\tb \x0b\r\n"]):
+        path.write_bytes(b"".join(lines))
+        assert rows_of(path) == lines
+        assert not is_compressed(path)
+    path.write_bytes(b"\x1f\x8c" + gzip.compress(WHOLE)[2:])
+    if path.suffix.lower() == ".gz":
+        with pytest.raises(TextError, match=r"reading failed after line 0 \(.*damaged"):
+            rows_of(path)
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
@@ -99,7 +113,7 @@ def test_the_suffix_says_how_to_write(suffix: str, tmp_path: Path) -> None:
     assert (outs[0].read_bytes() == WHOLE) == (suffix == "")
 
 
-@pytest.mark.parametrize("suffix", [".zip", ".7z", ".tar", ".tgz", ".Z", ".br"])
+@pytest.mark.parametrize("suffix", [".zip", ".7z", ".tar", ".tgz", ".Z", ".br", ".parquet", ".TMX"])
 def test_archives_are_not_written(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=f"a{suffix}: {suffix.lower()} files are not written"):
         write_rows([(b"x\n",)], (tmp_path / f"a{suffix}",))
@@ -131,6 +145,7 @@ REFUSED = {
     "7z": (b"7z\xbc\xaf\x27\x1c\0\4", "a 7z archive"),
     "rar": (b"Rar!\x1a\7\0", "a rar archive"),
     "compress": (b"\x1f\x9d\x90", "a file of compress"),
+    "lzma": (lzma.compress(WHOLE, format=lzma.FORMAT_ALONE), "a file of LZMA; unpack"),
     "parquet": (b"PAR1\x15\4", "a Parquet file"),
     "utf-16": (TEXT.encode("utf-16"), "UTF-16; convert it: iconv -f UTF-16 "),
     "utf-16 big": (b"\xfe\xff" + TEXT.encode("utf-16-be"), "UTF-16; convert it: iconv"),
@@ -204,13 +219,35 @@ SCRIPTS = {
 }
 
 
+ASCII = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize("given", ["command line", "run file"])
+def test_names_that_the_locale_cannot_write_have_a_remedy(given: str, tmp_path: Path) -> None:
+    (tmp_path / "größe.en").write_text("one\ntwo\n")
+    words = ["prune", "--src", "größe.en", "--tgt", "größe.en", "--out", "work"]
+    if given == "run file":
+        run = '[text]\nsrc = "größe.en"\ntgt = "größe.en"\n[tests]\nx = ["größe.en", "größe.en"]\n'
+        (tmp_path / "run.toml").write_text(run, "utf-8")
+        words = ["evaluate", "--run", "run.toml", "--out", "work"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pycat", *words],
+        env=ASCII,
+        capture_output=True,
+        cwd=tmp_path,
+    )
+    said = done.stderr.decode("utf-8")
+    assert "Traceback" not in said
+    assert "names of files are ascii in this locale, and UTF-8 is needed; set LC_ALL" in said
+
+
 @pytest.mark.parametrize("verb", SCRIPTS)
 def test_output_is_utf_8_in_any_locale(verb: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(f"from pycat.cli import main as cli\n{SCRIPTS[verb]}\n", "utf-8")
     done = subprocess.run(
         [sys.executable, "-P", script],
-        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        env=ASCII,
         capture_output=True,
         cwd=tmp_path,
     )

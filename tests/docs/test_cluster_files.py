@@ -47,7 +47,11 @@ def test_the_slurm_script_runs_its_steps_in_order_and_removes_its_token(tmp_path
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("scontrol", "srun", "pycat"):
-        says = "echo node1; sleep 0.2; echo node2" if name == "scontrol" else 'test -s "$RAY_AUTH_TOKEN_PATH"'
+        says = (
+            "echo node1; sleep 0.2; echo node2"
+            if name == "scontrol"
+            else 'test -s "$RAY_AUTH_TOKEN_PATH"'
+        )
         (programs / name).write_text(f'#!/bin/bash\necho "{name} $*" >> {log}\n{says}\n')
         (programs / name).chmod(0o755)
     environment = {

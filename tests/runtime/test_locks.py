@@ -140,6 +140,30 @@ def test_a_lock_that_cannot_be_made_names_what_it_protects(tmp_path: Path) -> No
     assert caught.value.filename == str(tmp_path / "no" / "file")
 
 
+@pytest.mark.parametrize("kind", ["link", "hard link", "broken link", "pipe", "folder"])
+def test_what_stands_in_the_place_of_a_lock_is_left_alone(tmp_path: Path, kind: str) -> None:
+    """A folder from elsewhere may hold a link, and the lock's owner would be written through it."""
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    folder.mkdir()
+    lock = folder / LOCK_FILE
+    outside.write_text("mine")
+    if kind == "link":
+        lock.symlink_to(outside)
+    elif kind == "hard link":
+        lock.hardlink_to(outside)
+    elif kind == "broken link":
+        lock.symlink_to(tmp_path / "new")
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.mkdir()
+    with pytest.raises(OutputError, match=r"\.pycat\.lock: expected a lock file of pycat, or none"):
+        Lock.of_folder(folder)
+    assert outside.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "outside"]
+    assert os.path.lexists(lock)
+
+
 def test_a_folder_in_use_is_refused_and_finished_ones_are_opened(tmp_path: Path) -> None:
     with OutputFolder(tmp_path, "scores", {"a": 1}, ("part-*",), overwrite=False) as folder:
         for recipe in ({"a": 1}, {"a": 2}):

@@ -1,13 +1,14 @@
 """Manifests are read with types, and name what is wrong with them."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pycat.errors import OutputError, PycatError
-from pycat.runtime.manifest import damage, list_files, read_manifest
+from pycat.runtime.manifest import damage, list_files, load_manifest, read_manifest
 from pycat.runtime.numbers import check_number
 from pycat.runtime.output import write_manifest
 
@@ -65,6 +66,33 @@ def test_what_is_no_json_is_refused_in_one_line(tmp_path: Path, content: str) ->
         read_manifest(tmp_path, "scores")
     assert str(caught.value).startswith(f"{file}: cannot be read (")
     assert str(caught.value).endswith(f"delete {tmp_path} and make it again with 'pycat score'")
+
+
+def test_what_is_no_file_or_too_large_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "scores.json"
+    os.mkfifo(file)  # would be waited for
+    with pytest.raises(OutputError, match=r"cannot be read \(it is no regular file\)"):
+        load_manifest(file)
+    file.unlink()
+    file.symlink_to("/dev/zero")  # has no end
+    with pytest.raises(OutputError, match=r"cannot be read \(it is no regular file\)"):
+        load_manifest(file)
+    file.unlink()
+    with file.open("wb") as sparse:
+        sparse.truncate((1 << 28) + 1)
+    with pytest.raises(
+        OutputError, match=r"it has 268,435,457 bytes, expected at most 268,435,456"
+    ):
+        load_manifest(file)
+
+
+def test_an_entry_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "scores.json"
+    write_manifest(file, WHOLE)
+    # The last one counts here, so that the hash over all is right; to others the first may count.
+    file.write_text(file.read_text().replace('"num_pairs": 3', '"num_pairs": 4, "num_pairs": 3'))
+    with pytest.raises(OutputError, match=r"cannot be read \(it names 'num_pairs' twice\)"):
+        read_manifest(tmp_path, "scores")
 
 
 def test_an_edited_manifest_is_refused(tmp_path: Path) -> None:

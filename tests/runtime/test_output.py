@@ -13,6 +13,7 @@ from pycat.errors import CorpusError, OutputError
 from pycat.runtime.locks import LOCK_FILE
 from pycat.runtime.manifest import load_manifest, read_manifest
 from pycat.runtime.output import OutputFolder, changes, digest, replacing, write_json
+from pycat.runtime.publishing import sync_folder
 
 RECIPE = {"keep": 0.5, "by": "cat_var"}
 
@@ -397,3 +398,24 @@ def test_a_replaced_file_keeps_its_mode_and_has_no_name_before(
         assert (path.read_text(), list(tmp_path.iterdir())) == (text, [path])
         path.chmod(mode)
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_folder_that_is_not_on_the_disk_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        sync_folder(tmp_path)
+    assert caught.value.filename == str(tmp_path)
+
+
+@pytest.mark.parametrize("to", ["gone", "link"])
+def test_a_link_that_leads_nowhere_is_no_folder(tmp_path: Path, to: str) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(to)
+    with pytest.raises(OutputError, match=f"found a link to {to}, which is not there; make that"):
+        opened(link)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]

@@ -11,7 +11,7 @@ from tiny_models import VOCAB, make_corpus, make_model, random_rows, transformer
 
 from pycat import _core
 from pycat.errors import PycatError
-from pycat.scoring.cpu_forward import CpuForward
+from pycat.scoring.cpu_forward import CpuForward, _num_shared_tokens, _Share
 from pycat.scoring.loading import load_adapters
 from pycat.scoring.transformer_weights import TransformerWeights
 
@@ -165,6 +165,77 @@ def test_each_token_equals_transformers(name: str, tmp_path: Path) -> None:
         alone = forward.score(corpus.read(np.array([3]))).nll_per_token
         assert alone is not None
         np.testing.assert_array_equal(alone[0], found[ends[3] : ends[4]])
+
+
+def prompted(seed: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Pairs of which all begin with 33 tokens, at most of the way in the prompt.
+
+    One prompt ends before the shared tokens do, and one pair is these tokens and one more.
+    """
+    shared = random_rows(34, 2, seed=seed, most=1)
+    prompt = [row[0] for row in shared[:-1]]
+    src = [[*prompt, *row] for row in random_rows(5, 2, seed=seed + 1, most=30)]
+    tgt = random_rows(5, 2, seed=seed + 2, most=40)
+    return [*src, prompt[:20], prompt], [*tgt, [*prompt[20:], 4, 5, 2], [2]]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mistral", "qwen3", "gemma2", "gemma3"])
+def test_a_prompt_that_pairs_share_equals_transformers(name: str, tmp_path: Path) -> None:
+    """Also bit for bit what each pair has by itself, in batches and shares of any size."""
+    family, settings = CAUSAL[name]
+    src, tgt = prompted(seed=5)
+    model, corpus, weights = opened(family, settings, tmp_path, src, tgt)
+    assert weights is not None
+    exact, ends = exact_nll(model, src, tgt), np.cumsum([0, *map(len, tgt)])
+    for dtype, tolerance in PRECISIONS.items():
+        if dtype == "int8" and has_seven_bits():
+            tolerance = SEVEN_BITS
+        try:
+            forward = CpuForward([weights], dtype, stats="all", per_token=True, num_workers=2)
+        except PycatError:
+            continue
+        found = forward.score(corpus.read(np.arange(len(src)))).nll_per_token
+        assert found is not None
+        assert float(np.max(np.abs(found[0] - exact) / (1 + exact))) < tolerance
+        for row in range(len(src)):
+            alone = forward.score(corpus.read(np.array([row]))).nll_per_token
+            assert alone is not None
+            np.testing.assert_array_equal(alone[0], found[0][ends[row] : ends[row + 1]])
+
+
+def test_a_prompt_is_shared_whatever_the_shares_of_a_batch(tmp_path: Path) -> None:
+    """Hundreds of pairs behind a prompt, one that is all of it, and one that begins otherwise."""
+    prompt = [5 + i % 50 for i in range(70)]
+    src = [[*prompt, *row] for row in random_rows(120, 2, seed=3, most=9)]
+    tgt = random_rows(120, 2, seed=4, most=30)
+    src, tgt = [*src, prompt, [4, 9]], [*tgt, [2], [7, 2]]
+    _, corpus, weights = opened("llama", {}, tmp_path, src, tgt)
+    assert weights is not None
+    one, two = (CpuForward([weights], "float32", num_workers=n) for n in (1, 2))
+    for rows in (np.arange(121), np.arange(122)):
+        batch = corpus.read(rows)
+        found = one.score(batch).sums
+        np.testing.assert_array_equal(found, two.score(batch).sums)
+        alone = [one.score(corpus.read(rows[i : i + 1])).sums[0, 0, 0] for i in (0, 60, 119, 120)]
+        np.testing.assert_array_equal(found[0, 0, [0, 60, 119, 120]], alone)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        # The last token of the shortest sequence counts as its own.
+        ([[7, 8, 9], [7, 8], [7, 8, 5, 6]], 1),
+        ([[7, 8, 9], [7, 8, 4], [7, 8, 5, 6]], 2),
+        ([[7, 8], [6, 8]], 0),
+        ([[7], [7]], 0),
+        ([[7, 8, 9]], 2),
+    ],
+)
+def test_shares_know_how_much_their_sequences_share(rows: list[list[int]], expected: int) -> None:
+    inputs = np.array([token for row in rows for token in row])
+    ends = np.cumsum([0, *map(len, rows)]).astype(np.int32)
+    share = _Share(inputs[:0], np.zeros_like(ends), inputs, inputs, ends)
+    assert _num_shared_tokens(share) == expected
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,35 @@ def test_a_column_by_tuning_on_trusted_text(toy_text: ToyText, tmp_path: Path) -
     with pytest.raises(PycatError, match=r"is not the last checkpoint that .* was scored with"):
         add_trusted(table, good, checkpoint=run.checkpoints[0], out=tmp_path / "other")
     other = toy_text(60, seed=6, name="other")
+    elsewhere = {**options, "out": tmp_path / "other"}
     with pytest.raises(PycatError, match=r"column trusted: .* has it, of other trusted text"):
-        add_trusted(table, other, **{**options, "out": tmp_path / "other"})  # type: ignore[arg-type]
+        add_trusted(table, other, **elsewhere)  # type: ignore[arg-type]
+    assert not (tmp_path / "other" / "tuned").exists()  # before anything was tuned
+    assert add_trusted(table, other, **elsewhere, overwrite=True) == "trusted"  # type: ignore[arg-type]
+    replaced = pycat.ScoreTable.open(tmp_path / "scores")
+    assert (replaced.column("trusted") != expected).any()
+    assert replaced.manifest["columns"] == ["trusted"]
+    replaced.verify()
     with pytest.raises(PycatError, match="column nll_0: the table has or keeps this name"):
         add_trusted(table, other, name="nll_0", **options)  # type: ignore[arg-type]
+
+
+def test_only_an_added_column_is_removed(toy_text: ToyText, tmp_path: Path) -> None:
+    corpus = pycat.tokenize(*toy_text(100), out=tmp_path / "corpus", vocab_size=340)
+    run = pycat.train(corpus, out=tmp_path / "proxy", **TRAIN)  # type: ignore[arg-type]
+    table = pycat.score(corpus, run.checkpoints, out=tmp_path / "scores", device="cpu")
+    files = {path.name for path in (tmp_path / "scores").iterdir()}
+    table.add("mine", np.arange(100))
+    table.add("other", np.arange(100), {"by": "hand"})
+    with pytest.raises(PycatError, match=r"column nll_0: .* none of this name that was added"):
+        table.remove("nll_0")
+    table.remove("other")
+    opened = pycat.ScoreTable.open(tmp_path / "scores")
+    assert "other" not in opened.names and "other" not in opened.manifest.get("made_by", {})
+    assert opened.column("mine").tolist() == table.column("mine").tolist() == [*range(100)]
+    table.remove("mine")
+    pycat.ScoreTable.open(tmp_path / "scores").verify()
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == files
 
 
 def test_tuning_moves_the_checkpoint_and_goes_on(toy_text: ToyText, tmp_path: Path) -> None:
