@@ -489,7 +489,7 @@ def test_it_is_said_when_pruning_does_not_pay() -> None:
     [unknown] = told(around(-0.48), around(0.1))
     assert "cannot be told apart" in unknown and "does not pay" not in unknown
     for gains in ((-0.52, 0.1), (0.9, -0.52)):
-        [worse] = told(*map(around, gains))
+        [worse] = told(around(gains[0]), around(gains[1]))
         assert worse.startswith(
             f"the selection is worse than {'a random part' if gains[0] < 0 else 'all'} of the text:"
             " it gains -0.260 nats [-0.510, -0.010] on that in the mean of the tests, so pruning so"
