@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import pycat
 from pycat.errors import OutputError, PycatError, TextError
+from pycat.evaluation.arms import curve_arms
 from pycat.pruning import Pruned, prune
 from pycat.runtime.output import write_manifest
 from pycat.scoring.clusters import add_clusters
@@ -434,7 +435,8 @@ def test_pruning_by_trusted_text_and_a_check(toy_text: ToyText, tmp_path: Path) 
     assert pruned.selection.manifest["recipe"]["criterion"] == "trusted"
     assert pruned.evaluation is not None
     arms = pruned.evaluation.arms
-    assert {*arms} == {"full", "random", "selected", "random-eighth", "random-quarter"}
+    share = arms["selected"]["target_tokens"] / arms["full"]["target_tokens"]
+    assert {*arms} == {"selected", *curve_arms(share)}
     # A twentieth of the pairs that the noise filter leaves is measured on, and in no arm.
     num_noise = pruned.selection.manifest["dropped"]["guard"]
     assert arms["full"]["pairs"] == 200 - (200 - num_noise) // 20 < 200

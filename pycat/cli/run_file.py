@@ -287,6 +287,8 @@ def _columns(file: Path, name: str, columns: list[Any]) -> tuple[Any, Any]:
 
 
 def _arms(file: Path, tables: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    from pycat.evaluation.arms import ARMS, FRACTIONS, is_built_in
+
     arms = list(tables.get("arms", {}).items())
     for name, own in arms:
         if not isinstance(own, dict):
@@ -296,6 +298,11 @@ def _arms(file: Path, tables: Mapping[str, Any]) -> list[tuple[str, dict[str, An
             )
         if name != Path(name).name or name in (".", ".."):
             raise PycatError(f"{file}: arms.{name}: expected a name that a folder can have")
+        if is_built_in(name):
+            raise PycatError(
+                f"{file}: [arms.{name}] has the name of an arm that evaluate draws itself; "
+                f"expected none of {', '.join((*ARMS, *FRACTIONS))}; rename the table"
+            )
     return arms
 
 

@@ -4,7 +4,7 @@ Options that `prune` hands on are dataclasses of their own, with the names and d
 stage's function.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -429,15 +429,20 @@ class EvaluateOptions:
 def print_evaluation(evaluation: "Evaluation", page: Path | None = None) -> None:
     """Print a table for each test set, BLEU and chrF, where its page is, and what is in doubt."""
     width = max(map(len, evaluation.arms))
+    # Target tokens of each arm, where they differ.
+    tokens = {name: f" {arm['target_tokens']:>13,}" for name, arm in evaluation.arms.items()}
+    differ = len({*tokens.values()}) > 1
     tests = list(next(iter(evaluation.arms.values()))["tests"])
     for test in tests:
         print(f"\n{test}: held-out loss in nats a target token")
-        print(f"  {'arm':<{width}} {'pairs':>10} {'loss':>8}  worth of random text   than random")
+        head = f"{'arm':<{width}} {'pairs':>10}{' target tokens' if differ else ''} {'loss':>8}"
+        print(f"  {head}  worth of random text   than random")
         for name, arm in evaluation.arms.items():
             result = arm["tests"][test]
-            worth = "all of it" if name == "full" else effective_text(result)
+            worth = evaluation.worth_text(name, test)
             verdict = result.get("verdict", "")
-            figures = f"{arm['pairs']:>10,} {result['nll']:>8.4f}"
+            amount = f"{arm['pairs']:>10,}{tokens[name] if differ else ''}"
+            figures = f"{amount} {result['nll']:>8.4f}"
             print(f"  {name:<{width}} {figures}  {worth:<21}  {verdict}".rstrip())
     for row in evaluation.rows:
         print(f"{row.arm}, {row.test}: BLEU {row.bleu:.2f}, chrF {row.chrf:.2f}")
@@ -448,18 +453,6 @@ def print_evaluation(evaluation: "Evaluation", page: Path | None = None) -> None
         print(f"page: {page}")
     for warning in evaluation.warnings:
         print(f"note: {warning}")
-
-
-def effective_text(result: Mapping[str, Any]) -> str:
-    """Effective data in words: "78 % [74, 82]", or how far beyond all of the text."""
-    share = result.get("effective_data")
-    if share is None and "gain_on_full" in result:  # without a curve
-        return f"{result['gain_on_full'][0]:+.3f} nats on full"
-    if share is None or share[0] is None:
-        return "-"
-    if share[0] >= 1:
-        return f"> 100 % ({result['gain_on_full'][0]:+.3f} nats)"
-    return f"{100 * share[0]:.0f} % [{100 * share[1]:.0f}, {100 * share[2]:.0f}]"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Arms of an evaluation: what each model is trained on."""
 
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,14 @@ from pycat.selection.selection import Selection
 
 ARMS = ("full", "random", "random-lengths", "selected", "oracle")
 
+HALF = "random-half"
+
 # Random fractions of the target tokens that the curve of effective data is fitted to, beside the
 # arm `random` and the whole.
-FRACTIONS = {"random-eighth": 1 / 8, "random-quarter": 1 / 4}
+FRACTIONS = {"random-eighth": 1 / 8, "random-quarter": 1 / 4, HALF: 1 / 2}
+
+# An arm `random` of a share between these stands for the half of the curve.
+_ABOUT_HALF = (0.4, 0.65)
 
 CLEAN = "clean"
 
@@ -37,11 +43,13 @@ def arm_views(
         random-lengths      pairs at random, as many of each target length as the selection has
         oracle              pairs at random of those that `labels` calls clean
         random-eighth,      pairs at random with that share of the corpus's target tokens
-        random-quarter
-        a path              the pairs of that selection's folder, of the same corpus
+        random-quarter,
+        random-half
+        a path              the pairs of that folder of `select` or `prune`, of the same corpus
 
     Args:
-        corpus: the corpus selected from, of N pairs.
+        corpus: the corpus selected from, of N pairs; or a view of it, without pairs that no arm
+            shall train on.
         selection: the selection to judge.
         names: the arms wanted.
         seeds: S seeds.
@@ -51,7 +59,8 @@ def arm_views(
         S views of the corpus for each name; the same view S times where nothing is drawn.
 
     Raises:
-        PycatError: an unknown arm, a selection of another corpus, or labels that are missing.
+        PycatError: an unknown arm, a folder that is named like an arm, a selection of another
+            corpus, or labels that are missing.
     """
     tokens = corpus.num_tokens.astype(np.int64)
     kept = np.searchsorted(corpus.pair_ids, selection.pair_ids)
@@ -83,13 +92,49 @@ def arm_views(
         elif name in FRACTIONS:
             views[name] = random(everything, round(FRACTIONS[name] * int(tokens.sum())))
         else:
-            views[name] = [_of_folder(given, corpus)] * len(seeds)
+            views[name] = [_of_folder(given, corpus, selection)] * len(seeds)
     return views
 
 
+def is_built_in(arm: str) -> bool:
+    """Whether an arm of this name is drawn here, and no folder's."""
+    return arm in ARMS or arm in FRACTIONS
+
+
+def curve_arms(share: float) -> list[str]:
+    """Arms that the curve of effective data is fitted to.
+
+    Args:
+        share: of the target tokens of everything that the selection has, and so `random`.
+    """
+    low, high = _ABOUT_HALF
+    smaller = [name for name in FRACTIONS if name != HALF or not low <= share <= high]
+    return ["full", *smaller, "random"]
+
+
 def arm_name(arm: str) -> str:
-    """The name of an arm; that of a selection's folder is the folder's."""
-    return Path(arm).name
+    """The name of an arm in the results; that of a selection's folder is the folder's.
+
+    Raises:
+        PycatError: the folder is named like an arm that is no folder.
+    """
+    if is_built_in(arm):
+        return arm
+    name = Path(arm).name  # of a link its own
+    if name in ("", ".."):
+        name = Path(arm).resolve().name
+    if is_built_in(name) or not name:
+        raise PycatError(
+            f"arm {arm!r}: found a folder named {name!r}, expected a name that is none of "
+            f"{', '.join((*ARMS, *FRACTIONS))}, since results go by it; rename the folder"
+        )
+    return name
+
+
+def open_selection(path: str | PathLike[str]) -> Selection:
+    """The selection in a folder of `select`, or in that of `prune`."""
+    inside = Path(path) / "selection"
+    return Selection.open(inside if inside.is_dir() else path)
 
 
 def up_to_budget(
@@ -133,16 +178,17 @@ def _clean(labels: NDArray[np.str_] | None, num_pairs: int) -> NDArray[np.int64]
     return rows
 
 
-def _of_folder(path: str, corpus: Corpus) -> Corpus:
+def _of_folder(path: str, corpus: Corpus, judged: Selection) -> Corpus:
+    """The pairs of another selection from the corpus of the one to judge, as far as `corpus`."""
     if not Path(path).is_dir():
         raise PycatError(
             f"arm {path!r}: no such selection folder, nor one of {', '.join(ARMS)}; pass names "
-            "of arms, or folders that 'pycat select' made"
+            "of arms, or folders that 'pycat select' or 'pycat prune' made"
         )
-    selection = Selection.open(path)
-    if selection.manifest["corpus"] != corpus.id:
+    selection = open_selection(path)
+    if selection.manifest["corpus"] != judged.manifest["corpus"]:
         raise PycatError(f"arm {path!r}: its pairs are of another corpus; select from this one")
-    return corpus.subset(selection.pair_ids)
+    return corpus.subset(np.intersect1d(selection.pair_ids, corpus.pair_ids))
 
 
 def read_labels(path: Path, corpus: Corpus) -> NDArray[np.str_]:

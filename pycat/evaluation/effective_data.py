@@ -181,7 +181,7 @@ def effective_data(
         The worth of each arm, with the curve and the noise between seeds.
 
     Raises:
-        PycatError: shapes do not agree, or there are fewer than three sizes.
+        PycatError: shapes do not agree, a model diverged, or there are fewer than three sizes.
     """
     lengths = np.asarray(num_tokens, dtype=np.float64)
     _check(arms, fractions, random, lengths)
@@ -244,8 +244,12 @@ def gains_on(
         arms: that of each arm, by name.
         num_tokens: target tokens of each held-out sentence, EOS counted, (M,).
         level, num_resamples, seed: of the bootstrap.
+
+    Raises:
+        PycatError: shapes do not agree, or a model diverged.
     """
     lengths = np.asarray(num_tokens, dtype=np.float64)
+    _check_nll({"reference": reference, **{f"arm {n}": arm for n, arm in arms.items()}}, lengths)
     groups = [reference, *arms.values()]
     measured = [float(_losses(group, lengths).mean()) for group in groups]
     resampled = _resample(groups, lengths, num_resamples, np.random.default_rng(seed))
@@ -406,17 +410,26 @@ def _check(
     """Refuse shapes that do not agree, and fractions that no curve can be fitted to."""
     groups = {f"fraction {i}": fraction for i, fraction in enumerate(fractions)}
     groups |= {"random arm": random, **{f"arm {name}": arm for name, arm in arms.items()}}
-    for name, group in groups.items():
-        if group.nll.ndim != 2 or len(group.nll) == 0 or group.nll.shape[1:] != lengths.shape:
-            raise PycatError(
-                f"{name}: nll has shape {group.nll.shape}; expected (seeds, {lengths.size}), a "
-                "row for each seed and a column for each held-out sentence"
-            )
-        if not np.isfinite(group.nll).all():
-            raise PycatError(f"{name}: nll is not finite; leave out the seed that diverged")
+    _check_nll(groups, lengths)
     sizes = sorted(fraction.num_tokens for fraction in fractions)
     if len(sizes) < _MIN_FRACTIONS or sizes[0] < 1 or len({*sizes}) < len(sizes):
         raise PycatError(
             f"random fractions: found sizes {sizes} in target tokens; expected at least "
             f"{_MIN_FRACTIONS} different positive sizes, since the curve has as many parameters"
         )
+
+
+def _check_nll(groups: Mapping[str, HeldOut], lengths: Floats) -> None:
+    """Refuse nll of another shape, or of a model that diverged."""
+    for name, group in groups.items():
+        if group.nll.ndim != 2 or len(group.nll) == 0 or group.nll.shape[1:] != lengths.shape:
+            raise PycatError(
+                f"{name}: nll has shape {group.nll.shape}; expected (seeds, {lengths.size}), a "
+                "row for each seed and a column for each held-out sentence"
+            )
+        finite = np.isfinite(group.nll).all(axis=1)
+        if not finite.all():
+            raise PycatError(
+                f"{name}: nll of its seed in row {int(finite.argmin())} is not finite: the "
+                "training diverged; train with a lower learning rate, or with another seed"
+            )

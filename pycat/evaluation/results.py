@@ -56,6 +56,16 @@ class Evaluation:
         rows = [Translated(**row) for row in manifest["translations"]]
         return cls(folder, manifest["arms"], rows, manifest["warnings"], manifest)
 
+    def worth_text(self, arm: str, test: str) -> str:
+        """Effective data in words: "78 % [74, 82]", "< 12.5 %", or how far beyond all of the text.
+
+        Without a curve it is the gain on everything; "-" where neither is known.
+        """
+        curve = (self.manifest.get("random_curve") or {}).get(test) or {}
+        if arm == "full":
+            return "all of it"
+        return worth_text(self.arms[arm]["tests"][test], curve.get("min_share", 0.0))
+
     def _repr_html_(self) -> str:
         """Held-out loss and verdict of each arm, as a table of a notebook."""
         rows = [
@@ -83,3 +93,36 @@ class Evaluation:
         axes.invert_yaxis()
         axes.legend()
         return axes
+
+
+def worth_text(result: Mapping[str, Any], min_share: float) -> str:
+    """What `evaluation.json` says of an arm's effective data on one test set, in words.
+
+    Args:
+        result: of the arm on the test set.
+        min_share: share of everything that the smallest random part has, below which nothing is
+            read off the curve.
+    """
+    share = result.get("effective_data")
+    gain = result.get("gain_on_full")
+    if share is None and gain is not None:  # without a curve
+        return f"{gain[0]:+.3f} nats on full"
+    if share is None or share[0] is None:
+        return "-"
+    if is_beyond(result):
+        return f"> 100 % ({result['gain_on_full'][0]:+.3f} nats)"
+    value, low, high = (_percent(part, min_share) for part in share)
+    return f"{value} %" if low == high else f"{value} % [{low}, {high}]"
+
+
+def is_beyond(result: Mapping[str, Any]) -> bool:
+    """Whether an arm is worth more than all of the text: its loss is lower, not only as low."""
+    gain = result.get("gain_on_full")
+    return result["effective_data"][0] >= 1 and gain is not None and gain[0] > 0
+
+
+def _percent(share: float | None, min_share: float) -> str:
+    """A share without its sign of percent; 0 says less than the smallest random part."""
+    if share is None:
+        return "-"
+    return f"< {100 * min_share:.1f}" if share == 0 else f"{100 * share:.0f}"

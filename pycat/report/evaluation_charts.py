@@ -48,12 +48,15 @@ def loss_picture(test: str, updates: Sequence[int], losses: Mapping[str, Sequenc
         return svg_text(figure, f"Held-out loss on {test} by arm and updates")
 
 
-def worth_picture(test: str, arms: Mapping[str, Mapping[str, Any]], share: float) -> str:
-    """Draw the effective data of each arm that has some, with its interval.
+def worth_picture(
+    test: str, arms: Mapping[str, Mapping[str, Any]], words: Mapping[str, str], share: float
+) -> str:
+    """Draw the effective data of each arm that has some, with its interval, and say it beside.
 
     Args:
         test: name of the test set.
         arms: what `evaluation.json` says of each arm on it.
+        words: the effective data of each, as `Evaluation.worth_text` has it.
         share: of all target tokens that a random arm of the selection's size has.
     """
     rows = [
@@ -67,6 +70,9 @@ def worth_picture(test: str, arms: Mapping[str, Mapping[str, Any]], share: float
         for y, (name, (value, low, high)) in enumerate(rows):
             axes.plot([100 * low, 100 * high], [y, y], color=_colour(name), linewidth=2)
             axes.plot([100 * value], [y], color=_colour(name), marker="o", markersize=5)
+            axes.annotate(
+                words[name], (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8
+            )
         axes.axvline(100 * share, color=INK, linewidth=1, linestyle=(0, (4, 2)))
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)

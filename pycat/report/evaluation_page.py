@@ -1,7 +1,6 @@
 """The HTML page of an evaluation, and its charts as SVG files."""
 
 import re
-from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -52,20 +51,25 @@ def evaluation_variables(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "tests": tests,
         "arms": evaluation.arms,
+        "worth": {
+            test: {name: evaluation.worth_text(name, test) for name in evaluation.arms}
+            for test in tests
+        },
         "rows": evaluation.rows,
         "warnings": evaluation.warnings,
         "updates": evaluation.manifest["recipe"]["updates"][-1],
         "ledger": evaluation.manifest["ledger"],
-        "pictures": {test: _pictures(evaluation.arms, test) for test in tests}
+        "pictures": {test: _pictures(evaluation, test) for test in tests}
         if _has_matplotlib()
         else {},
     }
 
 
-def _pictures(arms: Mapping[str, Mapping[str, Any]], test: str) -> dict[str, str]:
+def _pictures(evaluation: Evaluation, test: str) -> dict[str, str]:
     """The charts of a test set as SVG text; "worth" is empty where no curve was fitted."""
     from pycat.report import evaluation_charts
 
+    arms = evaluation.arms
     results = {name: arm["tests"][test] for name, arm in arms.items()}
     by_updates = {name: result["nll_by_updates"] for name, result in results.items()}
     updates = [int(budget) for budget in next(iter(by_updates.values()))]
@@ -77,7 +81,8 @@ def _pictures(arms: Mapping[str, Mapping[str, Any]], test: str) -> dict[str, str
     }
     if "full" in arms and "random" in arms and "effective_data" in results["full"]:
         share = arms["random"]["target_tokens"] / arms["full"]["target_tokens"]
-        pictures["worth"] = evaluation_charts.worth_picture(test, results, share)
+        words = {name: evaluation.worth_text(name, test) for name in arms}
+        pictures["worth"] = evaluation_charts.worth_picture(test, results, words, share)
     return pictures
 
 

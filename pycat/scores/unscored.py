@@ -1,5 +1,7 @@
 """A table of the pairs of a corpus that no model scored, for criteria that need no scores."""
 
+from typing import Any
+
 import pyarrow as pa
 
 from pycat.data.corpus import Corpus
@@ -21,7 +23,7 @@ def unscored(corpus: Corpus) -> ScoreTable:
     return ScoreTable.from_arrow(
         pa.table(columns),
         {
-            "recipe": {"corpus": corpus.id, "checkpoints": []},
+            "recipe": unscored_recipe(corpus),
             "corpus": corpus.manifest["id"],
             "corpus_path": str(corpus.path.resolve()),
             "corpus_options": corpus.options,
@@ -29,3 +31,8 @@ def unscored(corpus: Corpus) -> ScoreTable:
             "steps": [],
         },
     )
+
+
+def unscored_recipe(corpus: Corpus) -> dict[str, Any]:
+    """The recipe of that table, by which a selection made of it is told."""
+    return {"corpus": corpus.id, "checkpoints": []}

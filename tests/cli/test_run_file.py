@@ -96,6 +96,8 @@ def test_a_run_file_makes_a_study_once(
         ('preset = "mini"', 'preset = "huge"', r"\[train\] preset: invalid choice: 'huge'"),
         ("no_curve = true", "no_curve = 1", r"no_curve is 1; expected true or false"),
         ("[arms.longest]", '[arms."a/b"]', r"arms.a/b: expected a name that a folder can have"),
+        ("[arms.longest]", "[arms.random]", r"\[arms.random\] has the name of an arm that evalua"),
+        ("[arms.longest]", "[arms.random-eighth]", r"expected none of full, .*; rename the table"),
         ('"selected", "longest"', '"selected"', r"\[arms.longest\] is made for nothing; name it"),
         ("[select]", '[select]\nscores = "there"', r"\[select\] has no scores; leave it out"),
         ("keep = 0.4\nrules", "keep = []\nrules", r"\[select\] keep"),

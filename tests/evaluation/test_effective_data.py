@@ -211,7 +211,7 @@ def test_the_bootstrap_repeats_itself() -> None:
         ([*fractions(), models(2, [3.0], [1, 2])],
          r"fraction 4: nll has shape \(1, 2\); expected \(seeds, 3\)"),
         ([*fractions(), models(2, [np.inf])],
-         "fraction 4: nll is not finite; leave out the seed that diverged"),
+         "fraction 4: nll of its seed in row 0 is not finite: the training diverged"),
     ],
 )  # fmt: skip
 def test_refused(groups: list[HeldOut], message: str) -> None:

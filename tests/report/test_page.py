@@ -425,6 +425,9 @@ def test_the_page_of_an_evaluation_and_its_charts(tmp_path: Path) -> None:
         assert "var(" not in svg
         assert svg.startswith("<svg ")
         assert all(escape(arm, quote=False) in svg for arm in names)
+    # Beside the chart of effective data stands what the table says.
+    assert Page(text).table("arm")[3][6] == "50 % [25, 100]"
+    assert svg.count("50 % [25, 100]") == len(names) - 1
     again = write_evaluation_page(evaluation).read_text("utf-8")
     assert again == text
 
