@@ -101,7 +101,7 @@ def test_a_run_file_makes_a_study_once(
         ('"selected", "longest"', '"selected"', r"\[arms.longest\] is made for nothing; name it"),
         ("[select]", '[select]\nscores = "there"', r"\[select\] has no scores; leave it out"),
         ("keep = 0.4\nrules", "keep = []\nrules", r"\[select\] keep"),
-        ('by = "length"', 'by = "lenght"', r"\[arms.longest\] .*lenght"),
+        ('by = "length"', 'by = "size_of"', r"\[arms.longest\] .*size_of"),
         (
             '"selected", "longest"',
             '"selected", "longest", "halves"',
