@@ -18,7 +18,6 @@ from pycat.cli.options import (
     stage_option,
     tests_option,
 )
-from pycat.cli.run_file import run_study
 from pycat.cli.stages import EvaluateOptions, print_evaluation
 from pycat.errors import PycatError
 
@@ -95,6 +94,8 @@ class Evaluate:
             raise PycatError(
                 f"evaluate: --run says what to make; put {', '.join(given)} into {file}"
             )
+        from pycat.cli.run_file import run_study
+
         return run_study(
             file,
             self.out,
