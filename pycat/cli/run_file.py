@@ -45,7 +45,7 @@ from pycat.cli.stages import EvaluateOptions, TokenizeOptions, TrainOptions
 from pycat.data.same_tokenizer import further_text
 from pycat.data.several_files import open_texts
 from pycat.errors import PycatError
-from pycat.evaluation.arms import ARMS, FRACTIONS
+from pycat.evaluation.arms import ARMS, FRACTIONS, is_built_in
 from pycat.filters.rules import complete_rules, read_rules
 from pycat.ranking.criteria import members_of
 from pycat.scores.score_table import RESERVED_COLUMNS, check_column_name
@@ -235,7 +235,7 @@ def _placed_arms(file: Path, arms: Sequence[str], made: Mapping[str, Any], out: 
     for arm in arms:
         if arm in made:
             placed.append(str(out / "arms" / arm))
-        elif arm in (*ARMS, *FRACTIONS):
+        elif is_built_in(arm):
             placed.append(arm)
         elif (file.parent / arm).is_dir():
             placed.append(str(file.parent / arm))
@@ -287,8 +287,6 @@ def _columns(file: Path, name: str, columns: list[Any]) -> tuple[Any, Any]:
 
 
 def _arms(file: Path, tables: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    from pycat.evaluation.arms import ARMS, FRACTIONS, is_built_in
-
     arms = list(tables.get("arms", {}).items())
     for name, own in arms:
         if not isinstance(own, dict):
