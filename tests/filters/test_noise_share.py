@@ -86,7 +86,7 @@ def test_the_fitted_noise_finds_what_is_spoilt(noisy: pycat.Corpus, tmp_path: Pa
 
 
 def test_few_pairs_are_refused(noisy: pycat.Corpus) -> None:
-    with pytest.raises(PycatError, match="among 999 pairs, expected at least 1,000; pass a frac"):
+    with pytest.raises(PycatError, match="among 999 pairs, expected at least 1,000; give guard"):
         noise_share(noisy, np.arange(999))
     with pytest.raises(PycatError, match="guard is likely; expected a fraction"):
         pycat.select(noisy, guard="likely")
