@@ -182,7 +182,7 @@ def test_a_text_of_which_rules_leave_next_to_nothing_is_refused_before_training(
     tsv.write_text("".join(rows), "utf-8")
     rules = {**dict.fromkeys(pycat.DEFAULT_RULES), "letters": 0.5}
     with pytest.raises(PycatError) as caught:
-        prune(tsv=tsv, out=tmp_path / "work", rules=rules, **FAST)
+        prune(tsv=tsv, columns=(1, 2), out=tmp_path / "work", rules=rules, **FAST)
     lines = str(caught.value).splitlines()
     fewest = 2 if num_pairs < 1000 else 100
     assert lines[0] == (
@@ -203,7 +203,8 @@ def test_a_text_of_which_rules_leave_next_to_nothing_is_refused_before_training(
         assert len(prune(tsv=tsv, out=tmp_path / "work", **PLAIN, **FAST).selection) == 75
         return
     tsv.write_text("".join(f"{src}\t{tgt}\n" for src, tgt in pairs[:1]) + "".join(rows), "utf-8")
-    pruned = prune(tsv=tsv, out=tmp_path / "work", rules=rules, overwrite=True, **FAST)
+    more: dict[str, Any] = {"rules": rules, "overwrite": True, **FAST}
+    pruned = prune(tsv=tsv, columns=(1, 2), out=tmp_path / "work", **more)
     assert len(pruned.selection) == 100
 
 

@@ -49,7 +49,9 @@ def check_first_columns(text: ParallelText) -> None:
         return
     sentences = [place + 1 for place, kind in enumerate(kinds) if kind is None]
     advice = ",".join(map(str, sentences[:2])) if len(sentences) > 1 else "SRC,TGT"
-    shown = rows[0][wrong][:40].decode("utf-8", "replace")
+    column = (row[wrong] for row in rows)
+    example = next(value for value in column if kinds[wrong] in ("labels", kind_of([value])))
+    shown = example[:40].decode("utf-8", "replace")
     remedy = f"name theirs with --columns {advice} (columns), or with --columns 1,2"
     if num_columns == 2:
         remedy = "give a file that has both, or name them with --columns 1,2 (columns)"
