@@ -146,7 +146,7 @@ class Bench:
         self.variants[name] = Variant(process, options, pairs, checkpoints, scale)
 
     def takes(self, dtype: str) -> bool:
-        """Whether `pycat.score` computes in this type."""
+        """Whether `pycat.score` multiplies matrices in this type on this processor."""
         try:
             self.ours.ask(pairs=2, checkpoints=2, dtype=dtype)
         except PycatError:
@@ -249,7 +249,7 @@ class Bench:
         )
 
     def peak_mb(self, dtype: str) -> float:
-        """Memory that scoring adds to a process with its checkpoints loaded, if asked first."""
+        """MB that scoring adds to the loaded checkpoints, where nothing was scored before."""
         return self.ours.ask(pairs=self.pairs, checkpoints=self.checkpoints, dtype=dtype).peak_mb
 
     def over(self, name: str, ours: str) -> float:

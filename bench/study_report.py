@@ -9,12 +9,13 @@ the most of them: what each arm gains on a random half, in the mean over the tes
 
 import argparse
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+
+from pycat.evaluation.comparing import mean_gain
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- study -->\n", "<!-- /study -->\n"
@@ -56,20 +57,6 @@ NAMES = {
 _COLOURS = {"better": "#2a9d5c", "tie": "#8a8a8a", "worse": "#d1495b"}
 
 
-def mean_gain(arm: dict[str, Any], on: str = "random") -> tuple[float, float, float]:
-    """Nats gained on a random half (or on "full"), mean over tests, with a 95 % interval.
-
-    With one seed an interval is over sentences, which are others in each test: the errors are taken
-    as independent. With several it is over seeds too, and all tests are scored by the same models:
-    the errors are taken as one and the same, which makes the interval rather too wide.
-    """
-    gains = [test[f"gain_on_{on}"] for test in arm["tests"].values()]
-    value = sum(gain[0] for gain in gains) / len(gains)
-    halves = [(gain[2] - gain[1]) / 2 for gain in gains]
-    total = sum(halves) if arm["seeds"] > 1 else math.sqrt(sum(width**2 for width in halves))
-    return value, value - total / len(gains), value + total / len(gains)
-
-
 def verdict(gain: tuple[float, float, float]) -> str:
     if gain[1] > 0:
         return "better"
@@ -96,7 +83,7 @@ def table(result: dict[str, Any]) -> str:
             arrow = {"better": " ↑", "worse": " ↓"}.get(found["verdict"], "")
             cells.append(f"{found['nll']:.3f}{arrow if name != 'random' else ''}")
         mean = sum(arm["tests"][test]["nll"] for test in tests) / len(tests)
-        value, low, high = mean_gain(arm)
+        value, low, high = mean_gain(arm, "random")
         gain = "" if name == "random" else f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
         lines.append(
             f"| {NAMES[name]} | {arm['pairs']:,.0f} | {arm['seeds']} | {' | '.join(cells)} "
@@ -143,7 +130,7 @@ def chart(result: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(8, 0.8 + 0.3 * len(arms)), layout="constrained")
     axes = figure.add_subplot()
     for y, (_, arm) in enumerate(arms.items()):
-        gain = mean_gain(arm)
+        gain = mean_gain(arm, "random")
         colour = _COLOURS[verdict(gain)]
         axes.plot(gain[1:], [y, y], color=colour, linewidth=2)
         axes.plot([gain[0]], [y], color=colour, marker="o", markersize=5)

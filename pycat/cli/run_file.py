@@ -202,7 +202,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _recipe(file: Path, table: str, own: Mapping[str, Any], trusted: Mapping[str, Any]) -> Recipe:
-    """What a table of options of `select` asks for, checked before anything is made."""
+    """The recipe that a table of the run file asks for, checked before anything is made."""
     try:
         changed = read_rules(own["rules"])
         rules = None if changed is None else complete_rules(changed)

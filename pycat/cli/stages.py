@@ -429,7 +429,7 @@ class EvaluateOptions:
 def print_evaluation(evaluation: "Evaluation", page: Path | None = None) -> None:
     """Print a table for each test set, BLEU and chrF, where its page is, and what is in doubt."""
     width = max(map(len, evaluation.arms))
-    # Target tokens of each arm, where they differ.
+    # Target tokens are shown only where the arms differ in them.
     tokens = {name: f" {arm['target_tokens']:>13,}" for name, arm in evaluation.arms.items()}
     differ = len({*tokens.values()}) > 1
     tests = list(next(iter(evaluation.arms.values()))["tests"])

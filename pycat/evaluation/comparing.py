@@ -119,6 +119,24 @@ def compare(
     return results, _curve(worth)
 
 
+def mean_gain(arm: Mapping[str, Any], on: str) -> tuple[float, float, float]:
+    """Nats gained on the arm "random" or "full" in the mean over tests, and a 95 % interval.
+
+    With one seed an interval is over sentences, which are others in each test: the errors are taken
+    as independent. With several it is over seeds too, and the same models stand behind all tests:
+    the errors are taken as one and the same, which makes the interval rather too wide.
+
+    Args:
+        arm: `seeds` and `tests` of an arm, as in evaluation.json.
+        on: the arm compared with.
+    """
+    gains = [test[f"gain_on_{on}"] for test in arm["tests"].values()]
+    value = sum(gain[0] for gain in gains) / len(gains)
+    halves = [(high - low) / 2 for _, low, high in gains]
+    error = (sum(halves) if arm["seeds"] > 1 else math.hypot(*halves)) / len(gains)
+    return value, value - error, value + error
+
+
 def _worth(worth: Worth) -> dict[str, Any]:
     """What evaluation.json says of an arm; a share of 1 stands for all of the text or more."""
     share = worth.share

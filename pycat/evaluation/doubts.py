@@ -1,11 +1,11 @@
 """What an evaluation cannot show, and whether pruning pays, in sentences."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from pycat.data.corpus import Corpus
 from pycat.evaluation.arms import FRACTIONS
+from pycat.evaluation.comparing import mean_gain
 from pycat.evaluation.held_out import num_known
 
 # Below so many passes over a half even a random one repeats too little to lose to the whole.
@@ -103,9 +103,6 @@ def does_not_pay(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
     Of a selection that may be better or worse than a random part, it says that.
 
-    With one seed an interval is over sentences, which are others in each test: the errors are taken
-    as independent. With several it is over seeds too, and the same models stand behind all tests:
-    the errors are taken as one and the same, which makes the interval rather too wide.
     """
     if "selected" not in arms:
         return []
@@ -115,19 +112,16 @@ def does_not_pay(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
         gains = [test.get(f"gain_on_{other}") for test in selected["tests"].values()]
         if not gains or other not in arms or None in gains:
             continue
-        gain = sum(value for value, _, _ in gains) / len(gains)
-        halves = [(high - low) / 2 for _, low, high in gains]
-        error = (sum(halves) if selected["seeds"] > 1 else math.hypot(*halves)) / len(gains)
+        gain, low, high = mean_gain(selected, other)
         gained = (
-            f"it gains {gain:+.3f} nats [{gain - error:+.3f}, {gain + error:+.3f}] on that in the "
-            "mean of the tests"
+            f"it gains {gain:+.3f} nats [{low:+.3f}, {high:+.3f}] on that in the mean of the tests"
         )
-        if gain + error < 0:
+        if high < 0:
             found.append(
                 f"the selection is worse than {text}: {gained}, so pruning so much of this text "
                 "does not pay at this budget; keep more, or all where it is clean"
             )
-        elif other == "random" and gain <= error:
+        elif other == "random" and low <= 0:
             found.append(
                 f"the selection and {text} cannot be told apart at this budget: {gained}; more "
                 "seeds or tests, or longer training, may tell them apart"

@@ -138,7 +138,7 @@ def fitted_noise(
 
 
 def check_num_pairs(corpus: Corpus, num_pairs: int) -> None:
-    """Refuse to estimate among too few pairs.
+    """Refuse to estimate the share of noise among too few pairs.
 
     Raises:
         PycatError: there are below 1,000.

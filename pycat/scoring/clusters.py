@@ -214,7 +214,10 @@ def _directions(states: NDArray[np.float32], centre: NDArray[np.float32]) -> NDA
 
 
 class _Centres(NamedTuple):
-    """The mean (D,) of all states, and the centres (G, D) of clusters, less it."""
+    """What states are compared with: the mean (D,) of all, and the centres (G, D) of clusters.
+
+    The mean is subtracted from a state before it is compared with the centres.
+    """
 
     mean: NDArray[np.float32]
     of_clusters: NDArray[np.float32]

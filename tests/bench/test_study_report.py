@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_report import BEGIN, END, in_short, mean_gain, table, verdict, write_report
+from study_report import BEGIN, END, in_short, table, verdict, write_report
+
+from pycat.evaluation.comparing import mean_gain
 
 
 def arm(pairs: int, **tests: tuple[float, list[float], str]) -> dict[str, Any]:
@@ -43,11 +45,13 @@ RESULT: dict[str, Any] = {
 
 
 def test_the_mean_gain_has_the_error_of_independent_tests() -> None:
-    value, low, high = mean_gain(RESULT["arms"]["full"])
+    value, low, high = mean_gain(RESULT["arms"]["full"], "random")
     half = (0.1**2 + 0.2**2) ** 0.5 / 2
     assert (value, low, high) == pytest.approx((0.6, 0.6 - half, 0.6 + half))
     # Models of several seeds err alike on all tests: 0.1 and 0.2 in the mean.
-    assert mean_gain({**RESULT["arms"]["full"], "seeds": 2}) == pytest.approx((0.6, 0.45, 0.75))
+    assert mean_gain({**RESULT["arms"]["full"], "seeds": 2}, "random") == pytest.approx(
+        (0.6, 0.45, 0.75)
+    )
     assert verdict((0.1, -0.1, 0.3)) == "tie"
     assert verdict((-0.1, -0.2, -0.01)) == "worse"
     assert verdict((0.1, 0.01, 0.3)) == "better"
